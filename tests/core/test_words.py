@@ -224,7 +224,7 @@ def test_no_job_goes_on_after_a_user_error() -> None:
     # Two end the process; the others only raise, the same error or a clearer one. What could not be
     # pruned for another job is left to that job, in which the error comes again.
     ending, raising = {"job.py", "model_source.py"}, {"files.py", "checkpoint.py", "tasks.py"}
-    assert handling == ending | raising | {"seen_model.py"} | {"prune.py"}
+    assert handling == ending | raising | {"inspect_model.py"} | {"prune.py"}
 
 
 def test_no_code_that_computes_reads_what_an_exception_says() -> None:

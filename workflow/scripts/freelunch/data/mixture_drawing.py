@@ -229,11 +229,12 @@ class MixtureDrawing:
 
     def _evaluation_text(self, part: MixturePart, long: list[int], usable: list[int]) -> UserError:
         left, every = (sum(len(self.tokens[at]) for at in indices) for indices in (usable, long))
+        left_out = len(long) - len(usable)
         return UserError(
             "a part of the mixture holds evaluation text",
             where=f"{self._where}.{part.name}",
-            found=f"{1 - left / every:.1%} of its tokens, in {len(long) - len(usable):,} documents, "
-            f"which share {GRAM} tokens in a row with a window of the evaluation text",
+            found=f"{1 - left / every:.1%} of its tokens, in {left_out:,} documents, which share "
+            f"{GRAM} tokens in a row with a window of the evaluation text",
             expected="none",
             todo="set `evaluation_text: leave_out` in the mixture, which leaves these documents "
             "out, or use another text",

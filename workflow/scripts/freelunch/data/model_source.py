@@ -6,6 +6,7 @@ does so in a process of its own, for `freelunch check` and `freelunch new`, whic
 torch. It prints an error, and its exit status is then `REFUSED`.
 """
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,15 +21,13 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
 from freelunch.core.errors import REFUSED, UserError, first_line, first_of
-from freelunch.data.sources.folder import check_json_files, check_rows, read_config
+from freelunch.data.sources.model_folder import CONFIG, check_config, check_rows, read_config
 from freelunch.model.blocks import check_blocks, find_blocks
 from freelunch.model.checkpoint import Sharding, load_config, meta_model
-from freelunch.study.shape_limits import check_shapes
-from freelunch.study.unsupported import check_supported
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelFolder:
     """A folder of a model, checked as far as possible without reading its weights.
 
     Attributes:
@@ -42,7 +41,7 @@ class Source:
     places: dict[str, tuple[Path, str]]
 
 
-def read_source(where: str, folder: Path, files: Iterable[str]) -> Source:
+def read_model_folder(where: str, folder: Path, files: Iterable[str]) -> ModelFolder:
     """Look at the folder of a model: its config, its tokenizer, and the headers of its weights.
 
     Args:
@@ -54,9 +53,7 @@ def read_source(where: str, folder: Path, files: Iterable[str]) -> Source:
         UserError: The model is of a kind that is not supported, or its files are damaged or do not
             fit each other.
     """
-    written = read_config(folder)
-    check_supported(written, where)
-    check_shapes(written, folder / "config.json")
+    check_config(read_config(folder), where, folder / CONFIG)
     config = load_config(folder)
     own, config.dtype = config.dtype, torch.float32
     # Shapes do not depend on the precision, which may be one that torch cannot compute in.
@@ -65,11 +62,11 @@ def read_source(where: str, folder: Path, files: Iterable[str]) -> Source:
     sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
     check_blocks(meta, sharding.path)
     others = [file for file in files if not file.endswith(".safetensors")]
-    check_json_files(folder, others)
+    _check_json_files(folder, others)
     _check_tokenizer(where, folder, others, config.vocab_size)
     places = _tensor_files(folder, files, meta, sharding)
     _check_tensor_shapes(places, meta)
-    return Source(config, sharding, places)
+    return ModelFolder(config, sharding, places)
 
 
 def _tensor_files(
@@ -80,11 +77,11 @@ def _tensor_files(
     Some checkpoints name tensors relative to the backbone (`layers...` for `model.layers...`), or
     as older releases of transformers did (`embed_out` for GPT-NeoX's head).
     """
-    found: dict[str, tuple[Path, str]] = {}
+    stored_at: dict[str, tuple[Path, str]] = {}
     for path in (folder / file for file in files if file.endswith(".safetensors")):
         with opened(path) as file:
             for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                found[name] = (path, name)
+                stored_at[name] = (path, name)
     prefix = f"{meta.base_model_prefix}."
     needed = set(meta.state_dict())
     conversions = get_model_conversion_mapping(meta)  # type: ignore[arg-type]
@@ -95,7 +92,7 @@ def _tensor_files(
             name = renaming.rename_source_key(name)[0]
         return name if name in needed or prefix + name not in needed else prefix + name
 
-    renamed = {today(name): place for name, place in found.items()}
+    renamed = {today(name): place for name, place in stored_at.items()}
     # Tied tensors are stored once, under either name.
     tied = getattr(meta, "all_tied_weights_keys", None) or {}
     stored = {tied.get(name, name) for name in renamed}
@@ -134,15 +131,29 @@ def _check_tensor_shapes(places: Mapping[str, tuple[Path, str]], meta: torch.nn.
     expected = {name: list(tensor.shape) for name, tensor in meta.state_dict().items()}
     for name, (path, stored) in places.items():
         with opened(path) as file:
-            found = list(file.get_slice(stored).get_shape())
-        if found != expected[name]:
+            shape = list(file.get_slice(stored).get_shape())
+        if shape != expected[name]:
             raise UserError(
                 "a tensor has another shape than the model's config gives it",
                 where=f"{path}: {stored}",
-                found=" x ".join(map(str, found)),
+                found=" x ".join(map(str, shape)),
                 expected=" x ".join(map(str, expected[name])),
                 todo="use the config.json that belongs to the weights",
             )
+
+
+def _check_json_files(folder: Path, names: Iterable[str]) -> None:
+    """Refuse JSON files of a model that are damaged: whoever loads its checkpoint reads them."""
+    for path in (folder / name for name in names if name.endswith(".json")):
+        try:
+            json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                "a file of the model is not valid JSON",
+                where=path,
+                found=first_line(error),
+                todo="complete the download of the model, or correct the file",
+            ) from error
 
 
 def _check_tokenizer(model: str, folder: Path, files: Iterable[str], vocabulary: int) -> None:
@@ -178,13 +189,14 @@ def opened(path: Path) -> Iterator[Any]:
             "not a complete safetensors file",
             where=path,
             found=f"{path.stat().st_size:,} bytes: {first_line(error)}",
-            todo="complete the download of the model",
+            todo="complete the download (a file of about 130 bytes is a pointer of Git "
+            "LFS: run `git lfs pull`)",
         ) from error
 
 
 if __name__ == "__main__":
     try:
-        read_source(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+        read_model_folder(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
     except UserError as error:
         print(error)  # noqa: T201
         sys.exit(REFUSED)

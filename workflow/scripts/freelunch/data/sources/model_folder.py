@@ -1,12 +1,15 @@
-"""Decide which files of a folder make up a model."""
+"""Which files make up a model, and what its config and the header of a GGUF file say."""
 
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from freelunch.core.errors import UserError, first_line, first_of
+from freelunch.study.shape_limits import check_shapes
+from freelunch.study.unsupported import check_supported
 
 CONFIG = "config.json"
 # Everything that a causal language model and its tokenizer need; no code and no pickle.
@@ -50,26 +53,37 @@ def read_config(folder: Path) -> Any:
     return config
 
 
-def check_json_files(folder: Path, names: Iterable[str]) -> None:
-    """Refuse JSON files of a model that are damaged: whoever loads its checkpoint reads them.
+def check_config(config: Any, where: str, path: Path) -> None:
+    """Refuse the config of a model that cannot be pruned, whatever its weights are.
 
     Args:
-        folder: The folder.
-        names: Names of files in it; those that are no JSON are passed over.
+        config: The content of a config.json.
+        where: The model, for messages.
+        path: The file.
 
     Raises:
-        UserError: One of them is not valid JSON.
+        UserError: The model is of a kind that is not supported, has absurd shapes, names no family,
+            or is quantised: its weights mean nothing without their scales.
     """
-    for path in (folder / name for name in names if name.endswith(".json")):
-        try:
-            json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                "a file of the model is not valid JSON",
-                where=path,
-                found=first_line(error),
-                todo="complete the download of the model, or correct the file",
-            ) from error
+    check_supported(config, where)
+    check_shapes(config, path)
+    if not config.get("model_type"):
+        raise UserError(
+            "config.json names no family",
+            where=path,
+            found="no `model_type`",
+            expected="a `model_type`, such as llama",
+            todo="use the config.json that belongs to the model",
+        )
+    quantised = config.get("quantization_config")
+    if isinstance(quantised, Mapping):
+        raise UserError(
+            "the weights are quantised, so they cannot be pruned",
+            where=where,
+            found=f"quantization_config: {quantised.get('quant_method', 'no quant_method')}",
+            expected="weights in float32, bfloat16 or float16, or a GGUF file",
+            todo="use the model that this one was quantised from",
+        )
 
 
 def check_rows(vocabulary: Mapping[str, int], added: Container[int], rows: int, where: str) -> None:
@@ -155,7 +169,9 @@ def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[st
     present = sorted(listed or (path.name for path in folder.iterdir() if path.is_file()))
     names = _of_model(present)
     if CONFIG not in names:
-        raise _lacking(where, CONFIG, present)
+        folders = (each for each in folder.iterdir() if each.is_dir())
+        beside = [] if listed else sorted(f"{each.name}/" for each in folders)
+        raise _lacking(where, CONFIG, [*beside, *present])
     check_weights(where, present)
     if not any(name in names for name in TOKENIZERS):
         raise _lacking(where, f"tokenizer ({', '.join(TOKENIZERS)})", present)
@@ -210,5 +226,59 @@ def _weights(where: str, folder: Path, names: list[str]) -> set[str]:
 
 
 def _lacking(where: str, what: str, present: list[str]) -> UserError:
-    found = ", ".join(first_of(present, 8)) or "an empty folder"
-    return UserError(f"there is no {what}", where=where, found=found, todo="add it to the model")
+    return UserError(
+        f"there is no {what}",
+        where=where,
+        found=", ".join(first_of(present, 8)) or "an empty folder",
+        todo="add it to the model, or name the folder that has it",
+    )
+
+
+@dataclass(frozen=True)
+class GGUFHeader:
+    """A model as the header of a GGUF file describes it.
+
+    Attributes:
+        architecture: The family, as llama.cpp names it.
+        blocks: Number of decoder blocks; None if it is not stated.
+        positions: The longest sequence that the model takes; None if it is not stated.
+        has_tokenizer: Whether the file holds a tokenizer.
+    """
+
+    architecture: str
+    blocks: int | None
+    positions: int | None
+    has_tokenizer: bool
+
+
+def read_gguf_header(file: Path, where: str) -> GGUFHeader:
+    """Return the header of a GGUF file.
+
+    Args:
+        file: The file.
+        where: The model, for messages.
+
+    Raises:
+        UserError: The file is damaged, or its model is of a kind that is not supported.
+    """
+    from gguf import GGUFReader
+
+    try:
+        fields = GGUFReader(file).fields
+        architecture = str(fields["general.architecture"].contents())
+        sizes = [fields.get(f"{architecture}.{key}") for key in ("block_count", "context_length")]
+        blocks, positions = (None if size is None else int(size.contents()) for size in sizes)
+        experts = [
+            field.contents() for key, field in fields.items() if key.endswith(".expert_count")
+        ]
+    except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        raise UserError(
+            "not a valid GGUF file: it is damaged or cut off",
+            where=where,
+            found=f"{file}: {error.strerror}" if isinstance(error, OSError) else file,
+            todo="fetch the file again",
+        ) from error
+    # Of Mixtral, llama.cpp writes `llama` as the architecture: only the number of experts differs.
+    kind = {"model_type": architecture.replace("-", "_"), "num_experts": max(experts, default=0)}
+    check_supported(kind, where)
+    return GGUFHeader(architecture, blocks, positions, "tokenizer.ggml.tokens" in fields)
