@@ -15,7 +15,7 @@ from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.data.calibration import extend_calibration, sample_calibration, sample_held_out
 from freelunch.data.documents import TOKEN_IDS
 from freelunch.data.drawing import Drawing, Span, distinct_tokens, read_spans
-from freelunch.data.text_amounts import Amounts
+from freelunch.data.inspect_text import Amounts
 from freelunch.data.texts import fetch_text
 from freelunch.model.token_ids import read_tokens
 from freelunch.study.cell import derive_seed

@@ -27,7 +27,7 @@ PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers
 # those of tasks, repeats no other measurement.
 PACKAGES_OF = {
     "evaluation/tasks.py": ("lm-eval",),
-    "data/wiki_markup.py": ("mwparserfromhell",),
+    "data/wiki.py": ("mwparserfromhell",),
 }
 # Modules that every script imports and no result is computed from: how an error is laid out, what a
 # job logs and measures of itself, which of the machine's GPUs it takes, how a folder is locked,

@@ -58,7 +58,7 @@ def check_download(where: str, entry: Hub) -> None:
         info = api.model_info(
             entry.repository, revision=entry.revision, timeout=timeout, expand=["siblings"]
         )
-    check_weights(where, [file.rfilename for file in info.siblings or ()], on_hub=True)
+    check_weights(where, [file.rfilename for file in info.siblings or ()])
 
 
 def inspect_on_hub(where: str, entry: Hub, scratch: Path) -> tuple[InspectedModel, str]:

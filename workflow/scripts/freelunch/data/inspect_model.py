@@ -98,18 +98,11 @@ def inspect_path(path: Path, where: str) -> InspectedModel:
 
 
 def check_as_fetched(path: Path, where: str) -> None:
-    """Refuse a folder that fetching would refuse before it reads a weight.
+    """Refuse a folder that fetching would refuse before it reads a weight: its config, its
+    tokenizer or the headers of its weights are damaged, or do not fit each other.
 
     These checks need torch, so a process of their own makes them. A GGUF file is passed over, since
-    it must be converted first.
-
-    Args:
-        path: As of `inspect_path`, which has looked at it.
-        where: The path's key in the study, or the argument that gave it, for messages.
-
-    Raises:
-        UserError: The config, the tokenizer or the headers of the weights are damaged, or do not
-            fit each other.
+    it must be converted first. The arguments are those of `inspect_path`.
     """
     if gguf_of(path, where) is not None:
         return
@@ -129,12 +122,7 @@ def check_as_fetched(path: Path, where: str) -> None:
 
 
 def inspect_files(folder: Path, names: Iterable[str], where: str) -> InspectedModel:
-    """Look at a model's config and tokenizer.
-
-    Args:
-        folder: The folder that holds both.
-        names: The names of all files of the model.
-        where: The model, for messages.
+    """Look at the config and the tokenizer of a model whose files have these names.
 
     Raises:
         UserError: They do not describe a model that a study can use.

@@ -6,9 +6,8 @@ does so in a process of its own, for `freelunch check` and `freelunch new`, whic
 torch. It prints an error, and its exit status is then `REFUSED`.
 """
 
-import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,13 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
 from freelunch.core.errors import REFUSED, UserError, first_line, first_of
-from freelunch.data.sources.model_folder import CONFIG, check_config, check_rows, read_config
+from freelunch.data.sources.model_folder import (
+    CONFIG,
+    check_config,
+    check_rows,
+    read_config,
+    read_json,
+)
 from freelunch.model.blocks import check_blocks, find_blocks
 from freelunch.model.checkpoint import Sharding, load_config, meta_model
 
@@ -62,11 +67,12 @@ def read_model_folder(where: str, folder: Path, files: Iterable[str]) -> ModelFo
     sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
     check_blocks(meta, sharding.path)
     others = [file for file in files if not file.endswith(".safetensors")]
-    _check_json_files(folder, others)
+    for file in others:
+        if file.endswith(".json"):
+            # Whoever loads the checkpoint reads it.
+            read_json(folder / file)
     _check_tokenizer(where, folder, others, config.vocab_size)
-    places = _tensor_files(folder, files, meta, sharding)
-    _check_tensor_shapes(places, meta)
-    return ModelFolder(config, sharding, places)
+    return ModelFolder(config, sharding, _tensor_files(folder, files, meta, sharding))
 
 
 def _tensor_files(
@@ -77,13 +83,15 @@ def _tensor_files(
     Some checkpoints name tensors relative to the backbone (`layers...` for `model.layers...`), or
     as older releases of transformers did (`embed_out` for GPT-NeoX's head).
     """
-    stored_at: dict[str, tuple[Path, str]] = {}
+    places: dict[str, tuple[Path, str]] = {}
+    shapes: dict[tuple[Path, str], list[int]] = {}
     for path in (folder / file for file in files if file.endswith(".safetensors")):
         with opened(path) as file:
             for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                stored_at[name] = (path, name)
+                places[name] = (path, name)
+                shapes[path, name] = list(file.get_slice(name).get_shape())
     prefix = f"{meta.base_model_prefix}."
-    needed = set(meta.state_dict())
+    needed = {name: list(tensor.shape) for name, tensor in meta.state_dict().items()}
     conversions = get_model_conversion_mapping(meta)  # type: ignore[arg-type]
     renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
 
@@ -92,7 +100,7 @@ def _tensor_files(
             name = renaming.rename_source_key(name)[0]
         return name if name in needed or prefix + name not in needed else prefix + name
 
-    renamed = {today(name): place for name, place in stored_at.items()}
+    renamed = {today(name): place for name, place in places.items()}
     # Tied tensors are stored once, under either name.
     tied = getattr(meta, "all_tied_weights_keys", None) or {}
     stored = {tied.get(name, name) for name in renamed}
@@ -115,53 +123,21 @@ def _tensor_files(
             expected=f"num_hidden_layers = {sharding.num_blocks} blocks",
             todo="use the config.json that belongs to the weights",
         )
-    return {name: place for name, place in renamed.items() if name in needed}
-
-
-def _check_tensor_shapes(places: Mapping[str, tuple[Path, str]], meta: torch.nn.Module) -> None:
-    """Refuse tensors whose shapes are not those that the model's config gives them.
-
-    Args:
-        places: The file that holds each tensor of the model, and the tensor's name there.
-        meta: The model without weights.
-
-    Raises:
-        UserError: There is such a tensor, so `from_pretrained` would refuse the checkpoint.
-    """
-    expected = {name: list(tensor.shape) for name, tensor in meta.state_dict().items()}
-    for name, (path, stored) in places.items():
-        with opened(path) as file:
-            shape = list(file.get_slice(stored).get_shape())
-        if shape != expected[name]:
+    used = {name: place for name, place in renamed.items() if name in needed}
+    for name, (path, stored_name) in used.items():
+        if (shape := shapes[path, stored_name]) != needed[name]:
             raise UserError(
                 "a tensor has another shape than the model's config gives it",
-                where=f"{path}: {stored}",
+                where=f"{path}: {stored_name}",
                 found=" x ".join(map(str, shape)),
-                expected=" x ".join(map(str, expected[name])),
+                expected=" x ".join(map(str, needed[name])),
                 todo="use the config.json that belongs to the weights",
             )
-
-
-def _check_json_files(folder: Path, names: Iterable[str]) -> None:
-    """Refuse JSON files of a model that are damaged: whoever loads its checkpoint reads them."""
-    for path in (folder / name for name in names if name.endswith(".json")):
-        try:
-            json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                "a file of the model is not valid JSON",
-                where=path,
-                found=first_line(error),
-                todo="complete the download of the model, or correct the file",
-            ) from error
+    return used
 
 
 def _check_tokenizer(model: str, folder: Path, files: Iterable[str], vocabulary: int) -> None:
-    """Refuse a tokenizer that cannot be read, or has tokens for which there is no embedding.
-
-    Raises:
-        UserError: It is such a tokenizer.
-    """
+    """Refuse a tokenizer that cannot be read, or has tokens for which there is no embedding."""
     where = f"{model}: tokenizer"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -29,10 +29,7 @@ _REPEATED = 1_000_000
 _QUESTION, _ANSWER = "Question: ", "\nAnswer:"
 
 Document = dict[str, Any]
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
-    RecursionError,
-)
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 # The task's name is on a line of its file.
@@ -132,7 +129,7 @@ def _requests(path: Path) -> Iterator[Document]:
             yield request["doc"]
 
 
-def _parts(query: str, marker: str) -> tuple[str, str]:
+def _question_of(query: str, marker: str) -> tuple[str, str]:
     """Return the text before the last marker, and the text between it and the query's end."""
     before, found, rest = query.removesuffix(_ANSWER).rpartition(marker)
     if not found or not query.endswith(_ANSWER):
@@ -143,7 +140,7 @@ def _parts(query: str, marker: str) -> tuple[str, str]:
 def _boolq_requests(path: Path) -> Iterator[Document]:
     """Yield documents in SuperGLUE's form: the passage begins with its title, label 1 is yes."""
     for document in _requests(path):
-        passage, question = _parts(document["query"], f"\n{_QUESTION}")
+        passage, question = _question_of(document["query"], f"\n{_QUESTION}")
         answer = document["choices"][document["gold"]]
         yield {
             "passage": passage,
@@ -157,7 +154,7 @@ def _choice_requests(field: str) -> Callable[[Path], Iterator[Document]]:
 
     def read(path: Path) -> Iterator[Document]:
         for document in _requests(path):
-            before, question = _parts(document["query"], _QUESTION)
+            before, question = _question_of(document["query"], _QUESTION)
             if before:
                 raise ValueError(f"{before[:80]!r} stands before {_QUESTION!r}")
             letters = [chr(ord("A") + at) for at in range(len(document["choices"]))]

@@ -26,30 +26,33 @@ CONFIG_BYTES = 10_000_000
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file of a model; UserError if it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            "a file of the model is not valid JSON",
+            where=path,
+            found=first_line(error),
+            todo="complete the download of the model, or correct the file",
+        ) from error
+
+
 def read_config(folder: Path) -> Any:
     """Return the content of a model's config.json.
 
     Raises:
         UserError: It is not a JSON object, is nested too deeply, or is larger than any config.
     """
-    path, expected = folder / CONFIG, "a JSON object, nested at most a few levels deep"
+    path = folder / CONFIG
     if (size := path.stat().st_size) > CONFIG_BYTES:
         expected = f"at most {CONFIG_BYTES:,} bytes"
         raise UserError("no config is so large", where=path, found=size, expected=expected)
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            "config.json is not valid JSON",
-            where=path,
-            found=first_line(error),
-            expected=expected,
-            todo="complete the download of the model, or correct the file",
-        ) from error
+    config = read_json(path)
     if not isinstance(config, dict):
-        raise UserError(
-            "config.json is not a config", where=path, found=str(config)[:60], expected=expected
-        )
+        found, expected = str(config)[:60], "a JSON object"
+        raise UserError("not a config", where=path, found=found, expected=expected)
     return config
 
 
@@ -87,17 +90,10 @@ def check_config(config: Any, where: str, path: Path) -> None:
 
 
 def check_rows(vocabulary: Mapping[str, int], added: Container[int], rows: int, where: str) -> None:
-    """Refuse a tokenizer with tokens for which there is no embedding.
+    """Refuse a tokenizer with tokens for which there is no row of the embedding.
 
-    Args:
-        vocabulary: The number of each token.
-        added: Numbers that may lie beyond, such as that of a token for images: texts with it are
-            refused later.
-        rows: The rows of the embedding.
-        where: The model, for messages.
-
-    Raises:
-        UserError: It has such tokens.
+    Numbers of `added` tokens may lie beyond, such as that of a token for images: texts with it are
+    refused later.
     """
     largest = max((at for at in vocabulary.values() if at not in added), default=-1)
     if largest >= rows:
@@ -110,36 +106,23 @@ def check_rows(vocabulary: Mapping[str, int], added: Container[int], rows: int, 
         )
 
 
-def check_weights(where: str, present: Sequence[str], on_hub: bool = False) -> None:
-    """Check that a model has safetensors weights.
-
-    Args:
-        where: The key in the config, for messages.
-        present: The names of its files.
-        on_hub: Whether it is on the hub, where others may have converted it.
-
-    Raises:
-        UserError: It has none.
-    """
+def check_weights(where: str, present: Sequence[str]) -> None:
+    """Refuse a model that has no safetensors among its files."""
     if any(name.endswith(".safetensors") for name in _of_model(present)):
         return
     pickles = [name for name in present if name.endswith(PICKLES)]
-    todo = "add them to the model"
-    if pickles:
-        todo = "if you trust the model, save it with `save_pretrained(folder)` and use that"
-        if on_hub:
-            todo = (
-                "look among the pull requests on the model's page for a conversion to "
-                "safetensors, and set `revision: refs/pr/NUMBER`; or, " + todo
-            )
+    if not pickles:
+        found = ", ".join(first_of(present))
+        todo = "add them to the model"
+        raise UserError("there are no weights", where=where, found=found, todo=todo)
     raise UserError(
-        "safetensors only, never pickle: opening a pickle can run any code"
-        if pickles
-        else "there are no weights",
+        "safetensors only, never pickle: opening a pickle can run any code",
         where=where,
-        found=", ".join(first_of(pickles or present)),
+        found=", ".join(first_of(pickles)),
         expected="*.safetensors",
-        todo=todo,
+        todo="look among the pull requests on the hub's page of the model for a conversion, and "
+        "set `revision: refs/pr/NUMBER`; or, if you trust the model, save it with "
+        "`save_pretrained(folder)` and use that",
     )
 
 
@@ -207,11 +190,10 @@ def _weights(where: str, folder: Path, names: list[str]) -> set[str]:
         return {"model.safetensors"}
     if INDEX not in names:
         return {name for name in names if name.endswith(".safetensors")}
+    index = read_json(folder / INDEX)
     try:
-        named = {
-            str(name) for name in json.loads((folder / INDEX).read_text())["weight_map"].values()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        named = {str(name) for name in index["weight_map"].values()}
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError("the index is damaged", where=folder / INDEX, found=error) from error
     missing = sorted(named - set(names))
     if missing:
