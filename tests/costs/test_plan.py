@@ -22,12 +22,11 @@ from freelunch.costs.requests import request
 from freelunch.costs.shapes import DTYPE_BYTES, Matrix, Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import meta_model
-from freelunch.study.adaptation_entries import read_adaptation
-from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
 from freelunch.study.cell import Cell
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.families import family_of
-from freelunch.study.steps import EVALUATE_CELL, RETRAIN_MODEL
+from freelunch.study.retraining import read_adaptation
+from freelunch.study.steps import BATCH_TOKENS, CHECK_SEQUENCES, EVALUATE_CELL, RETRAIN_MODEL
 from freelunch.study.study import Study
 from repository import ROOT
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model

@@ -18,7 +18,7 @@ from freelunch.costs.reconstruction import reconstruct
 from freelunch.costs.requests import request
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.study import Study
 
 LARGE = Path("studies/large.yaml")

@@ -23,7 +23,7 @@ from freelunch.costs.work import (
     Cost,
     together,
 )
-from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.retraining import read_adaptation
 from tiny_models import tiny_config
 
 MACHINE = Machine(flops_per_s=1e12, read_per_s=1e9, write_per_s=5e8, network_per_s=1e8)

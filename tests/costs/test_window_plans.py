@@ -16,13 +16,12 @@ from freelunch.costs.plan_text import plan_text
 from freelunch.costs.reconstruction import reconstruct
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Reconstruction
-from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.cell import Cell
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import adaptation_of, candidates_of
 from freelunch.study.study import Study
-from freelunch.study.windows import split_windows, window_order
+from freelunch.study.windows import kept_boundaries, split_windows, window_order
 
 MACHINE = Machine.of(1e12, 1e9, 1e8)
 

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from freelunch.core.errors import UserError
 from freelunch.data.hub_revisions import OnHub, look_up
-from freelunch.study.choice import chosen_study, open_study
+from freelunch.study.open_study import chosen_study, open_study
 from freelunch.study.sources import Hub
 from hub_standin import HubStandIn, use_endpoint
 from pinned_studies import COMMAND, CONFIG, PINS, STUDY, Said, entry_of, pins, write_study
@@ -51,7 +51,7 @@ def test_a_pin_of_another_revision_does_not_apply(
     tagged = hub.add("team/one", {**CONFIG, "tagged": b""}, branch="v2")
     write_study({"models.one": {"revision": "v2"}})
     said = refused("check", str(STUDY))
-    assert "found:    models.one.revision: v2 (the pin is of main)\n" in said and COMMAND in said
+    assert "found:    models.one.revision: v2\n" in said and COMMAND in said
     assert "removed from models: team/one at main" in did("pin", str(STUDY))
     assert open_study(STUDY).model("one").fetched()["revision"] == tagged
 
@@ -292,14 +292,14 @@ def test_a_hub_that_cannot_be_reached_changes_nothing(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", ": this is not a valid file of pins\n"),
-        ("[]", ": this is not a valid file of pins\n"),
-        ("modles: {}", ": modles: this is not a valid file of pins\n"),
+        ("", ": 1 problem in the config\n  (top): found null; expected a mapping"),
+        ("[]", ": 1 problem in the config\n  (top): found []; expected a mapping"),
+        ("modles: {}", ": 1 problem in the config\n  modles: unknown key; expected models"),
         (
             "models: {team/one: {main: {commit: main, resolved: 2026-01-31}}}",
-            ": models.team/one.main.commit: this is not a valid file of pins\n  found:    main\n",
+            ': 1 problem in the config\n  models.team/one.main.commit: found "main"; ',
         ),
-        ("models: {team/one: {main: {}}}", ": models.team/one.main.commit: this is not a valid "),
+        ("models: {team/one: {main: {}}}", ": 2 problems in the config\n  models.team/one.main: "),
         ("models: {a: 1, a: 2}", ", line 1: the key `a` is given twice"),
         ("models: [", ": not a valid YAML file\n"),
     ],

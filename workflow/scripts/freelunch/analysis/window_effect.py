@@ -25,10 +25,9 @@ from freelunch.analysis.pairing import (
     standard_error,
     window_means,
 )
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local
-from freelunch.study.cell import NONE, Cell
-from freelunch.study.naming import pruned_model
+from freelunch.study.cell import NONE, Cell, pruned_model
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
 from freelunch.study.windows import window_size

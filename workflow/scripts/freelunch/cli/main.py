@@ -51,9 +51,9 @@ from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import read_gigabytes
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
-from freelunch.study.choice import open_study, part_of, read_study
-from freelunch.study.reference import reference
+from freelunch.study.open_study import open_study, part_of, read_study
 from freelunch.study.schema import schema_text
+from freelunch.study.settings_page import settings_page
 from freelunch.study.study import Study as Opened
 
 # Without colours and frames, help and errors are plain text everywhere.
@@ -415,8 +415,8 @@ def schema_command() -> None:
 
 @command("settings")
 def settings_command() -> None:
-    """Print the reference of all settings."""
-    print(reference(), end="")  # noqa: T201
+    """Print the settings_page of all settings."""
+    print(settings_page(), end="")  # noqa: T201
 
 
 def _show_summary(study: Opened) -> None:

@@ -10,10 +10,8 @@ from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptations import Local, Reconstruction, Training
 from freelunch.study.cell import Cell
 from freelunch.study.criteria import Criterion, OfUnits
-from freelunch.study.dropout import check_dropout
-from freelunch.study.families import FAMILIES, biases_of, halves_of, units_of
+from freelunch.study.families import FAMILIES, biases_of, check_dropout, halves_of, units_of
 from freelunch.study.methods import FULL, LOW_RANK, Trained
-from freelunch.study.pattern_checks import nothing_of
 from freelunch.study.patterns import Pattern
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
 from freelunch.study.windows import HALVES, MODEL, blocks_in
@@ -115,16 +113,16 @@ def _shares_of_nothing(
     """Yield, for each set within which a criterion compares, what is wrong if none is pruned."""
     if criterion.scope == "row" and pattern.group is None:
         for width in dict.fromkeys(shapes.inputs):
-            yield nothing_of(pattern, width, "weights of a row", "scope: matrix")
+            yield pattern.nothing_of(width, "weights of a row", "scope: matrix")
     if isinstance(criterion, OfUnits) and criterion.scope == "block":
         other = ["scope: model"] if criterion.statistics == "dense" else []
-        yield nothing_of(pattern, shapes.intermediate, "channels of a block", *other)
+        yield pattern.nothing_of(shapes.intermediate, "channels of a block", *other)
         if criterion.attention_unit == "head":
-            yield nothing_of(pattern, shapes.heads, "heads of a block", *other)
+            yield pattern.nothing_of(shapes.heads, "heads of a block", *other)
             return
         if pattern.zeros_in_group(shapes.heads):
             other = ["attention_unit: head", *other]
-        yield nothing_of(pattern, shapes.key_heads, "key heads of a block", *other)
+        yield pattern.nothing_of(shapes.key_heads, "key heads of a block", *other)
 
 
 def _unnamed(adaptation: str, trained: Trained, shapes: Shapes) -> Iterator[str]:

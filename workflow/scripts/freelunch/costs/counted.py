@@ -14,9 +14,9 @@ from freelunch.costs.reconstruction_work import reads_dense_states, reconstructi
 from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import Work
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import with_window
 from freelunch.study.criteria import read_criterion
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import (
     CAPTURE_DENSE,
     CAPTURE_REFERENCE,

@@ -6,9 +6,8 @@ from dataclasses import replace
 from freelunch.costs.passes import passing, reference_work, staged_bytes
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import OVERLAPPING, PASSES, PROCESS_BYTES, Cost, Work, together
-from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
-from freelunch.study.boundaries import ALL
-from freelunch.study.steps import EVALUATE_CELL
+from freelunch.study.steps import BATCH_TOKENS, EVALUATE_CELL, HEAD_PLACES
+from freelunch.study.windows import KEEP_ALL
 
 # Resident memory that lm-eval and datasets add (measured).
 HARNESS_BYTES = 250_000_000
@@ -78,7 +77,7 @@ def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cos
     """Return the cost of measuring drift: two passes of a checkpoint that hold all outputs of a
     block beside the dense model's outputs. If these are not kept, the dense model passes again.
     """
-    tokens, held, passes = sequences * length, max(BATCH_TOKENS, length), keep != ALL
+    tokens, held, passes = sequences * length, max(BATCH_TOKENS, length), keep != KEEP_ALL
     hidden = shapes.hidden_bytes(tokens)
     # Each matrix's output in two passes, those of the dense model that are read meanwhile, and
     # float32 copies of the largest.

@@ -14,9 +14,8 @@ causal, so half of each of its two products counts), and its backward pass takes
 
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import ATTENTION, GRAM, OVERLAPPING, PASSES, PROCESS_BYTES, Cost, Work
-from freelunch.study.batching import BATCH_TOKENS
-from freelunch.study.boundaries import ALL, kept_boundaries
-from freelunch.study.steps import CAPTURE_DENSE, CAPTURE_REFERENCE
+from freelunch.study.steps import BATCH_TOKENS, CAPTURE_DENSE, CAPTURE_REFERENCE
+from freelunch.study.windows import KEEP_ALL, kept_boundaries
 
 # Bytes of a weight in a GGUF file: 4 bits, and the scale of each group.
 _QUANTISED = 0.6
@@ -103,8 +102,8 @@ def capture_reference(shapes: Shapes, sequences: int, length: int, keep: str) ->
     # Outputs of each matrix and of the block, all of them again side by side, and those of the
     # batch before, which are written.
     widths = shapes.output_width + shapes.hidden
-    outputs = (3 if keep == ALL else 2) * held * shapes.bytes_each * widths
-    kept = hidden + tokens * shapes.bytes_each * shapes.blocks * widths if keep == ALL else 0
+    outputs = (3 if keep == KEEP_ALL else 2) * held * shapes.bytes_each * widths
+    kept = hidden + tokens * shapes.bytes_each * shapes.blocks * widths if keep == KEEP_ALL else 0
     return Cost(
         reference_work(shapes, sequences, length),
         PROCESS_BYTES

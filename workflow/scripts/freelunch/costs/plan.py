@@ -14,10 +14,9 @@ from freelunch.costs.plausible import check_plausible
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.text_lengths import text_windows
 from freelunch.costs.work import Cost
-from freelunch.study import boundaries
 from freelunch.study.adaptations import Windowed, with_window
 from freelunch.study.cell import DENSE, NONE, Cell
-from freelunch.study.measurements import measurements
+from freelunch.study.model_limits import check_supported
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining
 from freelunch.study.steps import (
@@ -34,8 +33,7 @@ from freelunch.study.steps import (
     TASKS,
 )
 from freelunch.study.study import Study
-from freelunch.study.unsupported import check_supported
-from freelunch.study.windows import AUTO, Window
+from freelunch.study.windows import AUTO, KEEP_NONE, Window
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ class Plan:
         if rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
             settings, samples = self.study.adaptation(adaptation), self.study.samples(adaptation)
             # Hidden states are on disk only for the sample of the dense pass.
-            keep = keep if samples == sample[0] else boundaries.NONE
+            keep = keep if samples == sample[0] else KEEP_NONE
             if isinstance(settings, Retraining):
                 streamed = self.streamed(model, adaptation)[0]
                 return retraining.retrain(shapes, samples, length, settings, keep, streamed)
@@ -173,7 +171,7 @@ class Plan:
         """Return the cost of each measurement of a cell on its own."""
         length = self.study.calibration_of(cell.model).length
         found = []
-        for name, settings in measurements(self.study, cell).items():
+        for name, settings in self.study.measurements(cell).items():
             if name == PERPLEXITY:
                 windows = text_windows(self.study, cell.model).windows
                 found.append(evaluation.measure_perplexity(shapes, windows, settings["length"]))

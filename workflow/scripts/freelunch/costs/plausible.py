@@ -8,7 +8,6 @@ from freelunch.costs.model_shapes import config_of
 from freelunch.costs.text_lengths import bytes_of, characters_of
 from freelunch.study.cell import NONE
 from freelunch.study.config import Calibration
-from freelunch.study.mixtures import mixture_of, most_samples
 from freelunch.study.sources import LocalText
 
 if TYPE_CHECKING:
@@ -111,8 +110,8 @@ def _longest_sample(study: "Study") -> Calibration:
 def _of_mixture(plan: "Plan") -> Iterator[str]:
     """Yield each part of a mixture that is too short for its share of the largest sample."""
     study = plan.study
-    drawn = most_samples(study) * _longest_sample(study).length
-    mixture = mixture_of(study)
+    drawn = study.most_samples * _longest_sample(study).length
+    mixture = study.mixture
     for part, share in mixture.parts.items() if mixture else ():
         most = _most_tokens(plan, part)
         if most is not None and share * drawn > most:

@@ -8,12 +8,17 @@ from freelunch.costs.passes import passing, staged_bytes
 from freelunch.costs.reconstruction_work import reads_dense_states, reconstruction_work
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import OVERLAPPING, PROCESS_BYTES, Cost
-from freelunch.study import boundaries
 from freelunch.study.adaptations import LeastSquares, Windowed
-from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
-from freelunch.study.boundaries import kept_boundaries
-from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.windows import HALVES, MATRIX, blocks_in, group_windows, split_windows
+from freelunch.study.steps import BATCH_TOKENS, CHECK_SEQUENCES, RECONSTRUCT_WINDOW
+from freelunch.study.windows import (
+    HALVES,
+    KEEP_ALL,
+    MATRIX,
+    blocks_in,
+    group_windows,
+    kept_boundaries,
+    split_windows,
+)
 
 # Memory that the allocator keeps in addition (measured).
 BESIDE_BYTES = 80_000_000
@@ -25,7 +30,7 @@ def reconstruct(
     length: int,
     settings: Windowed,
     sparsity: float = 0.5,
-    keep: str = boundaries.ALL,
+    keep: str = KEEP_ALL,
     groups: int = 1,
 ) -> Cost:
     """Return the cost of a job that adapts windows; memory is that of one window.

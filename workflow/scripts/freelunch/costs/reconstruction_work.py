@@ -18,7 +18,7 @@ from freelunch.costs.adapters import (
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import ATTENTION, GRAM, PASSES, SOLVING, Work
 from freelunch.study.adaptations import LeastSquares, Reconstruction, Windowed
-from freelunch.study.batching import CHECK_SEQUENCES
+from freelunch.study.steps import CHECK_SEQUENCES
 from freelunch.study.windows import HALVES, MATRIX, blocks_in, split_windows
 
 

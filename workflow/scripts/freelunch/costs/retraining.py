@@ -28,11 +28,10 @@ from freelunch.costs.passes import passing, staged_bytes
 from freelunch.costs.reconstruction import BESIDE_BYTES
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import ATTENTION, OVERLAPPING, PASSES, PROCESS_BYTES, Cost, Work
-from freelunch.study.batching import CHECK_SEQUENCES
-from freelunch.study.boundaries import ALL, NONE
 from freelunch.study.methods import BRANCHES, FULL, LOW_RANK, Trained, matrix_parameters
 from freelunch.study.retraining import Retraining
-from freelunch.study.steps import RETRAIN_MODEL
+from freelunch.study.steps import CHECK_SEQUENCES, RETRAIN_MODEL
+from freelunch.study.windows import KEEP_ALL, KEEP_NONE
 
 
 def retrain(
@@ -40,7 +39,7 @@ def retrain(
     samples: int,
     length: int,
     settings: Retraining,
-    keep: str = ALL,
+    keep: str = KEEP_ALL,
     streamed: bool = False,
 ) -> Cost:
     """Return the cost of retraining a model.
@@ -55,7 +54,7 @@ def retrain(
         streamed: Whether one block at a time is in memory, or the whole model.
     """
     # If any hidden states are kept, those after the last block are.
-    remade = shapes.blocks if settings.distils and keep == NONE else 0
+    remade = shapes.blocks if settings.distils and keep == KEEP_NONE else 0
     hidden = shapes.hidden_bytes(samples * length)
     read, written = _traffic(shapes, samples, length, settings, streamed)
     alone = _moved(shapes, samples, settings) if streamed else 0

@@ -14,8 +14,8 @@ from freelunch.costs.plan import Plan
 from freelunch.costs.work import Cost, together
 from freelunch.study.adaptations import Windowed
 from freelunch.study.cell import Cell
-from freelunch.study.downloads import downloads_of, scratch_of
 from freelunch.study.retraining import Retraining
+from freelunch.study.source_files import downloads_of, scratch_of
 from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
 from freelunch.study.study import Study
 

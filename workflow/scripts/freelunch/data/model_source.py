@@ -23,8 +23,7 @@ from freelunch.core.errors import REFUSED, UserError, first_line, first_of
 from freelunch.data.sources.folder import check_json_files, check_rows, read_config
 from freelunch.model.blocks import check_blocks, find_blocks
 from freelunch.model.checkpoint import Sharding, load_config, meta_model
-from freelunch.study.shape_limits import check_shapes
-from freelunch.study.unsupported import check_supported
+from freelunch.study.model_limits import check_shapes, check_supported
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from freelunch.data.model_source import opened, read_source
 from freelunch.data.sources import fetching, obtain_model
 from freelunch.model.checkpoint import KIND, Sharding, finish_checkpoint, write_shard
 from freelunch.study.families import FAMILIES, sizes_of
-from freelunch.study.gguf import SUFFIX as GGUF
+from freelunch.study.model_limits import check_supported
+from freelunch.study.source_files import GGUF
 from freelunch.study.sources import Dtype, Model
-from freelunch.study.unsupported import check_supported
 
 DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, name) for name in get_args(Dtype))
 

@@ -23,11 +23,9 @@ from freelunch.data.sources.folder import (
     read_config,
 )
 from freelunch.study.families import FAMILIES, sizes_of
-from freelunch.study.gguf import SUFFIX as GGUF
-from freelunch.study.gguf import gguf_of
-from freelunch.study.shape_limits import check_shapes
+from freelunch.study.model_limits import check_shapes, check_supported
+from freelunch.study.source_files import GGUF, gguf_of
 from freelunch.study.sources import Dtype
-from freelunch.study.unsupported import check_supported
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

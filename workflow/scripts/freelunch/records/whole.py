@@ -20,7 +20,6 @@ from freelunch.records.read import check_answers, read_record
 from freelunch.study import steps
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.mixtures import mixture_of
 from freelunch.study.paths import read_run
 from freelunch.study.search import is_searched
 from freelunch.study.sources import Mixture, Tokens, WheelFiles
@@ -84,7 +83,7 @@ def _samples(study: Study, model: str, seed: int) -> Iterator[Made]:
     calibration, held_out = paths.calibration(model, seed), paths.held_out(model, seed)
     of_model = {"model": paths.model(model)}
     of_text = {**of_model, "text": paths.text(study.calibration.text)}
-    if mixture_of(study):
+    if study.mixture:
         of_text["windows"] = paths.text_windows(model)
     of_sample = {**of_model, "calibration": calibration}
     yield _step("calibration samples", steps.SAMPLE_CALIBRATION, calibration, None, sample, of_text)

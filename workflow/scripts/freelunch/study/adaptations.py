@@ -12,7 +12,8 @@ from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import MATRIX, Window, WindowName
 
 RECONSTRUCTION = "reconstruction"
-Rate = Annotated[float, Field(gt=0)]
+# Beyond the largest rate, training diverges at once.
+Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 WindowSetting = Annotated[
     Annotated[int, Field(ge=1), Tag("(blocks)")] | Annotated[WindowName, Tag("(name)")],

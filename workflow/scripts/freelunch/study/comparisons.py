@@ -1,29 +1,42 @@
 """What a study compares: windows, criteria, sizes of models, reconstruction with retraining."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Training
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.config import Config
+from freelunch.study.methods import FULL
 from freelunch.study.search import is_searched
-from freelunch.study.series import MEMORY, series_of
-from freelunch.study.settled import settled
 from freelunch.study.windows import MATRIX
+
+# Settings of how much text an adaptation sees and of what is chosen for that amount, and settings
+# that change only the memory an adaptation takes and, through rounding, the last digits.
+AMOUNTS = ("samples", "budget", "epochs", "learning_rate", "select_on")
+MEMORY = ("micro_batch", "gradient_checkpointing", "residency")
+# Settings in which adaptations that are compared by their windows may differ.
+_OF_WINDOWS = ("window", "memory_gb", "inputs", "targets", "learning_rate", "select_on")
 
 
 class Comparisons:
-    """What a study compares, from its cells and its adaptations."""
+    """What a study compares, from its cells and its adaptations.
+
+    Adaptations form a series if they differ only in how much text they see.
+    """
 
     config: Config
 
     @property
     def cells(self) -> list[Cell]:
         """All cells of the study."""
+        raise NotImplementedError
+
+    @cached_property
+    def resolved(self) -> dict[str, Adaptation]:
+        """The settings of each adaptation and candidate, as they are run."""
         raise NotImplementedError
 
     @cached_property
@@ -42,7 +55,7 @@ class Comparisons:
         """
         for pruned, names in self._adapted_by.items():
             kinds = {
-                (self.sequences[name], json.dumps(_kind(self.config.adaptations[name])))
+                (self.sequences[name], _kind(self.config.adaptations[name]))
                 for name in names & self.compared_windows(pruned)
             }
             if any(count > 1 for count in Counter(amount for amount, _ in kinds).values()):
@@ -62,30 +75,30 @@ class Comparisons:
 
     @cached_property
     def _compared_windows(self) -> dict[Cell, set[str]]:
-        ways: dict[Cell, set[str]] = {}
+        ways: dict[Cell, set[str]] = defaultdict(set)
         for cell in self.cells:
-            ways.setdefault(_pruned(cell), set()).add(cell.adaptation)
+            ways[_pruned(cell)].add(cell.adaptation)
         return {pruned: self._compared(names) for pruned, names in ways.items()}
 
     def _compared(self, names: Collection[str]) -> set[str]:
         """Return those of some adaptations of one pruned model whose windows are compared."""
-        found: set[str] = set()
-        alike: dict[int, dict[str, list[str]]] = {}
-        for name, entry in self.config.adaptations.items():
+        entries = self.config.adaptations
+        compared: set[str] = set()
+        # By the amount of text, then by the other settings.
+        groups: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for name, entry in entries.items():
             if name in names and _has_window(entry):
                 if isinstance(entry, Reconstruction):
-                    of_amount = alike.setdefault(self.sequences[name], {})
-                    of_amount.setdefault(_beside_window(settled(name, self.config)), []).append(
-                        name
-                    )
+                    beside = _beside(self.resolved[name], *_OF_WINDOWS, *AMOUNTS[:2], *entry.quirks)
+                    groups[self.sequences[name]][beside].append(name)
                 else:
-                    found.add(name)
+                    compared.add(name)
 
         def windows(group: list[str]) -> int:
-            entries = [self.config.adaptations[name] for name in group]
-            return len({str(entry.window) for entry in entries if is_usual_window(entry)})
+            usual = [entries[name] for name in group if is_usual_window(entries[name])]
+            return len({str(entry.window) for entry in usual})
 
-        return found.union(*(max(of_amount.values(), key=windows) for of_amount in alike.values()))
+        return compared.union(*(max(group.values(), key=windows) for group in groups.values()))
 
     @property
     def compares_criteria(self) -> bool:
@@ -99,17 +112,17 @@ class Comparisons:
         """
         criteria: dict[tuple[str, str], dict[str, set[str]]] = {}
         for cell in self.cells:
-            of_place = criteria.setdefault((cell.model, cell.pattern), {})
-            of_place.setdefault(cell.adaptation, set()).add(cell.criterion)
+            of_place = criteria.setdefault((cell.model, cell.pattern), defaultdict(set))
+            of_place[cell.adaptation].add(cell.criterion)
         order = dict.fromkeys([*self.references, *self.config.adaptations])
-        found: dict[tuple[str, str], list[list[str]]] = {}
+        several: dict[tuple[str, str], list[list[str]]] = {}
         for place, of_place in criteria.items():
             names = [name for name in order if len(of_place.get(name, ())) > 1]
             firsts = {self.series[name]: name for name in reversed(names)}
             budgets = [self.budgets_of(name, names) for name in firsts.values()]
-            if several := [sorted(of, key=names.index) for of in budgets if len(of) > 1]:
-                found[place] = several
-        return found
+            if lists := [sorted(each, key=names.index) for each in budgets if len(each) > 1]:
+                several[place] = lists
+        return several
 
     @property
     def compares_sizes(self) -> bool:
@@ -119,17 +132,28 @@ class Comparisons:
     @property
     def compares_budgets(self) -> bool:
         """Whether a pruned model is both reconstructed and retrained."""
-        entries = self.config.adaptations
+        retrained = {name for name, entry in self.config.adaptations.items() if entry.is_retraining}
+        reconstructed = set(self.references)
         return any(
-            any(entries[name].is_retraining for name in names)
-            and any(_stays_pruned(entries[name]) for name in names)
-            for names in self._adapted_by.values()
+            names & retrained and names & reconstructed for names in self._adapted_by.values()
         )
 
     @cached_property
     def series(self) -> dict[str, str]:
-        """The name of each adaptation's series, by the adaptation's name."""
-        return series_of(self.config.adaptations)
+        """The name of each adaptation's series, by the adaptation's name.
+
+        A series is named after its method. A second series of a method also gets the name of its
+        first adaptation.
+        """
+        labels: dict[str, str] = {}
+        series = {}
+        for name, settings in self.config.adaptations.items():
+            kind = _beside(settings, *AMOUNTS)
+            if kind not in labels:
+                label = _label(settings)
+                labels[kind] = f"{label} ({name})" if label in labels.values() else label
+            series[name] = labels[kind]
+        return series
 
     @cached_property
     def references(self) -> list[str]:
@@ -147,15 +171,19 @@ class Comparisons:
             for entry in entries.values()
             if isinstance(entry, Training) and entry.budget is not None
         }
-        local = [name for name, entry in entries.items() if _stays_pruned(entry)]
         alike = Counter(self.sequences.values())
+        pruned = {
+            name: entry
+            for name, entry in entries.items()
+            if isinstance(entry, Reconstruction) and not entry.becomes_dense
+        }
         return sorted(
-            local,
+            pruned,
             key=lambda name: (
                 name in favoured,
                 name not in named,
-                entries[name].window == MATRIX,
-                entries[name].targets != "dense",
+                pruned[name].window == MATRIX,
+                pruned[name].targets != "dense",
                 -alike[self.sequences[name]],
             ),
         )
@@ -165,7 +193,7 @@ class Comparisons:
         """How many sequences of text each adaptation sees, counting repeats, by its name; of a
         search for the number of epochs that has no budget, those of one epoch.
         """
-        return {name: self._sequences(settled(name, self.config)) for name in self.series}
+        return {name: self._sequences(self.resolved[name]) for name in self.config.adaptations}
 
     def _sequences(self, settings: Adaptation) -> int:
         calibration = self.config.study.calibration
@@ -191,20 +219,17 @@ class Comparisons:
         favoured = self.selected_on_evaluation
         amounts = {self.sequences[adaptation]: adaptation}
         for name, series in self.series.items():
-            if (
-                name in names
-                and series == self.series[adaptation]
-                and (name not in favoured or adaptation in favoured)
-            ):
+            comparable = name not in favoured or adaptation in favoured
+            if name in names and series == self.series[adaptation] and comparable:
                 amounts.setdefault(self.sequences[name], name)
         return [amounts[amount] for amount in sorted(amounts)]
 
     @property
     def _adapted_by(self) -> dict[Cell, set[str]]:
         """The names of what adapts each pruned model, for the models also evaluated unadapted."""
-        ways: dict[Cell, set[str]] = {}
+        ways: dict[Cell, set[str]] = defaultdict(set)
         for cell in self.cells:
-            ways.setdefault(replace(cell, adaptation=NONE), set()).add(cell.adaptation)
+            ways[replace(cell, adaptation=NONE)].add(cell.adaptation)
         return {cell: names - {NONE} for cell, names in ways.items() if NONE in names}
 
 
@@ -233,23 +258,23 @@ def is_usual_window(settings: Adaptation) -> bool:
     )
 
 
-def _beside_window(settings: Adaptation) -> str:
-    """Return the settings in which windows that are compared have to be equal."""
+def _beside(settings: Adaptation, *keys: str) -> str:
+    """Return the settings as text, without some keys and those that change only the memory."""
     written = settings.as_json()
-    apart = ("window", "memory_gb", "inputs", "targets", "learning_rate", "select_on")
-    amounts = ("samples", "budget")
-    quirks = settings.quirks if isinstance(settings, Local) else ()
-    left_out = {*apart, *amounts, *MEMORY, *quirks}
-    return json.dumps({key: it for key, it in written.items() if key not in left_out})
+    return json.dumps({key: written[key] for key in written if key not in (*keys, *MEMORY)})
 
 
-def _stays_pruned(adaptation: Adaptation) -> bool:
-    """Return whether an adaptation is a reconstruction after which the model is still pruned."""
-    return isinstance(adaptation, Reconstruction) and not adaptation.becomes_dense
-
-
-def _kind(adaptation: Adaptation) -> list[Any]:
-    """Return the settings in which adaptations in the comparison of windows differ."""
+def _kind(adaptation: Adaptation) -> str:
+    """Return the settings in which adaptations in the comparison of windows differ, as text."""
     written = adaptation.as_json()
     kept = [written.get(key) for key in ("method", "window", "memory_gb", "inputs", "targets")]
-    return [*kept, *(adaptation.quirks if isinstance(adaptation, Local) else ())]
+    return json.dumps([*kept, *(adaptation.quirks if isinstance(adaptation, Local) else ())])
+
+
+def _label(settings: Adaptation) -> str:
+    """Return the name of the series of adaptations of this kind."""
+    dense = ", dense" if settings.becomes_dense else ""
+    if isinstance(settings, Reconstruction):
+        name = f"{settings.method}, window {settings.window}"
+        return name if settings.trains in (None, FULL) else f"{name}, {settings.trains}{dense}"
+    return settings.method + dense + (", distilled" if settings.distils else "")

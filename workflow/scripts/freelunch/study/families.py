@@ -357,3 +357,36 @@ def halves_of(model_type: str, whole: Whole | None) -> Family:
 def has_halves(model_type: str, whole: Whole | None) -> bool:
     """Return whether half a block can be a window."""
     return whole is None and model_type in FAMILIES
+
+
+# Keys of a config with the rates of dropout within a block, in every family that is tested.
+_DROPOUT_RATES = ("dropout", "attention_dropout", "hidden_dropout", "resid_pdrop")
+# What transformers takes where a config lacks them; all other rates are 0 then.
+_DROPOUT_DEFAULTS = {"opt": {"dropout": 0.1}}
+
+
+def dropout_of(config: Mapping[str, Any]) -> float | None:
+    """Return the highest rate of dropout within a block, 0 to 1; None if the config has no rate.
+
+    Args:
+        config: A transformers config, or an excerpt with the same keys.
+    """
+    known = {**_DROPOUT_DEFAULTS.get(config.get("model_type", ""), {}), **config}
+    rates = [float(known[key] or 0.0) for key in _DROPOUT_RATES if key in known]
+    return max(rates, default=None)
+
+
+def check_dropout(rate: float | None, model_type: str) -> None:
+    """Refuse to keep the dropout of a model active that has none.
+
+    Raises:
+        UserError: The rate, which `dropout_of` returns, is 0 or missing.
+    """
+    if not rate:
+        raise UserError(
+            "the blocks of this model have no dropout, so `model_dropout` would change nothing",
+            where=model_type,
+            found="a rate of 0" if rate == 0.0 else "no rate in its config",
+            expected=f"a model such as OPT, with a rate above 0 as {', '.join(_DROPOUT_RATES)}",
+            todo="remove `model_dropout` from the adaptation",
+        )

@@ -1,12 +1,13 @@
 """Settings of the adaptations that retrain the whole model: a class for each method."""
 
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from freelunch.study.adaptations import Training
+from freelunch.study.adaptations import LeastSquares, Reconstruction, Training
 from freelunch.study.methods import ALPHA, DISTILLATION, RANK, Trained
-from freelunch.study.settings import Absent, Distinct, Settings, absent
+from freelunch.study.settings import Absent, Distinct, absent, read_entry
 from freelunch.study.steps import RETRAIN_MODEL
 from freelunch.study.windows import MODEL, Window
 
@@ -188,17 +189,14 @@ class Spp(Scaled):
     method: Literal["spp"] = Field(description=_METHOD)
 
 
-_CLASSES: tuple[type[Retraining], ...] = (
-    Full,
-    Biases,
-    Norms,
-    BiasesNorms,
-    Lora,
-    LoraPrune,
-    MaskLora,
-    ScaleLora,
-    Spp,
+_ANY_RETRAINING = (
+    Full | Biases | Norms | BiasesNorms | Lora | LoraPrune | MaskLora | ScaleLora | Spp
 )
-RETRAINING: dict[str, type[Settings]] = {
-    method: kind for kind in _CLASSES for method in get_args(kind.model_fields["method"].annotation)
-}
+AdaptationEntry = Annotated[
+    Reconstruction | LeastSquares | _ANY_RETRAINING, Field(discriminator="method")
+]
+
+
+def read_adaptation(settings: Mapping[str, Any]) -> Any:
+    """Return an adaptation's settings from JSON, with defaults, as the class of its method."""
+    return read_entry(AdaptationEntry, settings)

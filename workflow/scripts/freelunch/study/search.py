@@ -7,7 +7,7 @@ result.
 
 from collections.abc import Mapping
 from itertools import product
-from typing import Any
+from typing import Any, TypeGuard
 
 from freelunch.study.adaptations import Adaptation, Training
 from freelunch.study.steps import HELD_OUT, PERPLEXITY
@@ -15,7 +15,7 @@ from freelunch.study.steps import HELD_OUT, PERPLEXITY
 SEARCHED = ("learning_rate", "epochs")
 
 
-def is_searched(settings: Adaptation | None) -> bool:
+def is_searched(settings: Adaptation | None) -> TypeGuard[Training]:
     """Return whether an adaptation lists alternatives."""
     return isinstance(settings, Training) and settings.is_searched
 
@@ -25,7 +25,7 @@ def candidates_of(name: str, settings: Adaptation | None) -> dict[str, Training]
 
     The result is empty if the adaptation lists no alternatives.
     """
-    if not (isinstance(settings, Training) and settings.is_searched):
+    if not is_searched(settings):
         return {}
     return {
         f"{name}.lr{rate!r}.epochs{count}": settings.model_copy(
@@ -47,6 +47,7 @@ def adaptation_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def compared_by(settings: Training) -> str:
+def compared_by(settings: Adaptation) -> str:
     """Return the measurement by which the candidates of an adaptation are compared."""
-    return HELD_OUT if settings.select_on == "calibration" else PERPLEXITY
+    on_evaluation = isinstance(settings, Training) and settings.select_on == "evaluation"
+    return PERPLEXITY if on_evaluation else HELD_OUT

@@ -30,9 +30,8 @@ from freelunch.audit.measures.measure import (
 )
 from freelunch.reporting.labels import window_label
 from freelunch.study.adaptations import Adaptation, LeastSquares, Reconstruction, Training
-from freelunch.study.cell import NONE
+from freelunch.study.cell import NONE, pruned_model
 from freelunch.study.comparisons import is_usual_window
-from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import AUTO, HALVES, MATRIX, window_size
 

@@ -15,7 +15,7 @@ from freelunch.data.sources.hub import file_from_hub, model_from_hub
 from freelunch.data.sources.obtained import Obtained
 from freelunch.data.sources.path import file_at_path, model_at_path
 from freelunch.data.sources.wheel import from_wheel, gguf_from_wheel
-from freelunch.study.downloads import downloads_of, scratch_of
+from freelunch.study.source_files import downloads_of, scratch_of
 from freelunch.study.sources import Hub, HubFile, LocalSource, Model, Task, Text, Tokens, Wheel
 
 __all__ = ["Obtained", "fetching", "obtain_model", "obtain_task", "obtain_text"]

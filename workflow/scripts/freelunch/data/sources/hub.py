@@ -18,10 +18,9 @@ from freelunch.data.sources.folder import (
     read_config,
 )
 from freelunch.data.sources.obtained import Obtained, origin_of
-from freelunch.study.downloads import downloads_of
-from freelunch.study.shape_limits import check_shapes
+from freelunch.study.model_limits import check_shapes, check_supported
+from freelunch.study.source_files import downloads_of
 from freelunch.study.sources import Hub, HubFile
-from freelunch.study.unsupported import check_supported
 
 if TYPE_CHECKING:
     from huggingface_hub import RepoFile

@@ -6,7 +6,7 @@ from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.data.sources.folder import check_link, model_files
 from freelunch.data.sources.obtained import Obtained, digests_of, origin_of
-from freelunch.study.gguf import gguf_of
+from freelunch.study.source_files import gguf_of
 from freelunch.study.sources import LocalSource, Tokens
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from configs import STUDIES, config
 from freelunch.core.errors import STUDY_VARIABLE, UserError, run_again
-from freelunch.study.choice import DEVICE, chosen_study, claim_results
+from freelunch.study.open_study import DEVICE, chosen_study, claim_results
 from freelunch.study.pins import hub_entries
 from freelunch.study.study import Study
 from freelunch.study.yaml_file import read_yaml
@@ -87,7 +87,7 @@ PAPER = {"study": "studies/paper.yaml"}
 @pytest.fixture
 def _without_pins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choose studies whose branches have no pins."""
-    monkeypatch.setattr("freelunch.study.choice.check_pinned", lambda study: None)
+    monkeypatch.setattr("freelunch.study.open_study.check_pinned", lambda study: None)
 
 
 @pytest.mark.usefixtures("_without_pins")

@@ -12,7 +12,7 @@ from freelunch.cli.main import main
 from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
 from freelunch.study.families import FAMILIES
-from freelunch.study.unsupported import check_supported
+from freelunch.study.model_limits import check_supported
 from tiny_models import FAMILIES as TINY
 from tiny_models import tiny_config
 
