@@ -182,6 +182,24 @@ def test_settings_of_an_adaptation_that_do_not_go_together(
     assert line.startswith(f"adaptations.x.{key}: ") and expected in line
 
 
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        ({"models": ["tow"]}, "study.part.models: no grid is for 'tow'; expected two (nearest)"),
+        ({"seeds": [3]}, "study.part.seeds: no grid is for 3; expected one of: 0, 1"),
+        ({"claims": ["C5"]}, "study.part.claims: no grid is for 'C5'; expected one of: C1"),
+        ({"models": ["two"], "claims": ["C1"]}, "study.part: no grid is for all of CLAIMS=C1"),
+    ],
+)
+def test_a_part_that_no_grid_has(part: dict[str, Any], problem: str) -> None:
+    grids = [{**GRID, "claims": ["C1"]}, {**GRID, "models": ["two"], "seeds": [1]}]
+    (line,) = problems(changed({"study.grids": grids, "study.part": part}))
+    assert line.startswith(problem)
+    if "claims" in part:
+        (line,) = problems(changed({"study.part": {"claims": ["C1"]}}))
+        assert line.startswith("study.part.claims: no grid says which claims it is for")
+
+
 def test_token_ids_may_be_unused_by_any_cell() -> None:
     several = {"texts.ids": IDS, "study.grids": [GRID, {**GRID, "models": ["two"], "seeds": [2]}]}
     Study.check(changed(several), "config.yaml")

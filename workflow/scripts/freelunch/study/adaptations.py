@@ -288,6 +288,5 @@ Windowed = Reconstruction | LeastSquares
 
 def with_window(settings: Windowed, window: Window) -> Windowed:
     """Return settings with this window; least squares always works on single matrices."""
-    if isinstance(settings, LeastSquares):
-        return settings
-    return settings.model_copy(update={"window": window})
+    of_matrix = isinstance(settings, LeastSquares)
+    return settings if of_matrix else settings.model_copy(update={"window": window})

@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 DENSE = "dense"
 NONE = "none"
@@ -73,7 +72,7 @@ def derive_seed(seed: int, *purpose: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def pruned_model(of: Cell | Mapping[str, Any]) -> str:
+def pruned_model(of: Cell | Mapping[str, object]) -> str:
     """Return the name, for people, of the pruned model of a cell or of a row of a table."""
     keys = ("model", "criterion", "pattern")
-    return ", ".join(getattr(of, key) if isinstance(of, Cell) else of[key] for key in keys)
+    return ", ".join(str(getattr(of, key) if isinstance(of, Cell) else of[key]) for key in keys)

@@ -4,12 +4,11 @@ Each class is one criterion. Its `score` is also the name of its module in
 `freelunch.pruning.criteria`.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from freelunch.study.settings import Settings, classes_of, read_entry
+from freelunch.study.settings import Entry, Settings, classes_of, read_entry
 
 Statistics = Literal["dense", "sparse"]
 Scope = Literal["row", "matrix"]
@@ -180,7 +179,7 @@ CriterionEntry = Annotated[
 CRITERIA = classes_of(CriterionEntry)
 
 
-def read_criterion(settings: Mapping[str, Any]) -> Criterion:
+def read_criterion(settings: Entry) -> Criterion:
     """Return a criterion's settings from JSON, with defaults."""
     found: Criterion = read_entry(CriterionEntry, settings)
     return found

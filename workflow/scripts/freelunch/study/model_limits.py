@@ -9,10 +9,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from freelunch.core.errors import UserError
-from freelunch.study.families import OTHER_NAMES, tested
+from freelunch.study.families import OTHER_NAMES, ModelConfig, tested
 
 # Largest value of each key of a transformers config that decides shapes; the least is 1. They are
 # far beyond any published model's.
@@ -144,7 +143,7 @@ def _is_shape(value: object, largest: int) -> bool:
     return type(value) is int and 1 <= value <= largest
 
 
-def _parts(config: object) -> Iterator[Mapping[str, Any]]:
+def _parts(config: object) -> Iterator[ModelConfig]:
     """Yield a config and the configs in it, such as that of the text part."""
     if isinstance(config, Mapping):
         yield config
@@ -152,7 +151,7 @@ def _parts(config: object) -> Iterator[Mapping[str, Any]]:
             yield from _parts(value)
 
 
-def _shown(part: Mapping[str, Any], kind: _Kind) -> Iterator[str]:
+def _shown(part: ModelConfig, kind: _Kind) -> Iterator[str]:
     """Yield each key of a config that shows a kind, with its value."""
     # Settings of experts have defaults in some families, also without any expert.
     is_dense = part.get("is_moe") is False or part.get("enable_moe_block") is False

@@ -5,11 +5,11 @@ candidate named after the adaptation and the pair. The best candidate becomes th
 result.
 """
 
-from collections.abc import Mapping
 from itertools import product
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from freelunch.study.adaptations import Adaptation, Training
+from freelunch.study.settings import Entry
 from freelunch.study.steps import HELD_OUT, PERPLEXITY
 
 SEARCHED = ("learning_rate", "epochs")
@@ -36,9 +36,9 @@ def candidates_of(name: str, settings: Adaptation | None) -> dict[str, Training]
     }
 
 
-def chosen_of(choice: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def chosen_of(choice: Entry | None, settings: Entry) -> Entry:
     """Return the candidate that a search chose, or the entry's own settings without a search."""
-    found: Mapping[str, Any] = choice["candidates"][choice["chosen"]] if choice else settings
+    found: Entry = choice["candidates"][choice["chosen"]] if choice else settings
     return found
 
 

@@ -29,6 +29,8 @@ from pydantic_core import PydanticCustomError
 from freelunch.study.cell import NAME, WORD
 
 T = TypeVar("T")
+# An entry of a registry, as JSON.
+Entry = Mapping[str, Any]
 
 # Names become parts of file names, of which a record's joins three: none may be longer than 255.
 NAME_LENGTH = 50
@@ -214,7 +216,7 @@ def _adapter(entry: Any) -> TypeAdapter[Any]:
     return TypeAdapter(entry)
 
 
-def read_entry(entry: Any, settings: Mapping[str, Any]) -> Any:
+def read_entry(entry: Any, settings: Entry) -> Any:
     """Return an entry from its JSON, with defaults; may raise pydantic's ValidationError.
 
     Args:

@@ -1,7 +1,6 @@
 """Settings of models, texts and tasks: where they come from, and how they are stored."""
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
@@ -10,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from freelunch.study.model_limits import LARGEST
 from freelunch.study.settings import (
     Absent,
+    Entry,
     Member,
     Name,
     Package,
@@ -338,25 +338,25 @@ TextEntry = Annotated[AnyText, Field(discriminator="source")]
 TaskEntry = Annotated[Task, Field(discriminator="source")]
 
 
-def read_model(entry: Mapping[str, Any]) -> Model:
+def read_model(entry: Entry) -> Model:
     """Return an entry of `models` from JSON."""
     found: Model = read_entry(ModelEntry, entry)
     return found
 
 
-def read_text(entry: Mapping[str, Any]) -> Text:
+def read_text(entry: Entry) -> Text:
     """Return an entry of `texts` that is one file, from JSON."""
     found: Text = read_entry(TextEntry, entry)
     return found
 
 
-def read_text_files(entry: Mapping[str, Any]) -> WheelFiles:
+def read_text_files(entry: Entry) -> WheelFiles:
     """Return an entry of `texts` that is many files, from JSON."""
     found: WheelFiles = read_entry(TextEntry, entry)
     return found
 
 
-def read_task(entry: Mapping[str, Any]) -> Task:
+def read_task(entry: Entry) -> Task:
     """Return an entry of `tasks` from JSON."""
     found: Task = read_entry(TaskEntry, entry)
     return found
