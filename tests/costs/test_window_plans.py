@@ -320,8 +320,8 @@ def test_disk_follows_what_is_kept() -> None:
 
 
 def test_only_ways_that_differ_are_compared() -> None:
-    assert not smoke().compares_windows
+    assert not smoke().comparisons.of_windows
     both = {"study.grids.0.adaptations": ["none", "recon_block", "other"]}
     for settings, differ in (({"window": 2}, True), ({"learning_rate": 0.5}, False)):
         other = {"method": "reconstruction", **settings}
-        assert smoke({**both, "adaptations.other": other}).compares_windows is differ
+        assert smoke({**both, "adaptations.other": other}).comparisons.of_windows is differ

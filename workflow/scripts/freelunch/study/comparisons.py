@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Training
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.config import Config
+from freelunch.study.config import Calibration
 from freelunch.study.methods import FULL
 from freelunch.study.search import is_searched
 from freelunch.study.windows import MATRIX
@@ -21,48 +21,48 @@ MEMORY = ("micro_batch", "gradient_checkpointing", "residency")
 _OF_WINDOWS = ("window", "memory_gb", "inputs", "targets", "learning_rate", "select_on")
 
 
+@dataclass(frozen=True)
 class Comparisons:
     """What a study compares, from its cells and its adaptations.
 
     Adaptations form a series if they differ only in how much text they see.
+
+    Attributes:
+        cells: The study's cells.
+        adaptations: The settings of each adaptation, as the config has them.
+        resolved: The settings of each adaptation and candidate, as they are run.
+        calibration: Settings of the calibration sample.
     """
 
-    config: Config
-
-    @property
-    def cells(self) -> list[Cell]:
-        """All cells of the study."""
-        raise NotImplementedError
-
-    @cached_property
-    def resolved(self) -> dict[str, Adaptation]:
-        """The settings of each adaptation and candidate, as they are run."""
-        raise NotImplementedError
+    cells: Sequence[Cell]
+    adaptations: Mapping[str, Adaptation]
+    resolved: Mapping[str, Adaptation]
+    calibration: Calibration
 
     @cached_property
     def selected_on_evaluation(self) -> list[str]:
         """Names of the adaptations whose settings are chosen on the evaluation text itself."""
         return [
             name
-            for name, entry in self.config.adaptations.items()
+            for name, entry in self.adaptations.items()
             if is_searched(entry) and entry.select_on == "evaluation"
         ]
 
     @property
-    def compares_windows(self) -> bool:
+    def of_windows(self) -> bool:
         """Whether a pruned model is reconstructed in several ways with the same amount of text, and
         is also evaluated unadapted with the same seed.
         """
         for pruned, names in self._adapted_by.items():
             kinds = {
-                (self.sequences[name], _kind(self.config.adaptations[name]))
-                for name in names & self.compared_windows(pruned)
+                (self.sequences[name], _kind(self.adaptations[name]))
+                for name in names & self.window_group(pruned)
             }
             if any(count > 1 for count in Counter(amount for amount, _ in kinds).values()):
                 return True
         return False
 
-    def compared_windows(self, cell: Cell) -> set[str]:
+    def window_group(self, cell: Cell) -> set[str]:
         """Return the adaptations of a cell's pruned model that show the effect of the window.
 
         What trains windows is compared with what differs in the window, in inputs and targets, and
@@ -71,10 +71,10 @@ class Comparisons:
         windows on the same amount of text, or with the first in the config. What is solved exactly
         has no such settings.
         """
-        return self._compared_windows.get(_pruned(cell), set())
+        return self._window_groups.get(_pruned(cell), set())
 
     @cached_property
-    def _compared_windows(self) -> dict[Cell, set[str]]:
+    def _window_groups(self) -> dict[Cell, set[str]]:
         ways: dict[Cell, set[str]] = defaultdict(set)
         for cell in self.cells:
             ways[_pruned(cell)].add(cell.adaptation)
@@ -82,7 +82,7 @@ class Comparisons:
 
     def _compared(self, names: Collection[str]) -> set[str]:
         """Return those of some adaptations of one pruned model whose windows are compared."""
-        entries = self.config.adaptations
+        entries = self.adaptations
         compared: set[str] = set()
         # By the amount of text, then by the other settings.
         groups: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
@@ -96,17 +96,17 @@ class Comparisons:
 
         def windows(group: list[str]) -> int:
             usual = [entries[name] for name in group if is_usual_window(entries[name])]
-            return len({str(entry.window) for entry in usual})
+            return len({str(entry.window) for entry in usual if isinstance(entry, Reconstruction)})
 
         return compared.union(*(max(group.values(), key=windows) for group in groups.values()))
 
     @property
-    def compares_criteria(self) -> bool:
+    def of_criteria(self) -> bool:
         """Whether models are pruned in several ways."""
         return len({cell.pruning for cell in self.cells if not cell.is_dense}) > 1
 
     @property
-    def budgets_of_criteria(self) -> dict[tuple[str, str], list[list[str]]]:
+    def criteria_budgets(self) -> dict[tuple[str, str], list[list[str]]]:
         """The adaptations with which several criteria are compared at several budgets, by model and
         pattern: a list for each series, the best reference for others first.
         """
@@ -114,7 +114,7 @@ class Comparisons:
         for cell in self.cells:
             of_place = criteria.setdefault((cell.model, cell.pattern), defaultdict(set))
             of_place[cell.adaptation].add(cell.criterion)
-        order = dict.fromkeys([*self.references, *self.config.adaptations])
+        order = dict.fromkeys([*self.references, *self.adaptations])
         several: dict[tuple[str, str], list[list[str]]] = {}
         for place, of_place in criteria.items():
             names = [name for name in order if len(of_place.get(name, ())) > 1]
@@ -125,14 +125,14 @@ class Comparisons:
         return several
 
     @property
-    def compares_sizes(self) -> bool:
+    def of_sizes(self) -> bool:
         """Whether several models are pruned."""
         return len({cell.model for cell in self.cells if not cell.is_dense}) > 1
 
     @property
-    def compares_budgets(self) -> bool:
+    def of_budgets(self) -> bool:
         """Whether a pruned model is both reconstructed and retrained."""
-        retrained = {name for name, entry in self.config.adaptations.items() if entry.is_retraining}
+        retrained = {name for name, entry in self.adaptations.items() if entry.is_retraining}
         reconstructed = set(self.references)
         return any(
             names & retrained and names & reconstructed for names in self._adapted_by.values()
@@ -147,7 +147,7 @@ class Comparisons:
         """
         labels: dict[str, str] = {}
         series = {}
-        for name, settings in self.config.adaptations.items():
+        for name, settings in self.adaptations.items():
             kind = _beside(settings, *AMOUNTS)
             if kind not in labels:
                 label = _label(settings)
@@ -165,7 +165,7 @@ class Comparisons:
         dense model, which the paper has. Then those come first that see the commonest amount of
         text.
         """
-        entries, favoured = self.config.adaptations, self.selected_on_evaluation
+        entries, favoured = self.adaptations, self.selected_on_evaluation
         named = {
             entry.budget.of
             for entry in entries.values()
@@ -193,17 +193,18 @@ class Comparisons:
         """How many sequences of text each adaptation sees, counting repeats, by its name; of a
         search for the number of epochs that has no budget, those of one epoch.
         """
-        return {name: self._sequences(self.resolved[name]) for name in self.config.adaptations}
+        return {name: self._sequences(self.resolved[name]) for name in self.adaptations}
 
     def _sequences(self, settings: Adaptation) -> int:
-        calibration = self.config.study.calibration
         if not isinstance(settings, Training):
-            return calibration.samples
+            return self.calibration.samples
         # What lists epochs keeps its budget, and each candidate has `samples` of its own.
         if settings.budget is not None and settings.budget.tokens is not None:
-            return settings.budget.tokens // calibration.length
+            return settings.budget.tokens // self.calibration.length
         epochs = settings.epoch_counts
-        return (settings.samples or calibration.samples) * (epochs[0] if len(epochs) == 1 else 1)
+        return (settings.samples or self.calibration.samples) * (
+            epochs[0] if len(epochs) == 1 else 1
+        )
 
     def budgets_of(self, adaptation: str, names: Collection[str]) -> list[str]:
         """Return an adaptation and its other budgets, from small to large.

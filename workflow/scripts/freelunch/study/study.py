@@ -40,7 +40,7 @@ from freelunch.study.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
-class Study(Comparisons):
+class Study:
     """A valid config.
 
     Attributes:
@@ -343,6 +343,12 @@ class Study(Comparisons):
             case Training(is_searched=True, select_on="calibration"):
                 return True
         return max(self.sizes(cell.adaptation), default=0) > self.calibration.samples
+
+    @cached_property
+    def comparisons(self) -> Comparisons:
+        """What the study compares."""
+        adaptations = self.config.adaptations
+        return Comparisons(self.cells, adaptations, self.resolved, self.calibration)
 
     # --- Measurements and specs
 

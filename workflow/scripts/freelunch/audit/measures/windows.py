@@ -286,15 +286,15 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> list[_Windows]:
         for name, settings in study.config.adaptations.items()
         if NONE in by_name and name in by_name and is_usual_window(settings)
     }
-    favoured = {*study.selected_on_evaluation}
+    favoured = {*study.comparisons.selected_on_evaluation}
     # If all that train were chosen on the evaluation text, they are compared. The reason says so.
     if {name for name, settings in usual.items() if isinstance(settings, Training)} <= favoured:
         favoured = set()
     for name, settings in usual.items():
         if name not in favoured:
-            one, sequences = next(iter(by_name[name].values())), study.sequences[name]
+            one, sequences = next(iter(by_name[name].values())), study.comparisons.sequences[name]
             kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
-            if name in study.compared_windows(one):
+            if name in study.comparisons.window_group(one):
                 amounts.setdefault(sequences, {}).setdefault(kind, name)
                 if isinstance(settings, Reconstruction) and settings.window == AUTO:
                     autos.add(sequences)
