@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from configs import ARCHITECTURE, checked
 from freelunch.cli.main import main
-from freelunch.costs.plan import Plan
+from freelunch.costs.checks import checked_plan
 from freelunch.study.families import FAMILIES
 from freelunch.study.model_limits import check_supported
 from refusals import refused
@@ -81,7 +81,7 @@ def test_every_family_in_the_table_is_tested() -> None:
 def test_the_plan_refuses_what_the_study_announces() -> None:
     study = checked({"models.one.architecture": {**ARCHITECTURE, "model_type": "mixtral"}})
     with refused(where="models.one", found="model_type = mixtral"):
-        Plan.of(study)
+        checked_plan(study)
 
 
 def test_the_command_refuses_what_is_on_disk(
@@ -105,7 +105,7 @@ def test_the_plan_refuses_a_window_of_halves_side_by_side() -> None:
     halves = {"method": "reconstruction", "window": "attention_mlp"}
     study = checked({"models.one.architecture": architecture, "adaptations.recon_block": halves})
     with refused() as caught:
-        Plan.of(study)
+        checked_plan(study)
     assert "found:    use_parallel_residual = true" in str(caught.value)
 
 
@@ -125,9 +125,9 @@ def test_the_plan_refuses_quirks_that_a_model_cannot_have(tmp_path: Path, model_
         }
     )
     if model_type == "opt":
-        assert Plan.of(study).shapes["one"].dropout == 0.1
+        assert checked_plan(study).shapes["one"].dropout == 0.1
         return
     with refused() as caught:
-        Plan.of(study)
+        checked_plan(study)
     assert f"adaptations.drops: {model_type}: " in str(caught.value)
     assert ("adaptations.lost: " in str(caught.value)) == (model_type == "gpt_neox")

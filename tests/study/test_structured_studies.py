@@ -7,7 +7,7 @@ import pytest
 
 from configs import changed, config, problems
 from freelunch.core.artifact import MANIFEST
-from freelunch.costs.plan import Plan
+from freelunch.costs.checks import checked_plan
 from freelunch.study import families
 from freelunch.study.study import Study
 from refusals import refused
@@ -41,9 +41,9 @@ def study_of(criterion: dict[str, Any], pattern: str, **shapes: Any) -> dict[str
     return changed(changes)
 
 
-def plan(criterion: dict[str, Any], pattern: str, **shapes: Any) -> Plan:
+def plan(criterion: dict[str, Any], pattern: str, **shapes: Any) -> None:
     """Plan the study, of whose model only its `architecture` tells."""
-    return Plan.of(Study.check(study_of(criterion, pattern, **shapes), "config.yaml"))
+    checked_plan(Study.check(study_of(criterion, pattern, **shapes), "config.yaml"))
 
 
 @pytest.mark.parametrize("score", ["wanda_sp", "flap"])
