@@ -20,6 +20,7 @@ from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import device_table, plan_text
 from freelunch.records.read import load_records
 from freelunch.reporting import kept as kept_pages
+from freelunch.study.settings_page import settings_page
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of
 from repository import ROOT
