@@ -30,8 +30,8 @@ from freelunch.costs.plan_text import plan_brief
 from freelunch.costs.requests import planned_s
 from freelunch.records.rates import learnt_rate
 from freelunch.study import steps
-from freelunch.study.base import REPOSITORY
-from freelunch.study.choice import DEVICE, FORCED, TFLOPS, chosen_study, claim_results
+from freelunch.study.open_study import DEVICE, FORCED, TFLOPS, chosen_study, claim_results
+from freelunch.study.registry import REPOSITORY
 from snakemake_logger_plugin_freelunch import story
 
 

@@ -4,8 +4,6 @@ from freelunch.core.code_digest import code_digest
 from freelunch.reporting import derived, figures, tables
 from freelunch.study import paths, search, steps, windows
 from freelunch.study.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
-from freelunch.study.measurements import measurements
-from freelunch.study.mixtures import mixture_of, most_samples
 
 PATHS = STUDY.paths
 CELL = "{model}/{pruning}/{adaptation}/seed{seed}"
@@ -40,7 +38,7 @@ def text_of_samples(wildcards):
         "model": PATHS.model(wildcards.model),
         "text": PATHS.text(STUDY.calibration.text),
     }
-    if mixture_of(STUDY):
+    if STUDY.mixture:
         found["evaluation"] = PATHS.text(STUDY.perplexity.text)
         found["windows"] = PATHS.text_windows(wildcards.model)
     return {name: paths.manifest(folder) for name, folder in found.items()}
@@ -55,7 +53,7 @@ def held_out_of_extended(wildcards):
     """Return the held-out text that a sample larger than the calibration sample leaves out. A mixture
     holds out documents before any sample is drawn.
     """
-    if mixture_of(STUDY) or int(wildcards.samples) <= STUDY.calibration.samples:
+    if STUDY.mixture or int(wildcards.samples) <= STUDY.calibration.samples:
         return []
     return [paths.manifest(PATHS.held_out(wildcards.model, wildcards.seed))]
 
@@ -103,7 +101,7 @@ def measured_with(wildcards):
     }
     return {
         name: [paths.manifest(folder) for folder in needed.get(name, [])]
-        for name in measurements(STUDY, cell_of(wildcards))
+        for name in STUDY.measurements(cell_of(wildcards))
     }
 
 

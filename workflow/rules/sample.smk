@@ -1,7 +1,7 @@
 # Draw the calibration sample, the held-out text and larger samples, from a single text or a mixture.
 
 # One script draws every sample of a mixture.
-MIXED = "sample_mixture" if mixture_of(STUDY) else None
+MIXED = "sample_mixture" if STUDY.mixture else None
 
 
 rule sample_calibration:
@@ -19,7 +19,7 @@ rule sample_calibration:
         "../../envs/freelunch.yaml"
     resources:
         # Only whether the text of a mixture suffices depends on it. As a resource, it reruns nothing.
-        most_samples=most_samples(STUDY),
+        most_samples=STUDY.most_samples,
     params:
         settings=lambda wildcards: {
             "samples": STUDY.calibration.samples,

@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from artifacts import write_facts
 from freelunch.core.errors import UserError
 from freelunch.data.hub_lookup import newest_commit
-from freelunch.study.choice import chosen_study, open_study
+from freelunch.study.open_study import chosen_study, open_study
 from freelunch.study.sources import Hub
 from freelunch.study.study import Study
 from hub_standin import HubStandIn, use_endpoint
@@ -251,7 +251,7 @@ def test_a_check_asks_for_what_is_not_here_yet(
 def test_pins_are_read_without_the_library_of_the_hub(hub: HubStandIn, did: Said) -> None:
     did("pin", str(STUDY))
     program = (
-        "import sys\nfrom pathlib import Path\nfrom freelunch.study.choice import open_study\n"
+        "import sys\nfrom pathlib import Path\nfrom freelunch.study.open_study import open_study\n"
         f"open_study(Path('{STUDY}'))\nassert 'huggingface_hub' not in sys.modules"
     )
     environment = {"PYTHONPATH": str(ROOT / "workflow" / "scripts")}

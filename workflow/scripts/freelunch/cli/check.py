@@ -28,7 +28,6 @@ from freelunch.data.mixture import documents_of_parts
 from freelunch.data.tasks import stock_task
 from freelunch.records.read import is_finished
 from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
-from freelunch.study.mixtures import mixture_of, most_samples, texts_of
 from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
 from freelunch.study.steps import DOCUMENTS
@@ -55,7 +54,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     """
     plan = checked_plan(study, machine.device_bytes if machine else None)
     seen = {name: model for name in study.models if (model := _look_at(study, name))}
-    documents = {name: each for name in texts_of(study) if (each := _documents(study, name))}
+    documents = {name: each for name in study.texts if (each := _documents(study, name))}
     _check_mixture(study, documents)
     for name in study.tasks.get("tasks", {}):
         task = study.config.tasks[name]
@@ -117,7 +116,7 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
 
 def _check_mixture(study: Study, documents: dict[str, tuple[list[str], bool]]) -> None:
     """Refuse a mixture whose parts overlap, if all of them are here."""
-    parts = list(mixture.parts) if (mixture := mixture_of(study)) else []
+    parts = list(mixture.parts) if (mixture := study.mixture) else []
     if all(part in documents and documents[part][1] for part in parts):
         read = ((part, documents[part][0]) for part in parts)
         deque(documents_of_parts(study.calibration.text, read), maxlen=0)
@@ -152,8 +151,8 @@ def _needs(study: Study, model: str) -> Iterator[_Need]:
     tokens = asked.length + (windows - 1) * (asked.stride or asked.length)
     yield _Need("study.evaluation.perplexity", asked.text, windows, asked.length, tokens)
     sample = study.calibration_of(model)
-    if mixture := mixture_of(study):
-        most = most_samples(study)
+    if mixture := study.mixture:
+        most = study.most_samples
         for part, share in mixture.parts.items():
             needed = share * most * sample.length / (1 - mixture.held_out)
             yield _Need(f"texts.{sample.text}.parts.{part}", part, most, sample.length, needed)
@@ -225,7 +224,7 @@ def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
     later = [name for name in later if not fetched_model(study, name)]
     later += sorted(
         name
-        for name in texts_of(study)
+        for name in study.texts
         if not isinstance(study.text(name), LocalText | Tokens) and not fetched_text(study, name)
     )
     checked = "settings, files and texts" + (", memory and disk" if here else "")

@@ -33,10 +33,10 @@ from freelunch.core.errors import DEFAULT_STUDY, UserError, mend, nearest
 from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import read_gigabytes, read_rate, read_tflops
 from freelunch.costs.plan_text import device_table, plan_text
-from freelunch.study.choice import open_study, part_of, read_study
 from freelunch.study.config import Part
-from freelunch.study.reference import reference
+from freelunch.study.open_study import open_study, part_of, read_study
 from freelunch.study.schema import schema_text
+from freelunch.study.settings_page import settings_page
 from freelunch.study.steps import RULES
 from freelunch.study.study import Study as Opened
 
@@ -490,7 +490,7 @@ def schema() -> None:
 @app.command()
 def settings() -> None:
     """Print the reference of all settings."""
-    print(reference(), end="")  # noqa: T201
+    print(settings_page(), end="")  # noqa: T201
 
 
 def _show_summary(study: Opened) -> None:
