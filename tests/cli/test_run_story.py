@@ -297,6 +297,9 @@ def test_a_dry_run_says_which_jobs_would_run_and_why(events):
         story, events.began(), stats, events.job(1, "fetch_text", text="t"), events.target(2)
     )
     assert lines[1:] == ["  fetch_text t: Missing output files"]
+    # Snakemake gives both the same reason.
+    again = events.job(3, "build_tables", "Forced execution; Input files updated by another job: x")
+    assert told(story, again) == ["  build_tables: Forced, or left unfinished by an earlier run"]
 
 
 class Terminal(io.StringIO):
