@@ -9,7 +9,7 @@ import pytest
 from freelunch.cli.slurm import (
     Cluster,
     SlurmJob,
-    Step,
+    SlurmStep,
     check_requests,
     endings,
     minutes_in,
@@ -113,9 +113,9 @@ def test_times_are_read(time: str, minutes: float) -> None:
 def test_jobs_of_a_group_are_one_job() -> None:
     """They run one after another: times add up, and memory is that of the largest."""
     steps = [
-        Step("prune_model", None, {"_cores": 1, "mem_mb": 500, "runtime": 30}),
-        Step("retrain_model", "cell", {"_cores": 1, "mem_mb": 800, "runtime": 15, "gpu": 1}),
-        Step("evaluate_cell", "cell", {"_cores": 2, "mem_mb": 600, "runtime": 20, "gpu": 1}),
+        SlurmStep("prune_model", None, {"_cores": 1, "mem_mb": 500, "runtime": 30}),
+        SlurmStep("retrain_model", "cell", {"_cores": 1, "mem_mb": 800, "runtime": 15, "gpu": 1}),
+        SlurmStep("evaluate_cell", "cell", {"_cores": 2, "mem_mb": 600, "runtime": 20, "gpu": 1}),
     ]
     alone, whole = slurm_jobs(steps)
     assert alone.rules == ("prune_model",) and alone.resources["runtime"] == 30

@@ -180,7 +180,7 @@ def start_run():
     lift_default_rate()
     jobs = list(workflow.dag.needrun_jobs())
     for_scheduler = slurm.slurm_jobs(
-        slurm.Step(job.rule.name, job.group, dict(job.resources.items()))
+        slurm.SlurmStep(job.rule.name, job.group, dict(job.resources.items()))
         for job in jobs
         if not (workflow.local_exec or job.is_local)
     )

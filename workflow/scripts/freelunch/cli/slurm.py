@@ -46,7 +46,7 @@ def output_of(*command: str) -> str | None:
     return done.stdout
 
 
-class Step(NamedTuple):
+class SlurmStep(NamedTuple):
     """A job of Snakemake that is about to go to Slurm.
 
     Attributes:
@@ -195,15 +195,15 @@ def status_command(asked: str) -> str:
     return "squeue"
 
 
-def slurm_jobs(steps: Iterable[Step]) -> list[SlurmJob]:
+def slurm_jobs(steps: Iterable[SlurmStep]) -> list[SlurmJob]:
     """Return the jobs that Slurm gets: one for each group of steps."""
-    groups: dict[object, list[Step]] = {}
+    groups: dict[object, list[SlurmStep]] = {}
     for number, step in enumerate(steps):
         groups.setdefault(step.group or number, []).append(step)
     return [_together(each) for each in groups.values()]
 
 
-def _together(steps: list[Step]) -> SlurmJob:
+def _together(steps: list[SlurmStep]) -> SlurmJob:
     merged: dict[str, Any] = {}
     for step in steps:
         merged |= step.resources
