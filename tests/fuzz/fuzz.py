@@ -39,7 +39,7 @@ from configs import everything, places
 from damage import DAMAGES, RESULTS, metrics, study_digests
 from freelunch.cli.verify import check_whole
 from freelunch.core.errors import UserError
-from freelunch.costs.plan import Plan
+from freelunch.costs.checks import checked_plan
 from freelunch.study.choice import open_study
 from freelunch.study.schema import config_schema
 from freelunch.study.study import Study
@@ -99,7 +99,7 @@ class Fuzzer:
         try:
             json.dumps(Study.check(new, "config.yaml", self.base.path).as_json())
             os.chdir(self.base.path)
-            Plan.of(Study.check(new, "config.yaml", self.base.path))
+            checked_plan(Study.check(new, "config.yaml", self.base.path))
         except UserError:
             return "refused or detected", said
         except Exception as error:  # Whatever it is, it is a failure.

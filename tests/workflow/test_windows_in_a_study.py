@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from freelunch.costs.fits import amount
+from freelunch.core.units import amount
 from study_folder import SHOWN
 
 # Each starts as many jobs as it is good for: they are most of what the tests take.

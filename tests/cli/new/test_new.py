@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from freelunch.audit.claims import load_claims
 from freelunch.cli import cell_choices
 from freelunch.cli import new as new_module
 from freelunch.cli.cell_choices import _windows
 from freelunch.cli.check import check_study
 from freelunch.cli.choices import Choices
 from freelunch.cli.new import _about_model
-from freelunch.costs import room
+from freelunch.costs import fits
 from freelunch.data.seen_model import CONVERTED, SeenModel
-from freelunch.audit.claims import load_claims
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study
@@ -166,9 +166,9 @@ def test_windows_that_do_not_fit_into_memory_are_left_out(
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     edit_config(folder, **large, **heads, vocab_size=128256, dtype="bfloat16")
     # Whatever is free on the disk of this machine; and there are no weights of this size.
-    monkeypatch.setattr(room, "lacking_disk", lambda plan: None)
+    monkeypatch.setattr(fits, "lacking_disk", lambda plan: None)
     monkeypatch.setattr(new_module, "check_as_fetched", lambda *arguments: None)
-    fast = replace(machine(1e15, 24), read_per_s=1e12, write_per_s=1e12)
+    fast = replace(machine(1e15, 24), disk_per_s=1e12)
     study = new(folder, write_lines(tmp_path), on=fast)
     adaptations = {name for grid in study.block.grids for name in grid.adaptations}
     assert "recon_block" in adaptations and "recon_all" not in adaptations
