@@ -31,7 +31,7 @@ from pathlib import Path
 import yaml
 
 from damage import DAMAGES, RESULTS, metrics, study_digests
-from freelunch.cli.verify import check_whole
+from freelunch.cli.verify import check_intact
 from freelunch.core.errors import UserError
 from freelunch.study.choice import open_study
 from study_folder import Folder
@@ -88,7 +88,7 @@ class Fuzzer:
         """Return whether the check at the end of a run finds what was done."""
         os.chdir(root)
         try:
-            check_whole(open_study(Path("config.yaml")))
+            check_intact(open_study(Path("config.yaml")))
         except UserError as error:
             return ("detected" if "make repair" in str(error) else "failed"), said
         except Exception as error:  # Whatever it is, it is a failure.
@@ -207,7 +207,7 @@ class Fuzzer:
                 return "failed", f"{said}: {output[-600:]}"
             os.chdir(root)
             try:
-                check_whole(open_study(Path("config.yaml")))
+                check_intact(open_study(Path("config.yaml")))
             except UserError as error:
                 return "failed", f"{said}: {error}"
             # Hidden states are a cache.

@@ -1,6 +1,6 @@
 """Collect a cell's record from what its steps left on disk.
 
-Nothing comes from the config (`freelunch.records.made_steps`).
+Nothing comes from the config (`freelunch.records.cell_lineage`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically, write_json
 from freelunch.costs.counted import operations
 from freelunch.costs.shapes import Shapes
-from freelunch.records.made_steps import CellLineage
+from freelunch.records.cell_lineage import CellLineage
 from freelunch.records.read import answers_beside, check_spec, validate
 from freelunch.study import steps
 from freelunch.study.adaptation_entries import read_adaptation

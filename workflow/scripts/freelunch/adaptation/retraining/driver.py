@@ -23,8 +23,8 @@ from freelunch.adaptation.training.optimisers import divergence, precision_of
 from freelunch.adaptation.training.schedule import schedule, steps_of
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.job_cost import Spent
 from freelunch.core.progress import Report, silent
-from freelunch.core.spent import Spent
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
 from freelunch.model.hidden_states import DenseStates

@@ -12,7 +12,7 @@ from freelunch.core.digest import sealed
 from freelunch.core.job import processor_name
 from freelunch.costs.machine import Learnt, Machine
 from freelunch.costs.work import PASSES
-from freelunch.records.rates import finished_groups, learnt_rate
+from freelunch.records.earlier_jobs import finished_groups, learnt_rate
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part
 from freelunch.study.study import Study
