@@ -41,8 +41,9 @@ def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         return json.loads(gzip.decompress(path.read_bytes()))  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError, zlib.error) as error:
-        problem = "the answers of a record cannot be read"
-        raise UserError(problem, where=path, found=error, todo=mend()) from error
+        raise UserError(
+            "the answers of a record cannot be read", where=path, found=error, todo=mend()
+        ) from error
 
 
 def load_records(study: Study, folder: Path | None = None) -> dict[Cell, Record]:
@@ -59,8 +60,9 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, Record]
     for cell in study.cells:
         path = (folder or study.paths.records) / cell.record_name
         if not path.is_file():
-            todo = f"run the study (`{study.run_command}`)"
-            raise UserError("a record is missing", where=path, todo=todo)
+            raise UserError(
+                "a record is missing", where=path, todo=f"run the study (`{study.run_command}`)"
+            )
         records[cell] = _record_of(cell, path)
         check_spec(records[cell]["spec"], study.spec(cell), cell, path)
     return records
