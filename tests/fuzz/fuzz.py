@@ -33,7 +33,7 @@ import yaml
 from damage import DAMAGES, RESULTS, metrics, study_digests
 from freelunch.cli.verify import check_intact
 from freelunch.core.errors import UserError
-from freelunch.study.choice import open_study
+from freelunch.study.open_study import open_study
 from study_folder import Folder
 
 # What no number, table or message is made from: locks, logs, caches, notes of who owns the folder.
