@@ -32,11 +32,8 @@ from freelunch.model.token_ids import check_sample
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL
 from freelunch.study.retraining import Retraining
-from freelunch.study.steps import CHECK_SEQUENCES
+from freelunch.study.steps import CHECK_SEQUENCES, SAVE_S
 from freelunch.study.windows import MODEL
-
-# Seconds between two saved states of a long training.
-SAVE_S = 300.0
 
 log = logging.getLogger(__name__)
 
