@@ -17,7 +17,7 @@ from freelunch.core.artifact import MANIFEST
 from freelunch.core.artifact_writer import FINISHED_JOURNAL
 from freelunch.core.digest import sealed, unsealed
 from freelunch.core.errors import UserError
-from freelunch.core.spent import Spent
+from freelunch.core.job_cost import Spent
 from freelunch.model.checkpoint import OUTER, block_shard
 from freelunch.model.hidden_file import hidden_file
 from freelunch.model.mask_store import load_pruned_block

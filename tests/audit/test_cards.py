@@ -12,8 +12,8 @@ from freelunch.audit.cards import card_texts
 from freelunch.audit.texts import audit_texts
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
+from freelunch.records.integrity import Output
 from freelunch.records.read import load_records
-from freelunch.records.whole import Output
 from freelunch.reporting.derived import audit_files, card_name, seal_audit
 from freelunch.reporting.whole import made_from_records
 from freelunch.study.cell import Cell

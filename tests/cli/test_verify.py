@@ -7,7 +7,7 @@ import pytest
 from freelunch.cli import verify
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
-from freelunch.records.whole import Output
+from freelunch.records.integrity import Output
 from records_for_tests import make_study
 
 

@@ -18,8 +18,8 @@ from freelunch.core import artifact
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.artifact_writer import JOURNAL, LOCK, ArtifactWriter, is_finished, is_left
 from freelunch.core.files import scratch_folder
+from freelunch.core.job_cost import Clock, Spent
 from freelunch.core.lock import waited_s
-from freelunch.core.spent import Clock, Spent
 
 SCRIPTS = Path(artifact.__file__).parents[2]
 

@@ -99,7 +99,7 @@ def test_what_a_job_did_for_others_or_imported_late_is_not_its_own(tmp_path: Pat
     code = JOB.replace(
         "    for _ in range(3):",
         "    import time\n"
-        "    from freelunch.core.spent import Clock\n"
+        "    from freelunch.core.job_cost import Clock\n"
         "    time.sleep(1.0)  # an import\n"
         "    job.begin()\n"
         "    clock = Clock()\n"

@@ -15,7 +15,6 @@ from freelunch.costs.work import (
     ELIMINATION,
     GRAM,
     PASSES,
-    SAVE_S,
     SINGLE_ON_GPU,
     SOLVING,
     START_S,
@@ -24,6 +23,7 @@ from freelunch.costs.work import (
     together,
 )
 from freelunch.study.retraining import read_adaptation
+from freelunch.study.steps import SAVE_S
 from planned import cost_of
 from tiny_models import tiny_config
 

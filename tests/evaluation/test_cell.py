@@ -12,7 +12,7 @@ from torch import Tensor
 from freelunch.core.artifact import MANIFEST, Artifact, fingerprint
 from freelunch.core.errors import UserError
 from freelunch.core.files import scratch_folder
-from freelunch.core.spent import Spent
+from freelunch.core.job_cost import Spent
 from freelunch.evaluation.cell import Evaluation, Part, evaluate_cell
 from freelunch.evaluation.reference import capture_reference
 from freelunch.model.assembly import assemble_model

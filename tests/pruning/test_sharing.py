@@ -13,8 +13,8 @@ import pytest
 from freelunch.core.artifact import fingerprint
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
+from freelunch.core.job_cost import Spent
 from freelunch.core.lock import lock_if_free, remove_lock
-from freelunch.core.spent import Spent
 from freelunch.model.mask_store import masks_file
 from freelunch.pruning import sharing
 from freelunch.pruning.prune import prune_model, prune_together

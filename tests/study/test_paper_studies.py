@@ -13,7 +13,7 @@ from freelunch.audit.verdicts import HOLDS
 from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of, dtype_of
 from freelunch.costs.plan import Plan
-from freelunch.records.whole import step_outputs
+from freelunch.records.integrity import step_outputs
 from freelunch.study.adaptations import Reconstruction, Training
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part

@@ -28,7 +28,7 @@ from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from freelunch.adaptation.retraining.passes import Passes
-from freelunch.core import ahead
+from freelunch.core import background_io
 from freelunch.evaluation.packing import Request
 from freelunch.model import transfer
 from freelunch.model.blocks import block_linears
@@ -215,7 +215,7 @@ def fake_gpu() -> Iterator[None]:
         mock.patch.object(torch, "Stream", FakeStream),
         mock.patch.object(torch.accelerator, "current_stream", current_stream),
         mock.patch.object(torch.accelerator, "set_stream", set_stream),
-        mock.patch.object(ahead, "ThreadPoolExecutor", Inline),
+        mock.patch.object(background_io, "ThreadPoolExecutor", Inline),
         FakeGpu(),
     ):
         yield

@@ -24,7 +24,7 @@ from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import retrain_model
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.spent import status_bytes
+from freelunch.core.job_cost import status_bytes
 from freelunch.model import mask_store, token_ids
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import (

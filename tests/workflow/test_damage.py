@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from damage import DAMAGES, KINDS, RESULTS, metrics, study_digests
-from freelunch.cli.verify import check_whole, problems_of, verify
+from freelunch.cli.verify import check_intact, problems_of, verify
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.core.sums import write_sums
@@ -59,7 +59,7 @@ def restored(*paths):
 
 
 def test_a_finished_study_is_whole(opened):
-    check_whole(opened)
+    check_intact(opened)
     lines, whole = verify(opened)
     assert whole
     assert "checkpoints              5 whole" in lines.splitlines()
@@ -73,7 +73,7 @@ def test_damage_of_any_kind_is_found(opened, kind):
         with restored(path):
             damage(path)
             with pytest.raises(UserError, match="the results are not whole") as caught:
-                check_whole(opened)
+                check_intact(opened)
         assert re.search(COMMAND, caught.value.todo)
         assert re.search(r"\(made by [a-z_]+\)", caught.value.found)
     with restored(path):
@@ -177,7 +177,7 @@ def test_digests_of_other_files_than_the_studys_are_found(opened, name):
         for other in ("".join(lines[1:]), "".join(lines[:-1]), (RESULTS / others[0]).read_text()):
             path.write_text(other)
             with pytest.raises(UserError, match="the results are not whole"):
-                check_whole(opened)
+                check_intact(opened)
             output, problem = next(iter(problems_of(opened, anew=False).items()))
             assert output.target == path and problem.startswith(f"{path}: ")
 
@@ -190,7 +190,7 @@ def test_digests_that_were_written_again_hide_no_edit(opened, name):
         edited.write_text(edited.read_text().replace("5", "6"))
         for path in reversed(sums):
             write_sums(path, RESULTS, [RESULTS / name for name in names_in(path.read_text())])
-        check_whole(opened)
+        check_intact(opened)
         (problem,) = {*problems_of(opened, anew=True).values()}
     assert problem.startswith(f"{edited}: this file differs from what the records give")
 
@@ -235,7 +235,7 @@ def mend(study, said):
 def assert_mended(study, before, measured):
     """Run the command that the check of a damaged study names: all is then as it was before."""
     with pytest.raises(UserError, match="the results are not whole") as caught:
-        check_whole(open_study(Path("config.yaml")))
+        check_intact(open_study(Path("config.yaml")))
     assert "The study is whole." in mend(study, str(caught.value))
     assert problems_of(open_study(Path("config.yaml")), anew=True) == {}
     after = study_digests(study.path)

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from study_folder import RECONSTRUCTED, SHOWN, WINDOWS, digests
@@ -22,45 +23,37 @@ def test_second_run_does_nothing(study):
     assert "Nothing to be done" in study.run()
 
 
-def test_learning_rate_reruns_reconstructions_and_what_follows(study):
-    study.edit("config.yaml", "method: reconstruction", "method: reconstruction\n    epochs: 2")
-    assert study.planned() == {
-        "reconstruct_window": 2,
-        "evaluate_cell": 2,
-        "collect_records": 2,
-        "build_tables": 1,
-        "draw_figure": 2,
-        "audit_study": 1,
-        "all": 1,
-        "total": 11,
-    }
-    why = "reconstruct_window tiny/wanda-u50/recon_block/seed0: Params have changed"
-    assert f"\n  {why}" in study.run("--dry-run")
+# What an edit of a study's file runs again, how often at least, and what it leaves alone.
+AFTER_RECORDS = {"collect_records", "build_tables", "draw_figure", "audit_study", "all", "total"}
+EDITS = {
+    ("method: reconstruction", "method: reconstruction\n    epochs: 2"): (
+        {"reconstruct_window": 2, "evaluate_cell": 2, "collect_records": 2},
+        {"prune_model", "capture_dense"},
+    ),
+    ("windows: 16", "windows: 8"): (
+        {"cut_windows": 1, "evaluate_cell": 5, "collect_records": 5},
+        {"capture_dense", "prune_model", "reconstruct_window"},
+    ),
+    ("samples: 8", "samples: 6"): (
+        {"capture_dense": 1, "evaluate_cell": 4},
+        {"fetch_model", "fetch_text"},
+    ),
+    ("patterns: [u50]", "patterns: [u50, u60]"): (
+        {"prune_model": 2, "evaluate_cell": 4},
+        {"capture_dense"},
+    ),
+}
 
 
-def test_evaluation_setting_reruns_evaluations_only(study):
-    study.edit("config.yaml", "windows: 16", "windows: 8")
-    planned = study.planned()
-    assert planned["evaluate_cell"] == 5
-    assert planned.keys() == {
-        "cut_windows",
-        "evaluate_cell",
-        "collect_records",
-        "build_tables",
-        "draw_figure",
-        "audit_study",
-        "all",
-        "total",
-    }
-
-
-def test_calibration_setting_leaves_models_and_the_dense_cell_alone(study):
-    study.edit("config.yaml", "samples: 8", "samples: 6")
-    planned = study.planned()
-    assert planned["capture_dense"] == 1
-    assert planned["evaluate_cell"] == 4
-    assert "fetch_model" not in planned
-    assert "fetch_text" not in planned
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_setting_runs_again_what_depends_on_it_and_no_more(study, edit):
+    study.edit("config.yaml", *edit)
+    planned, (counts, left_alone) = study.planned(), EDITS[edit]
+    assert {rule: planned[rule] for rule in counts} == counts
+    assert not left_alone & planned.keys() and planned.keys() >= AFTER_RECORDS
+    if "reconstruct_window" in counts:
+        why = "reconstruct_window tiny/wanda-u50/recon_block/seed0: Params have changed"
+        assert f"\n  {why}" in study.run("--dry-run")
 
 
 def test_order_of_keys_makes_no_number_again(study):
@@ -80,14 +73,6 @@ def test_order_of_keys_makes_no_number_again(study):
             config[registry][name] = reverse(entry)
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     assert study.planned().keys() <= SHOWN
-
-
-def test_new_cell_adds_only_itself(study):
-    study.edit("config.yaml", "patterns: [u50]", "patterns: [u50, u60]")
-    planned = study.planned()
-    assert planned["prune_model"] == 2
-    assert planned["evaluate_cell"] == 4
-    assert "capture_dense" not in planned
 
 
 def test_step_made_again_with_an_equal_result_leaves_the_rest_valid(study):

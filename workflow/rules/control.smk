@@ -28,7 +28,7 @@ from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import Machine, read_gigabytes, read_tflops
 from freelunch.costs.plan_text import plan_brief
 from freelunch.costs.requests import planned_s
-from freelunch.records.rates import learnt_rate
+from freelunch.records.earlier_jobs import learnt_rate
 from freelunch.study import steps
 from freelunch.study.open_study import DEVICE, FORCED, TFLOPS, chosen_study, claim_results
 from freelunch.study.registry import REPOSITORY

@@ -7,7 +7,7 @@ from functools import cache
 from freelunch.costs import requests
 from freelunch.costs.jobs import PlannedJob, adapting_jobs, evaluation
 from freelunch.costs.requests import RECORD, JobRequest, Limits, again, request, together
-from freelunch.records.divisions import finished_groups
+from freelunch.records.earlier_jobs import finished_groups
 
 
 def asks(job_of):

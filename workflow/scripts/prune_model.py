@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.files import scratch_folder
 from freelunch.core.job import Job, running
-from freelunch.core.spent import Spent
+from freelunch.core.job_cost import Spent
 from freelunch.pruning.sharing import Pruning, shared
 from freelunch.study import steps
 from freelunch.study.paths import read_run

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from freelunch.core.devices import device_text, memory_bytes, visible_devices
 from freelunch.costs.machine import Learnt, Machine, read_gigabytes
-from freelunch.records.rates import learnt_rate
+from freelunch.records.earlier_jobs import learnt_rate
 
 
 def device_of(given: str | None, tflops: float | None) -> tuple[int | None, str]:

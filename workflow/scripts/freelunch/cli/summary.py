@@ -8,7 +8,7 @@ from typing import Any
 
 from freelunch.analysis.pairing import Records
 from freelunch.audit.verdicts import VERDICTS
-from freelunch.cli.verify import check_whole
+from freelunch.cli.verify import check_intact
 from freelunch.core.sums import check_sums
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import means_over_seeds
@@ -56,7 +56,7 @@ def summary(study: Study) -> str:
             anything that the study made is damaged or missing.
     """
     records = load_records(study)
-    check_whole(study)
+    check_intact(study)
     return summary_text(study, records)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from freelunch.core.errors import UserError, first_of, mend
-from freelunch.records.whole import Output, step_outputs
+from freelunch.records.integrity import Output, step_outputs
 from freelunch.reporting.whole import check_unedited, files_of_others, made_from_records
 from freelunch.study.steps import RULES
 from freelunch.study.study import Study
@@ -33,7 +33,7 @@ def problems_of(study: Study, anew: bool) -> dict[Output, str]:
     return {output: problem for output, problem in found if problem is not None}
 
 
-def check_whole(study: Study) -> None:
+def check_intact(study: Study) -> None:
     """Check that a finished study is intact, as cheaply as possible.
 
     Raises:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.checked import CheckedFiles
 from freelunch.core.digest import SHA256, file_digest, json_digest, read_sealed, sealed
+from freelunch.core.digest_cache import CheckedFiles
 from freelunch.core.errors import UserError, mend
 from freelunch.core.files import json_text
-from freelunch.core.spent import Spent
+from freelunch.core.job_cost import Spent
 
 MANIFEST = "manifest.json"
 
@@ -39,7 +39,7 @@ class Artifact:
     Raises:
         UserError: The manifest is missing or damaged or names another kind, or a file is missing or
             is not the file that was made: it has another size or digest than the manifest says.
-            Digests are known for files that did not change since (`freelunch.core.checked`).
+            Digests are known for files that did not change since (`freelunch.core.digest_cache`).
     """
 
     def __init__(self, folder: Path, kind: str | None) -> None:

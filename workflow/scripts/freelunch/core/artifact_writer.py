@@ -17,11 +17,11 @@ from typing import Any
 from filelock import BaseFileLock
 
 from freelunch.core.artifact import MANIFEST, Artifact, manifest_text
-from freelunch.core.checked import CheckedFiles
 from freelunch.core.digest import SHA256, file_digest, sealed, unsealed
+from freelunch.core.digest_cache import CheckedFiles
 from freelunch.core.files import no_half_file, remove_path, write_atomically
+from freelunch.core.job_cost import Clock, Spent
 from freelunch.core.lock import lock_if_free, remove_lock, wait_for_lock
-from freelunch.core.spent import Clock, Spent
 
 JOURNAL = "journal.jsonl"
 # The journal of a finished folder: for a job that waited while another one filled it, and for jobs

@@ -35,13 +35,13 @@ PACKAGES_OF = {"lm_eval": "lm-eval", "mwparserfromhell": "mwparserfromhell"}
 # Modules that only declare: settings, whose values a job gets in `params`, defaults included, so
 # that another criterion, model or description changes nothing for it; names of rules and files.
 SURROUNDINGS = (
-    "freelunch.core.checked",
+    "freelunch.core.digest_cache",
     "freelunch.core.devices",
     "freelunch.core.disk",
     "freelunch.core.errors",
     "freelunch.core.job",
     "freelunch.core.lock",
-    "freelunch.core.spent",
+    "freelunch.core.job_cost",
     "freelunch.study.criteria",
     "freelunch.study.settings",
     "freelunch.study.sources",

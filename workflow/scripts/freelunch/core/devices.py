@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,14 +66,10 @@ def visible_devices() -> list[Device]:
     devices = [Device(number, uuid, name, _bytes_of(size)) for number, uuid, name, size in rows]
     if VISIBLE not in os.environ:
         return devices
-    named = []
-    for name in os.environ[VISIBLE].split(","):
-        matching = [one for one in devices if _is_called(one, name.strip())]
-        if not matching:
-            # As CUDA does: what follows a name that no device has is not visible.
-            break
-        named += matching
-    return named
+    names = os.environ[VISIBLE].split(",")
+    named = [[one for one in devices if _is_called(one, name.strip())] for name in names]
+    # As CUDA does: what follows a name that no device has is not visible.
+    return [device for matching in takewhile(bool, named) for device in matching]
 
 
 def _bytes_of(size: str) -> int:

@@ -26,8 +26,8 @@ from freelunch.core.digest import sealed
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_json
+from freelunch.core.job_cost import Spent, begin_work
 from freelunch.core.lock import waited_s
-from freelunch.core.spent import Spent, begin_work
 
 PACKAGES = (
     *("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake"),

@@ -34,7 +34,9 @@ def wait_for_lock(path: Path, level: int = logging.WARNING) -> BaseFileLock:
         level: At which the log says so before this waits.
     """
     lock = _lock_of(path)
-    if not _is_free(lock):
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
         log.log(level, "%s: waiting for process %s, which works here", path.parent, _holder(path))
         began = time.perf_counter()
         lock.acquire()
@@ -46,7 +48,11 @@ def wait_for_lock(path: Path, level: int = logging.WARNING) -> BaseFileLock:
 def lock_if_free(path: Path) -> BaseFileLock | None:
     """Lock a file for this process; return None if another one holds it."""
     lock = _lock_of(path)
-    return lock if _is_free(lock) else None
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
 
 
 def _lock_of(path: Path) -> BaseFileLock:
@@ -58,15 +64,6 @@ def _lock_of(path: Path) -> BaseFileLock:
         poll_interval=0.5,
         on_acquired=_write_process_id,
     )
-
-
-def _is_free(lock: BaseFileLock) -> bool:
-    """Return whether no other process holds a lock, which this one then does."""
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return False
-    return True
 
 
 def waited_s() -> float:

@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from freelunch.core.digest import file_digest
@@ -58,18 +59,13 @@ def check_sums(path: Path, root: Path, names: Collection[str], others: bool = Fa
 
 def _read(path: Path) -> dict[str, str]:
     """Return the digest of each file by its name."""
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError("not a file")
+    lines: list[str] = []
+    with suppress(OSError, UnicodeDecodeError):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            "the digests of results cannot be read", where=path, found=error, todo=mend()
-        ) from error
     matches = [_LINE.fullmatch(line) for line in lines]
     if not lines or not all(matches):
         raise UserError(
-            "the digests of results are damaged",
+            "the digests of results are missing or damaged",
             where=path,
             expected="a sha256, two spaces and a name in each line",
             todo=mend(),

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from freelunch.costs.machine import Machine
+from freelunch.study.steps import SAVE_S
 
 # Resident memory before any weight: Python, torch, transformers, modules (measured, CPU build).
 PROCESS_BYTES = 385_000_000
 # Seconds that a job needs to start: a Python process, torch, transformers.
 START_S = 4.0
-# Seconds between two saved states of a retraining.
-SAVE_S = 300.0
 # Single precision without tensor cores against bfloat16 with them, by NVIDIA's data sheet of the
 # H100 (67 and 989 TFLOP/s). No GPU was there to measure it.
 SINGLE_ON_GPU = 67 / 989

@@ -23,8 +23,8 @@ from freelunch.core.artifact import MANIFEST, Artifact, manifest_text
 from freelunch.core.digest import file_digest, json_digest, sealed, unsealed
 from freelunch.core.errors import UserError, run_again
 from freelunch.core.files import json_text, write_atomically, write_json
+from freelunch.core.job_cost import Spent
 from freelunch.core.progress import Report, silent
-from freelunch.core.spent import Spent
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.token_loss import check_dense
 from freelunch.study.steps import METRICS, PERPLEXITY, metrics_file

@@ -1,9 +1,9 @@
 """Batches and blocks on their way between files and the device, while the device computes.
 
 A thread reads the next batch or block while the caller works on one, and another thread writes the
-results of the one before (`freelunch.core.ahead`). For a GPU, both are read into pinned memory and
-copied by streams of their own. This is the only module that knows of streams: all others ask
-for what is on the device.
+results of the one before (`freelunch.core.background_io`). For a GPU, both are read into pinned
+memory and copied by streams of their own. This is the only module that knows of streams: all others
+ask for what is on the device.
 
 Torch's allocators keep memory that is in flight: pinned memory is used again once the copies from
 or to it are done, and memory on the GPU once the streams that are recorded for it are. They also
@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from freelunch.core.ahead import read_ahead, write_behind
+from freelunch.core.background_io import read_ahead, write_behind
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.tensor_file import TensorFile
 

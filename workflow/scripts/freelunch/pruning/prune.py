@@ -14,8 +14,8 @@ from torch import nn
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, run_again
+from freelunch.core.job_cost import Clock, Spent
 from freelunch.core.progress import Report, silent
-from freelunch.core.spent import Clock, Spent
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, SparseStates

@@ -20,8 +20,8 @@ from typing import Any
 
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.artifact_writer import ArtifactWriter, is_finished, is_left
+from freelunch.core.job_cost import Spent
 from freelunch.core.lock import lock_if_free, remove_lock, wait_for_lock
-from freelunch.core.spent import Spent
 from freelunch.study.criteria import Criterion, read_criterion
 from freelunch.study.patterns import Pattern
 from freelunch.study.steps import MASKS

@@ -18,21 +18,8 @@ import jsonschema
 from freelunch.core.digest import file_digest, read_sealed
 from freelunch.core.errors import UserError, mend, run_again
 from freelunch.records.record import Record
+from freelunch.study import steps
 from freelunch.study.cell import Cell
-from freelunch.study.steps import (
-    ANSWERS,
-    CUT_WINDOWS,
-    EVALUATE_CELL,
-    FETCH_MODEL,
-    FETCH_TASKS,
-    FETCH_TEXT,
-    PRUNE_MODEL,
-    RECONSTRUCT_WINDOW,
-    RETRAIN_MODEL,
-    SAMPLE_CALIBRATION,
-    SAMPLE_HELD_OUT,
-    TASKS,
-)
 from freelunch.study.study import Study
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "record.schema.json"
@@ -40,7 +27,7 @@ SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "record.schema.json"
 
 def answers_beside(record: Path) -> Path:
     """Return the path of the file of answers beside a record."""
-    return record.with_name(f"{record.stem}.{ANSWERS}")
+    return record.with_name(f"{record.stem}.{steps.ANSWERS}")
 
 
 def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
@@ -55,10 +42,7 @@ def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
         return json.loads(gzip.decompress(path.read_bytes()))  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError, zlib.error) as error:
         raise UserError(
-            "the answers of a record cannot be read",
-            where=path,
-            found=error,
-            todo=mend(),
+            "the answers of a record cannot be read", where=path, found=error, todo=mend()
         ) from error
 
 
@@ -77,9 +61,7 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, Record]
         path = (folder or study.paths.records) / cell.record_name
         if not path.is_file():
             raise UserError(
-                "a record is missing",
-                where=path,
-                todo=f"run the study (`{study.run_command}`)",
+                "a record is missing", where=path, todo=f"run the study (`{study.run_command}`)"
             )
         records[cell] = _record_of(cell, path)
         check_spec(records[cell]["spec"], study.spec(cell), cell, path)
@@ -141,15 +123,8 @@ def is_finished(study: Study) -> bool:
 def finished_records(
     study: Study, folder: Path
 ) -> tuple[dict[Cell, Record], dict[Cell, tuple[str, Any, Any]]]:
-    """Return the records that there are of a study, which may be running.
-
-    Args:
-        study: The study, or a part of it.
-        folder: Folder of the records.
-
-    Returns:
-        The records that were made with the current settings; and of the cells with other records
-        the first setting that differs, what it was, and what it is.
+    """Return the records that there are of a study, which may be running: those that were made with
+    the current settings, and `outdated`, as `SoFar` has it.
 
     Raises:
         UserError: A record is damaged.
@@ -195,8 +170,8 @@ def check_answers(record: Record, path: Path) -> None:
     Raises:
         UserError: They are missing or differ.
     """
-    if TASKS in record["metrics"]:
-        expected, answers = record["metrics"][TASKS]["answers_sha256"], answers_beside(path)
+    if steps.TASKS in record["metrics"]:
+        expected, answers = record["metrics"][steps.TASKS]["answers_sha256"], answers_beside(path)
         if not answers.is_file() or file_digest(answers) != expected:
             raise UserError("the answers differ from what the record says", where=answers)
 
@@ -259,21 +234,20 @@ def check_spec(
 def _rules_of(key: str) -> tuple[str, ...]:
     """Return the first rules that use a setting of the spec."""
     if key.startswith("model"):
-        return (FETCH_MODEL,)
+        return (steps.FETCH_MODEL,)
     if ".text." in key:
-        return (FETCH_TEXT,)
+        return (steps.FETCH_TEXT,)
     if key.startswith("evaluation.tasks.tasks."):
-        return (FETCH_TASKS,)
-    rules = {
-        "calibration": (SAMPLE_CALIBRATION,),
-        "seed": (SAMPLE_CALIBRATION,),
-        "criterion": (PRUNE_MODEL,),
-        "pattern": (PRUNE_MODEL,),
-        "adaptation": (RECONSTRUCT_WINDOW, RETRAIN_MODEL),
-        "selection": (SAMPLE_HELD_OUT,),
-        "evaluation": (CUT_WINDOWS, EVALUATE_CELL),
-    }
-    return rules[key.partition(".")[0]]
+        return (steps.FETCH_TASKS,)
+    return {
+        "calibration": (steps.SAMPLE_CALIBRATION,),
+        "seed": (steps.SAMPLE_CALIBRATION,),
+        "criterion": (steps.PRUNE_MODEL,),
+        "pattern": (steps.PRUNE_MODEL,),
+        "adaptation": (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL),
+        "selection": (steps.SAMPLE_HELD_OUT,),
+        "evaluation": (steps.CUT_WINDOWS, steps.EVALUATE_CELL),
+    }[key.partition(".")[0]]
 
 
 @cache
@@ -287,9 +261,8 @@ def validate(record: object, where: str) -> None:
     Raises:
         UserError: The record does not match the schema.
     """
-    errors = list(_validator().iter_errors(record))
-    if errors:
-        error = errors[0]
+    error = next(_validator().iter_errors(record), None)
+    if error is not None:
         raise UserError(
             "a record does not match workflow/schemas/record.schema.json",
             where=where,

@@ -1,7 +1,7 @@
-"""What a record holds, as types; `workflow/schemas/record.schema.json` says what each fact means.
+"""What a record holds, as types, as far as the library reads it.
 
-A key that a record may lack is `NotRequired`: read it by `get`. Numbers that were not finite are
-null in JSON, and None here.
+`workflow/schemas/record.schema.json` has all facts and says what they mean. A key that a record may
+lack is `NotRequired`: read it by `get`. Numbers that were not finite are null in JSON, None here.
 """
 
 from collections.abc import Mapping
@@ -28,16 +28,7 @@ class PerplexityFacts(LossFacts):
     length: int
     stride: int
     tokens: int
-    predicted_tokens: int
-    bytes: int | None
-    words: int | None
-    byte_perplexity: float | None
-    word_perplexity: float | None
-    bits_per_byte: float | None
     token_ids_sha256: str
-    settings: dict[str, Any]
-    checkpoint: str
-    text: str
 
 
 class DriftFacts(LossFacts):
@@ -49,10 +40,6 @@ class DriftFacts(LossFacts):
     windows: int
     length: int
     token_ids_sha256: str
-    settings: dict[str, Any]
-    checkpoint: str
-    model: str
-    held_out: str
 
 
 class TaskFacts(TypedDict):
@@ -75,11 +62,7 @@ class TasksFacts(TypedDict):
     accuracy: float
     accuracy_standard_error: float
     truncated: dict[str, int]
-    passed_tokens: int
     sequences: int
-    predicted_tokens: int
-    settings: dict[str, Any]
-    checkpoint: str
     answers_sha256: str
 
 

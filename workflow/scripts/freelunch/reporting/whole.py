@@ -11,8 +11,8 @@ from freelunch.audit.crate import config_text
 from freelunch.audit.texts import audit_texts
 from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums
+from freelunch.records.integrity import Output
 from freelunch.records.read import differences, load_records
-from freelunch.records.whole import Output
 from freelunch.reporting.derived import (
     AUDIT_SUMS,
     CONFIG,

@@ -74,6 +74,8 @@ HEAD_PLACES = 256
 # Sequences on which a step checks itself (the dense model's perplexity, a window's loss before and
 # after reconstruction): a quarter of the default sample, so a check costs little.
 CHECK_SEQUENCES = 8
+# Seconds between two saved states of a retraining.
+SAVE_S = 300.0
 
 
 def metrics_file(measured: str) -> str:

@@ -23,8 +23,8 @@ from freelunch.adaptation.training.optimisers import divergence, precision_of
 from freelunch.adaptation.training.schedule import schedule, steps_of
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.job_cost import Spent
 from freelunch.core.progress import Report, silent
-from freelunch.core.spent import Spent
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
 from freelunch.model.hidden_states import DenseStates
@@ -32,11 +32,8 @@ from freelunch.model.token_ids import check_sample
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL
 from freelunch.study.retraining import Retraining
-from freelunch.study.steps import CHECK_SEQUENCES
+from freelunch.study.steps import CHECK_SEQUENCES, SAVE_S
 from freelunch.study.windows import MODEL
-
-# Seconds between two saved states of a long training.
-SAVE_S = 300.0
 
 log = logging.getLogger(__name__)
 

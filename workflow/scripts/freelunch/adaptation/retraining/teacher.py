@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.spent import Spent
+from freelunch.core.job_cost import Spent
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import KIND, DenseStates

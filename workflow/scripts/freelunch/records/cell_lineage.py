@@ -18,7 +18,7 @@ from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import chosen_of
 
 
-class MadeSteps:
+class CellLineage:
     """The folders of a cell's steps, each checked to be made from the one before.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from freelunch.core.ahead import read_ahead, write_behind
+from freelunch.core.background_io import read_ahead, write_behind
 from interrupts import Interrupt
 
 WAIT_S = 10.0

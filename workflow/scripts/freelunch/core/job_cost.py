@@ -56,12 +56,13 @@ class Spent:
 
     def __add__(self, other: "Spent") -> "Spent":
         """Return the sum of times and attempts, and the larger peaks."""
+        work = [each for each in (self.work_bytes, other.work_bytes) if each is not None]
         return Spent(
             self.wall_s + other.wall_s,
             self.cpu_s + other.cpu_s,
             self.attempts + other.attempts,
             max(self.host_bytes, other.host_bytes),
-            max((it for it in (self.work_bytes, other.work_bytes) if it is not None), default=None),
+            max(work, default=None),
             max(self.device_bytes, other.device_bytes),
         )
 

@@ -17,14 +17,14 @@ def read_ahead(items: Iterable[Item], read: Callable[[Item], Read]) -> Iterator[
     of `read` is raised where its item would be yielded.
     """
     with ThreadPoolExecutor(1, "read-ahead") as thread:
-        begun = (thread.submit(lambda it: (it, read(it)), item) for item in items)
+        begun = (thread.submit(lambda each: (each, read(each)), item) for item in items)
         coming = next(begun, None)
         while coming is not None:
-            found = coming.result()
+            result = coming.result()
             coming = next(begun, None)
-            yield found
+            yield result
             # The caller asks for the next item: this one must not stay in memory while it waits.
-            del found
+            del result
 
 
 @contextmanager
