@@ -13,7 +13,7 @@ from freelunch.costs.jobs import RULES, PlannedJob, adaptation_jobs, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.text_lengths import text_windows
-from freelunch.costs.work import KINDS, SINGLE_ON_GPU, Cost, together
+from freelunch.costs.work import Cost, together
 from freelunch.study.config import Part
 from freelunch.study.grids import claims_of, grids_in, models_of
 from freelunch.study.retraining import Retraining
@@ -192,14 +192,6 @@ def _notes(plan: Plan, costs: Mapping[PlannedJob, Cost], machine: Machine) -> It
     seconds = sum(cost.seconds(machine) for cost in costs.values())
     yield f"  About {duration(seconds)} from scratch, job after job, besides fetching texts:"
     yield from (f"    {rate}" for rate in machine.rates)
-    shares = ", ".join(f"{kind.name} {_percent(kind.share)}" for kind in KINDS)
-    yield f"  Shares of the matrix product's rate: {shares}."
-    if machine.device_bytes is not None:
-        yield (
-            "  On a device, all but the first two are in single precision, at "
-            f"{_percent(SINGLE_ON_GPU)} of the rate."
-        )
-    yield "  Passes, windows and streamed retraining read and write while they compute."
     yield (
         "  A run has more jobs: those for texts, samples, records, tables and figures take seconds."
     )
@@ -271,7 +263,3 @@ def _sizes(numbers: Sequence[float]) -> list[str]:
 def _operations(flops: float) -> str:
     size, unit = _unit([flops], _FLOPS)
     return f"{flops / size:,.1f} {unit}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %")

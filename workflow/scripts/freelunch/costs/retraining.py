@@ -83,11 +83,7 @@ def retraining_work(
 
 @dataclass(frozen=True)
 class _Run:
-    """A retraining.
-
-    Attributes:
-        shapes, samples, length, settings, streamed: As `retrain` takes them.
-    """
+    """A retraining, with what `retrain` takes."""
 
     shapes: Shapes
     samples: int
@@ -97,33 +93,27 @@ class _Run:
 
     @cached_property
     def trained(self) -> TrainedBlock:
-        """Return what is trained of each block."""
         return TrainedBlock(self.shapes, self.settings.trained)
 
     @property
     def is_full(self) -> bool:
-        """Return whether matrices are trained themselves."""
         return self.settings.trained.weights == FULL
 
     @property
     def steps(self) -> int:
-        """Return the number of the optimiser's steps."""
         return self.settings.passes * -(-self.samples // min(self.settings.batch, self.samples))
 
     @property
     def checked(self) -> int:
-        """Return on how many sequences the losses before and after are measured."""
         return min(CHECK_SEQUENCES, self.samples)
 
     @property
-    def together(self) -> int:
-        """Return how many sequences pass through the model together."""
+    def micro_batch(self) -> int:
         batch = self.settings.batch
         return min(self.settings.micro_batch or batch, batch, self.samples)
 
     @property
     def recomputes(self) -> bool:
-        """Return whether blocks run forward again for their backward passes."""
         return self.streamed or self.settings.gradient_checkpointing
 
     @property
@@ -133,7 +123,6 @@ class _Run:
 
     @property
     def precision_bytes(self) -> int:
-        """Return the bytes of a number in training passes."""
         sizes = {"model": self.shapes.bytes_each, "float32": 4, "bfloat16": 2}
         return sizes[self.settings.precision]
 
@@ -209,7 +198,6 @@ class _Run:
         return between + state + (4 * self.numbers if self.is_full else 0)
 
     def work(self) -> Work:
-        """Return the operations, including the losses before and after."""
         shapes, settings, adapted = self.shapes, self.settings, self.trained
         samples, tokens, epochs = self.samples, self.samples * self.length, self.settings.passes
         trained, recomputes = settings.trained, self.recomputes
@@ -235,7 +223,9 @@ class _Run:
             spared = 0 if self.streamed else adapted.last_flops(tokens)
             epoch += blocks + (of_block - spared) * shapes.blocks
         whole, rest = divmod(samples, settings.batch)
-        passes = epochs * (whole * -(-settings.batch // self.together) - (-rest // self.together))
+        passes = epochs * (
+            whole * -(-settings.batch // self.micro_batch) - (-rest // self.micro_batch)
+        )
         # The loss before is measured with adapters, and the loss after without.
         checks = self.checked * (2 * forward + branch) // samples
         products = adapted.product_flops(
@@ -282,7 +272,7 @@ class _Run:
         """
         shapes, settings, full = self.shapes, self.settings, self.is_full
         stored, largest = shapes.bytes_each, shapes.largest_matrix
-        tokens, precision = self.together * self.length, self.precision_bytes
+        tokens, precision = self.micro_batch * self.length, self.precision_bytes
         passed = 1 if self.recomputes else shapes.blocks
         head = shapes.head_weights if settings.trained.head else 0
         # Logits and what a loss makes of them, with gradients, in float32: four arrays as large as
@@ -294,7 +284,7 @@ class _Run:
             # beside a head, there are logits and their gradients.
             computed = 4 * 3 * largest
             loss = max(loss, 4 * 3 * head + 4 * 2 * tokens * shapes.vocabulary)
-        elif full and precision < 4 and self.together < min(settings.batch, self.samples):
+        elif full and precision < 4 and self.micro_batch < min(settings.batch, self.samples):
             # From the second micro-batch on, copies of the weights in the precision of the passes
             # stand beside the gradients. In the first, there are no gradients yet.
             computed = precision * shapes.block_weights * passed

@@ -1,7 +1,5 @@
 """How long texts are: for `windows: null`, and to see that a sample is not longer than its text."""
 
-import json
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,19 +28,13 @@ class TextWindows(NamedTuple):
 def text_windows(study: Study, model: str) -> TextWindows:
     """Return how many windows of the evaluation text a model is evaluated on.
 
-    If the study says `null`, the text is looked up: cut for this model, or fetched, or in a file of
+    If the study says `null`, the text's length is estimated by what was fetched, or by a file of
     one's own. A text that is neither is assumed to have a million tokens.
     """
     settings = study.perplexity_of(model)
     if settings.windows is not None:
         return TextWindows(settings.windows)
     whole = f"evaluation on all of {settings.text}"
-    cut = study.paths.text_windows(model)
-    if facts_at(cut).get("settings") == settings.cutting():
-        # A file that cannot be read says nothing.
-        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-            windows = _sequences(cut / "tokens.safetensors")
-            return TextWindows(windows, f"{whole}: {windows:,} windows")
     tokens: float = ASSUMED_TOKENS
     note = "its length is unknown until it is fetched, and a million tokens is assumed"
     for size, unit in (
@@ -77,11 +69,3 @@ def bytes_of(text: object) -> int | None:
         return None
     path = Path(text.path)
     return path.stat().st_size if path.is_file() and path.suffix not in PACKED else None
-
-
-def _sequences(tokens: Path) -> int:
-    """Return how many sequences a safetensors file of token ids has, by its header."""
-    with tokens.open("rb") as file:
-        # A damaged file may announce a header of any size.
-        size = min(int.from_bytes(file.read(8), "little"), 2**16)
-        return int(json.loads(file.read(size))["input_ids"]["shape"][0])
