@@ -13,7 +13,6 @@ from pathlib import Path
 import bench_large
 import bench_pruning
 import bench_retraining
-import bench_storage
 import bench_tasks
 import bench_windows
 import torch
@@ -74,7 +73,6 @@ PARTS = {
     "pruning": bench_pruning.main,
     "windows": bench_windows.main,
     "retraining": bench_retraining.main,
-    "storage": bench_storage.main,
     "large": bench_large.main,
     "tasks": bench_tasks.main,
     "start": bench_start,

@@ -59,10 +59,8 @@ def decide_window(
     """Return the window of an adaptation, and the reason if the settings say `auto`.
 
     Args:
-        shapes: Sizes of the model.
         samples: Number of sequences.
         length: Tokens in a sequence.
-        settings: Settings of the adaptation.
         device_bytes: Memory of the device that computes, if there is one. A window has to fit into
             it as well as into the settings' own budget; if none does, the smallest is returned.
 

@@ -39,7 +39,6 @@ def checked_plan(study: Study, device_bytes: int | None = None, device: str = ""
     """Return the plan of a study that can be run.
 
     Args:
-        study: The study.
         device_bytes, device: As `Plan` has them.
 
     Raises:

@@ -36,8 +36,6 @@ def operations(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
     """Return the floating-point operations of a job; empty for a rule that counts none.
 
     Args:
-        rule: The job's rule.
-        shapes: Sizes of the model.
         counts: The counts in the job's run facts.
 
     Returns:

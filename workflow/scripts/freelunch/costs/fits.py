@@ -27,7 +27,6 @@ class Misfit(NamedTuple):
 
     Attributes:
         name: The adaptation, or else the rule.
-        model: The model.
         problem: What it needs, what the machine has, and what would fit.
     """
 

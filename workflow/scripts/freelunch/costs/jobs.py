@@ -60,7 +60,6 @@ class PlannedJob(NamedTuple):
 
         Args:
             rule: The rule. Where another workflow imports it, its name may have a prefix.
-            wildcards: The wildcards of Snakemake's job.
         """
         own = next((own for own in RULES if rule == own or rule.endswith(f"_{own}")), None)
         if own is None:
@@ -91,7 +90,6 @@ def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[PlannedJob]:
     """Return every job that computes.
 
     Args:
-        study: The study.
         tidied: Cells of which `freelunch tidy` has removed the candidates, and whose jobs are only
             those with results that stay. The adapted blocks of one candidate do: the cell shares
             them.

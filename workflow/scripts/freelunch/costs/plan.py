@@ -44,7 +44,6 @@ class Plan:
     """Predicted cost of every job of a study.
 
     Attributes:
-        study: The study.
         shapes: Sizes of each model whose shapes are known, by its name.
         device_bytes: Memory of the device that computes; None if the host's processor computes.
             What is `auto` in the study fits into it.
@@ -76,7 +75,6 @@ class Plan:
         """Return the predicted cost of a job; None if the shapes are not known yet.
 
         Args:
-            job: The job.
             groups: How many jobs share the windows of each reconstruction whose windows are
                 independent; the cost is that of the one that has most to do.
         """

@@ -32,7 +32,6 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
     """Return a plan as a few lines for the terminal.
 
     Args:
-        plan: The plan.
         machine: The machine that will run the study; None to measure the rates of this one.
     """
     lines = [_headline(plan)]
@@ -52,8 +51,6 @@ def plan_brief(plan: Plan, machine: Machine, jobs: int, submitted: int | None = 
     """Return what the user sees when a run begins: the whole cost, and what does not fit.
 
     Args:
-        plan: The plan.
-        machine: The machine that runs the study.
         jobs: How many jobs run now, those that take seconds included.
         submitted: How many jobs a scheduler gets now; None if all run on this machine.
     """
@@ -216,7 +213,6 @@ def _table(
         rows: What stands before the costs: the head, and a row for each group. Numbers are
             right-aligned, and other columns are left-aligned.
         groups: The costs in each group; memory is that of the largest job.
-        machine: The machine that runs the jobs.
         space: The last column: `disk` or `scratch`.
     """
     device = machine.device_bytes is not None

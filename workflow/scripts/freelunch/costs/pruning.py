@@ -11,10 +11,8 @@ def prune_model(shapes: Shapes, samples: int, length: int, criterion: Criterion)
     """Return the cost of choosing masks.
 
     Args:
-        shapes: Sizes of the model.
         samples: Number of calibration sequences.
         length: Tokens in a sequence.
-        criterion: Settings of the criterion.
     """
     sparse, changes = criterion.statistics == "sparse", criterion.changes_parameters
     grams = shapes.gram_bytes if criterion.needs_gram else 0

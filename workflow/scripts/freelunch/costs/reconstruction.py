@@ -35,7 +35,6 @@ def reconstruct(
     """Return the cost of a job that adapts windows; memory is that of one window.
 
     Args:
-        shapes: Sizes of the model.
         samples: Number of calibration sequences.
         length: Tokens in a sequence.
         settings: Settings of the adaptation, with its window decided.

@@ -35,10 +35,8 @@ def retrain(
     """Return the cost of retraining a model.
 
     Args:
-        shapes: Sizes of the model.
         samples: Number of sequences.
         length: Tokens in a sequence.
-        settings: Settings of the retraining.
         keep: Hidden states of the dense model that are on disk; a distillation recomputes those
             that it lacks.
         streamed: Whether one block at a time is in memory, or the whole model.
