@@ -248,8 +248,8 @@ def main() -> None:
 
 
 def measure(ours: Ours, cells: Sequence[Cell], swept: Sequence[Cell], scratch: Path) -> None:
-    """Compare cells, time the sweep before, between and after those that it has, and write the page
-    after each cell.
+    """Compare cells, time the sweep before, between and after those that it has, and write the
+    page.
     """
     shared = sum(cell in swept for cell in cells)
     before = {round(shared * part / (SWEEPS - 1)) for part in range(SWEEPS)}
@@ -264,7 +264,7 @@ def measure(ours: Ours, cells: Sequence[Cell], swept: Sequence[Cell], scratch: P
             first = bool(number // 2 % 2)
             compared.append(compare(cells[number], scratch, ours.cores, ours_first=first))
             print(row(compared[-1]), flush=True)
-        PAGE.write_text(page(ours.study, compared, sweeps, windows, ours.cores, installed()))
+    PAGE.write_text(page(ours.study, compared, sweeps, windows, ours.cores, installed()))
     print(f"\n{sweep_text(ours.study, compared, sweeps)}\nThe page: {PAGE}")
 
 

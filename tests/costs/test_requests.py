@@ -220,4 +220,4 @@ def test_jobs_that_share_windows_share_the_weight() -> None:
 def test_a_job_without_a_planned_cost_counts_as_its_start() -> None:
     plan = Plan.of(smoke())
     assert planned_s(plan, MACHINE, "build_tables", {}) == START_S
-    assert planned_s(plan, MACHINE, "fetch_model", {"model": "not here yet"}) == START_S
+    assert planned_s(plan, MACHINE, "fetch_model", {"model": "not-here-yet"}) == START_S

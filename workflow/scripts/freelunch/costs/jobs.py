@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from freelunch.study.adaptations import Windowed
-from freelunch.study.cell import NONE, Cell
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.search import adaptation_of
 from freelunch.study.steps import (
     CAPTURE_DENSE,
@@ -64,12 +64,10 @@ class PlannedJob(NamedTuple):
         own = next((own for own in RULES if rule == own or rule.endswith(f"_{own}")), None)
         if own is None:
             return None
-        if own in (FETCH_MODEL, CAPTURE_DENSE, CAPTURE_REFERENCE):
-            cell = replace(Cell.dense(wildcards["model"]), seed=int(wildcards.get("seed", 0)))
-        elif own == PRUNE_MODEL:
-            cell = Cell.parse("{model}/{criterion}-{pattern}/none/seed{seed}".format(**wildcards))
-        else:
-            cell = Cell.parse("{model}/{pruning}/{adaptation}/seed{seed}".format(**wildcards))
+        known = {"adaptation": NONE, "seed": "0", **wildcards}
+        pruned = "criterion" in known
+        known.setdefault("pruning", "{criterion}-{pattern}".format(**known) if pruned else DENSE)
+        cell = Cell.parse("{model}/{pruning}/{adaptation}/seed{seed}".format(**known))
         return cls.of(own, cell)
 
 
