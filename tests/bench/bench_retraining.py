@@ -12,7 +12,7 @@ from bench_windows import studied
 
 import retraining_memory
 from freelunch.adaptation.retraining.driver import Training
-from freelunch.costs.retraining import retraining_work
+from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.study.methods import DISTILLATION
 from freelunch.study.methods import METHODS as ALL_METHODS

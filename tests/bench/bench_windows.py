@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs import QWEN_72B
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.core.artifact import Artifact
-from freelunch.costs.reconstruction import reconstruct, reconstruction_work
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.window_costs import reconstruct, reconstruction_work
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, open_states

@@ -15,7 +15,7 @@ from freelunch.cli.slurm import (
 )
 from freelunch.cli.slurm_ends import endings, tell_errors
 from freelunch.core.errors import UserError
-from freelunch.costs.requests import Limits
+from freelunch.costs.job_requests import Limits
 
 ASKED = {"_cores": 2, "mem_mb": 900, "runtime": 10, "slurm_account": "mine", "gpu": 1}
 

@@ -9,8 +9,8 @@ import pytest
 
 from freelunch.core.digest import sealed
 from freelunch.core.job import processor_name
+from freelunch.costs.cost import PASSES
 from freelunch.costs.machine import Learnt, Machine
-from freelunch.costs.work import PASSES
 from freelunch.records.rates import learnt_rate
 
 HERE = {"processor": processor_name(), "cores": os.cpu_count(), "device": "cpu"}

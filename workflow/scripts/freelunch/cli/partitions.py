@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from freelunch.cli.commands import output_of
 from freelunch.core.errors import UserError, nearest
-from freelunch.costs.requests import Limits
+from freelunch.costs.job_requests import Limits
 
 if TYPE_CHECKING:
     from snakemake_executor_plugin_slurm.partitions import Partition as InFile

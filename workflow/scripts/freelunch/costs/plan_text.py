@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from freelunch.core.errors import first_of
 from freelunch.core.units import amount, duration
-from freelunch.costs.fits import misfit, misfits, whole_cost
+from freelunch.costs.capacity import misfit, misfits, whole_cost
+from freelunch.costs.cost import Cost, together
 from freelunch.costs.jobs import RULES, PlannedJob, adaptation_jobs, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.text_lengths import text_windows
-from freelunch.costs.work import Cost, together
 from freelunch.study.config import Part
 from freelunch.study.grids import claims_of, grids_in, models_of
 from freelunch.study.retraining import Retraining

@@ -13,11 +13,11 @@ causal. Its backward pass counts as two forward passes, although kernels recompu
 from dataclasses import dataclass
 from functools import cached_property
 
-from freelunch.costs.adapters import MOMENT_BYTES, TrainedBlock
-from freelunch.costs.passes import passing
-from freelunch.costs.reconstruction import BESIDE_BYTES
+from freelunch.costs.cost import ATTENTION, PASSES, PROCESS_BYTES, Cost, Work
+from freelunch.costs.pass_costs import passing
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import ATTENTION, PASSES, PROCESS_BYTES, Cost, Work
+from freelunch.costs.trained_block import MOMENT_BYTES, TrainedBlock
+from freelunch.costs.window_costs import BESIDE_BYTES
 from freelunch.study.methods import FULL, matrix_parameters
 from freelunch.study.retraining import Retraining
 from freelunch.study.steps import CHECK_SEQUENCES

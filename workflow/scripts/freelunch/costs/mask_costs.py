@@ -1,8 +1,8 @@
 """Cost of choosing masks, from shapes alone."""
 
-from freelunch.costs.passes import capture_work, passing
+from freelunch.costs.cost import ELIMINATION, PROCESS_BYTES, SWAPS, Cost, Work
+from freelunch.costs.pass_costs import capture_work, passing
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import ELIMINATION, PROCESS_BYTES, SWAPS, Cost, Work
 from freelunch.study.criteria import Criterion, OfUnits, OfWeights
 from freelunch.study.steps import BATCH_TOKENS
 

@@ -8,11 +8,9 @@ import pytest
 
 from configs import smoke
 from freelunch.core.job import KEPT_BYTES
-from freelunch.costs import requests
-from freelunch.costs.jobs import PlannedJob, jobs_of
-from freelunch.costs.machine import Machine
-from freelunch.costs.plan import Plan
-from freelunch.costs.requests import (
+from freelunch.costs import job_requests
+from freelunch.costs.cost import START_S
+from freelunch.costs.job_requests import (
     AROUND_BYTES,
     LEAST_MINUTES,
     MORE_MEMORY,
@@ -28,7 +26,9 @@ from freelunch.costs.requests import (
     together,
     window_groups,
 )
-from freelunch.costs.work import START_S
+from freelunch.costs.jobs import PlannedJob, jobs_of
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan import Plan
 from freelunch.study.cell import Cell
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
@@ -130,7 +130,7 @@ def test_short_jobs_are_not_divided(plan: Plan, flops_per_s: float) -> None:
 
 
 def test_without_windows_there_is_one_group(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "jobs_of", lambda study: [])
+    monkeypatch.setattr(job_requests, "jobs_of", lambda study: [])
     assert window_groups(plan, Machine.of(1e9), 1000) == 1
 
 

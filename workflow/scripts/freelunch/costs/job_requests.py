@@ -9,10 +9,10 @@ from math import ceil, inf
 from typing import Any, NamedTuple
 
 from freelunch.core.job import KEPT_BYTES
+from freelunch.costs.cost import START_S
 from freelunch.costs.jobs import PlannedJob, can_be_shared, jobs_of, sharers_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.work import START_S
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.criteria import OfWeights
 from freelunch.study.steps import PRUNE_MODEL

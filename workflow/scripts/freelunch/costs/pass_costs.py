@@ -15,8 +15,8 @@ causal, so half of each of its two products counts), and its backward pass takes
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from freelunch.costs.cost import ATTENTION, GRAM, PASSES, PROCESS_BYTES, Cost, Work, together
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import ATTENTION, GRAM, PASSES, PROCESS_BYTES, Cost, Work, together
 from freelunch.study.steps import BATCH_TOKENS, HEAD_PLACES
 from freelunch.study.windows import KEEP_ALL, kept_boundaries
 
