@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from freelunch.core.errors import UserError
 from freelunch.costs.jobs import PlannedJob
-from freelunch.costs.model_shapes import config_of, dtype_of
+from freelunch.costs.known_inputs import bytes_of, characters_of, config_of, dtype_of
 from freelunch.costs.plan import Plan
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.text_lengths import bytes_of, characters_of
 from freelunch.costs.trained_block import TrainedBlock
 from freelunch.study.adaptations import Local, Reconstruction, Training
 from freelunch.study.cell import NONE, Cell

@@ -12,9 +12,8 @@ from freelunch.costs import mask_costs, pass_costs, retraining_costs, window_cos
 from freelunch.costs.automatic import decide_residency, decide_window
 from freelunch.costs.cost import Cost
 from freelunch.costs.jobs import PlannedJob
-from freelunch.costs.model_shapes import is_gguf, shapes_of
+from freelunch.costs.known_inputs import is_gguf, shapes_of, text_windows
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.text_lengths import text_windows
 from freelunch.study.adaptations import Windowed, with_window
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.patterns import Pattern

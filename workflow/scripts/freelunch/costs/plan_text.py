@@ -11,9 +11,9 @@ from freelunch.core.units import amount, duration
 from freelunch.costs.capacity import misfit, misfits, whole_cost
 from freelunch.costs.cost import Cost, together
 from freelunch.costs.jobs import RULES, PlannedJob, adaptation_jobs, jobs_of
+from freelunch.costs.known_inputs import text_windows
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.text_lengths import text_windows
 from freelunch.study.config import Part
 from freelunch.study.grids import claims_of, grids_in, models_of
 from freelunch.study.retraining import Retraining

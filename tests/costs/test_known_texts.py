@@ -7,14 +7,14 @@ import pytest
 
 from artifacts import write_facts
 from configs import smoke
-from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import plan_text
-from freelunch.costs.text_lengths import (
+from freelunch.costs.known_inputs import (
     ASSUMED_TOKENS,
     TOKEN_CHARACTERS,
     characters_of,
     text_windows,
 )
+from freelunch.costs.plan import Plan
+from freelunch.costs.plan_text import plan_text
 from freelunch.study.paths import Paths
 from freelunch.study.sources import PACKED
 from freelunch.study.study import Study
