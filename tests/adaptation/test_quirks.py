@@ -12,8 +12,8 @@ from freelunch.adaptation.reconstruction import driver
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.costs.reconstruction import reconstruction_work
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.window_costs import reconstruction_work
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.cell import derive_seed

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.retraining import driver
 from freelunch.core.errors import UserError
-from freelunch.costs.retraining import retraining_work
+from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER

@@ -9,9 +9,9 @@ import torch
 from freelunch.adaptation.reconstruction.window import _in_float32
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
-from freelunch.costs.reconstruction import reconstruction_work
-from freelunch.costs.retraining import retraining_work
+from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.window_costs import reconstruction_work
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_states import kept_states
 from freelunch.model.mask_store import load_pruned_block

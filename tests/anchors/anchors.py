@@ -27,7 +27,6 @@ from transformers.utils import logging
 
 from anchors_page import SHARED, Compared, Spent, in_sweep, page, row, sweep_text
 from freelunch.core.artifact import Artifact
-from freelunch.core.files import write_json
 from freelunch.model.assembly import assemble_model
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
@@ -227,39 +226,6 @@ def installed() -> dict[str, str]:
     return found
 
 
-class Measured:
-    """What was measured with a number of cores, kept in a file: an interrupted run goes on where it
-    stopped.
-
-    Attributes:
-        sweeps: What each sweep spent.
-        compared: The cells that were compared.
-    """
-
-    def __init__(self, file: Path, cores: int) -> None:
-        self.file, self.cores = file, cores
-        found = json.loads(file.read_text()) if file.is_file() else {}
-        if found.get("cores") != cores:
-            found = {"sweeps": [], "compared": []}
-        self.sweeps = [Spent(*each) for each in found["sweeps"]]
-        self.compared = [
-            Compared(
-                *(Cell.parse(cell), weights, differ, (one, other)),
-                (Spent(*theirs), Spent(*ours)),
-                [(differ, perplexity) for differ, perplexity in again],
-            )
-            for cell, weights, differ, (one, other), (theirs, ours), again in found["compared"]
-        ]
-
-    def save(self) -> None:
-        """Write the file."""
-        rows = [
-            [str(it.cell), it.weights, it.differ, it.perplexities, it.spent, it.reordered]
-            for it in self.compared
-        ]
-        write_json(self.file, {"cores": self.cores, "sweeps": self.sweeps, "compared": rows})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("cells", nargs="*", help="only these, such as wanda-u50")
@@ -282,29 +248,24 @@ def main() -> None:
 
 
 def measure(ours: Ours, cells: Sequence[Cell], swept: Sequence[Cell], scratch: Path) -> None:
-    """Compare cells, time the sweep before, between and after those that it has, and write the page
-    after each cell.
+    """Compare cells, time the sweep before, between and after those that it has, and write the
+    page.
     """
     shared = sum(cell in swept for cell in cells)
-    before = [round(shared * part / (SWEEPS - 1)) for part in range(SWEEPS)]
+    before = {round(shared * part / (SWEEPS - 1)) for part in range(SWEEPS)}
     windows = tuple(read_tokens(Artifact(ours.windows, steps.TEXT_WINDOWS)).shape)
-    measured = Measured(ours.paths.root / "anchors.json", ours.cores)
-    for number in range(len(measured.compared), len(cells) + 1):
-        if number in before[len(measured.sweeps) :]:
-            measured.sweeps.append(ours.prune(swept))
-            measured.save()
+    sweeps: list[Spent] = []
+    compared: list[Compared] = []
+    for number in range(len(cells) + 1):
+        if number in before:
+            sweeps.append(ours.prune(swept))
         if number < len(cells):
             # The two take turns in going first.
-            found = compare(cells[number], scratch, ours.cores, ours_first=bool(number // 2 % 2))
-            measured.compared.append(found)
-            measured.save()
-            print(row(found), flush=True)
-        text = page(
-            ours.study, measured.compared, measured.sweeps, windows, ours.cores, installed()
-        )
-        PAGE.write_text(text)
-    measured.file.unlink()
-    print(f"\n{sweep_text(ours.study, measured.compared, measured.sweeps)}\nThe page: {PAGE}")
+            first = bool(number // 2 % 2)
+            compared.append(compare(cells[number], scratch, ours.cores, ours_first=first))
+            print(row(compared[-1]), flush=True)
+    PAGE.write_text(page(ours.study, compared, sweeps, windows, ours.cores, installed()))
+    print(f"\n{sweep_text(ours.study, compared, sweeps)}\nThe page: {PAGE}")
 
 
 if __name__ == "__main__":

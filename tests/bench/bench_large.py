@@ -12,13 +12,13 @@ import torch
 from transformers import PreTrainedConfig
 
 from configs import QWEN_72B
+from freelunch.costs.cost import Cost
 from freelunch.costs.machine import Machine
-from freelunch.costs.passes import capture_dense, measure_perplexity
-from freelunch.costs.pruning import prune_model
-from freelunch.costs.reconstruction import reconstruct
-from freelunch.costs.retraining import retrain
+from freelunch.costs.mask_costs import prune_model
+from freelunch.costs.pass_costs import capture_dense, measure_perplexity
+from freelunch.costs.retraining_costs import retrain
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import Cost
+from freelunch.costs.window_costs import reconstruct
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.retraining import read_adaptation
 from random_models import WANDA, llama, one_block, run_step, write_model

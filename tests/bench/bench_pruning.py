@@ -5,20 +5,16 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import Artifact
 from freelunch.model import token_ids
 from freelunch.model.block_pass import BlockPass
-from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import open_states
 from freelunch.model.token_ids import read_tokens
 from freelunch.pruning import dense_pass
-from freelunch.pruning.criteria import sparsegpt
-from freelunch.pruning.dense_pass import capture_dense, read_statistics
-from freelunch.pruning.masks import keep_mask
+from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model, prune_together
 from freelunch.pruning.sharing import Pruning
 from freelunch.study.criteria import read_criterion
@@ -105,80 +101,10 @@ def bench_pruning(model: StreamedModel, sample: Artifact) -> None:
     say("  SparseGPT, one pattern, seconds", f"{alone_s:.1f}", "none")
 
 
-def column_loop(weight: Tensor, upper: Tensor, sparsity: float, block: int = 128) -> Tensor:
-    """Eliminate as SparseGPT's own code does: after each column, update all later ones of the
-    block.
-    """
-    weight, columns = weight.clone(), weight.shape[1]
-    for start in range(0, columns, block):
-        stop = min(start + block, columns)
-        inner, here = weight[:, start:stop].clone(), upper[start:stop, start:stop]
-        errors = torch.zeros_like(inner)
-        costs = inner.square() / here.diagonal().square()
-        goes = costs <= costs.flatten().sort().values[int(costs.numel() * sparsity) - 1]
-        for column in range(stop - start):
-            kept = inner[:, column].clone()
-            kept[goes[:, column]] = 0.0
-            error = (inner[:, column] - kept) / here[column, column]
-            inner[:, column:] -= error[:, None] @ here[column, column:][None, :]
-            errors[:, column] = error
-        weight[:, start:stop] = inner.masked_fill(goes, 0.0)
-        weight[:, stop:] -= errors @ upper[start:stop, stop:]
-    return weight
-
-
-def bench_elimination(model: StreamedModel, dense: Artifact) -> None:
-    """Time the elimination on one thread, for all matrices of a block, with equal masks."""
-    torch.set_num_threads(1)
-    u50, criterion = Pattern.parse("u50"), read_criterion({"score": "sparsegpt"})
-    block = model.load_block(model.num_blocks // 2)
-    inputs = read_statistics(dense, model.num_blocks // 2, gram=True)
-    work = [
-        (linear.weight, inputs[name], sparsegpt.factorise(inputs[name], criterion.damping))
-        for name, linear in block_linears(block).items()
-    ]
-
-    def usual() -> list[Tensor]:
-        return [column_loop(weight, factor.upper, u50.sparsity) for weight, _, factor in work]
-
-    def ours() -> list[Tensor]:
-        return [sparsegpt.prune([weight], x, u50, criterion)[0][0] for weight, x, _ in work]
-
-    different = sum(
-        int(((one == 0) != (other == 0)).sum()) for one, other in zip(usual(), ours(), strict=True)
-    )
-    usual_s, ours_s = alternating(usual, ours)
-    say(
-        f"usual column loop / SparseGPT's elimination, 1 thread ({different} weights differ)",
-        f"{usual_s / ours_s:.2f}",
-        "at least 3",
-    )
-    torch.set_num_threads(2)
-
-
-def bench_selection() -> None:
-    scores = torch.rand(2048, 8192)
-    for name in ("u50", "2of4"):
-        for scope in ("row", "matrix") if name == "u50" else ("row",):
-            groups = scores if scope == "row" else scores.reshape(1, -1)
-            sorted_s, selected_s = alternating(
-                lambda groups=groups: groups.sort(dim=1),
-                lambda name=name, scope=scope: keep_mask(scores, Pattern.parse(name), scope),
-            )
-            say(
-                f"full sort / mask of 2048 x 8192, {name}, scope {scope}",
-                f"{sorted_s / selected_s:.1f}",
-                "at least 4",
-            )
-
-
 def main() -> None:
     paths = Study.load(Path("config.yaml")).paths
     model = StreamedModel(paths.model(MODEL))
     sample = Artifact(paths.calibration(MODEL, 0), token_ids.KIND)
-    dense = Artifact(paths.dense(MODEL, 0), dense_pass.KIND)
     bench_capture(model, sample, gram=False)
     bench_capture(model, sample, gram=True)
     bench_pruning(model, sample)
-    bench_elimination(model, dense)
-    bench_selection()

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_windows import SHAPES, shaped, studied
+from bench_windows import studied
 
 import retraining_memory
 from freelunch.adaptation.retraining.driver import Training
-from freelunch.costs.retraining import retrain, retraining_work
+from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.study.methods import DISTILLATION
 from freelunch.study.methods import METHODS as ALL_METHODS
 from freelunch.study.retraining import read_adaptation
-from random_models import run_step
 from timing import REPEATS, alternating, matmul_rate, say, seconds
 
 SEQUENCE = 256
@@ -131,19 +130,6 @@ def bench_streaming() -> None:
                 each.state.remove()
 
 
-def bench_predictions() -> None:
-    """Compare the measured peak memory with the plan's prediction, for long sequences."""
-    for name in SHAPES:
-        with shaped(name, vocab_size=32000) as (folder, _, shapes):
-            for method, entry in METHODS.items():
-                settings = read_adaptation(entry)
-                planned = retrain(shapes, 8, SEQUENCE, settings).memory_bytes
-                measured = run_step(folder, "retrain", settings)
-                value = f"{planned / measured:.2f} ({measured / 1e9:.2f} GB)"
-                what = f"memory predicted / measured, shape {name}, {method}"
-                say(what, value, "0.8 to 1.2")
-
-
 def bench_residencies() -> None:
     """Compare the measured peak memory with the plan's prediction: every method, in memory and
     streamed, with short sequences.
@@ -190,6 +176,5 @@ def _compare(
 def main() -> None:
     bench_rates()
     bench_streaming()
-    bench_predictions()
     bench_residencies()
     bench_settings()

@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs import QWEN_72B
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.core.artifact import Artifact
-from freelunch.costs.reconstruction import reconstruct, reconstruction_work
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.window_costs import reconstruct, reconstruction_work
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, open_states
@@ -29,7 +29,6 @@ from timing import REPEATS, matmul_rate, say, seconds
 MODEL = "smollm2-135m"
 BLOCKS = 4
 SEQUENCE = 256
-LIMIT = 600 * 2**20
 SHAPES: dict[str, tuple[dict[str, int], torch.dtype]] = {
     "SmolLM2's": (
         {
@@ -171,41 +170,6 @@ def bench_rates() -> None:
     torch.set_num_threads(2)
 
 
-def bench_depth() -> None:
-    """Compare the peak memory of two models of equal width, one eight times as deep."""
-    peaks: dict[str, list[int]] = {}
-    for blocks in (4, 32):
-        with tempfile.TemporaryDirectory(dir="results") as base:
-            folder = Path(base)
-            config = llama(hidden_size=512, intermediate_size=2048, num_hidden_layers=blocks)
-            write_model(folder, config, torch.float32, tokens=8 * SEQUENCE)
-            run_step(folder, "capture")
-            run_step(folder, "prune")
-            for window in (1, "attention_mlp", "matrix"):
-                peak = run_step(folder, "reconstruct", settings_of(window=window))
-                peaks.setdefault(f"window {window}", []).append(peak)
-            sparse = settings_of(window=1, inputs="sparse")
-            peaks.setdefault("window 1, sparse inputs", []).append(
-                run_step(folder, "reconstruct", sparse)
-            )
-    for name, (shallow, deep) in peaks.items():
-        value = f"{deep / shallow:.3f} ({deep / 1e9:.2f} GB)"
-        say(f"peak memory of 32 blocks / 4 blocks, {name}", value, "1.15")
-
-
-def bench_larger_than_memory() -> None:
-    """Run every step of a model whose weights are larger than the memory a process may use."""
-    with tempfile.TemporaryDirectory(dir="results") as base:
-        folder = Path(base)
-        config = llama(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24)
-        write_model(folder, config, torch.float32, tokens=8 * SEQUENCE)
-        files = (folder / "checkpoint").glob("*.safetensors")
-        weights = sum(path.stat().st_size for path in files)
-        for step in ("capture", "prune", "reconstruct", "assemble", "evaluate"):
-            run_step(folder, step, settings_of(window=1), limit=LIMIT)
-        say("weights / memory that every step may use", f"{weights / LIMIT:.2f}", "more than 1")
-
-
 def bench_predictions() -> None:
     """Compare the measured peak memory and operations of jobs with the plan's predictions."""
     for name in SHAPES:
@@ -260,7 +224,5 @@ def bench_72b() -> None:
 
 def main() -> None:
     bench_rates()
-    bench_depth()
-    bench_larger_than_memory()
     bench_predictions()
     bench_72b()

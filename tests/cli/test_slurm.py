@@ -16,7 +16,7 @@ from freelunch.cli.slurm import (
     slurm_jobs,
     status_command,
 )
-from freelunch.costs.requests import Limits
+from freelunch.costs.job_requests import Limits
 from refusals import refused
 
 SINFO = """

@@ -11,7 +11,7 @@ import pytest
 from artifacts import write_at
 from freelunch.cli import tidy as module
 from freelunch.cli.tidy import freed_bytes, tidy
-from freelunch.costs.fits import lacking_disk
+from freelunch.costs.capacity import lacking_disk
 from freelunch.costs.plan import Plan
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study

@@ -23,7 +23,7 @@ from study_folder import Folder, digests
 RESULTS = Path("results/smoke")
 CELL = "tiny/wanda-u50/{}/seed0"
 RESUME = "Run the same command again to resume."
-REQUESTS = "workflow/scripts/freelunch/costs/requests.py"
+REQUESTS = "workflow/scripts/freelunch/costs/job_requests.py"
 # For a module that imports `time`: what takes ten minutes when a study first comes to it.
 WAIT_ONCE = "import os; os.path.exists('waited') or (open('waited', 'w').close(), time.sleep(600))"
 

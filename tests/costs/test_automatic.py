@@ -9,13 +9,13 @@ import pytest
 from configs import QWEN_72B, smoke
 from freelunch.core.errors import UserError
 from freelunch.costs.automatic import decide_residency, decide_window
-from freelunch.costs.fits import misfits
+from freelunch.costs.capacity import misfits
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
-from freelunch.costs.reconstruction import reconstruct
-from freelunch.costs.retraining import retrain
+from freelunch.costs.retraining_costs import retrain
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.window_costs import reconstruct
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.study import Study

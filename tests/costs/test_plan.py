@@ -7,12 +7,12 @@ import pytest
 
 from configs import ARCHITECTURE, ASKED, checked, smoke
 from freelunch.costs.checks import checked_plan
+from freelunch.costs.job_requests import UNKNOWN_MB, request
 from freelunch.costs.jobs import PlannedJob, jobs_of
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_brief, plan_text
-from freelunch.costs.reconstruction import reconstruction_work
-from freelunch.costs.requests import UNKNOWN_MB, request
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.window_costs import reconstruction_work
 from freelunch.study.cell import Cell
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import BATCH_TOKENS, CHECK_SEQUENCES, EVALUATE_CELL, RETRAIN_MODEL

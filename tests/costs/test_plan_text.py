@@ -10,11 +10,11 @@ from configs import ARCHITECTURE, checked, config, smoke
 from freelunch.cli.main import main
 from freelunch.core.units import duration
 from freelunch.costs.checks import checked_plan
+from freelunch.costs.cost import together
 from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import device_table, plan_brief, plan_text
-from freelunch.costs.work import together
 from freelunch.study.config import Part
 from freelunch.study.study import Study
 from planned import MACHINE, line_of

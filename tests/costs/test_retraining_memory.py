@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from configs import QWEN_72B
-from freelunch.costs.retraining import memory_bytes, retrain
+from freelunch.costs.retraining_costs import memory_bytes, retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.study.retraining import read_adaptation
 

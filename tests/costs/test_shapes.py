@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
-from freelunch.costs.shapes import DTYPE_BYTES, LinearShape, Shapes
+from freelunch.costs.shapes import LinearShape, Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import meta_model
 from freelunch.study.families import FAMILIES as TABLE
@@ -108,31 +108,85 @@ def test_outputs_of_a_block_are_counted_not_its_inputs() -> None:
     assert shapes.output_width == 9216 + 3072 + 16384 + 3072 == 31744
 
 
-def test_full_size_models() -> None:
-    """Sizes that are printed on the models' own cards, of linear layers and embeddings."""
-    llama = {
-        "model_type": "llama",
-        "num_hidden_layers": 32,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "vocab_size": 128256,
-        "tie_word_embeddings": False,
-    }
-    shapes = Shapes.of(llama, "bfloat16")
-    assert shapes.model_bytes / 2 == pytest.approx(8.03e9, rel=1e-3)
-    opt = {
-        "model_type": "opt",
-        "num_hidden_layers": 24,
-        "hidden_size": 2048,
-        "ffn_dim": 8192,
-        "num_attention_heads": 32,
-        "vocab_size": 50272,
-    }
-    shapes = Shapes.of(opt, "float16")
-    assert shapes.model_bytes / 2 == pytest.approx(1.3158e9, rel=5e-3)
-    assert shapes.bytes_each == DTYPE_BYTES["float16"] == 2
+FALCON = {
+    "model_type": "falcon",
+    "hidden_size": 4544,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 71,
+    "vocab_size": 65024,
+    "multi_query": True,
+    "new_decoder_architecture": False,
+}
+# Configs as the hub has them, and the billions of weights on the models' own cards.
+PUBLISHED: dict[str, tuple[dict[str, Any], float]] = {
+    "Llama-3.1-8B": (
+        {
+            "model_type": "llama",
+            "num_hidden_layers": 32,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "vocab_size": 128256,
+            "tie_word_embeddings": False,
+        },
+        8.03,
+    ),
+    # Its embeddings are tied by default.
+    "OPT-1.3B": (
+        {
+            "model_type": "opt",
+            "num_hidden_layers": 24,
+            "hidden_size": 2048,
+            "ffn_dim": 8192,
+            "num_attention_heads": 32,
+            "vocab_size": 50272,
+        },
+        1.3158,
+    ),
+    # Its heads are 128 wide, which its hidden size does not tell.
+    "Qwen3-0.6B": (
+        {
+            "model_type": "qwen3",
+            "num_hidden_layers": 28,
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "vocab_size": 151936,
+            "tie_word_embeddings": True,
+        },
+        0.596,
+    ),
+    "BLOOM-560m": (
+        {
+            "model_type": "bloom",
+            "n_embed": 1024,
+            "n_layer": 24,
+            "num_attention_heads": 16,
+            "vocab_size": 250880,
+        },
+        0.559,
+    ),
+    "Falcon-7B": (FALCON, 6.92),
+    "Falcon-40B": (
+        {
+            **FALCON,
+            "hidden_size": 8192,
+            "num_hidden_layers": 60,
+            "num_attention_heads": 128,
+            "num_kv_heads": 8,
+            "new_decoder_architecture": True,
+        },
+        41.3,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_the_weights_of_their_cards(name: str) -> None:
+    config, billions = PUBLISHED[name]
+    assert Shapes.of(config, "bfloat16").model_bytes / 2e9 == pytest.approx(billions, rel=5e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -203,53 +257,3 @@ def test_bytes_that_a_backward_pass_needs(family: str, length: int) -> None:
     most = 1.4 if family in ("opt", "bloom", "falcon") else 1.0
     least = 0.8 if family in ("phi3", "mistral", "gemma2", "gemma3_text") else 0.93
     assert least <= predicted / sum(saved.values()) <= most
-
-
-def test_defaults_of_a_family_are_the_plans() -> None:
-    """Qwen3's smallest model has heads of 128, which its hidden size does not tell."""
-    sizes = {
-        "num_hidden_layers": 28,
-        "hidden_size": 1024,
-        "intermediate_size": 3072,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "vocab_size": 151936,
-        "tie_word_embeddings": True,
-    }
-    qwen = Shapes.of({**sizes, "model_type": "qwen3"}, "bfloat16")
-    assert qwen.model_bytes / 2 == pytest.approx(0.596e9, rel=1e-3)
-    assert Shapes.of(sizes, "bfloat16").head == 64
-
-
-def test_sizes_under_other_names() -> None:
-    """As the hub's own config.json of BLOOM-560m and of Falcon-7B and Falcon-40B names them."""
-    bloom = {
-        "model_type": "bloom",
-        "n_embed": 1024,
-        "n_layer": 24,
-        "num_attention_heads": 16,
-        "vocab_size": 250880,
-    }
-    found = Shapes.of(bloom, "float16")
-    assert found.model_bytes / 2 == pytest.approx(0.559e9, rel=1e-3)
-    falcon = {
-        "model_type": "falcon",
-        "hidden_size": 4544,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 71,
-        "vocab_size": 65024,
-        "multi_query": True,
-        "new_decoder_architecture": False,
-    }
-    seven = Shapes.of(falcon, "bfloat16")
-    assert (seven.key_heads, seven.head) == (1, 64)
-    assert seven.model_bytes / 2 == pytest.approx(6.92e9, rel=1e-3)
-    larger = {
-        "hidden_size": 8192,
-        "num_hidden_layers": 60,
-        "num_attention_heads": 128,
-        "num_kv_heads": 8,
-        "new_decoder_architecture": True,
-    }
-    forty = Shapes.of({**falcon, **larger}, "bfloat16")
-    assert forty.model_bytes / 2 == pytest.approx(41.3e9, rel=5e-3)

@@ -5,12 +5,7 @@ from collections import Counter
 import pytest
 
 from configs import smoke
-from freelunch.costs.jobs import jobs_of
-from freelunch.costs.machine import Machine
-from freelunch.costs.plan import Plan
-from freelunch.costs.retraining import retrain
-from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import (
+from freelunch.costs.cost import (
     ATTENTION,
     ELIMINATION,
     GRAM,
@@ -22,6 +17,11 @@ from freelunch.costs.work import (
     Cost,
     together,
 )
+from freelunch.costs.jobs import jobs_of
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan import Plan
+from freelunch.costs.retraining_costs import retrain
+from freelunch.costs.shapes import Shapes
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import SAVE_S
 from planned import cost_of

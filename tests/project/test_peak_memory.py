@@ -13,9 +13,9 @@ from transformers import Gemma2Config
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import file_digest
-from freelunch.costs.passes import capture_dense as plan_of_dense_pass
-from freelunch.costs.reconstruction import reconstruct as plan_of_windows
+from freelunch.costs.pass_costs import capture_dense as plan_of_dense_pass
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.window_costs import reconstruct as plan_of_windows
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.pruning import dense_pass

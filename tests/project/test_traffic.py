@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from freelunch.costs.passes import capture_dense
-from freelunch.costs.pruning import prune_model
-from freelunch.costs.reconstruction import reconstruct
-from freelunch.costs.retraining import retrain
+from freelunch.costs.cost import Cost
+from freelunch.costs.mask_costs import prune_model
+from freelunch.costs.pass_costs import capture_dense
+from freelunch.costs.retraining_costs import retrain
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import Cost
+from freelunch.costs.window_costs import reconstruct
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.retraining import read_adaptation
 from random_models import WANDA, llama, take_step, write_model, written

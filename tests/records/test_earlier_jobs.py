@@ -10,8 +10,8 @@ import pytest
 from artifacts import write_at
 from freelunch.core.digest import sealed
 from freelunch.core.job import processor_name
+from freelunch.costs.cost import PASSES
 from freelunch.costs.machine import Learnt, Machine
-from freelunch.costs.work import PASSES
 from freelunch.records.earlier_jobs import finished_groups, learnt_rate
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part

@@ -8,7 +8,7 @@ import yaml
 
 from artifacts import write_facts
 from configs import changed, checked, config, problems
-from freelunch.costs.text_lengths import characters_of
+from freelunch.costs.known_inputs import characters_of
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths
 from freelunch.study.study import Study

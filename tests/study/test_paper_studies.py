@@ -11,7 +11,7 @@ from freelunch.audit.claims import audit_claims, load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.verdicts import HOLDS
 from freelunch.core.errors import UserError
-from freelunch.costs.model_shapes import config_of, dtype_of
+from freelunch.costs.known_inputs import config_of, dtype_of
 from freelunch.costs.plan import Plan
 from freelunch.records.integrity import step_outputs
 from freelunch.study.adaptations import Reconstruction, Training

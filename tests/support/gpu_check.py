@@ -24,10 +24,10 @@ import transformers
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import Training
 from freelunch.core.artifact import Artifact
-from freelunch.costs.reconstruction import reconstruct, reconstruction_work
-from freelunch.costs.retraining import retrain, retraining_work
+from freelunch.costs.cost import PROCESS_BYTES
+from freelunch.costs.retraining_costs import retrain, retraining_work
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import PROCESS_BYTES
+from freelunch.costs.window_costs import reconstruct, reconstruction_work
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_states import DenseStates, open_states

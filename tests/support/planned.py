@@ -1,9 +1,9 @@
 """Costs and refusals of plans, for tests."""
 
+from freelunch.costs.cost import Cost
 from freelunch.costs.jobs import PlannedJob
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.work import Cost
 from freelunch.study.cell import Cell
 
 MACHINE = Machine.of(1e12, 1e9, 1e8)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import OPTConfig, PreTrainedConfig
 
-from freelunch.costs.retraining import memory_bytes
+from freelunch.costs.retraining_costs import memory_bytes
 from freelunch.costs.shapes import Shapes
 from freelunch.study.retraining import read_adaptation
 from random_models import llama, prune_by_wanda, run_step, write_model

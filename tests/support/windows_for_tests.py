@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from freelunch.core.artifact import Artifact
-from freelunch.costs.counted import operations
-from freelunch.costs.reconstruction import reconstruct as plan_of_windows
+from freelunch.costs.job_operations import operations
 from freelunch.costs.shapes import Shapes
+from freelunch.costs.window_costs import reconstruct as plan_of_windows
 from freelunch.model import hidden_states
 from freelunch.model.hidden_states import DenseStates
 from freelunch.model.mask_store import count_pruned

@@ -241,7 +241,7 @@ def test_another_grid_runs_the_new_candidates_only(wide, tmp_path):
 
 def test_a_mended_formula_trains_again_only_what_it_decides_otherwise(wide, tmp_path):
     study = wide.copy(tmp_path / "study")
-    path = "workflow/scripts/freelunch/costs/reconstruction.py"
+    path = "workflow/scripts/freelunch/costs/window_costs.py"
     study.edit(path, "BESIDE_BYTES = 80_000_000", "BESIDE_BYTES = 81_000_000")
     planned = study.planned()
     computing = {"reconstruct_window", "retrain_model", "evaluate_cell", "prune_model"}

@@ -27,7 +27,7 @@ from freelunch.core.files import remove_path
 from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import Machine, read_gigabytes, read_tflops
 from freelunch.costs.plan_text import plan_brief
-from freelunch.costs.requests import planned_s
+from freelunch.costs.job_requests import planned_s
 from freelunch.records.earlier_jobs import learnt_rate
 from freelunch.study import steps
 from freelunch.study.open_study import DEVICE, FORCED, TFLOPS, chosen_study, claim_results

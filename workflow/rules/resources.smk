@@ -4,9 +4,9 @@ import json
 import os
 from functools import cache
 
-from freelunch.costs import requests
+from freelunch.costs import job_requests
 from freelunch.costs.jobs import PlannedJob, adapting_jobs, evaluation
-from freelunch.costs.requests import RECORD, JobRequest, Limits, again, request, together
+from freelunch.costs.job_requests import RECORD, JobRequest, Limits, again, request, together
 from freelunch.records.earlier_jobs import finished_groups
 
 
@@ -84,7 +84,7 @@ def window_groups():
         found = finished_groups(STUDY)
         if found is None:
             workers = cluster().count_nodes(resources_of_profile()) if on_slurm() else len(DEVICES)
-            found = requests.window_groups(PLAN, planned_machine(), workers) if workers > 1 else 1
+            found = job_requests.window_groups(PLAN, planned_machine(), workers) if workers > 1 else 1
         # This passes the number on to jobs that start on other machines.
         workflow.resource_settings.overwrite_scatter = {**given, "windows": found}
     return workflow.resource_settings.overwrite_scatter.get("windows", 1)
@@ -116,7 +116,7 @@ def pruning_job(wildcards):
         wildcards.model, wildcards.criterion, wildcards.pattern, NONE, int(wildcards.seed)
     )
     own = PlannedJob(steps.PRUNE_MODEL, pruned)
-    if not share_passes() or not requests.is_shared(STUDY, wildcards.criterion):
+    if not share_passes() or not job_requests.is_shared(STUDY, wildcards.criterion):
         return own
     return max([own, *pruning_jobs(wildcards.model)], key=lambda job: first_request(job).mem_mb)
 
@@ -125,7 +125,7 @@ def pruning_job(wildcards):
 def pruning_jobs(model):
     """Return jobs that prune a model and can share a pass."""
     cells = [cell for cell in STUDY.cells if cell.model == model and not cell.is_dense]
-    shared = [cell for cell in cells if requests.is_shared(STUDY, cell.criterion)]
+    shared = [cell for cell in cells if job_requests.is_shared(STUDY, cell.criterion)]
     return sorted({PlannedJob.of(steps.PRUNE_MODEL, cell) for cell in shared})
 
 
@@ -153,7 +153,7 @@ def masks_together(wildcards):
     }
     # All workers may begin with the same model and seed, and none should have to wait.
     workers = (len(DEVICES) if USES_GPUS else workflow.resource_settings.cores) or 1
-    divided = requests.mask_groups(PLAN, planned_machine(), wildcards.model, jobs, workers)
+    divided = job_requests.mask_groups(PLAN, planned_machine(), wildcards.model, jobs, workers)
     shared = {name for group in divided for name in group}
     if f"{wildcards.criterion}-{wildcards.pattern}" not in shared or len(shared) == len(divided):
         return None

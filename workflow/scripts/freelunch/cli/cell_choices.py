@@ -8,12 +8,12 @@ from dataclasses import replace
 from freelunch.cli.choices import LEAST_LENGTH, Choices
 from freelunch.core.errors import UserError
 from freelunch.core.units import duration
+from freelunch.costs.capacity import lacking, misfits
 from freelunch.costs.checks import checked_plan
-from freelunch.costs.fits import lacking, misfits
+from freelunch.costs.cost import Cost
 from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.work import Cost
 from freelunch.data.inspect_model import InspectedModel
 from freelunch.study.families import has_halves, whole_of
 from freelunch.study.methods import RANK

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from freelunch.cli.pin import ask_for_all
 from freelunch.core.errors import UserError
+from freelunch.costs.capacity import lacking
 from freelunch.costs.checks import SELECTION, checked_plan, samples_drawn
-from freelunch.costs.fits import lacking
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.data.hub_lookup import check_download, is_offline

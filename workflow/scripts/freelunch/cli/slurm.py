@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from freelunch.core.errors import UserError
+from freelunch.costs.job_requests import Limits
 from freelunch.costs.jobs import RULES
-from freelunch.costs.requests import Limits
 
 # Options of sbatch by the resource that sets them.
 _OPTIONS = {

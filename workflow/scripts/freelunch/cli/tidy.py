@@ -10,7 +10,7 @@ from freelunch.core.digest_cache import SUFFIX
 from freelunch.core.files import remove_path
 from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.core.units import amount
-from freelunch.costs.fits import files_in
+from freelunch.costs.capacity import files_in
 from freelunch.records.read import finished_records
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study

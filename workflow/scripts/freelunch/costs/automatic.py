@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from freelunch.core.devices import memory_bytes as memory_of_machine
 from freelunch.core.errors import UserError
-from freelunch.costs import reconstruction, retraining
+from freelunch.costs import retraining_costs, window_costs
+from freelunch.costs.cost import PROCESS_BYTES
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import PROCESS_BYTES
 from freelunch.study.adaptations import Reconstruction, Windowed, with_window
 from freelunch.study.families import has_halves
 from freelunch.study.retraining import Retraining
@@ -59,10 +59,8 @@ def decide_window(
     """Return the window of an adaptation, and the reason if the settings say `auto`.
 
     Args:
-        shapes: Sizes of the model.
         samples: Number of sequences.
         length: Tokens in a sequence.
-        settings: Settings of the adaptation.
         device_bytes: Memory of the device that computes, if there is one. A window has to fit into
             it as well as into the settings' own budget; if none does, the smallest is returned.
 
@@ -86,7 +84,7 @@ def decide_window(
     todo = "raise memory_gb, or shorten study.calibration.length or `batch`"
     if settings.train_norms:
         matrix = with_window(settings, MATRIX)
-        least = reconstruction.memory_bytes(shapes, samples, length, matrix)
+        least = window_costs.memory_bytes(shapes, samples, length, matrix)
         todo += f"; with `train_norms: false` a window `matrix` needs {limit.needs(least):.3f} GB"
     raise UserError(
         "no window fits into the memory budget",
@@ -108,7 +106,7 @@ def windows_by_size(
         windows.append(MATRIX)
     for window in windows:
         decided = with_window(settings, window)
-        yield window, reconstruction.memory_bytes(shapes, samples, length, decided)
+        yield window, window_costs.memory_bytes(shapes, samples, length, decided)
 
 
 def decide_residency(
@@ -131,11 +129,11 @@ def decide_residency(
     limit = _limit(settings.memory_gb, device_bytes)
     limit = limit or _Limit(memory_of_machine(), owner="this machine's ")
     size = f"{limit.owner}{limit.size / 1e9:,.1f} GB"
-    memory = retraining.memory_bytes(shapes, samples, length, settings)
+    memory = retraining_costs.memory_bytes(shapes, samples, length, settings)
     needs = f"needs {limit.needs(memory):,.1f}"
     if limit.holds(memory):
         return False, f"the model fits: {needs} of {size}"
-    streamed = retraining.memory_bytes(shapes, samples, length, settings, streamed=True)
+    streamed = retraining_costs.memory_bytes(shapes, samples, length, settings, streamed=True)
     if not limit.holds(streamed) and not limit.owner:
         raise UserError(
             "this retraining does not fit into its memory budget, not even block by block",

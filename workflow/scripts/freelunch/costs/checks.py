@@ -5,12 +5,11 @@ that a model, a text or time cannot hold.
 from collections.abc import Iterable, Iterator
 
 from freelunch.core.errors import UserError
-from freelunch.costs.adapters import TrainedBlock
 from freelunch.costs.jobs import PlannedJob
-from freelunch.costs.model_shapes import config_of, dtype_of
+from freelunch.costs.known_inputs import bytes_of, characters_of, config_of, dtype_of
 from freelunch.costs.plan import Plan
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.text_lengths import bytes_of, characters_of
+from freelunch.costs.trained_block import TrainedBlock
 from freelunch.study.adaptations import Local, Reconstruction, Training
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.config import Calibration
@@ -36,7 +35,6 @@ def checked_plan(study: Study, device_bytes: int | None = None, device: str = ""
     """Return the plan of a study that can be run.
 
     Args:
-        study: The study.
         device_bytes, device: As `Plan` has them.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from freelunch.study.adaptations import Windowed
-from freelunch.study.cell import NONE, Cell
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.search import adaptation_of
 from freelunch.study.steps import (
     CAPTURE_DENSE,
@@ -60,17 +60,14 @@ class PlannedJob(NamedTuple):
 
         Args:
             rule: The rule. Where another workflow imports it, its name may have a prefix.
-            wildcards: The wildcards of Snakemake's job.
         """
         own = next((own for own in RULES if rule == own or rule.endswith(f"_{own}")), None)
         if own is None:
             return None
-        if own in (FETCH_MODEL, CAPTURE_DENSE, CAPTURE_REFERENCE):
-            cell = replace(Cell.dense(wildcards["model"]), seed=int(wildcards.get("seed", 0)))
-        elif own == PRUNE_MODEL:
-            cell = Cell.parse("{model}/{criterion}-{pattern}/none/seed{seed}".format(**wildcards))
-        else:
-            cell = Cell.parse("{model}/{pruning}/{adaptation}/seed{seed}".format(**wildcards))
+        known = {"adaptation": NONE, "seed": "0", **wildcards}
+        pruned = "criterion" in known
+        known.setdefault("pruning", "{criterion}-{pattern}".format(**known) if pruned else DENSE)
+        cell = Cell.parse("{model}/{pruning}/{adaptation}/seed{seed}".format(**known))
         return cls.of(own, cell)
 
 
@@ -91,7 +88,6 @@ def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[PlannedJob]:
     """Return every job that computes.
 
     Args:
-        study: The study.
         tidied: Cells of which `freelunch tidy` has removed the candidates, and whose jobs are only
             those with results that stay. The adapted blocks of one candidate do: the cell shares
             them.

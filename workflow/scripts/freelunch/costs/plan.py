@@ -8,13 +8,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from freelunch.costs import passes, pruning, reconstruction, retraining
+from freelunch.costs import mask_costs, pass_costs, retraining_costs, window_costs
 from freelunch.costs.automatic import decide_residency, decide_window
+from freelunch.costs.cost import Cost
 from freelunch.costs.jobs import PlannedJob
-from freelunch.costs.model_shapes import is_gguf, shapes_of
+from freelunch.costs.known_inputs import is_gguf, shapes_of, text_windows
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.text_lengths import text_windows
-from freelunch.costs.work import Cost
 from freelunch.study.adaptations import Windowed, with_window
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.patterns import Pattern
@@ -42,7 +41,6 @@ class Plan:
     """Predicted cost of every job of a study.
 
     Attributes:
-        study: The study.
         shapes: Sizes of each model whose shapes are known, by its name.
         device_bytes: Memory of the device that computes; None if the host's processor computes.
             What is `auto` in the study fits into it.
@@ -74,7 +72,6 @@ class Plan:
         """Return the predicted cost of a job; None if the shapes are not known yet.
 
         Args:
-            job: The job.
             groups: How many jobs share the windows of each reconstruction whose windows are
                 independent; the cost is that of the one that has most to do.
         """
@@ -92,31 +89,31 @@ class Plan:
         samples, length = study.calibration.samples, study.calibration_of(cell.model).length
         if job.rule == FETCH_MODEL:
             source = study.model(cell.model).source
-            return passes.fetch_model(shapes, source, is_gguf(study, cell.model))
+            return pass_costs.fetch_model(shapes, source, is_gguf(study, cell.model))
         if job.rule == CAPTURE_DENSE:
             seeds = {each.seed for each in study.cells if each.model == cell.model}
             gram = any(study.needs_gram(cell.model, seed) for seed in seeds)
-            return passes.capture_dense(shapes, samples, length, gram, keep)
+            return pass_costs.capture_dense(shapes, samples, length, gram, keep)
         if job.rule == CAPTURE_REFERENCE:
             assert study.drift is not None  # The reference exists for drift.
-            return passes.capture_reference(shapes, study.drift.samples, length, keep)
+            return pass_costs.capture_reference(shapes, study.drift.samples, length, keep)
         if job.rule == PRUNE_MODEL:
             criterion = study.criterion(cell.criterion)
-            return pruning.prune_model(shapes, samples, length, criterion)
+            return mask_costs.prune_model(shapes, samples, length, criterion)
         if job.rule == EVALUATE_CELL:
             parts = list(self._measurements(cell, shapes))
             writes = cell.adaptation == NONE and not cell.is_dense
-            return passes.evaluate_cell(shapes, parts, writes)
+            return pass_costs.evaluate_cell(shapes, parts, writes)
         settings, drawn = study.adaptation(cell.adaptation), study.samples(cell.adaptation)
         # Hidden states are on disk only for the sample of the dense pass.
         keep = keep if drawn == samples else KEEP_NONE
         if isinstance(settings, Retraining):
             streamed, _ = self.streamed(cell.model, cell.adaptation)
-            return retraining.retrain(shapes, drawn, length, settings, keep, streamed)
+            return retraining_costs.retrain(shapes, drawn, length, settings, keep, streamed)
         assert isinstance(settings, Windowed)
         window, _ = self.window(cell.model, cell.adaptation)
         assert window is not None  # The shapes are known.
-        return reconstruction.reconstruct(
+        return window_costs.reconstruct(
             shapes,
             drawn,
             length,
@@ -132,18 +129,18 @@ class Plan:
         for name, settings in study.measurements(cell).items():
             if name == PERPLEXITY:
                 windows = text_windows(study, cell.model).windows
-                yield passes.measure_perplexity(shapes, windows, settings["length"])
+                yield pass_costs.measure_perplexity(shapes, windows, settings["length"])
             elif name == HELD_OUT:
                 samples = study.block.selection.samples
-                yield passes.measure_perplexity(shapes, samples, length)
+                yield pass_costs.measure_perplexity(shapes, samples, length)
             elif name == DRIFT:
                 keep = study.block.keep_hidden_states
-                yield passes.measure_drift(shapes, settings["samples"], length, keep)
+                yield pass_costs.measure_drift(shapes, settings["samples"], length, keep)
             elif name == TASKS:
                 counts = {task: each["documents"] for task, each in study.tasks["tasks"].items()}
                 limit = settings["limit"] or max(counts.values())
                 documents = {task: min(limit, count) for task, count in counts.items()}
-                yield passes.ask_tasks(shapes, documents)
+                yield pass_costs.ask_tasks(shapes, documents)
 
     def window(self, model: str, adaptation: str) -> tuple[Window | None, str | None]:
         """Return the window of an adaptation of a model, and the reason if its entry says `auto`.

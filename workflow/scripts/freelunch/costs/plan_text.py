@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from freelunch.core.errors import first_of
 from freelunch.core.units import amount, duration
-from freelunch.costs.fits import misfit, misfits, whole_cost
+from freelunch.costs.capacity import misfit, misfits, whole_cost
+from freelunch.costs.cost import Cost, together
 from freelunch.costs.jobs import RULES, PlannedJob, adaptation_jobs, jobs_of
+from freelunch.costs.known_inputs import text_windows
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.text_lengths import text_windows
-from freelunch.costs.work import KINDS, SINGLE_ON_GPU, Cost, together
 from freelunch.study.config import Part
 from freelunch.study.grids import claims_of, grids_in, models_of
 from freelunch.study.retraining import Retraining
@@ -32,7 +32,6 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
     """Return a plan as a few lines for the terminal.
 
     Args:
-        plan: The plan.
         machine: The machine that will run the study; None to measure the rates of this one.
     """
     lines = [_headline(plan)]
@@ -52,8 +51,6 @@ def plan_brief(plan: Plan, machine: Machine, jobs: int, submitted: int | None = 
     """Return what the user sees when a run begins: the whole cost, and what does not fit.
 
     Args:
-        plan: The plan.
-        machine: The machine that runs the study.
         jobs: How many jobs run now, those that take seconds included.
         submitted: How many jobs a scheduler gets now; None if all run on this machine.
     """
@@ -192,14 +189,6 @@ def _notes(plan: Plan, costs: Mapping[PlannedJob, Cost], machine: Machine) -> It
     seconds = sum(cost.seconds(machine) for cost in costs.values())
     yield f"  About {duration(seconds)} from scratch, job after job, besides fetching texts:"
     yield from (f"    {rate}" for rate in machine.rates)
-    shares = ", ".join(f"{kind.name} {_percent(kind.share)}" for kind in KINDS)
-    yield f"  Shares of the matrix product's rate: {shares}."
-    if machine.device_bytes is not None:
-        yield (
-            "  On a device, all but the first two are in single precision, at "
-            f"{_percent(SINGLE_ON_GPU)} of the rate."
-        )
-    yield "  Passes, windows and streamed retraining read and write while they compute."
     yield (
         "  A run has more jobs: those for texts, samples, records, tables and figures take seconds."
     )
@@ -224,7 +213,6 @@ def _table(
         rows: What stands before the costs: the head, and a row for each group. Numbers are
             right-aligned, and other columns are left-aligned.
         groups: The costs in each group; memory is that of the largest job.
-        machine: The machine that runs the jobs.
         space: The last column: `disk` or `scratch`.
     """
     device = machine.device_bytes is not None
@@ -271,7 +259,3 @@ def _sizes(numbers: Sequence[float]) -> list[str]:
 def _operations(flops: float) -> str:
     size, unit = _unit([flops], _FLOPS)
     return f"{flops / size:,.1f} {unit}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %")

@@ -10,7 +10,7 @@ from typing import Any
 from freelunch.core.digest import file_digest, json_digest, sealed
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically, write_json
-from freelunch.costs.counted import operations
+from freelunch.costs.job_operations import operations
 from freelunch.costs.shapes import Shapes
 from freelunch.records.cell_lineage import CellLineage
 from freelunch.records.read import answers_beside, check_spec, validate

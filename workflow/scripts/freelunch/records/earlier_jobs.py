@@ -8,8 +8,8 @@ from typing import Any
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.digest import unsealed
 from freelunch.core.job import processor_name
+from freelunch.costs.cost import PASSES
 from freelunch.costs.machine import Learnt
-from freelunch.costs.work import PASSES
 from freelunch.study.adaptations import Windowed
 from freelunch.study.cell import Cell
 from freelunch.study.steps import EVALUATE_CELL, RECONSTRUCT_WINDOW, RETRAIN_MODEL

@@ -9,10 +9,10 @@ weight.
 
 from collections.abc import Collection, Sequence
 
-from freelunch.costs.adapters import TrainedBlock
-from freelunch.costs.passes import passing
+from freelunch.costs.cost import ATTENTION, GRAM, PASSES, PROCESS_BYTES, SOLVING, Cost, Work
+from freelunch.costs.pass_costs import passing
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import ATTENTION, GRAM, PASSES, PROCESS_BYTES, SOLVING, Cost, Work
+from freelunch.costs.trained_block import TrainedBlock
 from freelunch.study.adaptations import LeastSquares, Reconstruction, Windowed
 from freelunch.study.steps import BATCH_TOKENS, CHECK_SEQUENCES
 from freelunch.study.windows import (
@@ -41,7 +41,6 @@ def reconstruct(
     """Return the cost of a job that adapts windows; memory is that of one window.
 
     Args:
-        shapes: Sizes of the model.
         samples: Number of calibration sequences.
         length: Tokens in a sequence.
         settings: Settings of the adaptation, with its window decided.

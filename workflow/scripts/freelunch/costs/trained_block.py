@@ -18,7 +18,6 @@ class TrainedBlock:
     """A block whose linear layers are trained by a method, and the head, if it is trained, too.
 
     Attributes:
-        shapes: Sizes of the model.
         trained: The parameters that are trained, and how.
     """
 

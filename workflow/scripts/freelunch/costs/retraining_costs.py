@@ -13,11 +13,11 @@ causal. Its backward pass counts as two forward passes, although kernels recompu
 from dataclasses import dataclass
 from functools import cached_property
 
-from freelunch.costs.adapters import MOMENT_BYTES, TrainedBlock
-from freelunch.costs.passes import passing
-from freelunch.costs.reconstruction import BESIDE_BYTES
+from freelunch.costs.cost import ATTENTION, PASSES, PROCESS_BYTES, Cost, Work
+from freelunch.costs.pass_costs import passing
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import ATTENTION, PASSES, PROCESS_BYTES, Cost, Work
+from freelunch.costs.trained_block import MOMENT_BYTES, TrainedBlock
+from freelunch.costs.window_costs import BESIDE_BYTES
 from freelunch.study.methods import FULL, matrix_parameters
 from freelunch.study.retraining import Retraining
 from freelunch.study.steps import CHECK_SEQUENCES
@@ -35,10 +35,8 @@ def retrain(
     """Return the cost of retraining a model.
 
     Args:
-        shapes: Sizes of the model.
         samples: Number of sequences.
         length: Tokens in a sequence.
-        settings: Settings of the retraining.
         keep: Hidden states of the dense model that are on disk; a distillation recomputes those
             that it lacks.
         streamed: Whether one block at a time is in memory, or the whole model.
@@ -83,11 +81,7 @@ def retraining_work(
 
 @dataclass(frozen=True)
 class _Run:
-    """A retraining.
-
-    Attributes:
-        shapes, samples, length, settings, streamed: As `retrain` takes them.
-    """
+    """A retraining, with what `retrain` takes."""
 
     shapes: Shapes
     samples: int
@@ -97,33 +91,27 @@ class _Run:
 
     @cached_property
     def trained(self) -> TrainedBlock:
-        """Return what is trained of each block."""
         return TrainedBlock(self.shapes, self.settings.trained)
 
     @property
     def is_full(self) -> bool:
-        """Return whether matrices are trained themselves."""
         return self.settings.trained.weights == FULL
 
     @property
     def steps(self) -> int:
-        """Return the number of the optimiser's steps."""
         return self.settings.passes * -(-self.samples // min(self.settings.batch, self.samples))
 
     @property
     def checked(self) -> int:
-        """Return on how many sequences the losses before and after are measured."""
         return min(CHECK_SEQUENCES, self.samples)
 
     @property
-    def together(self) -> int:
-        """Return how many sequences pass through the model together."""
+    def micro_batch(self) -> int:
         batch = self.settings.batch
         return min(self.settings.micro_batch or batch, batch, self.samples)
 
     @property
     def recomputes(self) -> bool:
-        """Return whether blocks run forward again for their backward passes."""
         return self.streamed or self.settings.gradient_checkpointing
 
     @property
@@ -133,7 +121,6 @@ class _Run:
 
     @property
     def precision_bytes(self) -> int:
-        """Return the bytes of a number in training passes."""
         sizes = {"model": self.shapes.bytes_each, "float32": 4, "bfloat16": 2}
         return sizes[self.settings.precision]
 
@@ -209,7 +196,6 @@ class _Run:
         return between + state + (4 * self.numbers if self.is_full else 0)
 
     def work(self) -> Work:
-        """Return the operations, including the losses before and after."""
         shapes, settings, adapted = self.shapes, self.settings, self.trained
         samples, tokens, epochs = self.samples, self.samples * self.length, self.settings.passes
         trained, recomputes = settings.trained, self.recomputes
@@ -235,7 +221,9 @@ class _Run:
             spared = 0 if self.streamed else adapted.last_flops(tokens)
             epoch += blocks + (of_block - spared) * shapes.blocks
         whole, rest = divmod(samples, settings.batch)
-        passes = epochs * (whole * -(-settings.batch // self.together) - (-rest // self.together))
+        passes = epochs * (
+            whole * -(-settings.batch // self.micro_batch) - (-rest // self.micro_batch)
+        )
         # The loss before is measured with adapters, and the loss after without.
         checks = self.checked * (2 * forward + branch) // samples
         products = adapted.product_flops(
@@ -282,7 +270,7 @@ class _Run:
         """
         shapes, settings, full = self.shapes, self.settings, self.is_full
         stored, largest = shapes.bytes_each, shapes.largest_matrix
-        tokens, precision = self.together * self.length, self.precision_bytes
+        tokens, precision = self.micro_batch * self.length, self.precision_bytes
         passed = 1 if self.recomputes else shapes.blocks
         head = shapes.head_weights if settings.trained.head else 0
         # Logits and what a loss makes of them, with gradients, in float32: four arrays as large as
@@ -294,7 +282,7 @@ class _Run:
             # beside a head, there are logits and their gradients.
             computed = 4 * 3 * largest
             loss = max(loss, 4 * 3 * head + 4 * 2 * tokens * shapes.vocabulary)
-        elif full and precision < 4 and self.together < min(settings.batch, self.samples):
+        elif full and precision < 4 and self.micro_batch < min(settings.batch, self.samples):
             # From the second micro-batch on, copies of the weights in the precision of the passes
             # stand beside the gradients. In the first, there are no gradients yet.
             computed = precision * shapes.block_weights * passed

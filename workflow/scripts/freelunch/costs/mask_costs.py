@@ -1,8 +1,8 @@
 """Cost of choosing masks, from shapes alone."""
 
-from freelunch.costs.passes import capture_work, passing
+from freelunch.costs.cost import ELIMINATION, PROCESS_BYTES, SWAPS, Cost, Work
+from freelunch.costs.pass_costs import capture_work, passing
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import ELIMINATION, PROCESS_BYTES, SWAPS, Cost, Work
 from freelunch.study.criteria import Criterion, OfUnits, OfWeights
 from freelunch.study.steps import BATCH_TOKENS
 
@@ -11,10 +11,8 @@ def prune_model(shapes: Shapes, samples: int, length: int, criterion: Criterion)
     """Return the cost of choosing masks.
 
     Args:
-        shapes: Sizes of the model.
         samples: Number of calibration sequences.
         length: Tokens in a sequence.
-        criterion: Settings of the criterion.
     """
     sparse, changes = criterion.statistics == "sparse", criterion.changes_parameters
     grams = shapes.gram_bytes if criterion.needs_gram else 0

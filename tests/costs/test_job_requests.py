@@ -8,11 +8,9 @@ import pytest
 
 from configs import smoke
 from freelunch.core.job import KEPT_BYTES
-from freelunch.costs import requests
-from freelunch.costs.jobs import PlannedJob, jobs_of
-from freelunch.costs.machine import Machine
-from freelunch.costs.plan import Plan
-from freelunch.costs.requests import (
+from freelunch.costs import job_requests
+from freelunch.costs.cost import START_S
+from freelunch.costs.job_requests import (
     AROUND_BYTES,
     LEAST_MINUTES,
     MORE_MEMORY,
@@ -28,7 +26,9 @@ from freelunch.costs.requests import (
     together,
     window_groups,
 )
-from freelunch.costs.work import START_S
+from freelunch.costs.jobs import PlannedJob, jobs_of
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan import Plan
 from freelunch.study.cell import Cell
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
@@ -130,7 +130,7 @@ def test_short_jobs_are_not_divided(plan: Plan, flops_per_s: float) -> None:
 
 
 def test_without_windows_there_is_one_group(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "jobs_of", lambda study: [])
+    monkeypatch.setattr(job_requests, "jobs_of", lambda study: [])
     assert window_groups(plan, Machine.of(1e9), 1000) == 1
 
 
@@ -220,4 +220,4 @@ def test_jobs_that_share_windows_share_the_weight() -> None:
 def test_a_job_without_a_planned_cost_counts_as_its_start() -> None:
     plan = Plan.of(smoke())
     assert planned_s(plan, MACHINE, "build_tables", {}) == START_S
-    assert planned_s(plan, MACHINE, "fetch_model", {"model": "not here yet"}) == START_S
+    assert planned_s(plan, MACHINE, "fetch_model", {"model": "not-here-yet"}) == START_S

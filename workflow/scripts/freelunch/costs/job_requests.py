@@ -9,10 +9,10 @@ from math import ceil, inf
 from typing import Any, NamedTuple
 
 from freelunch.core.job import KEPT_BYTES
+from freelunch.costs.cost import START_S
 from freelunch.costs.jobs import PlannedJob, can_be_shared, jobs_of, sharers_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.work import START_S
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.criteria import OfWeights
 from freelunch.study.steps import PRUNE_MODEL
@@ -74,9 +74,6 @@ def request(plan: Plan, machine: Machine, job: PlannedJob, groups: int = 1) -> J
     """Return what a job of a plan asks for at its first attempt.
 
     Args:
-        plan: The plan.
-        machine: The machine whose rates the job is planned with.
-        job: The job.
         groups: How many jobs share the windows of each reconstruction whose windows are
             independent; each asks for what the one needs that has most to do.
     """
@@ -95,8 +92,6 @@ def planned_s(plan: Plan, machine: Machine, rule: str, wildcards: Mapping[str, s
     it; for a job whose cost the plan does not know, the time that any job takes to start.
 
     Args:
-        plan: The plan.
-        machine: The machine whose rates the plan takes.
         rule: The job's rule. Where another workflow imports it, its name may have a prefix.
         wildcards: The job's wildcards. Several jobs may share the windows of a reconstruction.
     """
@@ -134,8 +129,6 @@ def window_groups(plan: Plan, machine: Machine, workers: int) -> int:
     Cells run side by side first. The windows of each cell share the workers that are left.
 
     Args:
-        plan: The plan.
-        machine: The machine whose rates it takes.
         workers: How many jobs can compute at a time: GPUs of this machine, or nodes of a cluster.
     """
     jobs = [job for job in jobs_of(plan.study) if can_be_shared(plan.study, job)]
@@ -159,9 +152,6 @@ def mask_groups(
     """Divide masks of a model and seed into groups, each of which one job chooses in one pass.
 
     Args:
-        plan: The plan.
-        machine: The machine whose rates it takes.
-        model: The model.
         prunings: The masks to be made, as `{criterion}-{pattern}`. Those that cannot be chosen
             together, since their statistics are not the dense model's or they are of units, are in
             no group.

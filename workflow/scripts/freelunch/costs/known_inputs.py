@@ -1,19 +1,25 @@
-"""The shapes of a study's models: from a model's own config.json if it is on disk, and otherwise
-from `architecture` in the study.
+"""What is known of a study's models and texts before a run: shapes from a model's own config.json
+if it is on disk, and otherwise from `architecture` in the study; and how long texts are, for
+`windows: null`, and to see that a sample is not longer than its text.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
-from freelunch.study.fetched import fetched_model
+from freelunch.study.fetched import facts_at, fetched_model, fetched_text
 from freelunch.study.model_limits import check_shapes
 from freelunch.study.source_files import gguf_of
-from freelunch.study.sources import LocalModel, WheelModel
+from freelunch.study.sources import PACKED, TABLES, WIKI, LocalModel, LocalText, Mixture, WheelModel
 from freelunch.study.study import Study
+
+# Tokens of a text whose length is not known yet.
+ASSUMED_TOKENS = 1_000_000
+# Characters of a token: those of Wikipedia with the tokenizer of SmolLM2 (4.1 in docs/full).
+TOKEN_CHARACTERS = 4.1
 
 
 def shapes_of(study: Study, model: str) -> Shapes | None:
@@ -85,3 +91,61 @@ def _configs(study: Study, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
             config = json.loads((folder / "config.json").read_text())
             if isinstance(config, dict):
                 yield folder / "config.json", config
+
+
+class TextWindows(NamedTuple):
+    """The windows of a text.
+
+    Attributes:
+        windows: How many.
+        note: How that is known, if the study does not say it.
+    """
+
+    windows: int
+    note: str | None = None
+
+
+def text_windows(study: Study, model: str) -> TextWindows:
+    """Return how many windows of the evaluation text a model is evaluated on.
+
+    If the study says `null`, the text's length is estimated by what was fetched, or by a file of
+    one's own. A text that is neither is assumed to have a million tokens.
+    """
+    settings = study.perplexity_of(model)
+    if settings.windows is not None:
+        return TextWindows(settings.windows)
+    whole = f"evaluation on all of {settings.text}"
+    tokens: float = ASSUMED_TOKENS
+    note = "its length is unknown until it is fetched, and a million tokens is assumed"
+    for size, unit in (
+        (characters_of(study, settings.text), "characters"),
+        (bytes_of(study.text(settings.text)), "bytes"),
+    ):
+        if size is not None:
+            tokens = size / TOKEN_CHARACTERS
+            note = f"about {tokens / 1e6:,.2f} million tokens, by its {size:,} {unit}"
+            break
+    steps = int(tokens - settings.length) // (settings.stride or settings.length)
+    return TextWindows(max(2, steps + 1), f"{whole}: {note}")
+
+
+def characters_of(study: Study, text: str) -> int | None:
+    """Return how many characters a text has; None if it, or a part of it, is not fetched."""
+    if folder := fetched_text(study, text):
+        characters = facts_at(folder).get("characters")
+        if isinstance(characters, int):
+            return characters
+    if not isinstance(entry := study.text(text), Mixture):
+        return None
+    parts = [characters_of(study, part) for part in entry.parts]
+    return None if None in parts else sum(filter(None, parts))
+
+
+def bytes_of(text: object) -> int | None:
+    """Return the size of a text in a file of one's own; None if it is elsewhere, or packed. A
+    character has 1 to 4 bytes, and lines of JSON also have what is not text.
+    """
+    if not isinstance(text, LocalText) or text.format in (*TABLES, WIKI):
+        return None
+    path = Path(text.path)
+    return path.stat().st_size if path.is_file() and path.suffix not in PACKED else None

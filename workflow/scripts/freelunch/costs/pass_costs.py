@@ -15,8 +15,8 @@ causal, so half of each of its two products counts), and its backward pass takes
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from freelunch.costs.cost import ATTENTION, GRAM, PASSES, PROCESS_BYTES, Cost, Work, together
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import ATTENTION, GRAM, PASSES, PROCESS_BYTES, Cost, Work, together
 from freelunch.study.steps import BATCH_TOKENS, HEAD_PLACES
 from freelunch.study.windows import KEEP_ALL, kept_boundaries
 
@@ -52,7 +52,6 @@ def _pass_bytes(
     """Return the peak memory of a process that passes sequences of this length.
 
     Args:
-        shapes: Sizes of the model.
         length: Tokens in a sequence.
         beside: Bytes that are in memory beside a block that is passed.
         predicted: Tokens whose logits are computed together; by default those of a sequence.
@@ -94,7 +93,6 @@ def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: s
     """Return the cost of the dense pass.
 
     Args:
-        shapes: Sizes of the model.
         samples: Number of calibration sequences.
         length: Tokens in a sequence.
         gram: Whether Gram matrices are summed.
@@ -154,7 +152,6 @@ def evaluate_cell(shapes: Shapes, parts: Sequence[Cost], writes: bool) -> Cost:
     """Return the cost of assembling a checkpoint and measuring it, one measurement after another.
 
     Args:
-        shapes: Sizes of the model.
         parts: Cost of each measurement on its own.
         writes: Whether the checkpoint's blocks are written, from the dense model and the masks,
             rather than linked.

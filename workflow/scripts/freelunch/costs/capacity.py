@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from freelunch.core.units import amount
-from freelunch.costs import retraining
+from freelunch.costs import retraining_costs
 from freelunch.costs.automatic import STREAMED, windows_by_size
+from freelunch.costs.cost import Cost, together
 from freelunch.costs.jobs import ADAPTING, PlannedJob, adaptation_jobs, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.work import Cost, together
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.cell import Cell
 from freelunch.study.retraining import Retraining
@@ -27,7 +27,6 @@ class Misfit(NamedTuple):
 
     Attributes:
         name: The adaptation, or else the rule.
-        model: The model.
         problem: What it needs, what the machine has, and what would fit.
     """
 
@@ -83,7 +82,7 @@ def _way_out(plan: Plan, job: PlannedJob, machine: Machine) -> str:
         change = f"`residency: {STREAMED}`"
         if plan.streamed(model, adaptation)[0]:
             change, settings = "`micro_batch: 1`", settings.model_copy(update={"micro_batch": 1})
-        ways[change] = retraining.retrain(shapes, *sample, settings, streamed=True)
+        ways[change] = retraining_costs.retrain(shapes, *sample, settings, streamed=True)
         otherwise = "shorten study.calibration.length"
     elif isinstance(settings, Reconstruction):
         ways = {

@@ -58,7 +58,6 @@ SOLVING = Kind("least squares", 0.11, single=True)
 # Swaps: a search among the weights of each row. Alone, on matrices of SmolLM2's shapes: 0.04 to
 # 0.12, falling with the number of swaps.
 SWAPS = Kind("swaps", 0.05, single=True)
-KINDS = (PASSES, ATTENTION, GRAM, ELIMINATION, SOLVING, SWAPS)
 
 # Floating-point operations of each kind of work.
 Work = Counter[Kind]

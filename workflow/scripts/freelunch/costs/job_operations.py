@@ -7,12 +7,12 @@ formula reruns no job.
 from collections.abc import Mapping
 from typing import Any
 
-from freelunch.costs.passes import capture_work, drift_work, reference_work, task_work
-from freelunch.costs.pruning import prune_work
-from freelunch.costs.reconstruction import reads_dense_states, reconstruction_work
-from freelunch.costs.retraining import retraining_work
+from freelunch.costs.cost import Work
+from freelunch.costs.mask_costs import prune_work
+from freelunch.costs.pass_costs import capture_work, drift_work, reference_work, task_work
+from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import Work
+from freelunch.costs.window_costs import reads_dense_states, reconstruction_work
 from freelunch.study.adaptations import with_window
 from freelunch.study.criteria import read_criterion
 from freelunch.study.retraining import read_adaptation
@@ -36,8 +36,6 @@ def operations(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
     """Return the floating-point operations of a job; empty for a rule that counts none.
 
     Args:
-        rule: The job's rule.
-        shapes: Sizes of the model.
         counts: The counts in the job's run facts.
 
     Returns:
