@@ -1,6 +1,7 @@
 """The cells of a study's grids, whole and in part."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product, starmap
 from typing import Any
 
 from freelunch.core.errors import nearest
@@ -10,15 +11,11 @@ from freelunch.study.config import Grid, Part
 
 def cells_of(grids: Sequence[Grid]) -> list[Cell]:
     """Return the cells of grids: first each model's dense cell, then the others in their order."""
-    found = dict.fromkeys(Cell.dense(model) for grid in grids for model in grid.models)
+    cells = dict.fromkeys(Cell.dense(model) for grid in grids for model in grid.models)
     for grid in grids:
-        for model in grid.models:
-            for criterion in grid.criteria:
-                for pattern in grid.patterns:
-                    for adaptation in grid.adaptations:
-                        for seed in grid.seeds:
-                            found.setdefault(Cell(model, criterion, pattern, adaptation, seed))
-    return list(found)
+        names = (grid.models, grid.criteria, grid.patterns, grid.adaptations, grid.seeds)
+        cells |= dict.fromkeys(starmap(Cell, product(*names)))
+    return list(cells)
 
 
 def grids_in(grids: Sequence[Grid], part: Part | None) -> list[Grid]:
