@@ -312,7 +312,7 @@ def test_a_job_carries_the_digest_of_the_module_that_it_uses_alone(
     ("package", "measurements", "scripts"),
     [
         ("lm-eval", {"tasks"}, set()),
-        ("mwparserfromhell", set(), {"fetch_text", "fetch_text_files"}),
+        ("mwparserfromhell", set(), {"fetch_text"}),
         ("torch", {name.rpartition(".")[2] for name in MEASUREMENTS}, set(NAMES)),
     ],
 )

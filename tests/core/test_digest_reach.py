@@ -18,7 +18,7 @@ COMPUTING = sorted(path.stem for path in SCRIPTS.glob("*.py") if not path.stem.s
 # Rooms and modules of the library that no computing script may reach.
 APART = (
     *("costs/", "records/", "analysis/", "reporting/", "cli/"),
-    *("data/sources/", "data/models.py", "data/tasks.py", "data/texts.py", "data/text_files.py"),
+    *("data/sources/", "data/models.py", "data/tasks.py", "data/texts.py", "data/wiki.py"),
     "data/text_formats.py",
 )
 # Rooms that a script computes with, beside `core` and `study`.

@@ -65,9 +65,9 @@ if TEXT_FILES:
             None
         params:
             entry=lambda wildcards: STUDY.text(wildcards.text).fetched(),
-            code=code_digest("fetch_text_files"),
+            code=code_digest("fetch_text"),
         script:
-            "../scripts/fetch_text_files.py"
+            "../scripts/fetch_text.py"
 
     ruleorder: fetch_text_files > fetch_text
 

@@ -14,7 +14,7 @@ from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.work import Cost
-from freelunch.data.seen_model import SeenModel
+from freelunch.data.inspect_model import InspectedModel
 from freelunch.study.families import has_halves, whole_of
 from freelunch.study.methods import RANK
 from freelunch.study.study import Study
@@ -29,7 +29,7 @@ _BLOCKS = 5
 def choose_cells(
     lengths: Choices,
     study_of: Callable[[Choices], Study],
-    model: SeenModel,
+    model: InspectedModel,
     machine: Machine | None,
 ) -> Choices:
     """Return choices with the criteria and adaptations that fit a model and a machine.
@@ -83,7 +83,7 @@ def choose_cells(
     )
 
 
-def _windows(model: SeenModel) -> tuple[list[str], str]:
+def _windows(model: InspectedModel) -> tuple[list[str], str]:
     """Return the windows that a model has, as adaptations, and why half a block is not one."""
     whole, blocks = whole_of(model.config), model.sizes.get("num_hidden_layers")
     halves = has_halves(model.family, whole)

@@ -344,15 +344,9 @@ def read_model(entry: Entry) -> Model:
     return found
 
 
-def read_text(entry: Entry) -> Text:
-    """Return an entry of `texts` that is one file, from JSON."""
-    found: Text = read_entry(TextEntry, entry)
-    return found
-
-
-def read_text_files(entry: Entry) -> WheelFiles:
-    """Return an entry of `texts` that is many files, from JSON."""
-    found: WheelFiles = read_entry(TextEntry, entry)
+def read_text(entry: Entry) -> Text | WheelFiles:
+    """Return an entry of `texts` that is fetched, from JSON."""
+    found: Text | WheelFiles = read_entry(TextEntry, entry)
     return found
 
 
