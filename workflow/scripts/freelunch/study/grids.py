@@ -23,14 +23,14 @@ def grids_in(grids: Sequence[Grid], part: Part | None) -> list[Grid]:
     grids.
     """
     part = part or Part()
-    found = []
+    chosen = []
     for grid in grids:
         models = [name for name in grid.models if part.models is None or name in part.models]
         seeds = [seed for seed in grid.seeds if part.seeds is None or seed in part.seeds]
         asked = part.claims is None or bool({*part.claims} & {*(grid.claims or [])})
         if models and seeds and asked:
-            found.append(grid.model_copy(update={"models": models, "seeds": seeds}))
-    return found
+            chosen.append(grid.model_copy(update={"models": models, "seeds": seeds}))
+    return chosen
 
 
 def part_words(part: Part | None) -> str:
