@@ -171,9 +171,9 @@ def test_a_part_of_a_mixture_that_is_too_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "found"),
     [
-        ({"learning_rate": 10.5}, "learning_rate: found 10.5"),
-        ({"learning_rate": [0.1, 1e9]}, "found 1000000000.0"),
-        ({"epochs": 10**6}, "epochs: found 1000000"),
+        ({"learning_rate": 10.5}, "learning_rate: found 10.5; expected at most 10"),
+        ({"learning_rate": [0.1, 1e9]}, "learning_rate.1: found 1000000000.0; expected at most 10"),
+        ({"epochs": 10**6}, "epochs: found 1000000; expected at most 10000"),
     ],
 )
 def test_a_rate_or_a_number_of_epochs_beyond_any(entry: dict[str, Any], found: str) -> None:

@@ -235,7 +235,7 @@ def test_a_file_that_names_a_part_is_that_part_of_the_study(whole: Path) -> None
     ("part", "problem"),
     [
         ({"models": ["tow"]}, "study.part.models: no grid is for 'tow'; expected one"),
-        ({"seeds": 0}, "study.part.seeds: found 0; expected a valid list"),
+        ({"seeds": 0}, "study.part.seeds: found 0; expected a list"),
         (None, "study.part: found null; expected a value, or no such key"),
     ],
 )

@@ -1,10 +1,8 @@
 """What holds for every class of settings."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from configs import everything
 from freelunch.study.criteria import read_criterion
@@ -33,30 +31,6 @@ def test_every_class_and_every_setting_is_described(kind: type[Settings]) -> Non
 def test_every_class_is_strict(kind: type[Settings]) -> None:
     expected = {"extra": "forbid", "frozen": True, "strict": True, "allow_inf_nan": False}
     assert {key: kind.model_config.get(key) for key in expected} == expected
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"epochs": 1.0},
-        {"epochs": True},
-        {"batch": "2"},
-        {"shuffle": 1},
-        {"learning_rate": "0.1"},
-        {"learning_rate": True},
-        {"learning_rate": [0.1, "0.2"]},
-        {"learning_rate": float("nan")},
-        {"warmup": float("inf")},
-        {"samples": None},
-        {"linears": "q_proj"},
-        {"linears": ["q_proj", "q_proj"]},
-        {"budget": {"tokens": 8, "times": 2}},
-    ],
-    ids=str,
-)
-def test_no_value_is_taken_for_another_one(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="1 validation error"):
-        read_adaptation({"method": "full", **settings})
 
 
 def test_a_whole_number_is_a_number() -> None:

@@ -37,8 +37,8 @@ class Budget(Settings):
 
 
 def _either(budget: Budget) -> Budget:
-    given = {name for name in ("tokens", "times", "of") if getattr(budget, name) is not None}
-    if given not in ({"tokens"}, {"times", "of"}):
+    named = {name for name in ("tokens", "times", "of") if getattr(budget, name) is not None}
+    if named not in ({"tokens"}, {"times", "of"}):
         raise PydanticCustomError("budget", "expected `tokens`, or `times` and `of`")
     return budget
 

@@ -181,5 +181,5 @@ CRITERIA = classes_of(CriterionEntry)
 
 def read_criterion(settings: Entry) -> Criterion:
     """Return a criterion's settings from JSON, with defaults."""
-    found: Criterion = read_entry(CriterionEntry, settings)
-    return found
+    criterion: Criterion = read_entry(CriterionEntry, settings)
+    return criterion

@@ -48,20 +48,18 @@ class Family:
         attention_half: Modules that compute what attention adds to the residual stream: its norms
             and the attention itself.
         mlp_half: Modules that compute what the MLP adds. Together the two halves are the block.
-        biases: Settings of the model's config that give every linear layer of a block a bias; None
-            if the output projections cannot have one.
-        some_biases: Settings of the model's config of which each gives some linear layers of a
-            block a bias, with their values in a config that does not state them; None if some
-            layers have one whatever the config says.
-        by_key_head: How one linear layer holds queries, keys and values: if True, the rows of each
-            key head follow those of its query heads, and then come the rows of its value head; if
-            False, all queries come first, then all keys, then all values.
+        biases: Settings that give every linear layer of a block a bias; None if the output
+            projections cannot have one.
+        some_biases: Settings of which each gives some linear layers a bias, with the defaults of
+            a config; None if some layers always have one.
+        by_key_head: Whether one linear layer holds the rows of each key head after those of its
+            query heads and before its value head; if not, all queries, then all keys, all values.
         adds_residual: Whether attention and MLP get the residual stream as their second argument,
             and add it themselves.
         query_key_norms: Whether norms act on queries and keys.
         norms_all_heads: Whether one such norm spans the queries (or keys) of all heads.
         scores: What attention holds of the scores of all pairs of tokens; None if one of torch's
-            kernels computes it, which takes the scores with earlier tokens alone, a few at a time.
+            kernels computes it, a few at a time.
         wholes: Settings with which blocks have no halves.
         head_dim: Width of a head if the config does not state it; None: the hidden size divided by
             the number of query heads.

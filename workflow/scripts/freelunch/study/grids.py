@@ -1,6 +1,7 @@
 """The cells of a study's grids, whole and in part."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import product, starmap
 from typing import Any
 
 from freelunch.core.errors import nearest
@@ -10,15 +11,11 @@ from freelunch.study.config import Grid, Part
 
 def cells_of(grids: Sequence[Grid]) -> list[Cell]:
     """Return the cells of grids: first each model's dense cell, then the others in their order."""
-    found = dict.fromkeys(Cell.dense(model) for grid in grids for model in grid.models)
+    cells = dict.fromkeys(Cell.dense(model) for grid in grids for model in grid.models)
     for grid in grids:
-        for model in grid.models:
-            for criterion in grid.criteria:
-                for pattern in grid.patterns:
-                    for adaptation in grid.adaptations:
-                        for seed in grid.seeds:
-                            found.setdefault(Cell(model, criterion, pattern, adaptation, seed))
-    return list(found)
+        names = (grid.models, grid.criteria, grid.patterns, grid.adaptations, grid.seeds)
+        cells |= dict.fromkeys(starmap(Cell, product(*names)))
+    return list(cells)
 
 
 def grids_in(grids: Sequence[Grid], part: Part | None) -> list[Grid]:
@@ -26,14 +23,14 @@ def grids_in(grids: Sequence[Grid], part: Part | None) -> list[Grid]:
     grids.
     """
     part = part or Part()
-    found = []
+    chosen = []
     for grid in grids:
         models = [name for name in grid.models if part.models is None or name in part.models]
         seeds = [seed for seed in grid.seeds if part.seeds is None or seed in part.seeds]
         asked = part.claims is None or bool({*part.claims} & {*(grid.claims or [])})
         if models and seeds and asked:
-            found.append(grid.model_copy(update={"models": models, "seeds": seeds}))
-    return found
+            chosen.append(grid.model_copy(update={"models": models, "seeds": seeds}))
+    return chosen
 
 
 def part_words(part: Part | None) -> str:

@@ -16,6 +16,19 @@ from freelunch.study.settings import PATTERNS, Settings
 
 AnySettings = TypeVar("AnySettings", bound=Settings)
 _EXPONENT = re.compile(r"[-+]?[\d.]+e[-+]?\d+", re.IGNORECASE)
+# What pydantic says, in our words.
+_WORDS = {
+    "Input should be": "expected",
+    "greater than or equal to": "at least",
+    "greater than": "more than",
+    "less than or equal to": "at most",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid list": "a list",
+    "Value error, ": "",
+}
 # Where in a file the whole content is meant.
 TOP = "(top)"
 
@@ -109,7 +122,10 @@ def _expected(error: ErrorDetails) -> str:
         return f"expected {_nearest(error['input'], names)}"
     if kind == "string_pattern_mismatch":
         return f"expected {PATTERNS[context['pattern']]}"
-    return error["msg"].replace("Input should be", "expected").removeprefix("Value error, ")
+    words: str = error["msg"]
+    for theirs, ours in _WORDS.items():
+        words = words.replace(theirs, ours)
+    return words
 
 
 def _hint(error: ErrorDetails) -> str:

@@ -67,7 +67,6 @@ def read_config(content: object, study: Path, where: object) -> tuple[Config, Co
     """
     if not isinstance(content, Mapping) or BASE not in content:
         config = read_settings(Config, content, where)
-        # All others are in `model_fields_set`: the study itself is required.
         missing = {*REGISTRIES} - config.model_fields_set - {"tasks"}
         if missing:
             raise refusal([f"{TOP}: {registry!r} is missing" for registry in missing], where)

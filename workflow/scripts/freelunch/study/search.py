@@ -38,8 +38,8 @@ def candidates_of(name: str, settings: Adaptation | None) -> dict[str, Training]
 
 def chosen_of(choice: Entry | None, settings: Entry) -> Entry:
     """Return the candidate that a search chose, or the entry's own settings without a search."""
-    found: Entry = choice["candidates"][choice["chosen"]] if choice else settings
-    return found
+    candidate: Entry = choice["candidates"][choice["chosen"]] if choice else settings
+    return candidate
 
 
 def adaptation_of(name: str) -> str:

@@ -340,17 +340,17 @@ TaskEntry = Annotated[Task, Field(discriminator="source")]
 
 def read_model(entry: Entry) -> Model:
     """Return an entry of `models` from JSON."""
-    found: Model = read_entry(ModelEntry, entry)
-    return found
+    settings: Model = read_entry(ModelEntry, entry)
+    return settings
 
 
 def read_text(entry: Entry) -> Text | WheelFiles:
     """Return an entry of `texts` that is fetched, from JSON."""
-    found: Text | WheelFiles = read_entry(TextEntry, entry)
-    return found
+    settings: Text | WheelFiles = read_entry(TextEntry, entry)
+    return settings
 
 
 def read_task(entry: Entry) -> Task:
     """Return an entry of `tasks` from JSON."""
-    found: Task = read_entry(TaskEntry, entry)
-    return found
+    settings: Task = read_entry(TaskEntry, entry)
+    return settings

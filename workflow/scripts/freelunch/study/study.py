@@ -293,7 +293,13 @@ class Study:
 
     def candidate_names(self, adaptation: str) -> list[str]:
         """Return the names of an adaptation's candidates; empty if it lists no alternatives."""
-        return list(candidates_of(adaptation, self.config.adaptations.get(adaptation)))
+        return self._candidate_names.get(adaptation, [])
+
+    @cached_property
+    def _candidate_names(self) -> dict[str, list[str]]:
+        # A study of a thousand cells asks for each adaptation ten thousand times.
+        entries = self.config.adaptations.items()
+        return {name: list(candidates_of(name, entry)) for name, entry in entries}
 
     def candidates(self, cell: Cell) -> list[Cell]:
         """Return a cell's candidates, as cells."""

@@ -42,9 +42,9 @@ def parse_yaml(text: str, path: Path) -> Any:
     Raises:
         UserError: As for `read_yaml`.
     """
-    loader = _Loader(text)
-    loader.path = path
     try:
+        loader = _Loader(text)
+        loader.path = path
         node = loader.get_single_node()
         values = 0 if node is None else _values_in(node, {}, set())
         if values > MOST_VALUES:
@@ -62,8 +62,6 @@ def parse_yaml(text: str, path: Path) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         # ValueError: an impossible date such as 2026-13-01.
         raise UserError("not a valid YAML file", where=path, found=error) from error
-    finally:
-        loader.dispose()
 
 
 def _values_in(node: yaml.Node, known: dict[int, float], above: set[int]) -> float:
