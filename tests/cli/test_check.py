@@ -13,7 +13,7 @@ from artifacts import write_facts
 from freelunch.cli import check
 from freelunch.cli.check import check_study
 from freelunch.core.errors import UserError
-from freelunch.costs import room
+from freelunch.costs import fits
 from freelunch.data import inspect_model
 from freelunch.data.drawing import Drawing
 from freelunch.data.inspect_text import Amounts
@@ -307,7 +307,7 @@ def test_a_study_that_does_not_fit_on_the_disk(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda folder: usage(1, 1, 1000))
+    monkeypatch.setattr(fits.shutil, "disk_usage", lambda folder: usage(1, 1, 1000))
     problem = refused(config)
     assert "more on disk, but" in problem and "has only 0 MB free" in problem
     # What a fetch that was stopped has on the disk already is not needed once more.
@@ -337,5 +337,5 @@ def test_a_file_that_a_job_removes_meanwhile_is_no_obstacle(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walk = [(str(Paths("mine").root), [], ["gone.part"])]
-    monkeypatch.setattr(room.os, "walk", lambda folder: walk)
+    monkeypatch.setattr(fits.os, "walk", lambda folder: walk)
     assert "all is well" in said(config)

@@ -21,7 +21,7 @@ DOCUMENTS = [
 
 def machine(flops: float = 1e11, memory: float = 16) -> Machine:
     """Return a machine with this rate and this memory in GB."""
-    return Machine(flops, 1e9, 1e9, 1e8, int(memory * GIGABYTES))
+    return Machine(flops, 1e9, 1e8, int(memory * GIGABYTES))
 
 
 def write_lines(folder: Path) -> Path:

@@ -20,7 +20,7 @@ rule fetch_model:
     container:
         None
     resources:
-        **asks(lambda wildcards: Job(steps.FETCH_MODEL, wildcards.model)),
+        **asks(lambda wildcards: PlannedJob.of(steps.FETCH_MODEL, Cell.dense(wildcards.model))),
     params:
         entry=lambda wildcards: STUDY.model(wildcards.model).fetched(),
         code=code_digest("fetch_model"),

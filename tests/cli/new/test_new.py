@@ -16,9 +16,14 @@ from freelunch.cli.check import check_study
 from freelunch.cli.choices import Choices
 from freelunch.cli.main import main
 from freelunch.cli.new import _about_model
+<<<<<<< HEAD
 from freelunch.costs import room
 from freelunch.data.inspect_model import InspectedModel
 from freelunch.data.sources.model_folder import CONVERTED
+=======
+from freelunch.costs import fits
+from freelunch.data.inspect_model import CONVERTED, InspectedModel
+>>>>>>> main
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study
@@ -165,9 +170,9 @@ def test_windows_that_do_not_fit_into_memory_are_left_out(
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     edit_config(folder, **large, **heads, vocab_size=128256, dtype="bfloat16")
     # Whatever is free on the disk of this machine; and there are no weights of this size.
-    monkeypatch.setattr(room, "lacking_disk", lambda plan: None)
+    monkeypatch.setattr(fits, "lacking_disk", lambda plan: None)
     monkeypatch.setattr(new_module, "check_as_fetched", lambda *arguments: None)
-    fast = replace(machine(1e15, 24), read_per_s=1e12, write_per_s=1e12)
+    fast = replace(machine(1e15, 24), disk_per_s=1e12)
     study = new(folder, write_lines(tmp_path), on=fast)
     assert "recon_block" in adaptations_of(study) and "recon_all" not in adaptations_of(study)
     assert "no recon_all: it does not fit" in said_in(study)

@@ -12,10 +12,10 @@ from pathlib import Path
 from freelunch.cli.pin import ask_for_all
 from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError
+from freelunch.costs.checks import SELECTION, checked_plan, samples_drawn
+from freelunch.costs.fits import lacking
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plausible import SELECTION, samples_drawn
-from freelunch.costs.room import lacking
 from freelunch.data.hub_lookup import check_download, is_offline
 from freelunch.data.inspect_model import (
     TOKENIZER,
@@ -55,7 +55,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     Raises:
         UserError: Something in the study, or in what it needs, would stop a run.
     """
-    plan = Plan.of(study, machine.device_bytes if machine else None)
+    plan = checked_plan(study, machine.device_bytes if machine else None)
     seen = {name: found for name in study.models if (found := _seen(study, name)) is not None}
     documents = {
         name: each for name in texts_of(study) if (each := _documents(study, name)) is not None
@@ -88,7 +88,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
 
 def this_machine(device_bytes: int | None) -> Machine:
     """Return this machine as far as memory goes; its rates are not measured."""
-    return Machine(1.0, 1.0, 1.0, 1.0, memory_bytes(), device_bytes)
+    return Machine(1.0, 1.0, 1.0, memory_bytes(), device_bytes)
 
 
 def _seen(study: Study, name: str) -> InspectedModel | None:

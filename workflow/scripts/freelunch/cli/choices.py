@@ -102,7 +102,9 @@ def _lengths(longest: int, model: InspectedModel) -> Iterator[int]:
         length //= 2
 
 
-def choose_calibration(model: InspectedModel, text: Amounts, where: str) -> tuple[int, int, str, int]:
+def choose_calibration(
+    model: InspectedModel, text: Amounts, where: str
+) -> tuple[int, int, str, int]:
     """Return the first four settings of `Choices`: those of the calibration sample.
 
     Args:
