@@ -16,14 +16,9 @@ from freelunch.cli.check import check_study
 from freelunch.cli.choices import Choices
 from freelunch.cli.main import main
 from freelunch.cli.new import _about_model
-<<<<<<< HEAD
-from freelunch.costs import room
+from freelunch.costs import fits
 from freelunch.data.inspect_model import InspectedModel
 from freelunch.data.sources.model_folder import CONVERTED
-=======
-from freelunch.costs import fits
-from freelunch.data.inspect_model import CONVERTED, InspectedModel
->>>>>>> main
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study
