@@ -13,7 +13,7 @@ from freelunch.core.errors import UserError
 from freelunch.study.families import tested
 
 
-class _Kind(NamedTuple):
+class _RefusedKind(NamedTuple):
     """A kind of model that is refused.
 
     Attributes:
@@ -32,7 +32,7 @@ class _Kind(NamedTuple):
 
 
 _KINDS = (
-    _Kind(
+    _RefusedKind(
         "a mixture of experts",
         "each expert sees only the tokens that are routed to it, so that statistics, windows and "
         "costs would need token counts of each expert",
@@ -44,7 +44,7 @@ _KINDS = (
         re.compile("^(moe_)?(num|n)_(.*_)?experts$"),
         2,
     ),
-    _Kind(
+    _RefusedKind(
         "a state-space or other recurrent model",
         "its convolutions and recurrences are neither attention nor MLP, which criteria, windows "
         "and costs are defined for",
@@ -55,14 +55,14 @@ _KINDS = (
         re.compile("mamba|^ssm_|^state_size$|^lru_width$|^linear_conv|^conv_L_cache$"),
         1,
     ),
-    _Kind(
+    _RefusedKind(
         "an encoder-decoder or encoder",
         "only decoders are pruned and reconstructed here",
         re.compile("^(t5|umt5|bart|mbart|pegasus|marian|bert|roberta|electra)$"),
         re.compile("^is_encoder_decoder$"),
         1,
     ),
-    _Kind(
+    _RefusedKind(
         "a model whose blocks hold their matrices outside of linear layers",
         "these matrices (transformers' Conv1D) would not be pruned",
         re.compile("^(gpt2|openai-gpt|imagegpt|decision_transformer)$"),
@@ -108,7 +108,7 @@ def _parts(config: Any) -> Iterator[Mapping[str, Any]]:
             yield from _parts(value)
 
 
-def _shown(part: Mapping[str, Any], kind: _Kind) -> Iterator[str]:
+def _shown(part: Mapping[str, Any], kind: _RefusedKind) -> Iterator[str]:
     """Yield each key of a config that shows a kind, with its value."""
     if part.get("is_moe") is False or part.get("enable_moe_block") is False:
         # Settings of experts have defaults in these families, also without any expert.

@@ -12,7 +12,8 @@ from freelunch.study.gguf import gguf_of
 from freelunch.study.sources import LocalSource, Source, Tokens
 
 # Keys of an entry that say which files it means, in the order of the manifest.
-_IDENTITY = (
+_IDENTITY = ["source", "package", "version", "sha256", "repository", "revision", "path"]
+_IDENTITY += ["member", "members"]
     "source",
     "package",
     "version",
@@ -22,7 +23,7 @@ _IDENTITY = (
     "path",
     "member",
     "members",
-)
+]
 
 
 @dataclass(frozen=True)
