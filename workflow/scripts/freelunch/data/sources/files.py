@@ -14,16 +14,6 @@ from freelunch.study.sources import LocalSource, Source, Tokens
 # Keys of an entry that say which files it means, in the order of the manifest.
 _IDENTITY = ["source", "package", "version", "sha256", "repository", "revision", "path"]
 _IDENTITY += ["member", "members"]
-    "source",
-    "package",
-    "version",
-    "sha256",
-    "repository",
-    "revision",
-    "path",
-    "member",
-    "members",
-]
 
 
 @dataclass(frozen=True)
