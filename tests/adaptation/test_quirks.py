@@ -17,7 +17,7 @@ from freelunch.costs.shapes import Shapes
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.cell import derive_seed
-from freelunch.study.dropout import dropout_of
+from freelunch.study.families import dropout_of
 from interrupts import Interrupt, contents, interrupted
 from operations import Counter
 from tiny_models import (

@@ -14,9 +14,9 @@ import retraining_memory
 from freelunch.adaptation.retraining.driver import Training
 from freelunch.costs.retraining import retrain, retraining_work
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.methods import DISTILLATION
 from freelunch.study.methods import METHODS as ALL_METHODS
+from freelunch.study.retraining import read_adaptation
 from random_models import run_step
 from timing import REPEATS, alternating, matmul_rate, say, seconds
 
