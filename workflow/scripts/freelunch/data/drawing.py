@@ -101,9 +101,9 @@ class Drawing:
                     continue
                 refused += 1
             elif not sequences and not refused and len(seen) == len(self._documents):
-                raise self._nothing_to_draw()
+                raise self._nothing_left(refused)
             if refused > _TRIES * len(self._documents):
-                raise self._nothing_apart()
+                raise self._nothing_left(refused)
         return torch.tensor(sequences)
 
     def keep_apart(self, spans: Iterable[Span]) -> None:
@@ -128,35 +128,26 @@ class Drawing:
             self._encoded[index] = self._tokenizer(document, verbose=False)["input_ids"]
         return self._encoded[index]
 
-    def _nothing_apart(self) -> UserError:
-        return UserError(
-            "no sequence is left that is apart from another sample",
-            where=self._where,
-            found=f"{GRAM} tokens in a row of every sequence are in another sample, too",
-            expected="text that does not repeat itself",
-            todo="use a text with more documents, or smaller samples (study.calibration, "
-            "study.selection, study.evaluation.drift)",
-        )
-
-    def _nothing_to_draw(self) -> UserError:
-        if self._left_out:
-            return UserError(
-                "no document is left to draw from",
-                where=self._where,
-                found=f"{len(self._left_out)} documents that another sample has touched "
-                "(calibration and held-out text share none); no other document is long enough",
-                expected=f"a document of more than study.calibration.length = {self._length} "
-                "tokens",
-                todo="use a text with more documents or fewer samples (study.calibration, "
-                "study.selection), or set `select_on: evaluation` if this is for a search",
-            )
+    def _nothing_left(self, refused: int) -> UserError:
+        """Return the error that no sequence can be drawn, after so many that were not apart."""
         longest = max(len(tokens) for tokens in self._encoded.values())
+        found = f"the longest document has {longest} tokens"
+        if self._left_out:
+            found = (
+                f"{len(self._left_out)} documents that another sample has touched; no other one "
+            )
+            found += "is long enough"
+        if refused:
+            found = f"{GRAM} tokens in a row of every sequence are in another sample, too"
         return UserError(
-            "no document is longer than one calibration sequence",
+            "no sequence is left to draw",
             where=self._where,
-            found=f"the longest document has {longest} tokens",
-            expected=f"more than study.calibration.length = {self._length}",
-            todo="shorten `length`, or use a text with longer documents",
+            found=found,
+            expected=f"a document of more than study.calibration.length = {self._length} tokens, "
+            "apart from all other samples",
+            todo="use a text with more or longer documents, or fewer or shorter sequences "
+            "(study.calibration, study.selection, study.evaluation.drift), or set `select_on: "
+            "evaluation` if this is for a search",
         )
 
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER = "tokenizer.json"
-# Families that transformers converts from GGUF, out of those that are tested. A test compares them.
-CONVERTED = ("bloom", "falcon", "gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,13 @@ def inspect_path(path: Path, where: str) -> InspectedModel:
     """
     gguf = gguf_of(path, where)
     if gguf is not None:
-        return _inspect_gguf(gguf, where)
+        header = read_gguf_header(gguf, where)
+        config = {
+            "model_type": header.family,
+            "num_hidden_layers": header.blocks,
+            "max_position_embeddings": header.positions,
+        }
+        return InspectedModel(config, "float32", None, gguf=True)
     if not path.is_dir():
         raise UserError(
             "there is no model",
@@ -155,24 +159,3 @@ def read_tokenizer(file: Path, where: str) -> "Tokenizer":
             found=first_line(error),
             todo="complete the download of the model, or correct the file",
         ) from error
-
-
-def _inspect_gguf(file: Path, where: str) -> InspectedModel:
-    header = read_gguf_header(file, where)
-    if header.architecture not in CONVERTED:
-        raise UserError(
-            "GGUF files of this family cannot be converted, or are not tested",
-            where=where,
-            found=header.architecture,
-            expected=f"one of {', '.join(CONVERTED)}",
-            todo="use the model's safetensors",
-        )
-    if not header.has_tokenizer:
-        raise UserError("the GGUF file has no tokenizer", where=where, todo="use a complete file")
-    config = {
-        # As transformers names it; llama.cpp names Mistral `llama`, too: their blocks are alike.
-        "model_type": "gemma3_text" if header.architecture == "gemma3" else header.architecture,
-        "num_hidden_layers": header.blocks,
-        "max_position_embeddings": header.positions,
-    }
-    return InspectedModel(config, "float32", None, gguf=True)

@@ -67,9 +67,12 @@ def inspect_text(path: Path, where: str) -> InspectedText:
     _check_file(path, where)
     name, field = unpacked_name(path.name).lower(), "text"
     parquet = _is_parquet(path)
-    beginning = [] if parquet else list(islice(SourceFile(where, path, path.name).lines(), _ROWS))
+    source = SourceFile(where, path, path.name)
+    beginning = [] if parquet else list(islice(source.lines(), _ROWS))
     first = next((line for line in beginning if line.strip()), "").strip()
-    rows = _columns(path, where) if parquet else [row for row in map(_row, beginning) if row]
+    rows = [row for row in map(_row, beginning) if row]
+    for batch in islice(source.batches(rows=_ROWS), 1) if parquet else ():
+        rows = batch.to_pylist()
     if parquet or (rows and _row(first) is not None):
         form = "parquet" if parquet else "jsonl"
         field = _field(rows, path, where)
@@ -164,24 +167,6 @@ def _row(line: str) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _columns(path: Path, where: str) -> list[dict[str, Any]]:
-    """Return the first rows of a Parquet file."""
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            batch = next(file.iter_batches(batch_size=_ROWS), None)
-            return [] if batch is None else list(batch.to_pylist())
-    except pyarrow.ArrowException as error:
-        raise UserError(
-            "not a valid Parquet file",
-            where=where,
-            found=f"{path}: {error}",
-            todo="fetch the file again",
-        ) from error
-
-
 def _field(rows: Sequence[Mapping[str, Any]], path: Path, where: str) -> str:
     """Return the field that holds the text: one with a usual name, or else the longest."""
     fields = dict.fromkeys(key for row in rows for key in row)
@@ -226,12 +211,12 @@ class Amounts:
                 lengths.append(round(len(document) / ratio))
                 exact = False
                 continue
-            found = len(tokenizer.encode(document[:left]).ids)
+            length = len(tokenizer.encode(document[:left]).ids)
             counted += min(len(document), left)
-            tokens += found
+            tokens += length
             if len(document) > left:
-                found, exact = round(found * len(document) / left), False
-            lengths.append(found)
+                length, exact = round(length * len(document) / left), False
+            lengths.append(length)
         return cls(lengths, exact, complete)
 
     @property

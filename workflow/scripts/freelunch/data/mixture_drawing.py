@@ -121,9 +121,8 @@ class MixtureDrawing:
         self._length, self._where = length, f"texts.{job.text.folder.name}.parts"
         self._settings: dict[str, Any] = job.text.facts["settings"]
         self.documents = read_documents(job.text.folder)
-        self.tokens: list[list[int]] = load_tokenizer(job.model)(self.documents, verbose=False)[
-            "input_ids"
-        ]
+        tokenizer = load_tokenizer(job.model)
+        self.tokens: list[list[int]] = tokenizer(self.documents, verbose=False)["input_ids"]
         evaluated = read_documents(evaluation.folder)
         if windows.facts["documents"] is not None:
             evaluated = [evaluated[index] for index in set(windows.facts["documents"])]
@@ -135,9 +134,8 @@ class MixtureDrawing:
         for facts in job.text.facts["parts"]:
             name, end = facts["name"], first + facts["documents"]
             part = MixturePart(name, self._settings["parts"][name]["share"])
-            self._divide_(
-                part, range(first, end), random.Random(derive_seed(seed, "mixture", name))
-            )
+            generator = random.Random(derive_seed(seed, "mixture", name))
+            self._divide_(part, range(first, end), generator)
             self.parts.append(part)
             first = end
         chosen_on, measured = self._grams_of(SELECTION), self._grams_of(MEASURED)

@@ -10,7 +10,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
-from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
@@ -20,7 +19,7 @@ from freelunch.data.model_source import opened, read_model_folder
 from freelunch.data.sources import fetching, obtain
 from freelunch.data.sources.model_folder import read_gguf_header
 from freelunch.model.checkpoint import KIND, Sharding, finish_checkpoint, write_shard
-from freelunch.study.families import FAMILIES, sizes_of
+from freelunch.study.families import sizes_of
 from freelunch.study.source_files import GGUF
 from freelunch.study.sources import Dtype, Model
 
@@ -54,7 +53,7 @@ def fetch_model(
         writer = ArtifactWriter(folder, KIND, depends_on)
         raw, files = obtained.path.parent, sorted(obtained.files)
         if obtained.path.suffix == GGUF:
-            _check_convertible(obtained.path, where)
+            read_gguf_header(obtained.path, where)
             raw = scratch / "dequantised"
             dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
@@ -91,20 +90,6 @@ def _dtype(where: str, entry: Model, config: PreTrainedConfig) -> torch.dtype:
             todo="set `dtype` in the model's entry",
         )
     return config.dtype
-
-
-def _check_convertible(gguf: Path, where: str) -> None:
-    """Refuse a GGUF file that is damaged, or that transformers cannot convert exactly."""
-    architecture = read_gguf_header(gguf, where).architecture
-    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
-        convertible = sorted({*FAMILIES} & {*GGUF_SUPPORTED_ARCHITECTURES})
-        raise UserError(
-            "transformers cannot convert a GGUF file of this architecture",
-            where=where,
-            found=architecture,
-            expected=f"one that it converts, such as {', '.join(convertible)}",
-            todo="use the model's safetensors",
-        )
 
 
 def dequantise(gguf: Path, folder: Path) -> None:

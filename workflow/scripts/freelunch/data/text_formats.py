@@ -105,23 +105,21 @@ class SourceFile:
             f"{shlex.quote(script)}",
         )
 
-    def rows(self, field: str) -> Iterator[Any]:
-        """Yield a column of a Parquet file."""
+    def batches(self, field: str | None = None, rows: int = 65_536) -> Iterator[Any]:
+        """Yield batches of so many rows of a Parquet file: all of its columns, or one."""
         import pyarrow
         from pyarrow import parquet
 
         try:
             with parquet.ParquetFile(self._path) as file:
                 names = file.schema_arrow.names
-                if field not in names:
+                if field is not None and field not in names:
                     raise self.missing(field, names)
-                for batch in file.iter_batches(columns=[field]):
-                    yield from batch.column(0).to_pylist()
+                columns = None if field is None else [field]
+                yield from file.iter_batches(batch_size=rows, columns=columns)
         except pyarrow.ArrowException as error:
             raise self.error(
-                "not a valid Parquet file",
-                found=error,
-                todo="correct the source or the `format`",
+                "not a valid Parquet file", found=error, todo="correct the source or the `format`"
             ) from error
 
     def missing(self, field: str, fields: Iterable[str]) -> UserError:
@@ -233,11 +231,12 @@ def _json_field(source: SourceFile, field: str) -> Iterator[str]:
 
 def _table_rows(source: SourceFile, field: str) -> Iterator[str]:
     """Yield one field of each row of a Parquet file."""
-    for number, document in enumerate(source.rows(field), 1):
-        source.number = number
-        if not isinstance(document, str):
-            raise _not_a_string(source, field, str(document))
-        yield document
+    for batch in source.batches(field):
+        for document in batch.column(0).to_pylist():
+            source.number += 1
+            if not isinstance(document, str):
+                raise _not_a_string(source, field, str(document))
+            yield document
 
 
 def _not_a_string(source: SourceFile, field: str, found: str) -> UserError:

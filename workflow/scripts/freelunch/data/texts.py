@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-_INTEGERS = ("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
-
 
 def fetch_text(name: str, entry: Text | WheelFiles, folder: Path, fingerprint: str) -> Artifact:
     """Obtain a text and write it as documents, or ready token ids as int64.
@@ -113,36 +111,28 @@ def _read_ids(where: str, path: Path) -> "NDArray[numpy.int64]":
             integers, has no rows or columns, or holds a number that is negative or beyond int64.
     """
     import numpy
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
 
-    expected = "`input_ids`, integers of shape (samples, length), at least one by one"
+    expected = "`input_ids`, integers from 0 of shape (samples, length), at least one by one"
     try:
-        with safe_open(path, framework="numpy") as file:
-            names = list(file.keys())
-            if "input_ids" not in names:
-                raise UserError(
-                    f"{path.name} has no `input_ids`",
-                    where=where,
-                    found=", ".join(first_of(names, 8)) or "no tensor",
-                    expected=expected,
-                    todo="save the token ids under that name",
-                )
-            stored = file.get_slice("input_ids")
-            dtype, shape = stored.get_dtype(), stored.get_shape()
-            fits = dtype in _INTEGERS and len(shape) == 2 and min(shape) > 0
-            ids = file.get_tensor("input_ids") if fits else None
-    except SafetensorError as error:
+        tensors = load_file(path)
+    # Of a dtype that numpy does not have, the library raises one of the others.
+    except (SafetensorError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path.name} is not a valid safetensors file",
+            f"{path.name} is not a safetensors file of integers",
             where=where,
             found=error,
             expected=expected,
         ) from error
-    problem = "`input_ids` are not token ids"
+    ids = tensors.get("input_ids")
+    found = None
     if ids is None:
-        found = f"{dtype} of shape {tuple(shape)}"
-        raise UserError(problem, where=where, found=found, expected=expected)
-    if ids.min() < 0 or ids.max() > numpy.iinfo(numpy.int64).max:
+        found = ", ".join(first_of(tensors, 8)) or "no tensor"
+    elif ids.dtype.kind not in "iu" or ids.ndim != 2 or not ids.size:
+        found = f"{ids.dtype} of shape {ids.shape}"
+    elif ids.min() < 0 or ids.max() > numpy.iinfo(numpy.int64).max:
         found = f"numbers from {ids.min()} to {ids.max()}"
-        raise UserError(problem, where=where, found=found, expected="0 to the largest int64")
+    if ids is None or found is not None:
+        raise UserError("no token ids", where=where, found=found, expected=expected)
     return cast("NDArray[numpy.int64]", ids.astype(numpy.int64))

@@ -31,7 +31,7 @@ _LARGEST_BY_NAME = LARGEST | {
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _RefusedKind:
     """A kind of model that is refused.
 
     Attributes:
@@ -50,7 +50,7 @@ class _Kind:
 
 
 _KINDS = (
-    _Kind(
+    _RefusedKind(
         "a mixture of experts",
         "each expert sees only the tokens that are routed to it, so that statistics, windows and "
         "costs would need token counts of each expert",
@@ -60,20 +60,20 @@ _KINDS = (
         # One expert is a dense model.
         least=2,
     ),
-    _Kind(
+    _RefusedKind(
         "a state-space or other recurrent model",
         "its convolutions and recurrences are neither attention nor MLP, which criteria, windows "
         "and costs are defined for",
         "mamba|bamba|zamba|rwkv|xlstm|recurrent|falcon_h1|nemotron_h|olmo_hybrid|qwen3_5|lfm|plamo2",
         "mamba|^ssm_|^state_size$|^lru_width$|^linear_conv|^conv_L_cache$",
     ),
-    _Kind(
+    _RefusedKind(
         "an encoder-decoder or encoder",
         "only decoders are pruned and reconstructed here",
         "^(t5|umt5|bart|mbart|pegasus|marian|bert|roberta|electra)$",
         "^is_encoder_decoder$",
     ),
-    _Kind(
+    _RefusedKind(
         "a model whose blocks hold their matrices outside of linear layers",
         "these matrices (transformers' Conv1D) would not be pruned",
         "^(gpt2|openai-gpt|imagegpt|decision_transformer)$",
@@ -151,7 +151,7 @@ def _parts(config: object) -> Iterator[ModelConfig]:
             yield from _parts(value)
 
 
-def _shown(part: ModelConfig, kind: _Kind) -> Iterator[str]:
+def _shown(part: ModelConfig, kind: _RefusedKind) -> Iterator[str]:
     """Yield each key of a config that shows a kind, with its value."""
     # Settings of experts have defaults in some families, also without any expert.
     is_dense = part.get("is_moe") is False or part.get("enable_moe_block") is False

@@ -12,17 +12,8 @@ from freelunch.study.source_files import gguf_of
 from freelunch.study.sources import LocalSource, Source, Tokens
 
 # Keys of an entry that say which files it means, in the order of the manifest.
-_IDENTITY = (
-    "source",
-    "package",
-    "version",
-    "sha256",
-    "repository",
-    "revision",
-    "path",
-    "member",
-    "members",
-)
+_IDENTITY = ["source", "package", "version", "sha256", "repository", "revision", "path"]
+_IDENTITY += ["member", "members"]
 
 
 @dataclass(frozen=True)

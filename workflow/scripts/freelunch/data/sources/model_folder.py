@@ -22,6 +22,8 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 INDEX = "model.safetensors.index.json"
 # A larger config.json is refused.
 CONFIG_BYTES = 10_000_000
+# Families that transformers converts from GGUF, out of those that are tested. A test compares them.
+CONVERTED = ("bloom", "falcon", "gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 
 
@@ -220,16 +222,15 @@ class GGUFHeader:
     """A model as the header of a GGUF file describes it.
 
     Attributes:
-        architecture: The family, as llama.cpp names it.
+        family: The family, as transformers names it. llama.cpp names Mistral `llama`, too: their
+            blocks are alike.
         blocks: Number of decoder blocks; None if it is not stated.
         positions: The longest sequence that the model takes; None if it is not stated.
-        has_tokenizer: Whether the file holds a tokenizer.
     """
 
-    architecture: str
+    family: str
     blocks: int | None
     positions: int | None
-    has_tokenizer: bool
 
 
 def read_gguf_header(file: Path, where: str) -> GGUFHeader:
@@ -240,14 +241,15 @@ def read_gguf_header(file: Path, where: str) -> GGUFHeader:
         where: The model, for messages.
 
     Raises:
-        UserError: The file is damaged, or its model is of a kind that is not supported.
+        UserError: The file is damaged or has no tokenizer, its model is of a kind that is not
+            supported, or it is not tested that transformers converts the family.
     """
     from gguf import GGUFReader
 
     try:
         fields = GGUFReader(file).fields
-        architecture = str(fields["general.architecture"].contents())
-        sizes = [fields.get(f"{architecture}.{key}") for key in ("block_count", "context_length")]
+        family = str(fields["general.architecture"].contents())
+        sizes = [fields.get(f"{family}.{key}") for key in ("block_count", "context_length")]
         blocks, positions = (None if size is None else int(size.contents()) for size in sizes)
         experts = [
             field.contents() for key, field in fields.items() if key.endswith(".expert_count")
@@ -260,6 +262,14 @@ def read_gguf_header(file: Path, where: str) -> GGUFHeader:
             todo="fetch the file again",
         ) from error
     # Of Mixtral, llama.cpp writes `llama` as the architecture: only the number of experts differs.
-    kind = {"model_type": architecture.replace("-", "_"), "num_experts": max(experts, default=0)}
+    kind = {"model_type": family.replace("-", "_"), "num_experts": max(experts, default=0)}
     check_supported(kind, where)
-    return GGUFHeader(architecture, blocks, positions, "tokenizer.ggml.tokens" in fields)
+    if family not in CONVERTED or "tokenizer.ggml.tokens" not in fields:
+        raise UserError(
+            "a GGUF file of this family cannot be converted, or it is not tested",
+            where=where,
+            found=family if family not in CONVERTED else f"{family}, without a tokenizer",
+            expected=f"one of {', '.join(CONVERTED)}, with a tokenizer",
+            todo="use the model's safetensors",
+        )
+    return GGUFHeader("gemma3_text" if family == "gemma3" else family, blocks, positions)
