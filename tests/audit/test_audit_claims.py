@@ -11,12 +11,12 @@ import yaml
 
 from claims_for_tests import make_claim
 from freelunch.analysis import intervals
-from freelunch.core.errors import UserError
-from freelunch.core.files import write_atomically
 from freelunch.audit.claims import audit_claims, load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.verdicts import HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study

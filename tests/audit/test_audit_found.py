@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.files import write_json
 from freelunch.audit.audit import audit_study
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.found import answer_text, gather_found
@@ -20,6 +19,7 @@ from freelunch.audit.page_marks import _CORNERS, _HALVES, symbol_id, symbols
 from freelunch.audit.page_scatter import SIZE, VIEWS, Axis, scatter
 from freelunch.audit.scope import Regime, worth_text
 from freelunch.audit.verdicts import UNTESTED
+from freelunch.core.files import write_json
 from freelunch.reporting.drawing.marks import Mark, marks
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study

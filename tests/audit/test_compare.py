@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from freelunch.audit.compare import compare_runs, comparison_text, records_of_run
 from freelunch.cli.main import main
 from freelunch.core.digest import sealed
 from freelunch.core.errors import UserError
-from freelunch.audit.compare import compare_runs, comparison_text, records_of_run
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import (

@@ -21,9 +21,9 @@ from rocrate import vocabs
 from rocrate.rocrate import ROCrate
 
 from crates import Crate, described, identifiers, listed, made_up, types, written
-from freelunch.core.digest import file_digest
 from freelunch.audit.crate import CONFIG, METADATA, SNAKEFILE, write_crate
 from freelunch.audit.provenance import COSTS, gather_costs
+from freelunch.core.digest import file_digest
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from repository import ROOT

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from crates import ENVIRONMENT, Crate, described, identifiers, made_up, types, written
-from freelunch.core.errors import UserError
 from freelunch.audit.crate import CONFIG, METADATA, SNAKEFILE, write_crate
+from freelunch.core.errors import UserError
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
 

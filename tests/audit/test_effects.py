@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 
 from figure_words import assert_words_inside
-from freelunch.records.read import load_records
 from freelunch.audit.audit import audit_records
+from freelunch.records.read import load_records
 from freelunch.reporting.drawing.effects import draw
 from freelunch.reporting.drawing.numbers import column_text
 from freelunch.reporting.drawing.style import CHOSEN, DAGGER, styled

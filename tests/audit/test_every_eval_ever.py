@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from freelunch.core.files import write_atomically
 from freelunch.audit.every_eval_ever import evaluation_texts
+from freelunch.core.files import write_atomically
 from freelunch.reporting.derived import audit_files, evaluation_name, hub_name
 from freelunch.reporting.whole import files_of_others
 from freelunch.study.cell import Cell

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from freelunch.audit.audit import audit_study
+from freelunch.audit.integrity import check_records
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import file_digest, sealed
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_json
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
-from freelunch.audit.audit import audit_study
-from freelunch.audit.integrity import check_records
 from freelunch.study.cell import Cell
 from freelunch.study.steps import METRICS
 from freelunch.study.study import Study

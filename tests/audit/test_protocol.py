@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 
-from freelunch.core.errors import UserError
-from freelunch.core.files import write_json
 from freelunch.audit.protocol import (
     ABSENT,
     DIFFERENT,
@@ -17,6 +15,8 @@ from freelunch.audit.protocol import (
     load_protocol,
     values,
 )
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_json
 from freelunch.study.study import Study
 from records_for_tests import make_study
 from repository import ROOT

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from freelunch.core.errors import UserError
-from freelunch.core.files import write_atomically
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.published import (
     AGREES,
@@ -22,6 +20,8 @@ from freelunch.audit.published import (
     load_meaning,
 )
 from freelunch.audit.published_file import COLUMNS, TASKS, load_published
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import CONFIG, PERPLEXITIES, make_records, make_study

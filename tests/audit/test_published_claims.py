@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 
 from claims_for_tests import make_claim
-from freelunch.cli import audit
-from freelunch.core.errors import UserError
-from freelunch.core.files import write_json
 from freelunch.audit.claims import audit_claims, load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.published import load_meaning
@@ -18,6 +15,9 @@ from freelunch.audit.published_claims import NO_NUMBERS, audit_published_claims
 from freelunch.audit.published_file import Published, load_published
 from freelunch.audit.verdict_table import verdict_table
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from freelunch.cli import audit
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_json
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
 # Shin et al., EMNLP 2024: perplexity of LLaMA-7B and OPT-125M at 50 %: only pruned, with one block

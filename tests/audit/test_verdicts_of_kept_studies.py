@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from freelunch.records.read import load_records
 from freelunch.audit.claims import audit_claims, load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.scope import Regime, Regimes, load_regimes
@@ -20,6 +19,7 @@ from freelunch.audit.verdicts import (
     kind,
     of_few_seeds,
 )
+from freelunch.records.read import load_records
 from freelunch.study.study import Study
 from repository import ROOT
 

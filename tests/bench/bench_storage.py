@@ -18,7 +18,8 @@ from unittest import mock
 import torch
 from bench_windows import adapt, settings_of
 
-from freelunch.adaptation.retraining.driver import Training
+from freelunch.adaptation.job import AdaptationJob
+from freelunch.adaptation.retraining.driver import TrainingRun
 from freelunch.core.artifact import Artifact
 from freelunch.evaluation.cell import pass_through
 from freelunch.evaluation.perplexity import Perplexity
@@ -121,8 +122,10 @@ def main() -> None:
 
         compare("a pass", measure)
         settings = read_adaptation({"method": "masklora", "batch": SEQUENCES, "micro_batch": 4})
-        arguments = (model, masks, states, settings, 0, folder / "retraining", "")
-        training = Training(*arguments, streamed=True)
+        job: AdaptationJob[Any] = AdaptationJob(
+            model, masks, states, settings, 0, folder / "retraining", ""
+        )
+        training = TrainingRun(job, streamed=True)
         rows = torch.arange(SEQUENCES)
         compare("a step of a streamed retraining", lambda: training.step(1, 1e-6, rows))
 

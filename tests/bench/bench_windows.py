@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs import QWEN_72B
+from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.core.artifact import Artifact
 from freelunch.costs.reconstruction import reconstruct
@@ -109,9 +110,8 @@ def adapt(model: StreamedModel, masks: Artifact, states: DenseStates, settings: 
     assert windows and windows[-1].stop == last
     with tempfile.TemporaryDirectory(dir="results") as folder:
         target = Path(folder) / "windows"
-        reconstruct_windows(
-            model, masks, states, settings.window, windows, settings, 0, target, "bench"
-        )
+        job = AdaptationJob(model, masks, states, settings, 0, target, "bench")
+        reconstruct_windows(job, settings.window, windows)
 
 
 def _with_norms(settings: Local) -> Local:

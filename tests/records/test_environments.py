@@ -7,9 +7,9 @@ from unittest.mock import MagicMock
 import pytest
 
 from audits_for_tests import ENVIRONMENT
+from freelunch.audit.provenance import gather_provenance
 from freelunch.records import collect
 from freelunch.records.read import validate
-from freelunch.audit.provenance import gather_provenance
 from records_for_tests import make_records, make_study
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from configs import ASKED, DRIFT, TASK, changed, checked, config, refusal, with_adaptations
-from freelunch.core.errors import UserError
 from freelunch.audit.claims import load_claims
+from freelunch.core.errors import UserError
 from freelunch.study.claim_ids import CLAIMS, claim_ids
 from freelunch.study.study import Study
 from repository import ROOT

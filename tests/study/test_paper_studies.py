@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from freelunch.analysis import intervals
+from freelunch.audit.claims import audit_claims, load_claims
+from freelunch.audit.evidence import Evidence
+from freelunch.audit.verdicts import HOLDS
 from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of, dtype_of
 from freelunch.costs.plan import Plan
 from freelunch.records.whole import made_by_steps
-from freelunch.audit.claims import audit_claims, load_claims
-from freelunch.audit.evidence import Evidence
-from freelunch.audit.verdicts import HOLDS
 from freelunch.study.adaptations import Reconstruction, Training
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.digest import sealed
-from freelunch.core.files import write_atomically, write_json
 from freelunch.audit.audit import audit_study
 from freelunch.audit.claims import audit_claims, load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.page import page_text
+from freelunch.core.digest import sealed
+from freelunch.core.files import write_atomically, write_json
 from freelunch.reporting.derived import PAGE
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.figures import figures

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from claims_for_tests import make_claim
-from freelunch.evaluation.tasks import answers_bytes
-from freelunch.records.read import answers_beside
 from freelunch.audit.claims import audit_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
+from freelunch.evaluation.tasks import answers_bytes
+from freelunch.records.read import answers_beside
 from records_for_tests import make_records, make_study
 
 NOWHERE = Path("nowhere")

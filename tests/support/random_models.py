@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
-from freelunch.adaptation import reconstruction
+from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import retrain_model
 from freelunch.core.artifact import Artifact
@@ -48,6 +48,7 @@ from freelunch.study.adaptations import Adaptation
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining
+from freelunch.study.steps import ADAPTED_BLOCKS
 from freelunch.study.windows import split_windows
 from measuring import perplexity_of
 
@@ -196,18 +197,20 @@ def take_step(
         settings = read_adaptation(written)
         windows = split_windows(model.num_blocks, settings.window)
         target, fingerprint = folder / "adapted", json.dumps(written)
-        reconstruct_windows(
-            model, masks, states, settings.window, windows, settings, 0, target, fingerprint
+        job: AdaptationJob[Any] = AdaptationJob(
+            model, masks, states, settings, 0, target, fingerprint
         )
+        reconstruct_windows(job, settings.window, windows)
     elif step == "retrain":
         assert written is not None
         settings, target = read_adaptation(written), folder / "retrained"
         fingerprint = json.dumps(written)
-        retrain_model(model, masks, states, settings, 0, target, fingerprint, streamed=streamed)
+        job = AdaptationJob(model, masks, states, settings, 0, target, fingerprint)
+        retrain_model(job, streamed)
     elif step == "assemble":
         retrained = written is not None and isinstance(read_adaptation(written), Retraining)
         source = folder / ("retrained" if retrained else "adapted")
-        adapted = [Artifact(source, reconstruction.KIND)]
+        adapted = [Artifact(source, ADAPTED_BLOCKS)]
         assemble_model(model, masks, adapted, folder / "assembled", "random")
     elif step == "evaluate":
         assembled = StreamedModel(folder / "assembled")

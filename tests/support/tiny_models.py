@@ -35,6 +35,7 @@ from transformers import (
 )
 
 from damage import vouch_for
+from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import retrain_model
 from freelunch.core.artifact import Artifact, fingerprint
@@ -390,19 +391,19 @@ def reconstruct(
     settings = read_adaptation(changes) if exact else reconstruction(**changes)
     window = settings.window
     with dense_states(prepared.model, prepared.dense) as states:
-        return reconstruct_windows(
-            model=prepared.model,
-            masks=prepared.masks,
-            states=states,
-            window=window,
-            windows=split_windows(BLOCKS, window) if windows is None else windows,
-            settings=settings,
-            seed=seed,
-            folder=folder,
-            fingerprint=fingerprint,
-            report=report or silent,
-            stop_at_divergence=stop_at_divergence,
+        job: AdaptationJob[Any] = AdaptationJob(
+            prepared.model,
+            prepared.masks,
+            states,
+            settings,
+            seed,
+            folder,
+            fingerprint,
+            report or silent,
+            stop_at_divergence,
         )
+        chosen = split_windows(BLOCKS, window) if windows is None else windows
+        return reconstruct_windows(job, window, chosen)
 
 
 def prepare_on(device: str, prepared: Prepared, base: Path) -> Prepared:
@@ -426,20 +427,20 @@ def retrain(
 ) -> Artifact:
     """Retrain a pruned model on its calibration sample."""
     entry = read_adaptation({"method": method, "learning_rate": 0.01, **settings})
+    fingerprint = f"fingerprint of {entry.as_json()} and {seed}"
     with dense_states(prepared.model, prepared.dense) as states:
-        return retrain_model(
-            model=prepared.model,
-            masks=prepared.masks,
-            states=states,
-            settings=entry,
-            seed=seed,
-            folder=folder,
-            fingerprint=f"fingerprint of {entry.as_json()} and {seed}",
-            report=report,
-            stop_at_divergence=stop_at_divergence,
-            save_s=save_s,
-            streamed=streamed,
+        job: AdaptationJob[Any] = AdaptationJob(
+            prepared.model,
+            prepared.masks,
+            states,
+            entry,
+            seed,
+            folder,
+            fingerprint,
+            report,
+            stop_at_divergence,
         )
+        return retrain_model(job, streamed, save_s)
 
 
 def retrained_facts(adapted: Artifact) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from freelunch.audit.claims import load_claims
 from freelunch.cli import cell_choices
 from freelunch.cli import new as new_module
 from freelunch.cli.cell_choices import _windows
@@ -15,7 +16,6 @@ from freelunch.cli.choices import Choices
 from freelunch.cli.new import _about_model
 from freelunch.costs import room
 from freelunch.data.seen_model import CONVERTED, SeenModel
-from freelunch.audit.claims import load_claims
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study

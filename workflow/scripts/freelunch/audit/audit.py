@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.analysis.pairing import Records
-from freelunch.records.read import load_records
 from freelunch.audit.appendix import gather_appendix
 from freelunch.audit.claims import audit_claims, load_claims
 from freelunch.audit.evidence import Evidence
@@ -17,6 +16,7 @@ from freelunch.audit.published_claims import audit_published_claims
 from freelunch.audit.published_file import load_published
 from freelunch.audit.reforms import gather_reforms
 from freelunch.audit.scope import load_regimes, scope_text, worth_text
+from freelunch.records.read import load_records
 from freelunch.study.study import Study
 
 

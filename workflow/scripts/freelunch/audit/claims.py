@@ -11,7 +11,6 @@ import jsonschema
 
 from freelunch.analysis.intervals import estimate
 from freelunch.analysis.pairing import ENOUGH_SEEDS
-from freelunch.core.errors import UserError, first_of, nearest
 from freelunch.audit.data import DATA, checked
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
@@ -38,6 +37,7 @@ from freelunch.audit.verdicts import (
     threshold_text,
     together,
 )
+from freelunch.core.errors import UserError, first_of, nearest
 from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.study.cell import Cell
 from freelunch.study.criteria import CRITERIA

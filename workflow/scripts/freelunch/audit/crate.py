@@ -19,13 +19,13 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.digest import json_digest
-from freelunch.core.errors import UserError
-from freelunch.core.files import write_atomically, write_json
 from freelunch.audit.crate_facts import facts_of, known, package_url, source_of
 from freelunch.audit.crate_steps import Steps
 from freelunch.audit.data import REPOSITORY
 from freelunch.audit.provenance import gather_provenance
+from freelunch.core.digest import json_digest
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically, write_json
 from freelunch.reporting.derived import (
     APPENDIX,
     AUDIT,

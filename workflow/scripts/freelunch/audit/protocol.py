@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.errors import UserError
 from freelunch.audit.data import DATA, checked
+from freelunch.core.errors import UserError
 from freelunch.reporting.formatting import parts_text
 from freelunch.study.adaptations import Adaptation, Local, Windowed
 from freelunch.study.cell import NONE

@@ -1,7 +1,6 @@
 """The files of an audit that are functions of the records."""
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.files import json_text
 from freelunch.audit.appendix import appendix_text
 from freelunch.audit.audit import audit_records
 from freelunch.audit.cards import card_texts
@@ -9,6 +8,7 @@ from freelunch.audit.every_eval_ever import evaluation_texts
 from freelunch.audit.page import page_text
 from freelunch.audit.reforms import reforms_text
 from freelunch.audit.verdict_table import verdict_table
+from freelunch.core.files import json_text
 from freelunch.reporting.derived import APPENDIX, AUDIT, PAGE, REFORMS, VERDICTS, audit_outputs
 from freelunch.study.study import Study
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from freelunch.audit.page import page_text
 from freelunch.cli.summary import verdicts_text
 from freelunch.core.errors import first_of
 from freelunch.core.files import write_atomically
 from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.records.read import SoFar, load_finished
-from freelunch.audit.page import page_text
 from freelunch.reporting.derived import PAGE
 from freelunch.reporting.kept import SUMMARY, write_results
 from freelunch.study.study import Study

@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from freelunch.analysis.pairing import Records
+from freelunch.audit.audit import audit_records
+from freelunch.audit.verdict_table import verdict_table
 from freelunch.core.errors import STUDY_VARIABLE, UserError
 from freelunch.core.files import write_atomically
 from freelunch.records.read import load_finished, load_records
-from freelunch.audit.audit import audit_records
-from freelunch.audit.verdict_table import verdict_table
 from freelunch.reporting.derived import VERDICTS
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.figures import figures_of

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import yaml
 
+from freelunch.audit.crate import config_text
+from freelunch.audit.texts import audit_texts
 from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums
 from freelunch.records.made import Check, Made
 from freelunch.records.read import differences, load_records
-from freelunch.audit.crate import config_text
-from freelunch.audit.texts import audit_texts
 from freelunch.reporting.derived import (
     AUDIT_SUMS,
     CONFIG,

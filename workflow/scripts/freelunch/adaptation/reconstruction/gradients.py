@@ -1,11 +1,11 @@
 """Train a window by gradients, so that its outputs match the targets."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from freelunch.adaptation.job import WindowResult
 from freelunch.adaptation.reconstruction.losses import LOSSES, Loss
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.adaptation.training.optimisers import divergence, precision_of, stepping_in_backward
@@ -24,7 +24,7 @@ def train_window_(
     settings: Reconstruction,
     seed: int,
     stop_at_divergence: bool = True,
-) -> dict[str, Any]:
+) -> WindowResult:
     """Train a window in place.
 
     Args:
@@ -34,11 +34,6 @@ def train_window_(
         settings: Settings of the training.
         seed: Seed of the order of the sequences, and of the model's own dropout.
         stop_at_divergence: Whether a loss that is not finite is an error.
-
-    Returns:
-        `loss_before` and `loss_after`, on the first sequences; `steps`; `trained_parameters`;
-        `kept_pruned`: whether training made the window worse, so that it keeps its pruned weights;
-        `diverged_at_step`, if the training diverged.
 
     Raises:
         UserError: A loss is not finite. The window then has its pruned weights again.
@@ -66,12 +61,7 @@ def train_window_(
                 break
     window.drop_(False)
     trained.merge_()
-    facts: dict[str, Any] = {
-        "loss_before": before,
-        "steps": len(losses),
-        "trained_parameters": trained.count,
-    }
-    after = before
+    steps_taken, count, after = len(losses), trained.count, before
     if diverged is None:
         window.round_()
         after = window_loss(window, inputs, targets, loss, precision)
@@ -81,7 +71,7 @@ def train_window_(
             diverged = len(losses) - 1
     if diverged is not None:
         window.restore_()
-        step = min(diverged + 1, facts["steps"])
+        step = min(diverged + 1, steps_taken)
         if stop_at_divergence:
             raise divergence(
                 f"reconstruction diverged in the window {window.name}",
@@ -90,11 +80,12 @@ def train_window_(
                 settings,
                 "windows finished before are kept",
             )
-        return facts | {"loss_after": before, "kept_pruned": True, "diverged_at_step": step}
+        return WindowResult(before, before, steps_taken, count, True, step)
     kept_pruned = not after <= before
     if kept_pruned:
         window.restore_()
-    return facts | {"loss_after": before if kept_pruned else after, "kept_pruned": kept_pruned}
+    after = before if kept_pruned else after
+    return WindowResult(before, after, steps_taken, count, kept_pruned)
 
 
 @torch.no_grad()

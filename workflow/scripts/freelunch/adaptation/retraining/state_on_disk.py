@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +121,7 @@ class TrainedStateOnDisk(TrainedState):
             file.write(str(at), parameter.grad)
             parameter.grad = None
 
-    def save(self, facts: Mapping[str, Any]) -> None:
+    def save(self, facts: Mapping[str, object]) -> None:
         """Save the state: keep the slot that holds it, and write the rest as in memory."""
         names = [self._file(part, self._from).name for part in sorted(self._shapes)]
         folder = self._slot(self._from)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from freelunch.adaptation.retraining.outer import TrainedOuter
-from freelunch.adaptation.retraining.passes import Passes
+from freelunch.adaptation.retraining.outer import Passes, TrainedOuter
 from freelunch.adaptation.retraining.state import TrainedState
 from freelunch.adaptation.training.parameters import (
     TrainedParameters,
@@ -101,7 +100,9 @@ class Trainee:
         for index, block in self.visits(range(self.num_blocks)):
             hidden = [self.through(index, block, states) for states in hidden]
         pairs = zip(batches, hidden, strict=True)
-        return [float(loss(self.outer.logits(input_ids[it], states), it)) for it, states in pairs]
+        return [
+            float(loss(self.outer.logits(input_ids[rows], states), rows)) for rows, states in pairs
+        ]
 
     def visits(self, indices: Sequence[int]) -> Iterator[tuple[int, Block]]:
         """Yield blocks, one after another."""
