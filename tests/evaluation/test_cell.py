@@ -13,7 +13,7 @@ from freelunch.core.artifact import MANIFEST, Artifact, fingerprint
 from freelunch.core.errors import UserError
 from freelunch.core.files import scratch_folder
 from freelunch.core.spent import Spent
-from freelunch.evaluation.cell import Evaluation, Part, evaluate_cell
+from freelunch.evaluation.cell import CellEvaluation, MeasurementSpec, evaluate_cell
 from freelunch.evaluation.reference import capture_reference
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
@@ -32,13 +32,15 @@ class Evaluated:
     base: Path
     prepared: Prepared
     checkpoint: Artifact
-    parts: list[Part]
+    parts: list[MeasurementSpec]
 
     @property
     def folder(self) -> Path:
         return self.base / "metrics"
 
-    def run(self, parts: list[Part] | None = None, **arguments: object) -> Evaluation:
+    def run(
+        self, parts: list[MeasurementSpec] | None = None, **arguments: object
+    ) -> CellEvaluation:
         with scratch_folder(self.base / "scratch") as scratch:
             return evaluate_cell(
                 StreamedModel(self.checkpoint.folder),
@@ -70,10 +72,10 @@ def cell(request: pytest.FixtureRequest, tmp_path: Path) -> Evaluated:
     held_out = held_out_text(model.artifact, tmp_path / "held_out", random_tokens(5, seed=4))
     reference = captured(model, held_out, tmp_path / "reference", "all")
     parts = [
-        Part("identity", {}, [], "code"),
-        Part("perplexity", {"length": 24}, [windows.folder], "code"),
-        Part("held_out", {}, [held_out.folder], "code"),
-        Part(
+        MeasurementSpec("identity", {}, [], "code"),
+        MeasurementSpec("perplexity", {"length": 24}, [windows.folder], "code"),
+        MeasurementSpec("held_out", {}, [held_out.folder], "code"),
+        MeasurementSpec(
             "drift",
             {"samples": SAMPLES},
             [model.folder, held_out.folder, reference.folder],
@@ -178,7 +180,10 @@ def stamps(cell: Evaluated) -> dict[str, int]:
 
 
 def changed(
-    cell: Evaluated, change: Callable[[Part], Part], name: str, **arguments: object
+    cell: Evaluated,
+    change: Callable[[MeasurementSpec], MeasurementSpec],
+    name: str,
+    **arguments: object,
 ) -> set[str]:
     """Evaluate, change a part, evaluate again: return the parts that were measured again."""
     cell.run()
@@ -215,7 +220,7 @@ def test_a_new_input_measures_that_part_again(cell: Evaluated) -> None:
 
 
 def test_a_removed_cache_measures_nothing_again(cell: Evaluated) -> None:
-    def without_cache(part: Part) -> Part:
+    def without_cache(part: MeasurementSpec) -> MeasurementSpec:
         assert part.cache is not None
         shutil.rmtree(part.cache)
         return part

@@ -11,7 +11,7 @@ from freelunch.evaluation.cell import pass_through
 from freelunch.evaluation.drift import Drift
 from freelunch.evaluation.identity import Identity
 from freelunch.evaluation.likelihood import Likelihoods, LogLikelihood
-from freelunch.evaluation.packing import Request
+from freelunch.evaluation.packing import LikelihoodRequest
 from freelunch.evaluation.perplexity import Perplexity
 from freelunch.evaluation.reference import PassingReference
 from freelunch.model.checkpoint import StreamedModel
@@ -43,7 +43,9 @@ def drift_of(
     return measurement.found().metrics
 
 
-def likelihoods_of(model: StreamedModel, requests: Sequence[Request], scratch: Path) -> Likelihoods:
+def likelihoods_of(
+    model: StreamedModel, requests: Sequence[LikelihoodRequest], scratch: Path
+) -> Likelihoods:
     """Return the log-likelihoods of requests."""
     measurement = LogLikelihood(model, requests, scratch)
     pass_through(model, [measurement])  # type: ignore[list-item]

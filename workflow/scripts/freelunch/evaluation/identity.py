@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import nn
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import Found, Part
+from freelunch.evaluation.cell import Measured, MeasurementSpec
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 
@@ -28,12 +28,12 @@ class Identity:
         for name, linear in block_linears(block).items():
             self._matrices[self._model.sharding.name(index, name)] = _count_zeros(linear)
 
-    def found(self) -> Found:
+    def found(self) -> Measured:
         """Return `matrices` (rows, columns and zeros of each), `checkpoint_digest` and the stored
         size.
         """
         checkpoint = self._model.artifact
-        return Found(
+        return Measured(
             {
                 "matrices": self._matrices,
                 "checkpoint_digest": checkpoint_digest(checkpoint),
@@ -42,7 +42,7 @@ class Identity:
         )
 
 
-def begin(model: StreamedModel, part: Part, scratch: Path) -> Identity:
+def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> Identity:
     """Return the measurement."""
     return Identity(model)
 

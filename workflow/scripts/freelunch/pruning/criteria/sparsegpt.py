@@ -10,7 +10,6 @@ omit the paper's division by the number of tokens.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +51,7 @@ def prune(
     pattern: Pattern,
     settings: SparseGPT,
     where: object = None,
-) -> list[tuple[Tensor, Tensor, dict[str, Any]]]:
+) -> list[tuple[Tensor, Tensor, dict[str, float]]]:
     """Return, for each of some matrices with the same input, the pruned weight, mask and notes.
 
     Their columns are eliminated together, since small matrices cost more calls than arithmetic.
@@ -93,8 +92,8 @@ def prune(
         )
     factor = factorise(statistics, settings.damping, where)
     notes = {"damping": factor.damping} if factor.damping > settings.damping else {}
-    found = _eliminate([weight.float() for weight in weights], factor, pattern, settings)
-    return [(pruned, keep, dict(notes)) for pruned, keep in found]
+    eliminated = _eliminate([weight.float() for weight in weights], factor, pattern, settings)
+    return [(pruned, keep, dict(notes)) for pruned, keep in eliminated]
 
 
 def factorise(statistics: InputStatistics, damping: float, where: object = None) -> Factor:
