@@ -40,15 +40,16 @@ from tiny_models import (
 
 @pytest.mark.parametrize("method", ["full", "masklora", "lora"])
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("streamed", [False, True])
 def test_resumed_equals_uninterrupted_bit_for_bit(
-    llama: Prepared, method: str, optimiser: str, tmp_path: Path
+    llama: Prepared, method: str, optimiser: str, streamed: bool, tmp_path: Path
 ) -> None:
     dropout = {"dropout": 0.2} if method == "lora" else {}
     settings = retraining_entry(method, epochs=3, optimiser=optimiser, **dropout)
     expected = retrain(llama, tmp_path / "whole", **settings)
     folder = tmp_path / "resumed"
     # A state is saved after each step: the fourth is lost with the interrupt.
-    run = partial(retrain, llama, folder, save_s=0, **settings)
+    run = partial(retrain, llama, folder, save_s=0, streamed=streamed, **settings)
     found, seen = resumed(lambda report: run(report=report), 4, 7)
     assert seen == [1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9]
     assert shards(found) == shards(expected)

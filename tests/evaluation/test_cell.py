@@ -142,14 +142,6 @@ def test_each_block_is_loaded_once(cell: Evaluated, monkeypatch: pytest.MonkeyPa
     assert loaded == [(cell.checkpoint.folder, index) for index in range(BLOCKS)]
 
 
-def test_counts_are_what_passed(cell: Evaluated) -> None:
-    counts = cell.run().counts
-    length = random_tokens(1).shape[1]
-    assert counts["perplexity"] == {"tokens": 4 * length, "sequences": 4, "length": length}
-    assert counts["drift"]["tokens"] == 2 * SAMPLES * length
-    assert counts["tokens"] == (4 + 2 + 2 * SAMPLES) * length
-
-
 @pytest.mark.parametrize("shard", [OUTER, block_shard(1)])
 def test_a_flipped_byte_stops_the_evaluation(cell: Evaluated, shard: str) -> None:
     path = cell.checkpoint.folder / shard
@@ -179,58 +171,58 @@ def stamps(cell: Evaluated) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in cell.folder.glob("*.json")}
 
 
-def changed(
+@pytest.mark.parametrize("name", ["perplexity", "drift"])
+def test_inputs_of_other_settings_are_refused(cell: Evaluated, name: str) -> None:
+    specs = [
+        replace(part, settings={"samples": 2}) if part.name == name else part for part in cell.parts
+    ]
+    with pytest.raises(UserError, match="made with other settings"):
+        cell.run(specs)
+
+
+def other_held_out(cell: Evaluated, spec: MeasurementSpec) -> MeasurementSpec:
+    tokens = random_tokens(6, seed=4)
+    other = held_out_text(cell.prepared.model.artifact, cell.base / "longer", tokens)
+    return replace(spec, inputs=[other.folder])
+
+
+def without_cache(cell: Evaluated, spec: MeasurementSpec) -> MeasurementSpec:
+    assert spec.cache is not None
+    shutil.rmtree(spec.cache)
+    return spec
+
+
+ALL = {"identity", "perplexity", "held_out", "drift"}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "anew", "again"),
+    [
+        (lambda _, spec: spec, "drift", False, set()),
+        (lambda _, spec: spec, "drift", True, ALL),
+        *((lambda _, spec: replace(spec, code="other"), name, False, {name}) for name in ALL),
+        (other_held_out, "held_out", False, {"held_out"}),
+        (without_cache, "drift", False, set()),
+    ],
+)
+def test_what_is_measured_again(
     cell: Evaluated,
-    change: Callable[[MeasurementSpec], MeasurementSpec],
+    change: Callable[[Evaluated, MeasurementSpec], MeasurementSpec],
     name: str,
-    **arguments: object,
-) -> set[str]:
-    """Evaluate, change a part, evaluate again: return the parts that were measured again."""
-    cell.run()
+    anew: bool,
+    again: set[str],
+) -> None:
+    counts = cell.run().counts
+    length = random_tokens(1).shape[1]
+    assert counts["perplexity"] == {"tokens": 4 * length, "sequences": 4, "length": length}
+    assert counts["tokens"] == (4 + 2 + 2 * SAMPLES) * length
     before = stamps(cell)
     # As Snakemake does before it runs a rule again.
     (cell.folder / MANIFEST).unlink()
-    cell.run([change(part) if part.name == name else part for part in cell.parts], **arguments)
+    specs = [change(cell, part) if part.name == name else part for part in cell.parts]
+    assert cell.run(specs, anew=anew).counts["perplexity"] == counts["perplexity"]
     after = stamps(cell)
-    names = {part.name for part in cell.parts}
-    return {each for each in names if after[f"{each}.json"] != before[f"{each}.json"]}
-
-
-def test_what_still_holds_is_kept(cell: Evaluated) -> None:
-    assert changed(cell, lambda part: part, "drift") == set()
-
-
-@pytest.mark.parametrize("name", ["identity", "perplexity", "held_out", "drift"])
-def test_new_code_of_a_part_measures_that_part_again(cell: Evaluated, name: str) -> None:
-    assert changed(cell, lambda part: replace(part, code="other"), name) == {name}
-
-
-@pytest.mark.parametrize("name", ["perplexity", "drift"])
-def test_inputs_of_other_settings_are_refused(cell: Evaluated, name: str) -> None:
-    with pytest.raises(UserError, match="made with other settings"):
-        changed(cell, lambda part: replace(part, settings={"samples": 2}), name)
-
-
-def test_a_new_input_measures_that_part_again(cell: Evaluated) -> None:
-    other = held_out_text(
-        cell.prepared.model.artifact, cell.base / "longer", random_tokens(6, seed=4)
-    )
-    found = changed(cell, lambda part: replace(part, inputs=[other.folder]), "held_out")
-    assert found == {"held_out"}
-
-
-def test_a_removed_cache_measures_nothing_again(cell: Evaluated) -> None:
-    def without_cache(part: MeasurementSpec) -> MeasurementSpec:
-        assert part.cache is not None
-        shutil.rmtree(part.cache)
-        return part
-
-    assert changed(cell, without_cache, "drift") == set()
-
-
-def test_all_is_measured_anew_if_asked(cell: Evaluated) -> None:
-    names = {part.name for part in cell.parts}
-    assert changed(cell, lambda part: part, "drift", anew=True) == names
+    assert {each for each in ALL if after[f"{each}.json"] != before[f"{each}.json"]} == again
 
 
 def test_another_checkpoint_keeps_nothing(cell: Evaluated) -> None:

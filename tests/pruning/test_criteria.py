@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from freelunch.core.errors import UserError
@@ -102,33 +100,6 @@ def test_scores_are_float32_and_leave_the_weight_alone(name: str) -> None:
     assert torch.equal(weight, before)
     # The sign of a weight says nothing about its worth.
     assert torch.equal(criteria.load(name).score(-weight, told, settings), scores)
-
-
-@given(
-    st.sampled_from(SCORES),
-    st.integers(0, 2**31),
-    st.sampled_from([2.0**-16, 0.25, 4.0, 2.0**16]),
-    st.sampled_from(["u50", "2of4"]),
-    st.sampled_from(["row", "matrix"]),
-)
-def test_scale_changes_nothing(
-    name: str, seed: int, factor: float, pattern: str, scope: str
-) -> None:
-    # Powers of 4: square roots of them are exact, so that no rounding decides.
-    weight, inputs = random_case(seed)
-    expected = mask_of(name, weight, inputs, pattern, scope=scope)
-    assert torch.equal(mask_of(name, weight * factor, inputs, pattern, scope=scope), expected)
-    assert torch.equal(mask_of(name, weight, inputs * factor, pattern, scope=scope), expected)
-
-
-@given(st.integers(0, 2**31), st.sampled_from(["row", "matrix"]))
-def test_what_magnitude_prunes_stays_pruned_at_a_higher_sparsity(seed: int, scope: str) -> None:
-    weight, inputs = random_case(seed)
-    half, more = (
-        mask_of("magnitude", weight, inputs, name, scope=scope) for name in ("u50", "u60")
-    )
-    assert not (~half & more).any()
-    assert int(half.sum()) > int(more.sum())
 
 
 # --- The modules and their classes of settings

@@ -19,11 +19,11 @@ from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
 from freelunch.model.mask_store import load_pruned_block, masks_file
 from freelunch.pruning import criteria, dense_pass
-from freelunch.pruning.dense_pass import read_statistics, statistics_file
+from freelunch.pruning.dense_pass import statistics_file
 from freelunch.pruning.statistics import InputStatistics
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
-from slow_scores import OF_WEIGHTS, SCORES, compared, slow_mask, slow_scores
+from slow_scores import OF_WEIGHTS, SCORES, slow_mask, slow_scores
 from tiny_models import (
     BLOCKS,
     Prepared,
@@ -31,7 +31,6 @@ from tiny_models import (
     prepare,
     prune,
     prune_matrix,
-    random_tokens,
     save_calibration,
 )
 
@@ -97,20 +96,6 @@ def test_masks_of_a_model(prepared: Prepared, tmp_path: Path, name: str, pattern
             layer = key.removesuffix(".weight")
             expected = value * found[layer] if layer in found else value
             assert torch.equal(block.state_dict()[key], expected), key
-
-
-@pytest.mark.parametrize(("pattern", "share"), [("u30", 0.3), ("2of4", 0.5)])
-@pytest.mark.parametrize("name", OF_WEIGHTS)
-def test_counts_of_a_model(
-    prepared: Prepared, tmp_path: Path, name: str, pattern: str, share: float
-) -> None:
-    for scope in ("row", "matrix"):
-        masks = prune(prepared.model, prepared.dense, tmp_path / scope, name, pattern, scope=scope)
-        for _, keep in blocks_of(prepared, masks):
-            for layer, mask in keep.items():
-                for places in compared(*mask.shape, pattern, scope):
-                    gone = sum(not mask[place] for place in places)
-                    assert gone == math.floor(share * len(places)), layer
 
 
 def test_damping_that_had_to_be_raised_is_noted(prepared: Prepared, tmp_path: Path) -> None:
@@ -191,35 +176,6 @@ def test_random_masks_are_decided_by_the_seed(prepared: Prepared, tmp_path: Path
         for layer in ("q", "o")
     ]
     assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 4 * BLOCKS
-
-
-def test_other_calibration_data_change_masks_by_activations(
-    prepared: Prepared, tmp_path: Path
-) -> None:
-    other = dense_of(prepared, tmp_path, random_tokens(6, seed=1))
-    for name in OF_WEIGHTS:
-        one = prune(prepared.model, prepared.dense, tmp_path / f"{name}-one", name)
-        two = prune(prepared.model, other, tmp_path / f"{name}-two", name)
-        for index in range(BLOCKS):
-            equal = one.files[masks_file(index)] == two.files[masks_file(index)]
-            assert equal is (name in ("random", "magnitude")), name
-
-
-def test_the_order_of_the_sequences_changes_nothing(prepared: Prepared, tmp_path: Path) -> None:
-    other = dense_of(prepared, tmp_path, random_tokens(6).flip(0))
-    for index in range(BLOCKS):
-        one, two = (read_statistics(dense, index, gram=True) for dense in (prepared.dense, other))
-        for name in one:
-            for what in ("squared_norm", "mean", "variance", "gram"):
-                pair = getattr(one[name], what), getattr(two[name], what)
-                torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
-    for name in ("wanda", "ria", "sparsegpt"):
-        before = prune(prepared.model, prepared.dense, tmp_path / f"{name}-one", name)
-        after = prune(prepared.model, other, tmp_path / f"{name}-two", name)
-        for one, two in zip(blocks_of(prepared, before), blocks_of(prepared, after), strict=True):
-            for layer, keep in one[1].items():
-                assert torch.equal(keep, two[1][layer]), f"{name}: {layer}"
-                torch.testing.assert_close(one[0][layer], two[0][layer], rtol=1e-3, atol=1e-4)
 
 
 # --- What is refused, and zeros of the dense model

@@ -115,17 +115,6 @@ def test_heads_go_in_every_family(prepared: Prepared, tmp_path: Path, attention_
         assert int((~keep[0]).sum()) * 2 == keep.shape[1]
 
 
-@pytest.mark.parametrize("score", ["wanda_sp", "flap"])
-def test_without_grouped_queries_a_group_is_a_head(tmp_path: Path, score: str) -> None:
-    for family, changes in (("opt", {}), ("llama", {"num_key_value_heads": 4})):
-        prepared = prepare(tmp_path / family, family, sequences=SEQUENCES, **changes)
-        one, two = (
-            prune_units(prepared, tmp_path / f"{family}-{unit}", score, attention_unit=unit)
-            for unit in UNITS
-        )
-        assert one.files == two.files
-
-
 @pytest.mark.parametrize("attention_unit", UNITS)
 @pytest.mark.parametrize("scope", ["block", "model"])
 def test_no_more_weights_go_than_the_pattern_says(
