@@ -13,6 +13,7 @@ from freelunch.model import token_ids
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.dense_inputs import DensePass
 from freelunch.model.hidden_states import open_states
 from freelunch.model.token_ids import read_tokens
 from freelunch.pruning import dense_pass
@@ -33,16 +34,9 @@ def capture(model: StreamedModel, sample: Artifact, gram: bool, folder: Path) ->
     """Run a dense pass that writes all its files below a folder."""
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
+    dense, hidden = folder / "dense", folder / "hidden"
     capture_dense(
-        model=model,
-        calibration=sample,
-        dense_limit=float("inf"),
-        gram=gram,
-        keep="all",
-        folder=folder / "dense",
-        hidden_folder=folder / "hidden",
-        fingerprint="bench",
-        scratch=scratch,
+        DensePass(model, sample, "all", dense, hidden, "bench", scratch), gram, float("inf")
     )
 
 

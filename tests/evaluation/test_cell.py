@@ -17,6 +17,7 @@ from freelunch.evaluation.cell import CellEvaluation, MeasurementSpec, evaluate_
 from freelunch.evaluation.reference import capture_reference
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
+from freelunch.model.dense_inputs import DensePass
 from freelunch.model.token_ids import write_tokens
 from freelunch.study.steps import METRICS, TEXT_WINDOWS
 from measuring import drift_of, identity_of, perplexity_of
@@ -94,15 +95,9 @@ def held_out_text(model: Artifact, folder: Path, input_ids: Tensor) -> Artifact:
 
 def captured(model: StreamedModel, held_out: Artifact, folder: Path, keep: str) -> Artifact:
     with scratch_folder(folder.with_name("capturing")) as scratch:
-        return capture_reference(
-            model,
-            held_out,
-            keep,
-            folder,
-            folder.with_name(f"{folder.name}-cache"),
-            fingerprint("code", keep),
-            scratch,
-        )
+        cache = folder.with_name(f"{folder.name}-cache")
+        digest = fingerprint("code", keep)
+        return capture_reference(DensePass(model, held_out, keep, folder, cache, digest, scratch))
 
 
 # --- What is measured

@@ -283,33 +283,6 @@ def test_weights_of_less_precision(dtype: torch.dtype) -> None:
     assert same(refine(low, low * keep, keep, gram, None, 3), expected)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dense": torch.zeros(2, 5)}, "one shape"),
-        ({"pruned": torch.zeros(3, 4)}, "one shape"),
-        ({"keep": torch.zeros(4, dtype=torch.bool)}, "one shape"),
-        ({"gram": torch.zeros(4, 5)}, "gram"),
-        ({"keep": torch.ones(2, 4)}, "boolean"),
-        ({"pruned": torch.ones(2, 4)}, "mask"),
-        ({"group": 3}, "do not divide"),
-        ({"group": 0}, "do not divide"),
-        ({"swaps": -1}, "swaps"),
-    ],
-)
-def test_refused(change: dict[str, object], message: str) -> None:
-    arguments: dict[str, object] = {
-        "dense": torch.ones(2, 4),
-        "pruned": torch.zeros(2, 4),
-        "keep": torch.zeros(2, 4, dtype=torch.bool),
-        "gram": torch.eye(4),
-        "group": None,
-        "swaps": 1,
-    }
-    with pytest.raises(ValueError, match=message):
-        refine(**(arguments | change))  # type: ignore[arg-type]
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("group", GROUPS)

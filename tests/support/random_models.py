@@ -38,6 +38,7 @@ from freelunch.model.checkpoint import (
     meta_model,
     write_shard,
 )
+from freelunch.model.dense_inputs import DensePass
 from freelunch.model.hidden_states import open_states
 from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense
@@ -172,17 +173,8 @@ def take_step(
     sample = Artifact(folder / "calibration", token_ids.KIND)
     hidden = folder / "hidden"
     if step == "capture":
-        capture_dense(
-            model,
-            sample,
-            float("inf"),
-            gram=False,
-            keep="all",
-            folder=folder / "dense",
-            hidden_folder=hidden,
-            fingerprint="random",
-            scratch=scratch,
-        )
+        dense_pass_ = DensePass(model, sample, "all", folder / "dense", hidden, "random", scratch)
+        capture_dense(dense_pass_, False, float("inf"))
         return
     states = open_states(model, sample, hidden, scratch)
     if step == "prune":

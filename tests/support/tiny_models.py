@@ -46,6 +46,7 @@ from freelunch.data.models import fetch_model
 from freelunch.model import token_ids
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel, block_shard
+from freelunch.model.dense_inputs import DensePass
 from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import load_pruned_block, masks_file, pack
@@ -262,18 +263,9 @@ def capture(
     """
     _SAMPLES[sample.digest] = sample
     with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
-        return capture_dense(
-            model=model,
-            calibration=sample,
-            dense_limit=dense_limit,
-            gram=gram,
-            keep=keep,
-            folder=folder,
-            hidden_folder=hidden_folder(folder),
-            fingerprint=fingerprint,
-            scratch=scratch,
-            report=report,
-        )
+        hidden = hidden_folder(folder)
+        dense = DensePass(model, sample, keep, folder, hidden, fingerprint, scratch, report)
+        return capture_dense(dense, gram, dense_limit)
 
 
 def hidden_folder(dense: Path) -> Path:

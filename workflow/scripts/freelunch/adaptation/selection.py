@@ -8,7 +8,7 @@ from pathlib import Path
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, run_again
-from freelunch.model.links import link_shard
+from freelunch.model.checkpoint import link_shard
 from freelunch.study.adaptations import Training
 from freelunch.study.search import SEARCHED
 from freelunch.study.steps import ADAPTED_BLOCKS

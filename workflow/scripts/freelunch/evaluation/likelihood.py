@@ -150,13 +150,7 @@ def _of_batch(
     model: StreamedModel, batch: Batch, hidden: Tensor, requests: Sequence[LikelihoodRequest]
 ) -> tuple[int, dict[int, tuple[float, bool]]]:
     """Return how many tokens were predicted, and the log-likelihoods of a batch's requests by
-    index.
-
-    Args:
-        model: The model, whose head is used.
-        batch: The batch.
-        hidden: Hidden states after the last block, (tokens, d), on the model's device.
-        requests: All requests.
+    index, from hidden states after the last block, (tokens, d), on the model's device.
     """
     length = batch.tokens.shape[1]
     owners: list[int] = []

@@ -41,10 +41,8 @@ class LikelihoodRequest:
         return [*self.context, *self.continuation][:-1]
 
     def truncated(self, length: int) -> "LikelihoodRequest":
-        """Return the request with its context cut at the beginning, so that the request fits.
-
-        Args:
-            length: Largest number of tokens that can pass through the model.
+        """Return the request with its context cut at the beginning, so that at most `length` tokens
+        pass through the model.
         """
         room = length + 1 - len(self.continuation)
         return LikelihoodRequest(

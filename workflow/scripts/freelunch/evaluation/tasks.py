@@ -115,14 +115,6 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
             string, add_special_tokens=add_special_tokens
         )
 
-    def loglikelihood(
-        self, requests: list[Instance], disable_tqdm: bool = True
-    ) -> list[tuple[float, bool]]:
-        """Return the log-likelihood of each continuation, and whether it is the most likely."""
-        return super().loglikelihood(  # type: ignore[no-any-return]
-            requests, disable_tqdm=disable_tqdm
-        )
-
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
@@ -144,13 +136,11 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
                 )
         raise Asked
 
-    def loglikelihood_rolling(
-        self, requests: list[Instance], disable_tqdm: bool = False
-    ) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Instance], **kwargs: Any) -> list[float]:
         """Refuse: perplexity has a step of its own."""
         raise NotImplementedError("tasks of log-likelihoods of choices only")
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list[Instance], **kwargs: Any) -> list[str]:
         """Refuse: nothing is generated."""
         raise NotImplementedError("tasks of log-likelihoods of choices only")
 

@@ -1,41 +1,64 @@
-"""Inputs of every job that passes token ids through the dense model and keeps hidden states."""
+"""A pass of token ids through the dense model, block by block, and what is kept of it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.files import scratch_folder
 from freelunch.core.job import Job
-from freelunch.model import token_ids
+from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import StreamedModel
 
 
+@dataclass(frozen=True)
+class DensePass:
+    """A pass through the dense model.
+
+    Attributes:
+        model: The dense model.
+        sample: Token ids.
+        keep: Which hidden states are kept on disk: `all`, `every_k` or `none`.
+        folder: Folder for the results.
+        hidden_folder: Folder for what is kept.
+        fingerprint: Digest of everything the results depend on.
+        scratch: Folder for hidden states that are not kept.
+        report: Called after each block.
+    """
+
+    model: StreamedModel
+    sample: Artifact
+    keep: str
+    folder: Path
+    hidden_folder: Path
+    fingerprint: str
+    scratch: Path
+    report: Report = silent
+
+
 @contextmanager
-def dense_inputs(
-    snakemake: Any, job: Job, manifest: str, settings: Any
-) -> Iterator[tuple[Artifact, dict[str, Any]]]:
-    """Give the token ids, and the arguments that `capture_dense` and `capture_reference` share.
+def open_dense_pass(
+    job: Job,
+    *,
+    model: Path,
+    sample: Artifact,
+    keep: str,
+    folder: Path,
+    hidden_folder: Path,
+    settings: object,
+    code: str,
+) -> Iterator[DensePass]:
+    """Open a dense pass of a running job.
 
     Args:
-        snakemake: The object that Snakemake hands to a script.
-        job: The running job.
-        manifest: Manifest of the token ids.
-        settings: Settings that the result depends on.
+        job: The job.
+        model: Folder of the dense model.
+        sample, keep, folder, hidden_folder: As in `DensePass`.
+        settings: Settings that the results depend on.
+        code: Digest of the code that makes them.
     """
-    model = StreamedModel(Path(snakemake.input.model).parent, job.device)
-    sample = Artifact.at(manifest, token_ids.KIND)
-    hidden = Path(snakemake.params.hidden)
-    with scratch_folder(hidden.with_name(f".{hidden.name}.scratch")) as scratch:
-        yield (
-            sample,
-            {
-                "model": model,
-                "keep": snakemake.resources.keep_hidden_states,
-                "folder": Path(snakemake.output.manifest).parent,
-                "fingerprint": fingerprint(snakemake.params.code, settings, model.artifact, sample),
-                "scratch": scratch,
-                "report": job.report,
-            },
-        )
+    dense = StreamedModel(model, job.device)
+    digest = fingerprint(code, settings, dense.artifact, sample)
+    with scratch_folder(hidden_folder.with_name(f".{hidden_folder.name}.scratch")) as scratch:
+        yield DensePass(dense, sample, keep, folder, hidden_folder, digest, scratch, job.report)

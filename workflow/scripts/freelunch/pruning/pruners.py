@@ -93,8 +93,7 @@ def prune_matrices(
         statistics: Statistics of the matrices' input.
         pattern: Unstructured or NofM.
         settings: Settings of the criterion.
-        seeds: Seed of the random numbers for each matrix.
-        where: Name of each weight, for error messages.
+        seeds, where: For each matrix, the seed of its random numbers, and its name.
 
     Returns:
         For each matrix, the mask, (out, in), bool, True where the weight is kept; the new weight,

@@ -27,12 +27,8 @@ class BehindSparse:
         self.folder.mkdir(exist_ok=True)
 
     def inputs(self, index: int, block: nn.Module, group: str) -> HiddenStates:
-        """Return the inputs of a group of matrices, (sequences, length, in).
-
-        Args:
-            index: The block's index.
-            block: The block, whose matrices before this group are adapted.
-            group: Name of the group.
+        """Return the inputs of a group of matrices, (sequences, length, in), in a block whose
+        matrices before this group are adapted.
         """
         part, entering = self.entering(index, block, group)
         return self._recorded(index, part, entering, group)

@@ -85,17 +85,7 @@ def recorded(
     inputs: Collection[str],
     outputs: bool = False,
 ) -> dict[str, HiddenStates]:
-    """Pass hidden states through a block; return inputs and outputs of its matrices by name.
-
-    Args:
-        states: Hidden states of the sample.
-        index: The block's index.
-        block: The block, or a half of it.
-        hidden: Hidden states before it.
-        folder: Folder for the files.
-        inputs: Names of the groups whose inputs are recorded.
-        outputs: Whether the outputs of all matrices are recorded.
-    """
+    """Pass hidden states through a block or a half of it; return what `Recorder` writes."""
     with writing_behind(states.blocks.model.device) as write:
         recorder = Recorder(block, states, folder, inputs, outputs, write)
         with recorder.watching():
@@ -107,14 +97,8 @@ def recorded(
 def dense_outputs(
     states: DenseStates, index: int, name: str, inputs: HiddenStates, path: Path
 ) -> HiddenStates:
-    """Return the outputs of a matrix of the dense model for these inputs, (sequences, length, out).
-
-    Args:
-        states: Hidden states of the sample.
-        index: Index of the matrix's block.
-        name: Name of the matrix in the block.
-        inputs: Inputs of the matrix, (sequences, length, in).
-        path: File for the outputs.
+    """Write the outputs of a matrix of the dense model for these inputs, (sequences, length, in),
+    to a file, and return them, (sequences, length, out).
     """
     model, batches = states.blocks.model, states.blocks.batches
     linear = model.load_linear(index, name)

@@ -128,11 +128,7 @@ class TrainedOuter:
         self.trains_embedding = self.embed(one_token).requires_grad
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Return the hidden states before the first block, (batch, length, width).
-
-        Args:
-            input_ids: (batch, length), int64.
-        """
+        """Return the hidden states before the first block, (batch, length, width)."""
         with self._passes.autocast(self._model.device):
             return self._outer.embed(input_ids)[0]
 
@@ -146,12 +142,8 @@ class TrainedOuter:
     def logits(
         self, input_ids: Tensor, hidden: Tensor, place: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return logits, (batch, length, vocabulary).
-
-        Args:
-            input_ids: (batch, length), int64.
-            hidden: The hidden states after the last block, (batch, length, width).
-            place: The step and micro-batch of a pass that trains.
+        """Return logits, (batch, length, vocabulary), for hidden states after the last block;
+        `place` is the step and micro-batch of a pass that trains.
         """
         drawn = None if place is None else derive_seed(self._seed, "dropout", *place, self.part)
         self.trained.drop_(drawn)
@@ -166,10 +158,8 @@ class TrainedOuter:
                 parameter.copy_(parameter.to(self._model.dtype))
 
     def tensors(self, restored: bool) -> dict[str, Tensor]:
-        """Return the tensors as a checkpoint stores them; empty if none was trained.
-
-        Args:
-            restored: Whether they are the dense model's, instead of the trained ones.
+        """Return the tensors as a checkpoint stores them, the dense model's if `restored`; empty if
+        none was trained.
         """
         if not self._trained_by_name:
             return {}

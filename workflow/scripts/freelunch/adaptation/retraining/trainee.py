@@ -30,12 +30,7 @@ Loaded = tuple[nn.Module, dict[str, Tensor], Sequence[Tensor] | None]
 
 @dataclass
 class Block:
-    """A block in memory.
-
-    Attributes:
-        module: The block.
-        trained: What is trained in it.
-    """
+    """A block in memory, and what is trained in it."""
 
     module: nn.Module
     trained: TrainedParameters
@@ -89,12 +84,8 @@ class Trainee:
 
     @torch.no_grad()
     def losses(self, input_ids: Tensor, batches: Sequence[Tensor], loss: Loss) -> list[float]:
-        """Return the loss of each of some batches, without gradients and without dropout.
-
-        Args:
-            input_ids: The sample, (sequences, length), int64.
-            batches: The sequences of each batch, (batch,), int64.
-            loss: The loss of a batch.
+        """Return the loss of each batch, without gradients and without dropout; a batch is rows of
+        the sample, (batch,), int64.
         """
         hidden = [self.outer.embed(input_ids[rows]) for rows in batches]
         for index, block in self.visits(range(self.num_blocks)):
@@ -121,13 +112,8 @@ class Trainee:
     def through(
         self, index: int, block: Block, hidden: Tensor, place: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return the hidden states after a block, (batch, length, width).
-
-        Args:
-            index: The number of the block.
-            block: The block.
-            hidden: The hidden states before it, (batch, length, width).
-            place: The step and micro-batch of a pass that trains. Dropout depends on it alone.
+        """Return the hidden states after a block, (batch, length, width); `place` is the step and
+        micro-batch of a pass that trains, on which alone dropout depends.
         """
         batch, length, _ = hidden.shape
         call = self.outer.call(index, batch, length)

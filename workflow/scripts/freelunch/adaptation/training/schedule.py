@@ -35,21 +35,11 @@ def steps_of(settings: Training, sequences: int) -> int:
 
 
 def schedule(settings: Training, sequences: int, seed: int) -> Iterator[tuple[float, Tensor, bool]]:
-    """Yield for each step its learning rate, its sequences, and whether it ends an epoch.
-
-    Args:
-        settings: Settings of the training.
-        sequences: Number of sequences.
-        seed: Seed of their order.
+    """Yield for each step its learning rate, its sequences, and whether it ends an epoch; the seed
+    is that of their order.
     """
-    rates = iter(
-        learning_rates(
-            steps_of(settings, sequences),
-            settings.rate,
-            settings.warmup,
-            settings.schedule,
-        )
-    )
+    steps = steps_of(settings, sequences)
+    rates = iter(learning_rates(steps, settings.rate, settings.warmup, settings.schedule))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.passes):
         shuffled = torch.randperm(sequences, generator=generator)
