@@ -23,6 +23,7 @@ from freelunch.model.blocks import (
 )
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_path, block_shard, load_config
 from refusals import refused
+from slow_units import streamed_logits
 from tiny_models import (
     FAMILIES,
     LENGTH,
@@ -58,16 +59,6 @@ def own_logits(folder: Path, input_ids: Tensor) -> Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert not model.training
     return model(input_ids=input_ids, use_cache=False).logits
-
-
-def streamed_logits(model: StreamedModel, input_ids: Tensor) -> Tensor:
-    sequences, length = input_ids.shape
-    blocks = BlockPass(model, sequences, length)
-    hidden = torch.empty(sequences, length, model.config.hidden_size, dtype=model.dtype)
-    blocks.embed_(input_ids, hidden)
-    for index in range(model.num_blocks):
-        blocks.through_(index, model.load_block(index), hidden, hidden)
-    return model.logits(input_ids, hidden)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -131,33 +122,6 @@ def test_attention_types_differ_between_blocks_where_the_family_says_so(tmp_path
         model = StreamedModel(tiny_checkpoint(tmp_path / family, family).folder)
         calls = model.calls(1, LENGTH)
         assert not all(same_call(calls[0], call) for call in calls[1:]), family
-
-
-@pytest.mark.parametrize("family", ["gemma2", "mistral"])
-def test_the_sliding_window_matters(tmp_path: Path, family: str) -> None:
-    narrow, wide = (
-        own_logits(
-            save_tiny_model(tmp_path / f"{window}", family, sliding_window=window), random_tokens(1)
-        )
-        for window in (4, 64)
-    )
-    assert not torch.allclose(narrow, wide, atol=1e-3)
-
-
-def test_dropout_is_inactive_in_opt(tmp_path: Path) -> None:
-    checkpoint = tiny_checkpoint(tmp_path, "opt", dropout=0.1, attention_dropout=0.1)
-    model = StreamedModel(checkpoint.folder)
-    assert model.config.dropout == 0.1
-    input_ids = random_tokens(2)
-    torch.manual_seed(0)
-    first = streamed_logits(model, input_ids)
-    torch.manual_seed(1)
-    assert torch.equal(first, streamed_logits(model, input_ids))
-    # The same block drops when it is told to train: the comparison above can fail.
-    hidden, calls = model.embed(input_ids)
-    block = model.load_block(0)
-    kept = calls[0](block, hidden)
-    assert not torch.equal(kept, calls[0](block.train(), hidden))
 
 
 @pytest.mark.parametrize("tie", [True, False])

@@ -127,11 +127,6 @@ def test_what_a_class_says_is_what_its_module_does(name: str) -> None:
         getattr(module, function)(*arguments[function])
 
 
-def test_swaps_need_gram_matrices() -> None:
-    for name in ("random", "magnitude", "wanda", "ria", "sparsegpt"):
-        assert read_criterion({"score": name, "swaps": 1}).needs_gram
-
-
 def test_what_changes_parameters_that_stay() -> None:
     changing = {name for name in CRITERIA if read_criterion({"score": name}).changes_parameters}
     assert changing == {"sparsegpt", "flap"}

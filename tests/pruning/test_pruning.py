@@ -13,10 +13,9 @@ from torch import Tensor
 from damage import vouch_for
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.model.assembly import assemble_model
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.blocks import block_linears
-from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
+from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.mask_store import load_pruned_block, masks_file
 from freelunch.pruning import criteria, dense_pass
 from freelunch.pruning.dense_pass import statistics_file
@@ -113,13 +112,6 @@ def test_damping_that_had_to_be_raised_is_noted(prepared: Prepared, tmp_path: Pa
     assert {name.rpartition(".")[2] for name in noted} == {"q_proj", "k_proj", "v_proj"}
     assert {note["damping"] for note in noted.values()} <= {0.1, 1.0}
     assert "notes" not in masks.files[masks_file(1)]
-
-
-def test_what_no_weight_of_a_block_is_stays_as_it_was(prepared: Prepared, tmp_path: Path) -> None:
-    """Embeddings, head and final norm are linked, also where SparseGPT rewrites the blocks."""
-    masks = prune(prepared.model, prepared.dense, tmp_path / "masks", "sparsegpt")
-    made = assemble_model(prepared.model, masks, [], tmp_path / "checkpoint", "fingerprint")
-    assert made.files[OUTER]["sha256"] == prepared.model.artifact.files[OUTER]["sha256"]
 
 
 def test_scores_of_another_shape_are_refused() -> None:

@@ -341,20 +341,3 @@ def test_swaps_start_from_updated_weights_and_the_dense_ones(pattern: str) -> No
         "error_before": expected.error_before,
         "error_after": expected.error_after,
     }
-
-
-@pytest.mark.parametrize("pattern", ["u50", "u70", "2of4", "4of8"])
-@pytest.mark.parametrize("scope", ["row", "matrix"])
-@pytest.mark.parametrize("seed", range(3))
-def test_outputs_change_less_than_by_other_criteria(pattern: str, scope: str, seed: int) -> None:
-    weight, inputs = random_weight(16, 64, seed), correlated_inputs(64, 300, seed)
-    errors = {}
-    for name in ("sparsegpt", "wanda", "magnitude"):
-        settings = read_criterion({"score": name, "scope": scope})
-        keep, changed, _ = prune_matrix(
-            criteria.load(name), weight, statistics_of(inputs), Pattern.parse(pattern), settings, 0
-        )
-        pruned = weight * keep if changed is None else changed
-        assert torch.equal(pruned != 0, keep)
-        errors[name] = float((inputs @ (weight - pruned).T).norm())
-    assert errors["sparsegpt"] < 0.9 * min(errors["wanda"], errors["magnitude"])

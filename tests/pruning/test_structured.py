@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from freelunch.core.errors import UserError
-from freelunch.model import block_pass as streaming
 from freelunch.model.blocks import block_linears
 from freelunch.model.mask_store import load_pruned_block
-from freelunch.pruning.dense_pass import read_statistics
 from freelunch.pruning.structured import Layout, choose_in_block, choose_in_model
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
@@ -34,13 +32,9 @@ from slow_units import (
     transformers_model,
 )
 from tiny_models import (
-    BLOCKS,
-    LENGTH,
     Prepared,
-    capture,
     prepare,
     random_tokens,
-    save_calibration,
 )
 
 
@@ -115,45 +109,6 @@ def test_heads_go_in_every_family(prepared: Prepared, tmp_path: Path, attention_
         assert int((~keep[0]).sum()) * 2 == keep.shape[1]
 
 
-@pytest.mark.parametrize("attention_unit", UNITS)
-@pytest.mark.parametrize("scope", ["block", "model"])
-def test_no_more_weights_go_than_the_pattern_says(
-    prepared: Prepared, tmp_path: Path, scope: str, attention_unit: str
-) -> None:
-    """Of all weights of linear layers, keys and values included."""
-    for percent in range(10 if scope == "model" else 50, 91, 10):
-        masks = prune_units(
-            prepared,
-            tmp_path / f"{percent}",
-            "flap",
-            f"s{percent}",
-            scope=scope,
-            attention_unit=attention_unit,
-            bias_compensation=False,
-        )
-        found = [keep for block in masks_of(prepared, masks) for keep in block.values()]
-        removed = sum(int((~keep).sum()) for keep in found)
-        everything = sum(keep.numel() for keep in found)
-        assert removed * 100 <= percent * everything, f"s{percent} removes {removed / everything}"
-
-
-def test_fluctuations_over_several_batches(
-    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each batch has a mean of its own; the variance is about the mean of all."""
-    monkeypatch.setattr(streaming, "BATCH_TOKENS", 2 * LENGTH)
-    sample = save_calibration(llama.model.artifact, tmp_path / "sample", random_tokens(SEQUENCES))
-    dense = capture(llama.model, sample, tmp_path / "dense")
-    inputs = inputs_of(llama, transformers_model(llama.model.artifact))
-    for index in range(BLOCKS):
-        statistics = read_statistics(dense, index)
-        for name in output_names(llama):
-            seen = inputs[index][name].double()
-            expected = (seen - seen.mean(dim=0)).square().mean(dim=0)
-            found = statistics[name].variance.double()
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
-
-
 # --- Choosing units
 
 
@@ -219,19 +174,6 @@ def test_equal_scores_are_all_the_mean(llama: Prepared) -> None:
 
 
 # --- Statistics of the sparse model
-
-
-def test_sparse_statistics_leave_the_first_block_as_it_is(llama: Prepared, tmp_path: Path) -> None:
-    dense, sparse = (
-        masks_of(llama, prune_units(llama, tmp_path / kind, "wanda_sp", statistics=kind))
-        for kind in ("dense", "sparse")
-    )
-    equal = [
-        all(torch.equal(one[name], two[name]) for name in one)
-        for one, two in zip(dense, sparse, strict=True)
-    ]
-    assert equal[0]
-    assert not all(equal), "the pruned blocks before them changed nothing"
 
 
 @pytest.mark.parametrize("bias_compensation", [False, True])

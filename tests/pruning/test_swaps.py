@@ -263,18 +263,6 @@ def test_rows_that_keep_all_or_nothing_stay(group: int | None) -> None:
     assert only.swaps == 0
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_features_that_are_always_zero(group: int | None) -> None:
-    """They cost nothing to prune: in the end no kept weight could be better placed."""
-    inputs, dense, pruned, keep = case(6, group, False)
-    inputs[:, [0, 5, 9]] = 0.0
-    gram = gram_of(inputs)
-    refined = refine(dense, pruned, keep, gram, group, 6)
-    expected = slow_refine(dense, pruned, keep, gram, group, 6)
-    assert refined.error_after == pytest.approx(outputs_error(inputs, dense, expected[1]), rel=1e-5)
-    assert refined.error_after < refined.error_before
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_less_precision(dtype: torch.dtype) -> None:
     inputs, dense, _, keep = case(7, None, False)

@@ -83,10 +83,9 @@ def choose_candidate(
 
     Args:
         candidates: Candidates, all measured on the same text.
-        settings: Settings of the adaptation: the entry of `adaptations` that lists the candidates.
+        settings: The entry of `adaptations` that lists them.
         seed: Seed of the cell.
-        folder: Folder for the blocks.
-        fingerprint: Digest of everything the result depends on.
+        folder, fingerprint: As in `ArtifactWriter`, for the blocks.
 
     Raises:
         UserError: No candidate is left (divergence, perplexity not finite), or a candidate was

@@ -140,14 +140,8 @@ def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> Drift:
 
 
 def relative(output: Tensor, wanted: Tensor) -> Tensor:
-    """Return ||y - y_dense|| / ||y_dense|| of each token whose y_dense is not 0.
-
-    Args:
-        output: y, (batch, length, outputs).
-        wanted: y_dense, the same shape.
-
-    Returns:
-        (tokens,), float32.
+    """Return ||y - y_dense|| / ||y_dense||, (tokens,), float32, of each token whose y_dense is not
+    0; both are (batch, length, outputs).
     """
     wanted = wanted.float().flatten(0, -2)
     size = wanted.norm(dim=-1)

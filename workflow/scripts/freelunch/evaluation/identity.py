@@ -48,11 +48,8 @@ def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> Identit
 
 
 def stored(checkpoint: Artifact) -> dict[str, int]:
-    """Return the size of a checkpoint's weights.
-
-    Returns:
-        `stored_bytes`, the bytes on disk, including shards that other checkpoints share;
-        `parameters`, the number of weights.
+    """Return the size of a checkpoint's weights: `stored_bytes` on disk, including shards that
+    other checkpoints share, and the number of `parameters`.
     """
     shards = [path for path in checkpoint.files if path.endswith(".safetensors")]
     parameters = 0
@@ -72,9 +69,5 @@ def checkpoint_digest(checkpoint: Artifact) -> str:
 
 
 def _count_zeros(linear: nn.Linear) -> dict[str, int]:
-    weight = linear.weight
-    return {
-        "rows": weight.shape[0],
-        "columns": weight.shape[1],
-        "zeros": int((weight == 0).sum()),
-    }
+    rows, columns = linear.weight.shape
+    return {"rows": rows, "columns": columns, "zeros": int((linear.weight == 0).sum())}

@@ -39,12 +39,8 @@ class Likelihoods:
 
 
 class LogLikelihood:
-    """Measure the log-likelihoods of requests while the blocks of a model pass by.
-
-    Args:
-        model: The model.
-        requests: Requests, none longer than the model can take.
-        scratch: Folder for the hidden states of all requests, which are on disk, not in memory.
+    """Measure the log-likelihoods of requests, none longer than the model can take, while its
+    blocks pass by. The hidden states of all requests are in `scratch`, not in memory.
     """
 
     @torch.no_grad()

@@ -25,9 +25,9 @@ class Perplexity:
     Args:
         model: The checkpoint.
         input_ids: (windows, length), int64.
-        scratch: Folder for the hidden states of all windows, which are on disk, not in memory.
-        stride: Number of tokens from the start of one window to the start of the next; only the
-            last `stride` tokens of a window are scored. None for windows that do not overlap.
+        scratch: Folder for hidden states, which are on disk, not in memory.
+        stride: Tokens from the start of one window to the start of the next; only the last `stride`
+            tokens of a window are scored. None for windows that do not overlap.
     """
 
     def __init__(

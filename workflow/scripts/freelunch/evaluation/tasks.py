@@ -63,13 +63,7 @@ class Answer(TypedDict):
 
 class PackedLM(TemplateLM):  # type: ignore[misc]
     """The model that the harness asks for log-likelihoods: it first notes the requests, then
-    answers.
-
-    It tokenises as lm-eval's own class for Hugging Face models does, so that both see the same
-    tokens.
-
-    Args:
-        model: The model.
+    answers. It tokenises as lm-eval's own class for Hugging Face models does.
 
     Attributes:
         requests: The harness's requests, truncated to what the model takes.
@@ -115,6 +109,12 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
             string, add_special_tokens=add_special_tokens
         )
 
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
+        """Return the log-likelihood of each continuation, and whether it is the most likely."""
+        return super().loglikelihood(requests, disable_tqdm)  # type: ignore[no-any-return]
+
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
@@ -159,8 +159,7 @@ class TaskAccuracy:
         scratch: Folder for hidden states and for the files that lm-eval writes.
 
     Raises:
-        UserError: A task has no accuracy, its documents are not those that lm-eval's task asks for,
-            or an answer is longer than the model takes.
+        UserError: As in `load_tasks`, or an answer is longer than the model takes.
     """
 
     def __init__(
@@ -255,13 +254,8 @@ def answers_bytes(answers: Mapping[str, object]) -> bytes:
 def load_tasks(
     tasks: Mapping[str, Artifact], samples: Mapping[str, Sequence[int]], scratch: Path
 ) -> Any:
-    """Return the tasks that the harness evaluates: stock tasks without examples, on these
-    documents.
-
-    Args:
-        tasks: Artifacts of kind "task", by the names of lm-eval's tasks.
-        samples: For each task, the indices of its documents.
-        scratch: Folder for the files that lm-eval reads and writes.
+    """Return the tasks that the harness evaluates: stock tasks without examples, on the documents
+    with these indices.
 
     Raises:
         UserError: A task has no accuracy, or its documents lack a field or a right answer.
@@ -302,7 +296,7 @@ def load_tasks(
 
 
 def _loaded(manager: Any, name: str, file: str, documents: Sequence[int]) -> Any:
-    """Return a task as lm-eval makes it from its file and these documents, if all is there."""
+    """Return a task as lm-eval makes it from its file and these documents."""
     where = f"tasks.{name}"
     try:
         task = manager.load(name)["tasks"][name]

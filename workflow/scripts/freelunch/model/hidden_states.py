@@ -37,12 +37,8 @@ def kept_states(folder: Path, model: Artifact, calibration: Artifact) -> Artifac
 def open_states(
     model: StreamedModel, calibration: Artifact, folder: Path, scratch: Path
 ) -> "DenseStates":
-    """Return the dense hidden states of a calibration sample; a folder may keep some of them.
-
-    No states are kept for an extended sample.
-
-    Raises:
-        UserError: As `kept_states`.
+    """Return the dense hidden states of a calibration sample, of which a folder may keep some; none
+    are kept for an extended sample. UserError as in `kept_states`.
     """
     extends = "calibration" in calibration.facts
     kept = None if extends else kept_states(folder, model.artifact, calibration)

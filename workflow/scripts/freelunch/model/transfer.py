@@ -59,9 +59,8 @@ def read_tensor(file: TensorFile, name: str, device: torch.device) -> Tensor:
 def read_batches(
     device: torch.device, rows: Iterable[slice | Tensor], *files: HiddenStates | Tensor
 ) -> Iterator[list[Tensor]]:
-    """Yield the given rows of each file, on the device; the next ones are read meanwhile.
-
-    The caller may write those that it was given to the same file, but no later ones.
+    """Yield these rows of each file, on the device; the next ones are read meanwhile. The caller
+    may write those that it has to the same file, but no later ones.
 
     Args:
         device: Where the caller needs them.

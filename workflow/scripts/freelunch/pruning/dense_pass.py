@@ -105,14 +105,8 @@ def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
 def read_statistics(
     dense: Artifact, block: int, device: torch.device | str = "cpu", gram: bool = False
 ) -> dict[str, InputStatistics]:
-    """Return the statistics of each linear layer of a block; layers that share an input share an
-    object.
-
-    Args:
-        dense: Artifact that `capture_dense` wrote.
-        block: Index of the block.
-        device: Device for the statistics.
-        gram: Whether to read Gram matrices too.
+    """Return the statistics of each linear layer of a block, as `capture_dense` wrote them, with
+    Gram matrices if asked; layers that share an input share an object.
     """
     name = statistics_file(block)
     groups = dense.files[name]["groups"]

@@ -165,8 +165,7 @@ def choose_in_model(
     """Return which units are kept if all units of a model are compared with each other.
 
     Args:
-        scores: Scores of each set of units (the heads or channels of a block), (units,), any float
-            dtype.
+        scores: Scores of each set of units (the heads or channels of a block), (units,).
         weights: For each set, how many weights are pruned with one unit.
         pattern: Share of all weights to prune. The units with the lowest scores are pruned as long
             as they hold no more than this share; ties: the first unit is pruned.

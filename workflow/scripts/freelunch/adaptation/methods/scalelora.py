@@ -1,25 +1,17 @@
 """Multiply the weights by a trained low-rank matrix (PERP, arXiv 2312.15230)."""
 
 import math
-from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from freelunch.adaptation.training.matrices import LowRankMatrix
-from freelunch.study.methods import Trained
 
 
 class ScaleLoraMatrix(LowRankMatrix):
     """W . BA."""
 
-    adds_stored = False
-
-    def __init__(
-        self, linear: nn.Linear, keep: Tensor, trained: Trained, parameters: Sequence[Tensor]
-    ) -> None:
-        super().__init__(linear, keep, trained, parameters)
-        self.scale = 1.0
+    adds_stored = is_scaled = False
 
     @staticmethod
     def start(rows: int, columns: int, rank: int, seed: int) -> tuple[Tensor, Tensor]:

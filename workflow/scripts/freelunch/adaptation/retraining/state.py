@@ -66,11 +66,8 @@ class TrainedState:
         """Take the gradients of a part, which are complete."""
 
     def step_(self, rate: float, clip: float | None) -> None:
-        """Move all parameters by one step, and free their gradients.
-
-        Args:
-            rate: The learning rate.
-            clip: Largest norm of all gradients together; None for any.
+        """Move all parameters by one step at a learning rate, and free their gradients, whose norm
+        is at most `clip`.
         """
         scale = None
         if clip is not None:

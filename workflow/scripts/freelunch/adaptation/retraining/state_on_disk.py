@@ -56,14 +56,8 @@ class TrainedStateOnDisk(TrainedState):
         self._from, self._to = 0, 0
 
     def check_room(self, parameters: int, beside: int) -> None:
-        """Check that the disk can hold so many trained parameters.
-
-        Args:
-            parameters: How many numbers are trained.
-            beside: What the training writes beside its state, in bytes: hidden states and shards.
-
-        Raises:
-            UserError: It cannot.
+        """Raise UserError if the disk cannot hold so many trained parameters, and `beside` them the
+        bytes that the training writes otherwise: hidden states and shards.
         """
         # Values and moments in both slots, and gradients.
         needed = parameters * 4 * (2 * (1 + len(self._moments)) + 1) + beside

@@ -74,10 +74,8 @@ class TrainedMatrix:
 
 
 class FullMatrix(TrainedMatrix):
-    """A matrix whose kept weights are trained directly, in float32 or wider.
-
-    Pruned weights are 0 and their gradients are set to 0, so that optimisers leave them at exactly
-    0.
+    """A matrix whose kept weights are trained directly, in float32 or wider; pruned weights are 0
+    and have gradients of 0, so that optimisers leave them alone.
     """
 
     def __init__(
@@ -150,16 +148,17 @@ class LowRankMatrix(Frozen):
         parameters: A, (rank, in), and B, (out, rank) or as `start` makes it.
 
     Attributes:
-        scale: s.
         adds_stored: Whether W is added to the product.
+        is_scaled: Whether s is alpha / rank instead of 1.
+        scale: s.
     """
 
-    adds_stored = True
+    adds_stored = is_scaled = True
 
     def __init__(
         self, linear: nn.Linear, keep: Tensor, trained: Trained, parameters: Sequence[Tensor]
     ) -> None:
-        self.scale = trained.alpha / trained.rank
+        self.scale = trained.alpha / trained.rank if self.is_scaled else 1.0
         super().__init__(linear, parameters)
 
     @staticmethod

@@ -20,12 +20,9 @@ MOMENTS = {"adamw": ("exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 def stepping_in_backward(
     trained: TrainedParameters, optimiser: str
 ) -> Iterator[Callable[[float], None]]:
-    """Step each parameter within the backward pass, as soon as its gradient is available.
-
-    The gradients of a window are therefore never in memory together.
-
-    Yields:
-        A function that sets the learning rate.
+    """Step each parameter within the backward pass, as soon as its gradient is available, so that
+    the gradients of a window are never in memory together; yield a function that sets the learning
+    rate.
     """
     optimisers = {
         parameter: make_optimiser(optimiser, [parameter]) for parameter in trained.parameters
@@ -63,14 +60,8 @@ def precision_of(settings: Training, dtype: torch.dtype) -> torch.dtype:
 def divergence(
     summary: str, where: str, losses: Sequence[float], settings: Training, kept: str = ""
 ) -> UserError:
-    """Return the error for a training whose loss is not finite.
-
-    Args:
-        summary: What diverged.
-        where: The step at which it diverged.
-        losses: Loss of each step; at least one is not finite.
-        settings: Settings of the training.
-        kept: Which results are not lost, for the message.
+    """Return the error for a training that diverged at a step (`where`), from the loss of each
+    step; `kept` says which results are not lost.
     """
     first = next(at for at, loss in enumerate(losses) if not math.isfinite(loss))
     return UserError(

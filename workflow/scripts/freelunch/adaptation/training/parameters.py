@@ -134,10 +134,8 @@ def nothing_trained(names: Iterable[str]) -> UserError:
 
 
 def other_parameters(modules: Iterable[nn.Module], trained: Trained) -> list[Slot]:
-    """Return the biases of linear layers and the parameters of other modules that are to be
-    trained.
-
-    Embeddings are never among them.
+    """Return the biases of linear layers and the parameters of other modules, but for embeddings,
+    that are to be trained.
     """
     chosen: list[Slot] = []
     for root in modules:
