@@ -24,6 +24,7 @@ from freelunch.analysis.pairing import (
     pruned_models,
     window_means,
 )
+from freelunch.records.record import CostFacts, adaptation_facts
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import chosen_of
@@ -241,28 +242,30 @@ def _run(cell: Cell, settings: Adaptation, records: Records) -> Run:
         cell,
         paired_losses(cell, records)[0],
         cost["tokens"],
-        records[cell]["adaptation"]["distinct_tokens"],
+        adaptation_facts(records[cell])["distinct_tokens"],
         operations(cost),
     )
 
 
-def _cost(cell: Cell, settings: Adaptation, records: Records) -> Mapping[str, Any]:
-    cost: Mapping[str, Any] = records[cell]["cost"][settings.rule]
-    return cost
+def _cost(cell: Cell, settings: Adaptation, records: Records) -> CostFacts:
+    return records[cell]["cost"][settings.rule]
 
 
 def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Row:
     adapted = adapted.with_seeds(comparison.reference.seeds)
     reference = comparison.reference.with_seeds(adapted.seeds)
     cells, one = adapted.cells, adapted.cells[0]
-    settings, found = adapted.settings, [records[cell]["adaptation"] for cell in cells]
+    settings, found = adapted.settings, [adaptation_facts(records[cell]) for cell in cells]
     written = settings.as_json()
     chosen = [chosen_of(each["choice"], written) for each in found]
     costs = [_cost(cell, settings, records) for cell in cells]
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
     unadapted = [comparison.unadapted[cell.seed] for cell in cells]
     before = mean_over_seeds([measured_perplexity(records[cell]) for cell in unadapted])
-    searches = [records[cell]["cost"].get("search", {}).get("flops", 0) for cell in cells]
+    searches = [
+        records[cell]["cost"]["search"]["flops"] if "search" in records[cell]["cost"] else 0
+        for cell in cells
+    ]
     difference, error = paired_difference(adapted.mean_losses, reference.mean_losses)
     return {
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
@@ -273,7 +276,9 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
         "reference": reference.name,
         "learning_rate": _shared(each["learning_rate"] for each in chosen),
         "epochs": _shared(each["epochs"] for each in chosen),
-        "selected_on": _shared((each["choice"] or {}).get("selected_on") for each in found),
+        "selected_on": _shared(
+            each["choice"]["selected_on"] if each["choice"] else None for each in found
+        ),
         "tokens": adapted.tokens,
         "distinct_tokens": adapted.distinct_tokens,
         "steps": _shared(each["steps"] for each in found),

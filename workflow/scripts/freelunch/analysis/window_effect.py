@@ -25,6 +25,7 @@ from freelunch.analysis.pairing import (
     standard_error,
     window_means,
 )
+from freelunch.records.record import adaptation_facts
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell
@@ -223,12 +224,12 @@ def _missed(
 
 def _adapted(name: str, cells: Sequence[Cell], records: Records, study: Study) -> AdaptedCells:
     record = records[cells[0]]
-    settings = read_adaptation(record["spec"]["adaptation"])
+    settings = read_adaptation(record["spec"]["adaptation"] or {})
     tokens = study.sequences[name] * study.calibration_of(cells[0].model).length
-    window = record["adaptation"]["window"]
-    choice = record["adaptation"]["choice"] or {}
+    facts = adaptation_facts(record)
+    selected_on = facts["choice"]["selected_on"] if facts["choice"] else None
     by_seed = {cell.seed: cell for cell in cells}
-    return AdaptedCells(name, by_seed, settings, tokens, window, choice.get("selected_on"))
+    return AdaptedCells(name, by_seed, settings, tokens, facts["window"], selected_on)
 
 
 def _size(adapted: AdaptedCells) -> tuple[object, ...]:

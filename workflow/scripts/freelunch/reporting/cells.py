@@ -227,7 +227,7 @@ def _metrics(cell: Cell, seed: int, records: Records) -> Row:
     The evaluation of each pruned cell measures the dense model, too, on the held-out text of the
     cell's seed.
     """
-    record = records[cell]
+    record: Mapping[str, Any] = records[cell]
     if cell.is_dense:
         held_out = (
             drift["dense"]
@@ -235,8 +235,8 @@ def _metrics(cell: Cell, seed: int, records: Records) -> Row:
             if (other.model, other.seed) == (cell.model, seed)
             and (drift := its["metrics"].get("drift")) is not None
         )
-        if (drift := next(held_out, None)) is not None:
-            record = {**record, "metrics": {**record["metrics"], "drift": drift}}
+        if (measured := next(held_out, None)) is not None:
+            record = {**record, "metrics": {**record["metrics"], "drift": measured}}
     return {
         column: value for metric in METRICS for column, value in metric.measured(record).items()
     }
