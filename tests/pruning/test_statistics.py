@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.artifact_writer import FINISHED_JOURNAL
 from freelunch.core.errors import UserError
-from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file, open_hidden
 from freelunch.pruning.dense_pass import read_statistics, statistics_file
 from freelunch.pruning.statistics import Collector
 from interrupts import Interrupt, contents, interrupted, stamps, stop_at
 from refusals import refused
+from slow_scores import inputs_of_linears
 from tiny_models import (
     BLOCKS,
     FAMILIES,
@@ -66,51 +66,42 @@ def hidden_of(dense: Artifact, boundary: int) -> Tensor:
 
 
 class Seen:
-    """What passes through a whole model, noted by hooks.
+    """What passes through a whole model of transformers.
 
     Attributes:
-        inputs: Inputs of each linear layer of a block, (length, features) for each sequence.
-        outputs: Outputs of each block.
+        inputs: For each block, the inputs of each linear layer, (tokens, features).
+        outputs: Outputs of each block, (sequences, length, d).
         hidden: transformers' own `hidden_states`, (sequences, length, d) each.
     """
 
     @torch.no_grad()
     def __init__(self, folder: Path) -> None:
-        self.inputs: dict[tuple[int, str], list[Tensor]] = defaultdict(list)
-        self.outputs: dict[int, list[Tensor]] = defaultdict(list)
         model = AutoModelForCausalLM.from_pretrained(folder)
         blocks = model.get_submodule(StreamedModel(folder).sharding.path)
-        for index, block in enumerate(blocks):
-            block.register_forward_hook(self._note_output(index))
-            for name, linear in block_linears(block).items():
-                linear.register_forward_pre_hook(self._note_input(index, name))
+        self.inputs = inputs_of_linears(model, blocks, random_tokens(SEQUENCES))
+        outputs: list[list[Tensor]] = [[] for _ in blocks]
+
+        def note(of_block: list[Tensor]) -> Callable[..., None]:
+            return lambda _, args, output: of_block.append(
+                (output[0] if isinstance(output, tuple) else output).clone()
+            )
+
+        for block, of_block in zip(blocks, outputs, strict=True):
+            block.register_forward_hook(note(of_block))
         each = [
             model(input_ids=ids[None], use_cache=False, output_hidden_states=True).hidden_states
             for ids in random_tokens(SEQUENCES)
         ]
         self.hidden = [torch.cat(states) for states in zip(*each, strict=True)]
-
-    def _note_input(self, index: int, name: str) -> Callable[..., None]:
-        def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self.inputs[index, name].append(args[0].flatten(0, -2))
-
-        return note
-
-    def _note_output(self, index: int) -> Callable[..., None]:
-        def note(module: nn.Module, args: object, output: object) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            assert isinstance(hidden, Tensor)
-            self.outputs[index].append(hidden.clone())
-
-        return note
+        self.outputs = [torch.cat(of_block) for of_block in outputs]
 
 
 def assert_statistics_are_sums(dense: Artifact, seen: Seen, rtol: float) -> None:
     for index in range(BLOCKS):
         statistics = read_statistics(dense, index)
-        assert statistics.keys() == {name for block, name in seen.inputs if block == index}
+        assert statistics.keys() == seen.inputs[index].keys()
         for name, found in statistics.items():
-            tokens = torch.cat(seen.inputs[index, name]).double()
+            tokens = seen.inputs[index][name].double()
             assert found.tokens == len(tokens) == SEQUENCES * LENGTH
             assert found.mean.dtype == found.squared_norm.dtype == torch.float32
             squares, mean = tokens.square().sum(0), tokens.mean(0)
@@ -137,7 +128,7 @@ def test_hidden_states_are_those_of_transformers(dense: Artifact) -> None:
     for boundary in range(BLOCKS):
         # The last of transformers' is behind the final norm.
         torch.testing.assert_close(found[boundary], seen.hidden[boundary], rtol=0, atol=1e-5)
-        after = torch.cat(seen.outputs[boundary])
+        after = seen.outputs[boundary]
         torch.testing.assert_close(found[boundary + 1], after, rtol=0, atol=1e-5)
 
 
@@ -160,7 +151,7 @@ def test_layers_with_one_input_share_its_statistics(dense: Artifact) -> None:
             found[last[group]].add(last[name])
         alone = {group for group, names in found.items() if names == {group}}
         shared = SHARED.get(family["model_type"], SHARED["llama"])
-        assert {group: it for group, it in found.items() if group not in alone} == shared
+        assert {group: found[group] for group in found.keys() - alone} == shared
 
 
 # --- The collector alone

@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from slow_units import (
 )
 from tiny_models import (
     BLOCKS,
+    CROSSED,
     OTHERS,
     VARIANTS,
     Prepared,
@@ -41,34 +43,29 @@ from tiny_models import (
     reconstruct,
 )
 
+SCORES = ("wanda_sp", "flap")
+
 # --- What a pruned model computes
 
 
-@pytest.mark.parametrize("attention_unit", UNITS)
-@pytest.mark.parametrize("score", ["wanda_sp", "flap"])
-def test_a_pruned_model_computes_what_is_left_of_the_dense_one(
-    prepared: Prepared, tmp_path: Path, score: str, attention_unit: str
-) -> None:
-    check_what_is_left(prepared, tmp_path, score, attention_unit)
-
-
 @pytest.mark.parametrize(
-    ("family", "changes"),
+    ("family", "changes", "score", "attention_unit"),
     [
-        *((family, {}) for family in OTHERS if family != "olmo2"),
-        *((family, changes) for family, changes in VARIANTS.values() if family == "falcon"),
+        *((family, {}, *each) for family in CROSSED for each in product(SCORES, UNITS)),
+        *((family, {}, "wanda_sp", "head") for family in OTHERS if family != "olmo2"),
+        ("granite", {}, "flap", "head"),
+        *(
+            (family, changes, "wanda_sp", "head" if changes.get("multi_query", True) else "group")
+            for family, changes in VARIANTS.values()
+            if family == "falcon"
+        ),
     ],
     ids=str,
 )
-def test_so_does_one_of_every_other_family(
-    family: str, changes: dict[str, Any], tmp_path: Path
+def test_a_pruned_model_computes_what_is_left_of_the_dense_one(
+    family: str, changes: dict[str, Any], score: str, attention_unit: str, tmp_path: Path
 ) -> None:
     prepared = prepare(tmp_path, family, sequences=SEQUENCES, **changes)
-    unit = "head" if changes.get("multi_query", True) else "group"
-    check_what_is_left(prepared, tmp_path, "flap" if family == "granite" else "wanda_sp", unit)
-
-
-def check_what_is_left(prepared: Prepared, tmp_path: Path, score: str, attention_unit: str) -> None:
     masks = prune_units(
         prepared,
         tmp_path / "masks",
