@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from freelunch.adaptation.training.optimisers import make_optimiser, stepping_in_backward
+from freelunch.adaptation.training.optimisation import make_optimiser, stepping_in_backward
 from freelunch.adaptation.training.parameters import TrainedParameters, other_parameters
 from freelunch.core.errors import UserError
 from freelunch.study.methods import BRANCHES, FULL, LOW_RANK, METHODS, Trained, matrix_parameters

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.reconstruction import driver
-from freelunch.adaptation.reconstruction.gradients import train_window_
-from freelunch.adaptation.reconstruction.losses import LOSSES, Loss
+from freelunch.adaptation.reconstruction.train_window import LOSSES, Loss, train_window_
 from freelunch.adaptation.reconstruction.window import WindowModules
-from freelunch.adaptation.training import optimisers
-from freelunch.adaptation.training.schedule import learning_rates
+from freelunch.adaptation.training import optimisation
+from freelunch.adaptation.training.optimisation import learning_rates
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
 from freelunch.model.assembly import assemble_model
@@ -175,7 +174,7 @@ def test_gradients_are_finite_differences(
             assert self.parameter.grad is not None
             gradients.setdefault(id(self.parameter), self.parameter.grad.clone())
 
-    monkeypatch.setattr(optimisers, "make_optimiser", Recorder)
+    monkeypatch.setattr(optimisation, "make_optimiser", Recorder)
     window = window_of(prepared, 1)
     inputs, targets = prepared.hidden(1), prepared.hidden(2)
     settings = reconstruction(shuffle=False, batch=SEQUENCES, epochs=1, loss=loss_name)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from freelunch.adaptation.reconstruction.losses import LOSSES
+from freelunch.adaptation.reconstruction.train_window import LOSSES
 from tiny_models import (
     BLOCKS,
     SEQUENCES,

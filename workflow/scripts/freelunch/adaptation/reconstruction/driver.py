@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.adaptation.job import AdaptationJob, WindowResult
-from freelunch.adaptation.reconstruction.behind_sparse import BehindSparse, LostResidual
-from freelunch.adaptation.reconstruction.gradients import train_window_
 from freelunch.adaptation.reconstruction.least_squares import solve_window_
-from freelunch.adaptation.reconstruction.recording import (
+from freelunch.adaptation.reconstruction.matrix_inputs import (
+    BehindSparse,
+    LostResidual,
     dense_outputs,
     inputs_of,
     outputs_of,
     recorded,
 )
+from freelunch.adaptation.reconstruction.train_window import train_window_
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.adaptation.job import WindowResult
-from freelunch.adaptation.reconstruction.gradients import window_loss
-from freelunch.adaptation.reconstruction.losses import mean_squared_error
+from freelunch.adaptation.reconstruction.train_window import mean_squared_error, window_loss
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.errors import UserError
 from freelunch.model.hidden_file import HiddenStates

@@ -16,8 +16,7 @@ from freelunch.adaptation.retraining.outer import Passes
 from freelunch.adaptation.retraining.state import TrainedState
 from freelunch.adaptation.retraining.state_on_disk import TrainedStateOnDisk
 from freelunch.adaptation.retraining.trainee import Loss, Trainee
-from freelunch.adaptation.training.optimisers import divergence, precision_of
-from freelunch.adaptation.training.schedule import schedule, steps_of
+from freelunch.adaptation.training.optimisation import divergence, precision_of, schedule, steps_of
 from freelunch.core.artifact import Artifact
 from freelunch.core.spent import Spent
 from freelunch.model.blocks import block_linears

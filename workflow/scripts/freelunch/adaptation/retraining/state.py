@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from freelunch.adaptation.training.optimisers import MOMENTS, make_optimiser
+from freelunch.adaptation.training.optimisation import MOMENTS, make_optimiser
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.core.files import no_half_file

@@ -16,7 +16,7 @@ from freelunch.adaptation.retraining.state import (
     move_,
     shapes_of,
 )
-from freelunch.adaptation.training.optimisers import make_optimiser
+from freelunch.adaptation.training.optimisation import make_optimiser
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.core.files import no_half_file
