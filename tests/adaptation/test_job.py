@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from freelunch.adaptation.job import AdaptationJob, open_adaptation
-from freelunch.adaptation.reconstruction.driver import reconstruct_windows
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import block_shard

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from freelunch.adaptation.reconstruction import driver
+from freelunch.adaptation.reconstruction import windows_in_turn
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
@@ -35,7 +35,7 @@ from windows_for_tests import BEHIND, QUIRKS, SMALL
 def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Tensor, Tensor]]:
     """Note the inputs and targets of each window that is trained, by its name."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    train = driver.train_window_
+    train = windows_in_turn.train_window_
 
     def watch(
         window: WindowModules, inputs: HiddenStates, targets: HiddenStates, *arguments: Any
@@ -43,7 +43,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Tensor, Tensor]]:
         found[window.name] = inputs[:], targets[:]
         return train(window, inputs, targets, *arguments)
 
-    monkeypatch.setattr(driver, "train_window_", watch)
+    monkeypatch.setattr(windows_in_turn, "train_window_", watch)
     return found
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from freelunch.adaptation.reconstruction import driver
+from freelunch.adaptation.reconstruction import windows_in_turn
 from freelunch.adaptation.reconstruction.train_window import LOSSES, Loss, train_window_
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.adaptation.training import optimisation
@@ -383,17 +383,17 @@ def test_a_window_half_written_is_trained_again(
     llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = reconstruct(llama, tmp_path / "whole", window=2)
-    write = driver.write_shard
+    write = windows_in_turn.write_shard
 
     def stop_at_second(writer: Any, shard: str, *arguments: Any, **facts: Any) -> None:
         if shard == block_shard(1):
             raise Interrupt
         write(writer, shard, *arguments, **facts)
 
-    monkeypatch.setattr(driver, "write_shard", stop_at_second)
+    monkeypatch.setattr(windows_in_turn, "write_shard", stop_at_second)
     interrupted(lambda: reconstruct(llama, tmp_path / "adapted", window=2))
     assert list(stamps(tmp_path / "adapted")) == [block_shard(0)]
-    monkeypatch.setattr(driver, "write_shard", write)
+    monkeypatch.setattr(windows_in_turn, "write_shard", write)
     resumed = reconstruct(llama, tmp_path / "adapted", window=2)
     assert contents(resumed.folder) == contents(whole.folder)
 

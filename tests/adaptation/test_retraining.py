@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from freelunch.adaptation.retraining import driver
+from freelunch.adaptation.retraining import training_run
 from freelunch.core.errors import UserError
 from freelunch.costs.retraining import retraining_flops
 from freelunch.costs.shapes import Shapes
@@ -143,9 +143,9 @@ def test_every_method_keeps_the_mask_through_training_and_merge(
     prepared = prepare(tmp_path, "opt", sequences=SEQUENCES, pattern=pattern)
     input_ids = random_tokens(SEQUENCES)
     logits: list[Tensor] = []
-    merge_ = driver.Trainee.merge_
+    merge_ = training_run.Trainee.merge_
 
-    def noting(trainee: driver.Trainee) -> None:
+    def noting(trainee: training_run.Trainee) -> None:
         def note(found: Tensor, _: Tensor) -> Tensor:
             logits.append(found)
             return found.sum()
@@ -154,7 +154,7 @@ def test_every_method_keeps_the_mask_through_training_and_merge(
         merge_(trainee)
         trainee.losses(input_ids, [torch.arange(SEQUENCES)], note)
 
-    monkeypatch.setattr(driver.Trainee, "merge_", noting)
+    monkeypatch.setattr(training_run.Trainee, "merge_", noting)
     adapted = retrain(prepared, tmp_path / "adapted", **retraining_entry(method, epochs=3))
     model = assembled(prepared, adapted, tmp_path / "assembled")
     for linear, keep in linears_of(model, prepared):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from freelunch.adaptation.retraining import driver
+from freelunch.adaptation.retraining import training_run
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.artifact_writer import FINISHED_JOURNAL
 from freelunch.core.digest import sealed, unsealed
@@ -148,7 +148,7 @@ def test_shards_of_an_interrupted_attempt_are_written_anew(
     """They may come from a training whose last steps were taken on another machine."""
     settings = retraining_entry("norms", epochs=2)
     expected = retrain(llama, tmp_path / "whole", **settings)
-    written = driver.write_shard
+    written = training_run.write_shard
 
     def stop(writer: Any, shard: str, tensors: Any, **noted: Any) -> None:
         if shard == block_shard(1):
@@ -157,7 +157,7 @@ def test_shards_of_an_interrupted_attempt_are_written_anew(
 
     folder = tmp_path / "resumed"
     with monkeypatch.context() as patched:
-        patched.setattr(driver, "write_shard", stop)
+        patched.setattr(training_run, "write_shard", stop)
         interrupted(lambda: retrain(llama, folder, **settings))
     found = retrain(llama, folder, **settings)
     assert shards(found) == shards(expected)

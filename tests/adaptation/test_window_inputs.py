@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from freelunch.adaptation.reconstruction import driver
+from freelunch.adaptation.reconstruction import windows_in_turn
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.model.assembly import assemble_model
@@ -38,7 +38,7 @@ def seen_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[Te
     """Note the inputs and targets of each window that is adapted, by its name."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for name in ("train_window_", "solve_window_"):
-        work = getattr(driver, name)
+        work = getattr(windows_in_turn, name)
 
         def watch(
             window: WindowModules,
@@ -50,7 +50,7 @@ def seen_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[Te
             found[window.name] = inputs[:], targets[:]
             return work(window, inputs, targets, *arguments)
 
-        monkeypatch.setattr(driver, name, watch)
+        monkeypatch.setattr(windows_in_turn, name, watch)
     yield found
 
 

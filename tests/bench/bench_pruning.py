@@ -13,8 +13,8 @@ from freelunch.model import token_ids
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.dense_inputs import DensePass
 from freelunch.model.hidden_states import open_states
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_ids import read_tokens
 from freelunch.pruning import dense_pass
 from freelunch.pruning.criteria import sparsegpt

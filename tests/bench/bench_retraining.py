@@ -12,7 +12,7 @@ from bench_windows import SHAPES, shaped, studied
 
 import retraining_memory
 from freelunch.adaptation.job import AdaptationJob
-from freelunch.adaptation.retraining.driver import TrainingRun
+from freelunch.adaptation.retraining.training_run import TrainingRun
 from freelunch.costs.retraining import retrain, retraining_flops
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptation_entries import read_adaptation

@@ -19,9 +19,9 @@ import torch
 from bench_windows import adapt, settings_of
 
 from freelunch.adaptation.job import AdaptationJob
-from freelunch.adaptation.retraining.driver import TrainingRun
+from freelunch.adaptation.retraining.training_run import TrainingRun
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import pass_through
+from freelunch.evaluation.measurements import pass_through
 from freelunch.evaluation.perplexity import Perplexity
 from freelunch.model import mask_store, token_ids, transfer
 from freelunch.model.checkpoint import StreamedModel

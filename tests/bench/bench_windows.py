@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs import QWEN_72B
 from freelunch.adaptation.job import AdaptationJob
-from freelunch.adaptation.reconstruction.driver import reconstruct_windows
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.core.artifact import Artifact
 from freelunch.costs.reconstruction import reconstruct
 from freelunch.costs.reconstruction_work import reconstruction_flops

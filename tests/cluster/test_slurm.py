@@ -96,7 +96,7 @@ def made_in(study: Folder, target: str) -> dict[str, str]:
 def add_retraining(study: OnSlurm, epochs: int) -> str:
     """Add a retraining that saves its state at every step; return the target that makes it."""
     library = "workflow/scripts/freelunch/"
-    study.edit(library + "adaptation/retraining/driver.py", "SAVE_S = 300.0", "SAVE_S = 0.0")
+    study.edit(library + "adaptation/retraining/training_run.py", "SAVE_S = 300.0", "SAVE_S = 0.0")
     path = study.path / STUDY
     config = yaml.safe_load(path.read_text())
     config["adaptations"]["full"] = {"method": "full", "epochs": epochs}
@@ -212,7 +212,7 @@ def test_a_job_that_ran_out_of_time_gets_more(study):
     study.edit(REQUESTS, "LEAST_MINUTES = 10", "LEAST_MINUTES = 1")
     # The first attempt never goes on from its first state, however fast the machine is; the second
     # does not wait, however slow it is.
-    driver = "workflow/scripts/freelunch/adaptation/retraining/driver.py"
+    driver = "workflow/scripts/freelunch/adaptation/retraining/training_run.py"
     study.edit(driver, "self.state.save(facts)", f"self.state.save(facts); {WAIT_ONCE}")
     # As on a fast machine; a slow or busy one would ask for more than a minute.
     output = study.cold().run("--config", f"study={STUDY}", "tflops=1", "--", target)

@@ -13,11 +13,11 @@ from freelunch.core.artifact import MANIFEST, Artifact, fingerprint
 from freelunch.core.errors import UserError
 from freelunch.core.files import scratch_folder
 from freelunch.core.spent import Spent
-from freelunch.evaluation.cell import CellEvaluation, MeasurementSpec, evaluate_cell
-from freelunch.evaluation.reference import capture_reference
+from freelunch.evaluation.dense_reference import capture_reference
+from freelunch.evaluation.measurements import CellEvaluation, MeasurementSpec, evaluate_cell
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
-from freelunch.model.dense_inputs import DensePass
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_ids import write_tokens
 from freelunch.study.steps import METRICS, TEXT_WINDOWS
 from measuring import drift_of, identity_of, perplexity_of

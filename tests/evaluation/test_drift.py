@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from damage import note_anew
 from freelunch.evaluation import drift
+from freelunch.evaluation.dense_reference import BLOCK
 from freelunch.evaluation.drift import relative
-from freelunch.evaluation.reference import BLOCK
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from measuring import drift_of, perplexity_of
 from tiny_models import (

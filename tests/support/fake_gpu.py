@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from freelunch.adaptation.retraining.outer import Passes
+from freelunch.adaptation.retraining.trained_outer import Passes
 from freelunch.core import ahead
 from freelunch.evaluation.packing import LikelihoodRequest
 from freelunch.model import transfer

@@ -22,8 +22,8 @@ import torch
 import transformers
 
 from freelunch.adaptation.job import AdaptationJob
-from freelunch.adaptation.reconstruction.driver import reconstruct_windows
-from freelunch.adaptation.retraining.driver import TrainingRun
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
+from freelunch.adaptation.retraining.training_run import TrainingRun
 from freelunch.core.artifact import Artifact
 from freelunch.costs.reconstruction import reconstruct
 from freelunch.costs.reconstruction_work import reconstruction_flops

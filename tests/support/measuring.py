@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import pass_through
+from freelunch.evaluation.dense_reference import PassingReference
 from freelunch.evaluation.drift import Drift
 from freelunch.evaluation.identity import Identity
 from freelunch.evaluation.likelihood import Likelihoods, LogLikelihood
+from freelunch.evaluation.measurements import pass_through
 from freelunch.evaluation.packing import LikelihoodRequest
 from freelunch.evaluation.perplexity import Perplexity
-from freelunch.evaluation.reference import PassingReference
 from freelunch.model.checkpoint import StreamedModel
 
 

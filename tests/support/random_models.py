@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
 from freelunch.adaptation.job import AdaptationJob
-from freelunch.adaptation.reconstruction.driver import reconstruct_windows
-from freelunch.adaptation.retraining.driver import retrain_model
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
+from freelunch.adaptation.retraining.training_run import retrain_model
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.spent import status_bytes
@@ -38,8 +38,8 @@ from freelunch.model.checkpoint import (
     meta_model,
     write_shard,
 )
-from freelunch.model.dense_inputs import DensePass
 from freelunch.model.hidden_states import open_states
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model

@@ -36,8 +36,8 @@ from transformers import (
 
 from damage import vouch_for
 from freelunch.adaptation.job import AdaptationJob
-from freelunch.adaptation.reconstruction.driver import reconstruct_windows
-from freelunch.adaptation.retraining.driver import retrain_model
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
+from freelunch.adaptation.retraining.training_run import retrain_model
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.files import scratch_folder
@@ -46,10 +46,10 @@ from freelunch.data.models import fetch_model
 from freelunch.model import token_ids
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel, block_shard
-from freelunch.model.dense_inputs import DensePass
 from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import load_pruned_block, masks_file, pack
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
 from freelunch.pruning.pruners import prune_matrices

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
-from freelunch.model.dense_inputs import open_dense_pass
+from freelunch.model.open_dense_pass import open_dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.study.steps import CALIBRATION
 

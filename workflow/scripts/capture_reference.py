@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
-from freelunch.evaluation.reference import capture_reference
-from freelunch.model.dense_inputs import open_dense_pass
+from freelunch.evaluation.dense_reference import capture_reference
+from freelunch.model.open_dense_pass import open_dense_pass
 from freelunch.study.steps import CALIBRATION
 
 if TYPE_CHECKING:

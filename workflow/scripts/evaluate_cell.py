@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.files import scratch_folder
 from freelunch.core.job import running
-from freelunch.evaluation.cell import MeasurementSpec, evaluate_cell
+from freelunch.evaluation.measurements import MeasurementSpec, evaluate_cell
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.study.steps import ADAPTED_BLOCKS, MASKS

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch.adaptation.job import open_adaptation
-from freelunch.adaptation.reconstruction.driver import reconstruct_windows
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
 from freelunch.model.mask_store import count_pruned

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freelunch.adaptation.job import open_adaptation
-from freelunch.adaptation.retraining.driver import retrain_model
+from freelunch.adaptation.retraining.training_run import retrain_model
 from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
 from freelunch.study.steps import CALIBRATION, MASKS

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import Facts, Measured, MeasurementSpec
-from freelunch.evaluation.perplexity import loss_facts, tokens_digest
-from freelunch.evaluation.reference import (
+from freelunch.evaluation.dense_reference import (
     BLOCK,
     Reference,
     block_outputs,
@@ -22,6 +20,8 @@ from freelunch.evaluation.reference import (
     open_reference,
     timed,
 )
+from freelunch.evaluation.measurements import Facts, Measured, MeasurementSpec
+from freelunch.evaluation.perplexity import loss_facts, tokens_digest
 from freelunch.model import token_ids
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel

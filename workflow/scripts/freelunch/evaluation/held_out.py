@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import Measured, MeasurementSpec
+from freelunch.evaluation.measurements import Measured, MeasurementSpec
 from freelunch.evaluation.perplexity import Perplexity
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import nn
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import Measured, MeasurementSpec
+from freelunch.evaluation.measurements import Measured, MeasurementSpec
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 

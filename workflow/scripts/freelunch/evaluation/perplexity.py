@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import Facts, Measured, MeasurementSpec
+from freelunch.evaluation.measurements import Facts, Measured, MeasurementSpec
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file

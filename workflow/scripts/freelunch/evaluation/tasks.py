@@ -35,8 +35,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError
-from freelunch.evaluation.cell import Measured, MeasurementSpec
 from freelunch.evaluation.likelihood import LogLikelihood
+from freelunch.evaluation.measurements import Measured, MeasurementSpec
 from freelunch.evaluation.packing import LikelihoodRequest
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.study.steps import ANSWERS, DOCUMENTS, TASK
@@ -51,7 +51,7 @@ class Asked(Exception):
     """The harness has made its requests, and stops here."""
 
 
-class Answer(TypedDict):
+class DocumentAnswer(TypedDict):
     """The answer to a document: its index in the whole task, the log-likelihoods of its choices,
     and whether it is right.
     """
@@ -69,7 +69,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         requests: The harness's requests, truncated to what the model takes.
         truncated: How many `requests` were longer than the model takes, and how many `tokens` of
             their contexts were left out.
-        values: Answer to each request, as in `Likelihoods`; None before the answers are known.
+        values: DocumentAnswer to each request, as in `Likelihoods`; None before the answers are known.
     """
 
     def __init__(self, model: StreamedModel) -> None:
@@ -190,7 +190,7 @@ class TaskAccuracy:
 
         The metrics hold, for each task, `accuracy`, its standard error and what was asked; and
         `accuracy` and its standard error for the plain mean over tasks. The answers are a file of
-        their own, with an `Answer` for each task and document.
+        their own, with an `DocumentAnswer` for each task and document.
         """
         passed = self._likelihood.values()
         self._lm.values = passed.values
@@ -372,7 +372,9 @@ def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> Non
             )
 
 
-def _answers(samples: Sequence[Mapping[str, Any]], documents: Sequence[int]) -> list[Answer]:
+def _answers(
+    samples: Sequence[Mapping[str, Any]], documents: Sequence[int]
+) -> list[DocumentAnswer]:
     """Return the answer to each document from lm-eval's samples."""
     return [
         {

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from freelunch.adaptation.retraining.outer import Passes, TrainedOuter
 from freelunch.adaptation.retraining.state import TrainedState
+from freelunch.adaptation.retraining.trained_outer import Passes, TrainedOuter
 from freelunch.adaptation.training.parameters import (
     TrainedParameters,
     nothing_trained,

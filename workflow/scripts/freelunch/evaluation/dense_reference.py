@@ -21,9 +21,9 @@ from freelunch.evaluation.perplexity import loss_facts
 from freelunch.model.block_pass import BlockPass, sequence_batches
 from freelunch.model.blocks import BlockCall
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.dense_inputs import DensePass
 from freelunch.model.hidden_file import HiddenStates, create_hidden, hidden_file, open_hidden
 from freelunch.model.linear_hooks import LinearWatcher
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import window_losses
 from freelunch.model.transfer import read_batches, writing_behind

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from freelunch.adaptation.job import AdaptationJob, WindowResult
-from freelunch.adaptation.retraining.gradients import Step, gather_
 from freelunch.adaptation.retraining.objectives import Teacher, distillation, next_token
-from freelunch.adaptation.retraining.outer import Passes
 from freelunch.adaptation.retraining.state import TrainedState
 from freelunch.adaptation.retraining.state_on_disk import TrainedStateOnDisk
+from freelunch.adaptation.retraining.step_gradients import Step, gather_
+from freelunch.adaptation.retraining.trained_outer import Passes
 from freelunch.adaptation.retraining.trainee import Loss, Trainee
 from freelunch.adaptation.training.optimisation import divergence, precision_of, schedule, steps_of
 from freelunch.core.artifact import Artifact
@@ -179,9 +179,8 @@ class TrainingRun:
             if now - last >= save_s and step < steps:
                 last = now
                 so_far = spent + Spent.now(now - started, time.process_time() - cpu_started)
-                self.state.save(
-                    {"loss_before": before, "losses": self._losses, "spent": so_far.as_json()}
-                )
+                facts = {"loss_before": before, "losses": self._losses, "spent": so_far.as_json()}
+                self.state.save(facts)
         return None
 
     def step(self, number: int, rate: float, rows: Tensor) -> float:
