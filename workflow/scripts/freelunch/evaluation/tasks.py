@@ -69,7 +69,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         requests: The harness's requests, truncated to what the model takes.
         truncated: How many `requests` were longer than the model takes, and how many `tokens` of
             their contexts were left out.
-        values: DocumentAnswer to each request, as in `Likelihoods`; None before the answers are known.
+        values: Answer to each request, as in `Likelihoods`; None before the answers are known.
     """
 
     def __init__(self, model: StreamedModel) -> None:
