@@ -318,7 +318,7 @@ def narrowed(net: Net) -> tuple[Tensor, set[tuple[int, ...]]]:
         outputs = net(leaf)
     outputs.float().square().mean().backward()
     assert leaf.grad is not None
-    return leaf.grad, {tuple(it.shape) for it in kept if it.dtype == torch.bfloat16}
+    return leaf.grad, {tuple(each.shape) for each in kept if each.dtype == torch.bfloat16}
 
 
 @pytest.mark.parametrize("method", [*LOW_RANK, "norms"])
@@ -335,7 +335,7 @@ def test_no_narrowed_copy_of_a_frozen_weight_waits_for_the_backward_pass(method:
         expected, kept = narrowed(plain)
         assert kept & weights and torch.equal(gradient, expected)
         theirs = [plain.norm.weight.grad, plain.norm.bias.grad]
-        assert all(map(torch.equal, (it.grad for it in trained.parameters), theirs))
+        assert all(map(torch.equal, (each.grad for each in trained.parameters), theirs))
 
 
 def test_a_block_is_freed_when_nobody_holds_it() -> None:

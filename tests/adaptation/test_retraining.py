@@ -187,7 +187,7 @@ COUNTED: list[dict[str, Any]] = [
     [
         *((changes, False) for changes in COUNTED),
         # A streamed block runs again with or without gradient_checkpointing.
-        *((it, True) for it in COUNTED if "gradient_checkpointing" not in it),
+        *((each, True) for each in COUNTED if "gradient_checkpointing" not in each),
     ],
 )
 def test_operations_are_those_that_torch_counts(
@@ -347,5 +347,5 @@ def test_linears_choose_what_is_trained(llama: Prepared, tmp_path: Path) -> None
     for index in range(BLOCKS):
         block, _ = load_pruned_block(llama.model, llama.masks.folder, index)
         found = weights(adapted, index)
-        moved = {n for n, it in block.state_dict().items() if not torch.equal(found[n], it)}
+        moved = {n for n, value in block.state_dict().items() if not torch.equal(found[n], value)}
         assert moved == {"self_attn.q_proj.weight", "mlp.down_proj.weight"}

@@ -63,7 +63,7 @@ def _say_it_took(seconds: float, journal: Path) -> None:
     first, line = map(unsealed, journal.read_bytes().splitlines())
     assert first is not None and line is not None
     line["spent"]["wall_s"] = seconds
-    journal.write_text("".join(json.dumps(sealed(it)) + "\n" for it in (first, line)))
+    journal.write_text("".join(json.dumps(sealed(each)) + "\n" for each in (first, line)))
 
 
 @pytest.mark.parametrize("damaged", [False, True])

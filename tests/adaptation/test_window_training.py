@@ -262,8 +262,8 @@ def test_a_window_trains_what_a_method_does(
         return
     with Counter() as counter:
         adapted = reconstruct(prepared, tmp_path / "adapted", **settings)
-    noted = [it for entry in adapted.files.values() for it in entry["windows"].values()]
-    assert sum(it["loss_after"] for it in noted) < sum(it["loss_before"] for it in noted)
+    noted = [each for entry in adapted.files.values() for each in entry["windows"].values()]
+    assert sum(each["loss_after"] for each in noted) < sum(each["loss_before"] for each in noted)
     for index in range(BLOCKS):
         block, masks = load_pruned_block(prepared.model, prepared.masks.folder, index)
         before, found = block.state_dict(), weights(adapted, index)

@@ -174,4 +174,4 @@ def test_what_passed_is_counted(tmp_path: Path) -> None:
     assert found.sequences == len(packed)
     assert found.passed_tokens == sum(batch.tokens.numel() for batch in batches(packed, 2048))
     # One token of a context predicts the first token of all its continuations.
-    assert len(CONTEXT) < found.predicted_tokens < sum(len(it.continuation) for it in REQUESTS)
+    assert len(CONTEXT) < found.predicted_tokens < sum(len(each.continuation) for each in REQUESTS)

@@ -311,7 +311,7 @@ def test_the_answer_of_a_question_is_the_gold_choice_of_its_request(
 ) -> None:
     lines = gzip.decompress((FIXTURES / "tasks" / f"{name}.jsonl.gz").read_bytes()).splitlines()
     requests = [json.loads(line)["doc"] for line in lines]
-    gold = {it["id"]: it["choices"][it["gold"]] for it in requests}
+    gold = {each["id"]: each["choices"][each["gold"]] for each in requests}
     for document in documents_of(tasks[name]):
         texts, labels = document["choices"]["text"], document["choices"]["label"]
         assert texts[labels.index(document["answerKey"])] == gold[document["id"]]

@@ -112,7 +112,7 @@ def test_every_criterion_has_a_class_of_settings_and_the_other_way_round() -> No
 @pytest.mark.parametrize("name", CRITERIA)
 def test_what_a_class_says_is_what_its_module_does(name: str) -> None:
     module, settings = criteria.load(name), read_criterion({"score": name})
-    (function,) = (it for it in ("score", "unit_score", "prune") if hasattr(module, it))
+    (function,) = (each for each in ("score", "unit_score", "prune") if hasattr(module, each))
     assert settings.structured == (function == "unit_score")
     if not settings.structured:
         assert settings.changes_parameters == (function == "prune")

@@ -125,7 +125,7 @@ def test_scores_of_another_shape_are_refused() -> None:
 
 def test_a_share_of_less_than_one_weight_is_refused() -> None:
     weight, told = torch.randn(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
-    row, matrix = (read_criterion({"score": "wanda", "scope": it}) for it in ("row", "matrix"))
+    row, matrix = (read_criterion({"score": "wanda", "scope": each}) for each in ("row", "matrix"))
     wanda, pattern = criteria.load("wanda"), Pattern.parse("u10")
     with pytest.raises(UserError, match="u10 prunes no weight of this matrix") as error:
         prune_matrix(wanda, weight, told, pattern, row, 0, "layer.7.up")

@@ -77,7 +77,7 @@ class DenseStates:
         self.passed = 0
         for boundary in range(model.num_blocks + 1):
             if kept is not None and (name := hidden_file(boundary)) in kept.files:
-                self.found(boundary, kept.path(name))
+                self.note(boundary, kept.path(name))
 
     def __contains__(self, boundary: int) -> bool:
         return boundary in self._paths
@@ -87,7 +87,7 @@ class DenseStates:
         shape = (self.sequences, self.length, self._model.config.hidden_size)
         return create_hidden(path, shape, self._model.dtype)
 
-    def found(self, boundary: int, path: Path) -> None:
+    def note(self, boundary: int, path: Path) -> None:
         """Note where hidden states are on disk."""
         self._paths[boundary] = path
 
@@ -95,7 +95,7 @@ class DenseStates:
         """Have `work` write hidden states into the scratch folder, which keeps two boundaries."""
         path = self.scratch / hidden_file(boundary)
         work(path)
-        self.found(boundary, path)
+        self.note(boundary, path)
         self._made.append(boundary)
         for old in self._made[:-2]:
             self._paths.pop(old).unlink()

@@ -59,7 +59,7 @@ def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
         cache.add(kept[0], embed)
     for boundary, name in kept.items():
         if name in cache:
-            states.found(boundary, hidden_folder / name)
+            states.note(boundary, hidden_folder / name)
     missing = [
         index
         for index in range(model.num_blocks)
@@ -76,7 +76,7 @@ def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
             with collector.watching():
                 if after in kept:
                     cache.add(kept[after], work)
-                    states.found(after, hidden_folder / kept[after])
+                    states.note(after, hidden_folder / kept[after])
                 else:
                     states.make(after, work)
             tensors = _as_tensors(collector.results())

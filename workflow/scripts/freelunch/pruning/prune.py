@@ -195,14 +195,19 @@ def _prune_blocks(
                         masks.failed = True
                         log.info(_LEFT, masks.pruning.folder, exc_info=True)
                 # One criterion's factors need not be in memory beside another's work.
-                for inputs in statistics.values():
-                    inputs.memo.clear()
+                _forget(statistics)
             # Free this block and its Gram matrices before others take their places.
             del statistics, block
         if passing is not None and index + 1 < model.num_blocks:
             (masks,) = chosen
             passing.on(index, load_pruned_block(model, masks.pruning.folder, index)[0])
         yield index + 1
+
+
+def _forget(statistics: Statistics) -> None:
+    # In a function, since a name here would keep the last Gram matrix in memory.
+    for inputs in statistics.values():
+        inputs.memo.clear()
 
 
 def _check_weights(model: StreamedModel, index: int, block: nn.Module) -> None:
