@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.retraining import training_run
 from freelunch.core.errors import UserError
-from freelunch.costs.retraining import retraining_flops
+from freelunch.costs.retraining import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER
@@ -217,7 +217,7 @@ def test_operations_are_those_that_torch_counts(
     with Counter() as counter:
         retrain(prepared, tmp_path / "adapted", streamed=streamed, **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    predicted = retraining_flops(shapes, SEQUENCES, 48, read_adaptation(settings), streamed)
+    predicted = retraining_work(shapes, SEQUENCES, 48, read_adaptation(settings), streamed).total()
     assert predicted == counter.operations
 
 

@@ -12,9 +12,8 @@ import torch
 from transformers import PreTrainedConfig
 
 from configs import QWEN_72B
-from freelunch.costs.evaluation import measure_perplexity
 from freelunch.costs.machine import Machine
-from freelunch.costs.passes import capture_dense
+from freelunch.costs.passes import capture_dense, measure_perplexity
 from freelunch.costs.pruning import prune_model
 from freelunch.costs.reconstruction import reconstruct
 from freelunch.costs.retraining import retrain

@@ -13,7 +13,7 @@ from bench_windows import SHAPES, shaped, studied
 import retraining_memory
 from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.retraining.training_run import TrainingRun
-from freelunch.costs.retraining import retrain, retraining_flops
+from freelunch.costs.retraining import retrain, retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.methods import DISTILLATION
@@ -83,7 +83,7 @@ def bench_rates() -> None:
                 settings = read_adaptation(entry)
                 batch = settings.batch
                 # Operations of one step, without the losses before and after the training.
-                epoch = retraining_flops(shapes, 10**6, SEQUENCE, settings) / (10**6 / batch)
+                epoch = retraining_work(shapes, 10**6, SEQUENCE, settings).total() / (10**6 / batch)
                 job: AdaptationJob[Any] = AdaptationJob(
                     model, masks, states, settings, 0, states.scratch / name, ""
                 )

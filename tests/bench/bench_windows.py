@@ -15,8 +15,7 @@ from configs import QWEN_72B
 from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.core.artifact import Artifact
-from freelunch.costs.reconstruction import reconstruct
-from freelunch.costs.reconstruction_work import reconstruction_flops
+from freelunch.costs.reconstruction import reconstruct, reconstruction_work
 from freelunch.costs.shapes import Shapes
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel
@@ -134,13 +133,13 @@ def bench_rates() -> None:
         }
         # Count three forward passes, the usual formula, as if norms were trained.
         flops = {
-            name: reconstruction_flops(
+            name: reconstruction_work(
                 shapes,
                 states.sequences,
                 states.length,
                 _with_norms(settings),
                 blocks=BLOCKS,
-            )
+            ).total()
             for name, settings in kinds.items()
         }
         for threads in (1, 2):

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.data.text_windows import TextWindows, drawn, text_windows
+from freelunch.data.text_windows import CutWindows, drawn, text_windows
 from freelunch.data.texts import fetch_text
 from freelunch.evaluation.identity import checkpoint_digest
 from freelunch.evaluation.perplexity import per_text
@@ -233,7 +233,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 def joined_windows(
     prepared: Prepared, text: Artifact, length: int, windows: int | None, stride: int | None = None
-) -> TextWindows:
+) -> CutWindows:
     return text_windows(prepared.model.artifact, text, length, windows, stride, JOINED)
 
 

@@ -15,10 +15,9 @@ from matplotlib.image import imread
 
 from audits_for_tests import KEPT, Audited, make_kept
 from freelunch.audit.verdicts import FAILS, HOLDS, UNDECIDED, kind
-from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import plan_text
+from freelunch.costs.plan_text import device_table, plan_text
 from freelunch.records.read import load_records
 from freelunch.reporting import kept as kept_pages
 from freelunch.study.reference import reference

@@ -13,7 +13,7 @@ from freelunch.audit.verdicts import HOLDS
 from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of, dtype_of
 from freelunch.costs.plan import Plan
-from freelunch.records.whole import made_by_steps
+from freelunch.records.whole import step_outputs
 from freelunch.study.adaptations import Reconstruction, Training
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part
@@ -227,7 +227,7 @@ def test_a_part_has_only_the_tasks_of_its_cells() -> None:
     """Otherwise `make verify` would miss what no job of the part fetches."""
     part = TINY.of_part(Part(models=["qwen2"]))
     assert TINY.tasks and not part.tasks
-    made = [{each.what for each in made_by_steps(study)} for study in (TINY, part)]
+    made = [{each.what for each in step_outputs(study)} for study in (TINY, part)]
     assert made[0] - made[1] == {"tasks"}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
+from freelunch.costs.checks import checked_plan
 from freelunch.costs.plan import Plan
 from freelunch.study import families
 from freelunch.study.study import Study
@@ -125,7 +126,9 @@ def plan(
     """Plan a study of a model that only its `architecture` tells of."""
     monkeypatch.chdir(folder)
     criteria = {**MAGNITUDE, "other": criterion}
-    return Plan.of(Study.check(config(criteria, [pattern], {**SHAPES, **shapes}), "config.yaml"))
+    return checked_plan(
+        Study.check(config(criteria, [pattern], {**SHAPES, **shapes}), "config.yaml")
+    )
 
 
 def test_the_plan_refuses_biases_that_a_family_has_not(

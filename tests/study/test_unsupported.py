@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from configs import ARCHITECTURE, checked
 from freelunch.cli.main import main
 from freelunch.core.errors import UserError
-from freelunch.costs.plan import Plan
+from freelunch.costs.checks import checked_plan
 from freelunch.study.families import FAMILIES
 from freelunch.study.unsupported import check_supported
 from tiny_models import FAMILIES as TINY
@@ -123,7 +123,7 @@ def test_every_family_in_the_table_is_tested() -> None:
 def test_the_plan_refuses_what_the_study_announces() -> None:
     study = checked({"models.one.architecture": {**ARCHITECTURE, "model_type": "mixtral"}})
     with pytest.raises(UserError, match="a mixture of experts") as error:
-        Plan.of(study)
+        checked_plan(study)
     assert str(error.value).startswith("models.one: ")
     assert "found:    model_type = mixtral\n" in str(error.value)
 
@@ -150,7 +150,7 @@ def test_the_plan_refuses_a_window_of_halves_side_by_side() -> None:
     halves = {"method": "reconstruction", "window": "attention_mlp"}
     study = checked({"models.one.architecture": architecture, "adaptations.recon_block": halves})
     with pytest.raises(UserError, match="2 problems in the grids") as error:
-        Plan.of(study)
+        checked_plan(study)
     assert "found:    use_parallel_residual = true" in str(error.value)
 
 
@@ -170,10 +170,10 @@ def test_the_plan_refuses_quirks_that_a_model_cannot_have(tmp_path: Path, model_
         }
     )
     if model_type == "opt":
-        assert Plan.of(study).shapes["one"].dropout == 0.1
+        assert checked_plan(study).shapes["one"].dropout == 0.1
         return
     with pytest.raises(UserError, match="in the grids") as error:
-        Plan.of(study)
+        checked_plan(study)
     message = str(error.value)
     assert f"adaptations.drops: {model_type}: the blocks of this model have no dropout" in message
     assert ("adaptations.lost: " in message) == (model_type == "gpt_neox")

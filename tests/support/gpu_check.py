@@ -25,9 +25,8 @@ from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.adaptation.retraining.training_run import TrainingRun
 from freelunch.core.artifact import Artifact
-from freelunch.costs.reconstruction import reconstruct
-from freelunch.costs.reconstruction_work import reconstruction_flops
-from freelunch.costs.retraining import retrain, retraining_flops
+from freelunch.costs.reconstruction import reconstruct, reconstruction_work
+from freelunch.costs.retraining import retrain, retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import PROCESS_BYTES
 from freelunch.model import mask_store, token_ids
@@ -275,7 +274,8 @@ def measure(report: Report, case: Case) -> None:
         peak(case)
         took = training_s(states)
         least, most = (
-            reconstruction_flops(shapes, samples, length, its, blocks=1) for its in (few, many)
+            reconstruction_work(shapes, samples, length, its, blocks=1).total()
+            for its in (few, many)
         )
         say_rate("window of a block", most - least, took, WINDOW_SHARE)
         say_memory("window of a block", reconstruct(shapes, samples, length, many).memory_bytes)
@@ -299,7 +299,7 @@ def measure(report: Report, case: Case) -> None:
                 peak(case)
                 took = timed(case, lambda t=training, r=rows: t.step(1, 1e-6, r))
                 many = 10**6 // samples * samples
-                every = retraining_flops(shapes, many, length, retraining, streamed)
+                every = retraining_work(shapes, many, length, retraining, streamed).total()
                 what = f"step of {method}, {'streamed' if streamed else 'in memory'}"
                 bound = STREAMED_SHARE if streamed else 0.0
                 say_rate(what, every / (many / samples), took, bound)

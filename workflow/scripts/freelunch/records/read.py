@@ -132,15 +132,10 @@ def load_finished(study: Study, folder: Path | None = None) -> SoFar:
 
 def is_finished(study: Study) -> bool:
     """Return whether every cell has a record that was made with the current settings."""
-    paths = [study.paths.record(cell) for cell in study.cells]
-    if not all(path.is_file() for path in paths):
-        return False
     try:
-        specs = [read_sealed(path, problem="a record is damaged")["spec"] for path in paths]
-    except (UserError, KeyError):
+        return bool(load_records(study))
+    except UserError:
         return False
-    asked = [study.spec(cell) for cell in study.cells]
-    return not any(any(differences(*each)) for each in zip(specs, asked, strict=True))
 
 
 def finished_records(

@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -11,8 +11,8 @@ from freelunch.audit.crate import config_text
 from freelunch.audit.texts import audit_texts
 from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums
-from freelunch.records.made import Check, Made
 from freelunch.records.read import differences, load_records
+from freelunch.records.whole import Output
 from freelunch.reporting.derived import (
     AUDIT_SUMS,
     CONFIG,
@@ -24,7 +24,6 @@ from freelunch.reporting.derived import (
     figure_sums,
     own_files,
     table_files,
-    table_names,
 )
 from freelunch.reporting.figures import figures_of
 from freelunch.reporting.results import Results
@@ -33,7 +32,7 @@ from freelunch.study import steps
 from freelunch.study.study import Study
 
 
-def made_from_records(study: Study) -> Iterator[Made]:
+def made_from_records(study: Study) -> Iterator[Output]:
     """Yield what rules derive from the records of a study."""
     root = study.paths.root
 
@@ -43,29 +42,21 @@ def made_from_records(study: Study) -> Iterator[Made]:
             results = Results(study, load_records(study), study.paths.records)
             _check_texts(root, table_texts(results))
 
-    yield _made("tables", steps.BUILD_TABLES, root, TABLE_SUMS, check_tables, table_names())
+    yield Output("tables", steps.BUILD_TABLES, root / TABLE_SUMS, check_tables)
     for figure in figures_of(study):
-        sums, files = figure_sums(figure.name), figure_files(figure.name)
+        sums, files = root / figure_sums(figure.name), figure_files(figure.name)
 
-        def check_figure(anew: bool, sums: str = sums, files: Sequence[str] = files) -> None:
-            check_sums(root / sums, root, files)
+        def check_figure(anew: bool, sums: Path = sums, files: Sequence[str] = files) -> None:
+            check_sums(sums, root, files)
 
-        # Its data is one of the tables.
-        yield _made("figures", steps.DRAW_FIGURE, root, sums, check_figure, files[1:])
+        yield Output("figures", steps.DRAW_FIGURE, sums, check_figure)
 
     def check_audit(anew: bool) -> None:
         check_sums(root / AUDIT_SUMS, root, audit_files(study))
         if anew:
             _check_texts(root, audit_texts(study, load_records(study)))
 
-    outputs = audit_outputs(study)
-    yield _made("audit", steps.AUDIT_STUDY, root, AUDIT_SUMS, check_audit, outputs)
-
-
-def _made(what: str, rule: str, root: Path, sums: str, check: Check, files: Iterable[str]) -> Made:
-    """Return what a rule derives: files, and the file with their digests, by names below `root`."""
-    outputs = tuple(root / name for name in files)
-    return Made(what, rule, root / sums, True, check, root / sums, outputs)
+    yield Output("audit", steps.AUDIT_STUDY, root / AUDIT_SUMS, check_audit)
 
 
 def check_finished(study: Study) -> None:

@@ -356,15 +356,9 @@ def read_model(entry: Mapping[str, Any]) -> Model:
     return found
 
 
-def read_text(entry: Mapping[str, Any]) -> Text:
-    """Return an entry of `texts` that is one file, from JSON."""
-    found: Text = reader(TextEntry)(entry)
-    return found
-
-
-def read_text_files(entry: Mapping[str, Any]) -> WheelFiles:
-    """Return an entry of `texts` that is many files, from JSON."""
-    found: WheelFiles = reader(TextEntry)(entry)
+def read_text(entry: Mapping[str, Any]) -> Text | WheelFiles:
+    """Return an entry of `texts` that is fetched, from JSON."""
+    found: Text | WheelFiles = reader(TextEntry)(entry)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The precision that a plan takes a model to have."""
+"""The precision that a plan takes a model to have, from its files or before they are here."""
 
 import json
 import shutil
@@ -9,9 +9,10 @@ import pytest
 
 from artifacts import write_facts
 from configs import smoke
-from freelunch.core.errors import UserError
 from freelunch.costs.plan import Plan
 from freelunch.study.study import Study
+from planned import cost_of
+from refusals import refused
 from repository import ROOT
 
 MODEL = ROOT / "tests" / "fixtures" / "tiny-llama"
@@ -76,7 +77,7 @@ def test_memory_and_disk_follow_it(model: Path) -> None:
     for plan, size in ((whole, 4), (half, 2)):
         shapes = plan.shapes["tiny"]
         weights = shapes.blocks * shapes.block_weights + shapes.outer_weights
-        assert plan.step("fetch_model", "tiny").disk_bytes == size * weights
+        assert cost_of(plan, "fetch_model").disk_bytes == size * weights
 
 
 @pytest.mark.parametrize(("source", "size"), [(WHEEL, 4), (HUB, 2)])
@@ -118,32 +119,11 @@ def test_a_config_without_a_dtype_that_can_be_used_is_left_to_the_fetch(
     assert bytes_each(study_of(model, sizes)) == 2
 
 
-@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
-def test_a_float16_checkpoint_is_not_trained(model: Path, key: str) -> None:
-    """The config alone does not say that it is one."""
-    state(model, **{key: "float16"})
-    study = study_of(model)
-    with pytest.raises(UserError) as caught:
-        Plan.of(study)
-    message = str(caught.value)
-    assert message.startswith("smoke.yaml: 2 problems in the grids\n")
-    for pruning in ("magnitude-u50", "wanda-u50"):
-        assert (
-            f"  tiny/{pruning}: models.tiny.dtype: the checkpoint's own is float16, but "
-            "gradients vanish in float16; expected bfloat16 or float32"
-        ) in message
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"models.tiny.dtype": "bfloat16"},
-        {"study.grids.0.adaptations": ["none"]},
-        {"adaptations.recon_block": {"method": "least_squares"}},
-    ],
-)
-def test_a_float16_checkpoint_may_be_pruned_or_stored_otherwise(
-    model: Path, changes: dict[str, Any]
-) -> None:
-    state(model, dtype="float16")
-    assert bytes_each(study_of(model, changes)) == 2
+def test_a_gguf_file_of_ones_own_becomes_float32(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    path.touch()
+    entry = {"source": "path", "path": str(path), "architecture": SIZES}
+    assert bytes_each(smoke({"models.tiny": entry})) == 4
+    (tmp_path / "other.gguf").touch()
+    with refused(where="models.tiny.path", found="other.gguf", expected="one"):
+        Plan.of(smoke({"models.tiny": {**entry, "path": str(tmp_path)}}))
