@@ -23,8 +23,17 @@ from freelunch.pruning.statistics import InputStatistics
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from slow_scores import OF_WEIGHTS, SCORES, slow_mask, slow_scores
+from slow_units import (
+    assembled,
+    assert_equal_logits,
+    logits_of,
+    masks_of,
+    streamed_logits,
+    transformers_model,
+)
 from tiny_models import (
     BLOCKS,
+    OTHERS,
     Prepared,
     capture,
     prepare,
@@ -237,3 +246,28 @@ def test_zeros_of_a_pruned_model_are_its_masks(tmp_path: Path, dtype: str, name:
     filled = weights["mlp.up_proj"][1:3][keep["mlp.up_proj"][1:3]]
     assert len(filled) == 16
     assert (filled.abs() < 1e-7).all()
+
+
+# --- Every pattern in every other family
+
+PATTERNS = {"u50": "ria", "2of4": "sparsegpt", "4of8": "wanda"}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_every_pattern_in_every_family(family: str, tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, family, sequences=6)
+    for name, score in PATTERNS.items():
+        masks = prune(prepared.model, prepared.dense, tmp_path / name, score, name)
+        made = assembled(prepared, masks, tmp_path / f"{name}-pruned")
+        own = transformers_model(made)
+        pattern = Pattern.parse(name)
+        blocks = own.get_submodule(prepared.model.sharding.path)
+        for block, keep_masks in zip(blocks, masks_of(prepared, masks), strict=True):
+            for linear, keep in keep_masks.items():
+                groups = keep.reshape(len(keep), -1, pattern.group or keep.shape[1])
+                zeros = pattern.zeros_in_group(groups.shape[-1])
+                assert ((~groups).sum(-1) == zeros).all(), f"{name}: {linear}"
+                assert (block.get_submodule(linear).weight[~keep] == 0).all()
+        input_ids = random_tokens(2, seed=1)
+        found = streamed_logits(StreamedModel(made.folder), input_ids)
+        assert_equal_logits(found, logits_of(own, input_ids))

@@ -32,6 +32,7 @@ from slow_units import (
     transformers_model,
 )
 from tiny_models import (
+    CROSSED,
     Prepared,
     prepare,
     random_tokens,
@@ -46,36 +47,29 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 # --- Masks
 
 
+KINDS = [
+    ("wanda_sp", "block", "WIFN"),
+    ("wanda_sp", "model", "WIFN"),
+    ("flap", "model", "WIFV"),
+    ("flap", "model", "IFV"),
+    ("flap", "model", "WIFN"),
+    ("flap", "block", "WIFV"),
+]
+
+
 @pytest.mark.parametrize("attention_unit", UNITS)
 @pytest.mark.parametrize(
-    ("score", "scope", "metric"),
+    ("family", "score", "scope", "metric"),
     [
-        ("wanda_sp", "block", "WIFN"),
-        ("wanda_sp", "model", "WIFN"),
-        ("flap", "model", "WIFV"),
-        ("flap", "model", "IFV"),
-        ("flap", "model", "WIFN"),
-        ("flap", "block", "WIFV"),
+        *((family, *kind) for family in CROSSED for kind in KINDS),
+        # Their rows follow their key head.
+        *((family, *KINDS[0]) for family in ("gpt_neox", "bloom", "falcon")),
     ],
 )
 def test_masks_are_those_of_the_slow_loop(
-    prepared: Prepared, tmp_path: Path, score: str, scope: str, metric: str, attention_unit: str
-) -> None:
-    check_masks(prepared, tmp_path, score, scope, metric, attention_unit)
-
-
-@pytest.mark.parametrize("attention_unit", UNITS)
-@pytest.mark.parametrize("family", ["gpt_neox", "bloom", "falcon"])
-def test_masks_of_rows_that_follow_their_key_head(
-    family: str, attention_unit: str, tmp_path: Path
+    family: str, score: str, scope: str, metric: str, attention_unit: str, tmp_path: Path
 ) -> None:
     prepared = prepare(tmp_path / family, family, sequences=SEQUENCES)
-    check_masks(prepared, tmp_path, "wanda_sp", "block", "WIFN", attention_unit)
-
-
-def check_masks(
-    prepared: Prepared, tmp_path: Path, score: str, scope: str, metric: str, attention_unit: str
-) -> None:
     dense = transformers_model(prepared.model.artifact)
     blocks, inputs = list(blocks_of(prepared, dense)), inputs_of(prepared, dense)
     settings = {"metric": metric} if score == "flap" else {}

@@ -23,14 +23,14 @@ def perplexity_of(
     """Return the perplexity of a model on windows, (windows, length), int64."""
     measurement = Perplexity(model, input_ids, scratch, stride)
     pass_through(model, [measurement])
-    return measurement.found().metrics
+    return measurement.result().metrics
 
 
 def identity_of(model: StreamedModel) -> dict[str, Any]:
     """Return the identity of a checkpoint: its zeros, digest and stored size."""
     measurement = Identity(model)
     pass_through(model, [measurement])
-    return measurement.found().metrics
+    return measurement.result().metrics
 
 
 def drift_of(
@@ -40,7 +40,7 @@ def drift_of(
     reference = PassingReference(dense, input_ids, scratch)
     measurement = Drift(checkpoint, reference, input_ids, {}, scratch)
     pass_through(checkpoint, [measurement])
-    return measurement.found().metrics
+    return measurement.result().metrics
 
 
 def likelihoods_of(
@@ -67,5 +67,5 @@ def accuracy_of(
 
     measurement = TaskAccuracy(model, tasks, limit, seed, scratch)
     pass_through(model, [measurement])
-    found = measurement.found()
+    found = measurement.result()
     return found.metrics, json.loads(gzip.decompress(found.files["answers.json.gz"]))

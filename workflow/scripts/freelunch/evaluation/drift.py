@@ -89,7 +89,7 @@ class Drift:
             of_block = {name: torch.cat(parts) for name, parts in errors[kind].items()}
             self._drift[kind].append({name: _facts(each) for name, each in of_block.items()})
 
-    def found(self) -> Measured:
+    def result(self) -> Measured:
         """Return the drift, the perplexity and the speed.
 
         `drift` holds, for each of KINDS, a list over blocks of {output: {mean, median, max} over

@@ -19,9 +19,9 @@ class HeldOutPerplexity(Perplexity):
         super().__init__(model, read_tokens(held_out)[:samples], scratch)
         self._held_out = held_out
 
-    def found(self) -> Measured:
+    def result(self) -> Measured:
         """Return the result of `Perplexity`, and the digest of the held-out token ids."""
-        result = super().found()
+        result = super().result()
         return replace(result, metrics={**result.metrics, "held_out": self._held_out.digest})
 
 

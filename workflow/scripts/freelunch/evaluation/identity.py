@@ -28,7 +28,7 @@ class Identity:
         for name, linear in block_linears(block).items():
             self._matrices[self._model.sharding.name(index, name)] = _count_zeros(linear)
 
-    def found(self) -> Measured:
+    def result(self) -> Measured:
         """Return `matrices` (rows, columns and zeros of each), `checkpoint_digest` and the stored
         size.
         """

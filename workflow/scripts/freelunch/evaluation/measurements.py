@@ -99,7 +99,7 @@ class BlockMeasurement(Protocol):
             block: The checkpoint's block, on its device.
         """
 
-    def found(self) -> Measured:
+    def result(self) -> Measured:
         """Return the result, after the last block."""
 
 
@@ -152,7 +152,7 @@ def evaluate_cell(
         begun = {spec.name: _Clocked(model, spec, scratch) for spec in missing}
         pass_through(model, list(begun.values()), report)
         for spec in missing:
-            result = begun[spec.name].found()
+            result = begun[spec.name].result()
             asked = {"settings": dict(spec.settings), "checkpoint": model.artifact.digest}
             files = {
                 metrics_file(spec.name): json_text({**result.metrics, **asked}).encode(),
@@ -198,9 +198,9 @@ class _Clocked:
         with self._clock():
             self._measurement.through_(index, block)
 
-    def found(self) -> Measured:
+    def result(self) -> Measured:
         with self._clock():
-            return self._measurement.found()
+            return self._measurement.result()
 
     @contextmanager
     def _clock(self) -> Iterator[None]:

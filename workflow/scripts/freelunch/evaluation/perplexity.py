@@ -45,7 +45,7 @@ class Perplexity:
         """Pass all windows through a block."""
         self._blocks.through_(index, block, self._hidden, self._hidden)
 
-    def found(self) -> Measured:
+    def result(self) -> Measured:
         """Return the perplexity, its standard error over windows, and the windows' losses."""
         windows, length = self._input_ids.shape
         scored = scored_tokens(length, self._stride)
@@ -73,11 +73,11 @@ class TextPerplexity(Perplexity):
         super().__init__(model, read_tokens(windows), scratch, windows.facts["stride"])
         self._facts = windows.facts
 
-    def found(self) -> Measured:
+    def result(self) -> Measured:
         """Return the result of `Perplexity`, and perplexities that are comparable across
         tokenizers.
         """
-        result, text = super().found(), self._facts
+        result, text = super().result(), self._facts
         metrics = {**result.metrics, **per_text(result.metrics, text), "text": text["text"]}
         if text["documents"] is not None:
             metrics["documents"] = text["documents"]

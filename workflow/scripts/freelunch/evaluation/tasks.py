@@ -185,7 +185,7 @@ class TaskAccuracy:
         """Pass all requests through a block."""
         self._likelihood.through_(index, block)
 
-    def found(self) -> Measured:
+    def result(self) -> Measured:
         """Return the accuracy of each task, their mean, and the answers.
 
         The metrics hold, for each task, `accuracy`, its standard error and what was asked; and
