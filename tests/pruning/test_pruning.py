@@ -39,6 +39,7 @@ from tiny_models import (
     prepare,
     prune,
     prune_matrix,
+    random_tokens,
     save_calibration,
 )
 
