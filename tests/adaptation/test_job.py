@@ -13,7 +13,7 @@ from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_wind
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import block_shard
-from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import CALIBRATION
 from freelunch.study.windows import Window, adapted_windows, split_windows
 from interrupts import interrupted, stop_at

@@ -15,7 +15,7 @@ from freelunch.core.errors import UserError
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.cell import derive_seed
-from freelunch.study.dropout import dropout_of
+from freelunch.study.families import dropout_of
 from tiny_models import (
     BLOCKS,
     FAMILIES,

@@ -18,10 +18,9 @@ from freelunch.costs.shapes import Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER
 from freelunch.model.mask_store import load_pruned_block
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import LOW_RANK, METHODS
-from freelunch.study.retraining import Retraining
+from freelunch.study.retraining import Retraining, read_adaptation
 from operations import Counter
 from tiny_models import (
     BLOCKS,

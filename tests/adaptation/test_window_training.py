@@ -18,8 +18,8 @@ from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_states import kept_states
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study import families
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.methods import METHODS
+from freelunch.study.retraining import read_adaptation
 from interrupts import contents, interrupted, stamps, stop_at
 from operations import Counter
 from refusals import refused

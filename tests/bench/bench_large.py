@@ -19,8 +19,8 @@ from freelunch.costs.reconstruction import reconstruct
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import Cost
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Adaptation
+from freelunch.study.retraining import read_adaptation
 from random_models import WANDA, llama, one_block, run_step, write_model
 from timing import say, seconds
 

@@ -15,9 +15,9 @@ from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.retraining.training_run import TrainingRun
 from freelunch.costs.retraining import retrain, retraining_work
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.methods import DISTILLATION
 from freelunch.study.methods import METHODS as ALL_METHODS
+from freelunch.study.retraining import read_adaptation
 from random_models import run_step
 from timing import REPEATS, alternating, matmul_rate, say, seconds
 

@@ -20,8 +20,8 @@ from freelunch.costs.shapes import Shapes
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, open_states
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.study import Study
 from freelunch.study.windows import split_windows
 from random_models import llama, one_block, run_step, write_model

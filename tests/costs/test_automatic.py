@@ -16,8 +16,8 @@ from freelunch.costs.plan_text import plan_text
 from freelunch.costs.reconstruction import reconstruct
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Reconstruction
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.study import Study
 from planned import MACHINE, line_of
 from refusals import refused

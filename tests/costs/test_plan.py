@@ -13,10 +13,9 @@ from freelunch.costs.plan_text import plan_brief, plan_text
 from freelunch.costs.reconstruction import reconstruction_work
 from freelunch.costs.requests import UNKNOWN_MB, request
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptation_entries import read_adaptation
-from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
 from freelunch.study.cell import Cell
-from freelunch.study.steps import EVALUATE_CELL, RETRAIN_MODEL
+from freelunch.study.retraining import read_adaptation
+from freelunch.study.steps import BATCH_TOKENS, CHECK_SEQUENCES, EVALUATE_CELL, RETRAIN_MODEL
 from freelunch.study.study import Study
 from planned import CELL, MACHINE, cost_of
 from repository import ROOT

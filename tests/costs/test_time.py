@@ -23,7 +23,7 @@ from freelunch.costs.work import (
     Cost,
     together,
 )
-from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.retraining import read_adaptation
 from planned import cost_of
 from tiny_models import tiny_config
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from freelunch.core.artifact import Artifact
 from freelunch.data.models import fetch_model
-from freelunch.study.shape_limits import check_shapes
+from freelunch.study.model_limits import check_shapes
 from freelunch.study.sources import read_model
 from refusals import refused
 from tiny_models import save_tiny_model

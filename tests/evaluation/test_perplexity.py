@@ -25,9 +25,8 @@ from freelunch.evaluation.perplexity import per_text
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.token_loss import check_dense, window_loss
-from freelunch.study.batching import HEAD_PLACES
 from freelunch.study.sources import read_text
-from freelunch.study.steps import JOINED
+from freelunch.study.steps import HEAD_PLACES, JOINED
 from measuring import identity_of, perplexity_of
 from refusals import refused
 from tiny_models import (

@@ -40,7 +40,7 @@ from damage import DAMAGES, RESULTS, metrics, study_digests
 from freelunch.cli.verify import check_whole
 from freelunch.core.errors import UserError
 from freelunch.costs.checks import checked_plan
-from freelunch.study.choice import open_study
+from freelunch.study.open_study import open_study
 from freelunch.study.schema import config_schema
 from freelunch.study.study import Study
 from study_folder import Folder

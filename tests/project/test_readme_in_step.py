@@ -20,7 +20,7 @@ from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import device_table, plan_text
 from freelunch.records.read import load_records
 from freelunch.reporting import kept as kept_pages
-from freelunch.study.reference import reference
+from freelunch.study.settings_page import settings_page
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of
 from repository import ROOT
@@ -225,7 +225,7 @@ def test_numbers_in_prose_stand_in_the_tables(page: Path, measured: set[str]):
 
 
 def test_the_page_of_settings():
-    assert (DOCS / "guide" / "settings.md").read_text() == reference(), "run `make settings`"
+    assert (DOCS / "guide" / "settings.md").read_text() == settings_page(), "run `make settings`"
 
 
 def test_the_plan_of_72b():

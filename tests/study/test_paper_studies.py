@@ -239,29 +239,6 @@ def test_a_part_that_a_file_asks_for_is_like_one_of_the_command_line(tmp_path: P
     assert given.part_words == " MODELS=opt-125m"
 
 
-@pytest.mark.parametrize(
-    ("part", "message"),
-    [
-        ({"models": ["opt-125"]}, "no grid is for 'opt-125'; expected opt-125m (nearest)"),
-        ({"seeds": [3]}, "seeds: no grid is for 3; expected one of: 0, 1, 2"),
-        ({"claims": ["C5"]}, "no grid is for 'C5'; expected one of: C1, C2"),
-        (
-            {"models": ["opt-125m"], "claims": ["C4"]},
-            "no grid is for all of CLAIMS=C4 MODELS=opt-125m",
-        ),
-    ],
-)
-def test_an_unknown_part_is_refused(part: dict[str, list[Any]], message: str) -> None:
-    with pytest.raises(UserError) as refused:
-        Study.load(Path("studies/paper.yaml"), part=Part(**part))
-    assert message in str(refused.value)
-
-
-def test_a_claim_of_a_study_whose_grids_have_none_is_refused() -> None:
-    with pytest.raises(UserError, match="no grid says which claims it is for, so none is for C1"):
-        Study.load(Path("studies/smoke.yaml"), part=Part(claims=["C1"]))
-
-
 # --- Sequences of models with fewer positions
 
 

@@ -7,12 +7,11 @@ import pytest
 from configs import smoke
 from freelunch.core.errors import UserError
 from freelunch.costs.jobs import jobs_of
-from freelunch.study.adaptation_entries import read_adaptation
-from freelunch.study.boundaries import kept_boundaries
 from freelunch.study.cell import Cell
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import adaptation_of, candidates_of
 from freelunch.study.study import Study
-from freelunch.study.windows import split_windows, window_order
+from freelunch.study.windows import kept_boundaries, split_windows, window_order
 
 pytestmark = pytest.mark.usefixtures("in_the_repository")
 

@@ -32,8 +32,8 @@ from freelunch.costs.work import PROCESS_BYTES
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_states import DenseStates, open_states
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Reconstruction
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.windows import split_windows
 from random_models import llama, take_step, write_model
 

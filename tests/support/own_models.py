@@ -10,7 +10,7 @@ from pyarrow import parquet
 from freelunch.costs.machine import Machine
 from freelunch.data.model_source import read_model_folder
 from freelunch.data.sources.model_folder import model_files
-from freelunch.study.gguf import gguf_of
+from freelunch.study.source_files import gguf_of
 
 GIGABYTES = 10**9
 # Long documents with words of the tiny tokenizer.

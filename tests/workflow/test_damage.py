@@ -18,7 +18,7 @@ from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.core.sums import write_sums
 from freelunch.reporting.derived import AUDIT_SUMS, PAGE, TABLE_SUMS, figure_sums
-from freelunch.study.choice import open_study
+from freelunch.study.open_study import open_study
 
 pytestmark = pytest.mark.long
 

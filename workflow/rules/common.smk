@@ -333,7 +333,7 @@ def measured_with(wildcards):
     }
     return {
         name: [paths.manifest(folder) for folder in needed.get(name, [])]
-        for name in measurements(STUDY, Cell.parse(cell_of(wildcards)))
+        for name in STUDY.measurements(Cell.parse(cell_of(wildcards)))
     }
 
 

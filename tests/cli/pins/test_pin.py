@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from freelunch.study.choice import open_study
 from freelunch.study.config import Part
+from freelunch.study.open_study import open_study
 from hub_standin import HubStandIn
 from pinned_studies import COMMAND, CONFIG, PINS, STUDY, Said, pins, write_study
 

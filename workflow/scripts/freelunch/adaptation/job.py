@@ -17,8 +17,8 @@ from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.token_ids import check_sample
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Adaptation, Training
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
 from freelunch.study.steps import ADAPTED_BLOCKS
 from freelunch.study.windows import AUTO, Window

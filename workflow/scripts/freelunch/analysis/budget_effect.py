@@ -1,7 +1,7 @@
 """Compare retraining with reconstruction by their budgets: the first result of the paper.
 
 The adaptations of one pruned model that differ only in their budget form a series. Each
-retraining series is compared with one reconstruction, the reference (`Study.references`).
+retraining series is compared with one reconstruction, the reference (`Comparisons.references`).
 `analysis.reach` finds the budget at which a series reaches the reference.
 """
 
@@ -147,11 +147,11 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
     their seeds that the unadapted model has. What shares no seed with the reference is left out.
     """
     found = []
-    series = study.series
+    series = study.comparisons.series
     for cells in pruned_models(records):
         by_name = by_adaptation(cells)
         unadapted = by_name.pop(NONE, {})
-        local = [name for name in study.references if name in by_name]
+        local = [name for name in study.comparisons.references if name in by_name]
         retrained = [name for name in by_name if study.config.adaptations[name].is_retraining]
         if not local or not retrained or not unadapted.keys() & by_name[local[0]].keys():
             continue
@@ -171,9 +171,9 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
         for name, of_series in members.items():
             kept = {each.name for each in of_series}
             if name == series[reference]:
-                kept = {*study.budgets_of(reference, kept)}
+                kept = {*study.comparisons.budgets_of(reference, kept)}
             else:
-                kept = kept - {*study.selected_on_evaluation} or kept
+                kept = kept - {*study.comparisons.selected_on_evaluation} or kept
             of_series.sort(key=lambda each: each.tokens)
             curves[name] = [each for each in of_series if each.name in kept]
         found.append(BudgetComparison(unadapted, of_reference, members, curves))

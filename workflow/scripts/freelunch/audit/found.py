@@ -209,7 +209,7 @@ def answer_text(study: Study, found: Sequence[Found]) -> str:
 
 def _first(study: Study, adaptations: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the adaptation that the answer is about."""
-    wanted = [*study.references, *study.config.adaptations]
+    wanted = [*study.comparisons.references, *study.config.adaptations]
     return min(adaptations, key=lambda each: wanted.index(each["adaptation"]))
 
 

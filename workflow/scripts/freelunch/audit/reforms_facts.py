@@ -69,7 +69,9 @@ class Facts:
     @cached_property
     def chosen_on_evaluation(self) -> list[str]:
         """Return the adaptations that chose on the text that the study is judged by."""
-        return [name for name in self.searched if name in self.study.selected_on_evaluation]
+        return [
+            name for name in self.searched if name in self.study.comparisons.selected_on_evaluation
+        ]
 
     @cached_property
     def fewest_seeds(self) -> int:

@@ -30,7 +30,6 @@ from freelunch.data.tasks import stock_task
 from freelunch.records.read import is_finished
 from freelunch.study.config import Calibration, PerplexitySettings
 from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
-from freelunch.study.mixtures import mixture_of, most_samples, texts_of
 from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Mixture, Tokens
 from freelunch.study.steps import DOCUMENTS, JOINED
@@ -58,7 +57,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     plan = checked_plan(study, machine.device_bytes if machine else None)
     seen = {name: found for name in study.models if (found := _seen(study, name)) is not None}
     documents = {
-        name: each for name in texts_of(study) if (each := _documents(study, name)) is not None
+        name: each for name in study.texts if (each := _documents(study, name)) is not None
     }
     _check_mixture(study, documents)
     for name in study.tasks.get("tasks", {}):
@@ -128,7 +127,7 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
 
 def _check_mixture(study: Study, documents: dict[str, tuple[list[str], bool]]) -> None:
     """Refuse a mixture whose parts overlap, if all of them are here."""
-    parts = list(mixture.parts) if (mixture := mixture_of(study)) else []
+    parts = list(mixture.parts) if (mixture := study.mixture) else []
     if all(part in documents and documents[part][1] for part in parts):
         read = ((part, documents[part][0]) for part in parts)
         deque(documents_of_parts(study.calibration.text, read), maxlen=0)
@@ -150,7 +149,7 @@ def _amounts(
         if (text := counted.get(study.perplexity.text)) and text.complete:
             yield from _evaluated(study.perplexity_of(model), text)
         sample = study.calibration_of(model)
-        if mixture := mixture_of(study):
+        if mixture := study.mixture:
             yield from _mixed(study, sample, mixture, counted)
         elif (text := counted.get(sample.text)) and text.complete:
             yield from _drawn(study, sample, text)
@@ -240,7 +239,7 @@ def _mixed(
     study: Study, asked: Calibration, mixture: Mixture, counted: dict[str, Amounts]
 ) -> Iterator[str]:
     """Yield the parts that are too short for their shares of the largest sample."""
-    length, most = asked.length, most_samples(study)
+    length, most = asked.length, study.most_samples
     for part, share in mixture.parts.items():
         text = counted.get(part)
         if text is None or not text.complete:
@@ -278,7 +277,7 @@ def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
     later = [name for name in later if not fetched_model(study, name)]
     later += sorted(
         name
-        for name in texts_of(study)
+        for name in study.texts
         if not isinstance(study.text(name), LocalText | Tokens) and not fetched_text(study, name)
     )
     checked = "settings, files and texts" + (", memory and disk" if here else "")

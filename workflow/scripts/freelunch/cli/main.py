@@ -50,9 +50,9 @@ from freelunch.core.errors import UserError, mend
 from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import read_gigabytes
 from freelunch.costs.plan_text import device_table, plan_text
-from freelunch.study.choice import open_study, part_of, read_study
-from freelunch.study.reference import reference
+from freelunch.study.open_study import open_study, part_of, read_study
 from freelunch.study.schema import schema_text
+from freelunch.study.settings_page import settings_page
 from freelunch.study.study import Study as Opened
 
 # Without colours and frames, help and errors are plain text everywhere.
@@ -414,8 +414,8 @@ def schema_command() -> None:
 
 @command("settings")
 def settings_command() -> None:
-    """Print the reference of all settings."""
-    print(reference(), end="")  # noqa: T201
+    """Print the settings_page of all settings."""
+    print(settings_page(), end="")  # noqa: T201
 
 
 def _show_summary(study: Opened) -> None:

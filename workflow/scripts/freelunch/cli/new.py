@@ -20,8 +20,8 @@ from freelunch.costs.machine import Machine
 from freelunch.data.hub_lookup import inspect_on_hub
 from freelunch.data.inspect_model import InspectedModel, check_as_fetched, inspect_path
 from freelunch.data.inspect_text import Amounts, InspectedText, inspect_text
-from freelunch.study.base import REPOSITORY
 from freelunch.study.families import FAMILIES
+from freelunch.study.registry import REPOSITORY
 from freelunch.study.settings import NAME_LENGTH, RESERVED
 from freelunch.study.sources import UNTRAINED, Architecture, Hub
 from freelunch.study.study import Study

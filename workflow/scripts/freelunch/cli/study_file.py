@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from freelunch.cli.choices import Choices
-from freelunch.study.base import REPOSITORY
+from freelunch.study.registry import REPOSITORY
 from freelunch.study.yaml_file import read_yaml
 
 # What every new study is based on.

@@ -15,15 +15,12 @@ from freelunch.study.adaptations import Local, Reconstruction, Training
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.config import Calibration
 from freelunch.study.criteria import Criterion, OfUnits
-from freelunch.study.dropout import check_dropout
-from freelunch.study.families import biases_of, halves_of, units_of
+from freelunch.study.families import biases_of, check_dropout, halves_of, units_of
 from freelunch.study.methods import FULL, LOW_RANK
-from freelunch.study.mixtures import mixture_of, most_samples
-from freelunch.study.pattern_checks import nothing_of
+from freelunch.study.model_limits import check_supported
 from freelunch.study.patterns import Pattern
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, LocalText
 from freelunch.study.study import Study
-from freelunch.study.unsupported import check_supported
 from freelunch.study.windows import HALVES, MODEL, blocks_in
 
 # How often the sample of an adaptation may draw each token of its text.
@@ -151,16 +148,16 @@ def _unpruned_sets(shapes: Shapes, pattern: Pattern, criterion: Criterion) -> It
     """Yield, for each set within which a criterion compares, what is wrong if none is pruned."""
     if criterion.scope == "row" and pattern.group is None:
         for width in dict.fromkeys(shapes.inputs):
-            yield nothing_of(pattern, width, "weights of a row", "scope: matrix")
+            yield pattern.nothing_of(width, "weights of a row", "scope: matrix")
     if isinstance(criterion, OfUnits) and criterion.scope == "block":
         other = ["scope: model"] if criterion.statistics == "dense" else []
-        yield nothing_of(pattern, shapes.intermediate, "channels of a block", *other)
+        yield pattern.nothing_of(shapes.intermediate, "channels of a block", *other)
         if criterion.attention_unit == "head":
-            yield nothing_of(pattern, shapes.heads, "heads of a block", *other)
+            yield pattern.nothing_of(shapes.heads, "heads of a block", *other)
             return
         if pattern.zeros_in_group(shapes.heads):
             other = ["attention_unit: head", *other]
-        yield nothing_of(pattern, shapes.key_heads, "key heads of a block", *other)
+        yield pattern.nothing_of(shapes.key_heads, "key heads of a block", *other)
 
 
 # --- Numbers that cannot be meant
@@ -235,8 +232,8 @@ def _longest_sample(study: Study) -> Calibration:
 
 def _mixture_parts(study: Study) -> Iterator[str]:
     """Yield each part of a mixture that is too short for its share of the largest sample."""
-    drawn = most_samples(study) * _longest_sample(study).length
-    mixture = mixture_of(study)
+    drawn = study.most_samples * _longest_sample(study).length
+    mixture = study.mixture
     for part, share in mixture.parts.items() if mixture else ():
         most = _most_tokens(study, part)
         if most is not None and share * drawn > most:

@@ -13,9 +13,9 @@ from freelunch.costs.reconstruction import reads_dense_states, reconstruction_wo
 from freelunch.costs.retraining import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import Work
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import with_window
 from freelunch.study.criteria import read_criterion
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import (
     CAPTURE_DENSE,
     CAPTURE_REFERENCE,

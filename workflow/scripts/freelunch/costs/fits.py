@@ -16,9 +16,9 @@ from freelunch.costs.plan import Plan
 from freelunch.costs.work import Cost, together
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.cell import Cell
-from freelunch.study.downloads import downloads_of, scratch_of
 from freelunch.study.retraining import Retraining
 from freelunch.study.search import adaptation_of
+from freelunch.study.source_files import downloads_of, scratch_of
 from freelunch.study.study import Study
 
 

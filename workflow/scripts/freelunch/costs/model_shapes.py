@@ -10,8 +10,8 @@ from typing import Any
 
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
 from freelunch.study.fetched import fetched_model
-from freelunch.study.gguf import gguf_of
-from freelunch.study.shape_limits import check_shapes
+from freelunch.study.model_limits import check_shapes
+from freelunch.study.source_files import gguf_of
 from freelunch.study.sources import LocalModel, WheelModel
 from freelunch.study.study import Study
 

@@ -17,8 +17,8 @@ from dataclasses import replace
 
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import ATTENTION, GRAM, PASSES, PROCESS_BYTES, Cost, Work, together
-from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
-from freelunch.study.boundaries import ALL, kept_boundaries
+from freelunch.study.steps import BATCH_TOKENS, HEAD_PLACES
+from freelunch.study.windows import KEEP_ALL, kept_boundaries
 
 # Bytes of a weight in a GGUF file: 4 bits, and the scale of each group.
 _QUANTISED = 0.6
@@ -125,7 +125,7 @@ def capture_work(shapes: Shapes, samples: int, length: int, gram: bool) -> Work:
 
 def capture_reference(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
     """Return the cost of a pass of the dense model that keeps all its outputs, or none."""
-    tokens, keeps = sequences * length, keep == ALL
+    tokens, keeps = sequences * length, keep == KEEP_ALL
     hidden = shapes.hidden_bytes(tokens)
     widths = (shapes.output_width + shapes.hidden) * shapes.bytes_each
     # Outputs of each matrix and of the block, all of them again side by side, and those of the
@@ -194,7 +194,7 @@ def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cos
     """Return the cost of measuring drift: two passes of a checkpoint that hold all outputs of a
     block beside the dense model's outputs. If these are not kept, the dense model passes again.
     """
-    tokens, again = sequences * length, keep != ALL
+    tokens, again = sequences * length, keep != KEEP_ALL
     hidden = shapes.hidden_bytes(tokens)
     # Each matrix's output in two passes, those of the dense model that are read meanwhile, and
     # float32 copies of the largest.

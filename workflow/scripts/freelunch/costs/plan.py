@@ -15,10 +15,8 @@ from freelunch.costs.model_shapes import is_gguf, shapes_of
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.text_lengths import text_windows
 from freelunch.costs.work import Cost
-from freelunch.study import boundaries
 from freelunch.study.adaptations import Windowed, with_window
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.measurements import measurements
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining
 from freelunch.study.steps import (
@@ -33,7 +31,7 @@ from freelunch.study.steps import (
     TASKS,
 )
 from freelunch.study.study import Study
-from freelunch.study.windows import AUTO, Window
+from freelunch.study.windows import AUTO, KEEP_NONE, Window
 
 # The learning rate in the name of a candidate.
 _RATE = re.compile(r"\.lr.+(?=\.epochs)")
@@ -111,7 +109,7 @@ class Plan:
             return passes.evaluate_cell(shapes, parts, writes)
         settings, drawn = study.adaptation(cell.adaptation), study.samples(cell.adaptation)
         # Hidden states are on disk only for the sample of the dense pass.
-        keep = keep if drawn == samples else boundaries.NONE
+        keep = keep if drawn == samples else KEEP_NONE
         if isinstance(settings, Retraining):
             streamed, _ = self.streamed(cell.model, cell.adaptation)
             return retraining.retrain(shapes, drawn, length, settings, keep, streamed)
@@ -131,7 +129,7 @@ class Plan:
     def _measurements(self, cell: Cell, shapes: Shapes) -> Iterator[Cost]:
         """Yield the cost of each measurement of a cell on its own."""
         study, length = self.study, self.study.calibration_of(cell.model).length
-        for name, settings in measurements(study, cell).items():
+        for name, settings in study.measurements(cell).items():
             if name == PERPLEXITY:
                 windows = text_windows(study, cell.model).windows
                 yield passes.measure_perplexity(shapes, windows, settings["length"])

@@ -3,8 +3,8 @@
 from freelunch.costs.passes import capture_work, passing
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import ELIMINATION, PROCESS_BYTES, SWAPS, Cost, Work
-from freelunch.study.batching import BATCH_TOKENS
 from freelunch.study.criteria import Criterion, OfUnits, OfWeights
+from freelunch.study.steps import BATCH_TOKENS
 
 
 def prune_model(shapes: Shapes, samples: int, length: int, criterion: Criterion) -> Cost:

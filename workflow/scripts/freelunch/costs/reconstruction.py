@@ -13,11 +13,17 @@ from freelunch.costs.adapters import TrainedBlock
 from freelunch.costs.passes import passing
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import ATTENTION, GRAM, PASSES, PROCESS_BYTES, SOLVING, Cost, Work
-from freelunch.study import boundaries
 from freelunch.study.adaptations import LeastSquares, Reconstruction, Windowed
-from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
-from freelunch.study.boundaries import kept_boundaries
-from freelunch.study.windows import HALVES, MATRIX, blocks_in, group_windows, split_windows
+from freelunch.study.steps import BATCH_TOKENS, CHECK_SEQUENCES
+from freelunch.study.windows import (
+    HALVES,
+    KEEP_ALL,
+    MATRIX,
+    blocks_in,
+    group_windows,
+    kept_boundaries,
+    split_windows,
+)
 
 # Memory that the allocator keeps in addition (measured).
 BESIDE_BYTES = 80_000_000
@@ -29,7 +35,7 @@ def reconstruct(
     length: int,
     settings: Windowed,
     sparsity: float = 0.5,
-    keep: str = boundaries.ALL,
+    keep: str = KEEP_ALL,
     groups: int = 1,
 ) -> Cost:
     """Return the cost of a job that adapts windows; memory is that of one window.

@@ -18,10 +18,10 @@ from freelunch.costs.passes import passing
 from freelunch.costs.reconstruction import BESIDE_BYTES
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import ATTENTION, PASSES, PROCESS_BYTES, Cost, Work
-from freelunch.study.batching import CHECK_SEQUENCES
-from freelunch.study.boundaries import ALL, NONE
 from freelunch.study.methods import FULL, matrix_parameters
 from freelunch.study.retraining import Retraining
+from freelunch.study.steps import CHECK_SEQUENCES
+from freelunch.study.windows import KEEP_ALL, KEEP_NONE
 
 
 def retrain(
@@ -29,7 +29,7 @@ def retrain(
     samples: int,
     length: int,
     settings: Retraining,
-    keep: str = ALL,
+    keep: str = KEEP_ALL,
     streamed: bool = False,
 ) -> Cost:
     """Return the cost of retraining a model.
@@ -45,7 +45,7 @@ def retrain(
     """
     run = _Run(shapes, samples, length, settings, streamed)
     # If any hidden states are kept, those after the last block are.
-    remade = shapes.blocks if settings.distils and keep == NONE else 0
+    remade = shapes.blocks if settings.distils and keep == KEEP_NONE else 0
     hidden = shapes.hidden_bytes(samples * length)
     read, written = run.traffic()
     # The final norm and the head are written with the whole outer part.

@@ -7,9 +7,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freelunch.study.batching import HEAD_PLACES
-from freelunch.study.dropout import dropout_of
-from freelunch.study.families import FAMILIES, Family, Whole, has_biases, sizes_of, whole_of
+from freelunch.study.families import (
+    FAMILIES,
+    Family,
+    Whole,
+    dropout_of,
+    has_biases,
+    sizes_of,
+    whole_of,
+)
+from freelunch.study.steps import HEAD_PLACES
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

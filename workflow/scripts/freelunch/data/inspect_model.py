@@ -22,7 +22,7 @@ from freelunch.data.sources.model_folder import (
     read_gguf_header,
 )
 from freelunch.study.families import sizes_of
-from freelunch.study.gguf import gguf_of
+from freelunch.study.source_files import gguf_of
 from freelunch.study.sources import Dtype
 
 if TYPE_CHECKING:

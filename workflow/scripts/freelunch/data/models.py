@@ -21,7 +21,7 @@ from freelunch.data.sources import fetching, obtain
 from freelunch.data.sources.model_folder import read_gguf_header
 from freelunch.model.checkpoint import KIND, Sharding, finish_checkpoint, write_shard
 from freelunch.study.families import FAMILIES, sizes_of
-from freelunch.study.gguf import SUFFIX as GGUF
+from freelunch.study.source_files import GGUF
 from freelunch.study.sources import Dtype, Model
 
 DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, name) for name in get_args(Dtype))

@@ -27,8 +27,8 @@ from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import window_losses
 from freelunch.model.transfer import read_batches, writing_behind
-from freelunch.study.boundaries import ALL
 from freelunch.study.steps import HIDDEN_STATES, REFERENCE
+from freelunch.study.windows import KEEP_ALL
 
 # Name of a block's own output, besides those of its matrices.
 BLOCK = "block"
@@ -65,11 +65,11 @@ def capture_reference(dense: DensePass) -> Artifact:
     writer = ArtifactWriter(dense.folder, REFERENCE, dense.fingerprint)
     cache = ArtifactWriter(dense.hidden_folder, HIDDEN_STATES, dense.fingerprint)
     reference = PassingReference(model, input_ids, dense.scratch)
-    if dense.keep == ALL:
+    if dense.keep == KEEP_ALL:
         cache.add(hidden_file(0), lambda path: _copy(reference.inputs, path))
     for index in range(model.num_blocks):
         passing = reference.through(index)
-        if dense.keep == ALL:
+        if dense.keep == KEEP_ALL:
             _keep(cache, index, passing, input_ids.shape, model)
         else:
             for _ in passing:

@@ -15,10 +15,10 @@ from freelunch.costs.shapes import Shapes
 from freelunch.records.made_steps import MadeSteps
 from freelunch.records.read import answers_beside, check_spec, validate
 from freelunch.study import steps
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths, read_run
 from freelunch.study.patterns import Pattern
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.windows import adapted_windows, window_order
 
 # What a job wrote in its `run.json` (`freelunch.core.job`).

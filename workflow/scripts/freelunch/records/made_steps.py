@@ -12,9 +12,9 @@ from typing import Any
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.errors import UserError, run_again
 from freelunch.study import steps
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import chosen_of
 
 

@@ -18,7 +18,6 @@ from freelunch.core.files import remove_path
 from freelunch.records.read import check_answers, differences, read_record
 from freelunch.study import steps
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.mixtures import texts_of
 from freelunch.study.paths import RUN, read_run
 from freelunch.study.sources import Mixture, WheelFiles
 from freelunch.study.study import Study
@@ -88,7 +87,7 @@ def step_outputs(study: Study) -> Iterator[Output]:
     for model in study.models:
         yield _artifact("models", steps.FETCH_MODEL, paths.model(model), needed=True, beside=())
     pruned = dict.fromkeys((cell.model, cell.seed) for cell in study.cells if not cell.is_dense)
-    texts = [*texts_of(study), study.calibration.text] if pruned else [study.perplexity.text]
+    texts = [*study.texts, study.calibration.text] if pruned else [study.perplexity.text]
     for text in dict.fromkeys(texts):
         yield _artifact("texts", _fetching(study, text), paths.text(text), needed=True)
     for task in study.tasks.get("tasks", {}):

@@ -45,7 +45,7 @@ CRITERIA_COLUMNS = (
     *("criterion", "pattern", "model", "adaptation", "seeds"),
     *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
 )
-# As `Study.budgets_of_criteria` has them.
+# As `Comparisons.criteria_budgets` has them.
 BudgetsOfCriteria = Mapping[tuple[str, str], Sequence[Sequence[str]]]
 CRITERIA_BUDGET_COLUMNS = (*CRITERIA_COLUMNS, "series", "tokens")
 # The steps whose costs each part of the summary adds up.
@@ -90,7 +90,7 @@ def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
 
     Args:
         means: As `means_over_seeds` returns them.
-        budgets: As `Study.budgets_of_criteria` has them.
+        budgets: As `Comparisons.criteria_budgets` has them.
     """
     criteria: dict[tuple[str, str, str], set[str]] = {}
     for mean in means:
@@ -121,7 +121,7 @@ def criteria_budget_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
 
     Args:
         means: As `means_over_seeds` returns them.
-        budgets: As `Study.budgets_of_criteria` has them.
+        budgets: As `Comparisons.criteria_budgets` has them.
     """
     series = {
         (*place, name): names[0]

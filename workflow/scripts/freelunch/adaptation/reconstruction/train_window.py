@@ -17,8 +17,8 @@ from freelunch.adaptation.training.optimisation import (
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.transfer import read_batches
 from freelunch.study.adaptations import Reconstruction
-from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.cell import derive_seed
+from freelunch.study.steps import CHECK_SEQUENCES
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

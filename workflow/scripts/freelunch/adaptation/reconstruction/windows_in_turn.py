@@ -35,8 +35,7 @@ from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
-from freelunch.study.dropout import check_dropout, dropout_of
-from freelunch.study.families import Family, halves_of, whole_of
+from freelunch.study.families import Family, check_dropout, dropout_of, halves_of, whole_of
 from freelunch.study.windows import HALVES, MATRIX, Window
 
 # A window, its inputs and its targets.

@@ -21,10 +21,10 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.spent import Spent
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER, block_shard, write_shard
-from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL
 from freelunch.study.retraining import Retraining
+from freelunch.study.steps import CHECK_SEQUENCES
 from freelunch.study.windows import MODEL
 
 # Seconds between two saved states of a long training.

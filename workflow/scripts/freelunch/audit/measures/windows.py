@@ -30,9 +30,8 @@ from freelunch.audit.measures.measure import (
 )
 from freelunch.reporting.labels import window_label
 from freelunch.study.adaptations import Adaptation, LeastSquares, Reconstruction, Training
-from freelunch.study.cell import NONE
+from freelunch.study.cell import NONE, pruned_model
 from freelunch.study.comparisons import is_usual_window
-from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import AUTO, HALVES, MATRIX, window_size
 
@@ -287,15 +286,15 @@ def _by_amount(evidence: Evidence, by_name: BySeed) -> list[_Windows]:
         for name, settings in study.config.adaptations.items()
         if NONE in by_name and name in by_name and is_usual_window(settings)
     }
-    favoured = {*study.selected_on_evaluation}
+    favoured = {*study.comparisons.selected_on_evaluation}
     # If all that train were chosen on the evaluation text, they are compared. The reason says so.
     if {name for name, settings in usual.items() if isinstance(settings, Training)} <= favoured:
         favoured = set()
     for name, settings in usual.items():
         if name not in favoured:
-            one, sequences = next(iter(by_name[name].values())), study.sequences[name]
+            one, sequences = next(iter(by_name[name].values())), study.comparisons.sequences[name]
             kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
-            if name in study.compared_windows(one):
+            if name in study.comparisons.window_group(one):
                 amounts.setdefault(sequences, {}).setdefault(kind, name)
                 if isinstance(settings, Reconstruction) and settings.window == AUTO:
                     autos.add(sequences)

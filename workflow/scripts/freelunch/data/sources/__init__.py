@@ -16,7 +16,7 @@ from freelunch.core.files import scratch_folder
 from freelunch.data.sources.files import Obtained, file_at_path, model_at_path
 from freelunch.data.sources.hub import file_from_hub, model_from_hub
 from freelunch.data.sources.wheel import from_wheel
-from freelunch.study.downloads import downloads_of, scratch_of
+from freelunch.study.source_files import downloads_of, scratch_of
 from freelunch.study.sources import (
     Hub,
     HubFile,

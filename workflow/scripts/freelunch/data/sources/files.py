@@ -8,7 +8,7 @@ from typing import Any
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.data.sources.model_folder import check_link, model_files
-from freelunch.study.gguf import gguf_of
+from freelunch.study.source_files import gguf_of
 from freelunch.study.sources import LocalSource, Source, Tokens
 
 # Keys of an entry that say which files it means, in the order of the manifest.

@@ -19,7 +19,7 @@ from freelunch.data.sources.model_folder import (
     model_files,
     read_config,
 )
-from freelunch.study.downloads import downloads_of
+from freelunch.study.source_files import downloads_of
 from freelunch.study.sources import Hub, HubFile
 
 if TYPE_CHECKING:

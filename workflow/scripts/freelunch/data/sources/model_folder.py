@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core.errors import UserError, first_line, first_of
-from freelunch.study.shape_limits import check_shapes
-from freelunch.study.unsupported import check_supported
+from freelunch.study.model_limits import check_shapes, check_supported
 
 CONFIG = "config.json"
 # Everything that a causal language model and its tokenizer need; no code and no pickle.

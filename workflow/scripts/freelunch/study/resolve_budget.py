@@ -1,17 +1,24 @@
-"""The settings of an adaptation as it is run: its budget in sequences."""
+"""The settings of adaptations as they are run: with budgets in sequences."""
 
 from freelunch.study.adaptations import Adaptation, Budget, Training
 from freelunch.study.config import Config
-from freelunch.study.search import adaptation_of, candidates_of
+from freelunch.study.search import candidates_of
 
 
-def settled(name: str, config: Config) -> Adaptation:
-    """Return the settings of an adaptation, or of one of its candidates, with `samples` in place of
-    a budget, as `Study.adaptation` describes it.
+def resolve_budgets(config: Config) -> dict[str, Adaptation]:
+    """Return the settings of each adaptation and of each of its candidates, by name.
+
+    A budget is replaced by the `samples` that it pays for; for an adaptation that lists epochs,
+    this happens in its candidates. `samples` is left out if it equals the calibration sample's.
     """
-    entry: Adaptation = config.adaptations[adaptation_of(name)]
-    if name not in config.adaptations:
-        entry = candidates_of(adaptation_of(name), entry)[name]
+    resolved: dict[str, Adaptation] = {}
+    for name, entry in config.adaptations.items():
+        for run, settings in {name: entry, **candidates_of(name, entry)}.items():
+            resolved[run] = _resolved(settings, config)
+    return resolved
+
+
+def _resolved(entry: Adaptation, config: Config) -> Adaptation:
     if not isinstance(entry, Training):
         return entry
     calibration = config.study.calibration
@@ -40,16 +47,14 @@ def budget_tokens(budget: Budget, config: Config) -> int:
     if budget.tokens is not None:
         return budget.tokens
     assert budget.of is not None and budget.times is not None
-    other = config.adaptations[budget.of]
+    other, calibration = config.adaptations[budget.of], config.study.calibration
     assert isinstance(other, Training)
-    calibration = config.study.calibration
     if other.budget is not None and other.budget.tokens is not None:
         samples = _paid_for(other.budget.tokens, other, calibration.length)
     else:
         samples = other.samples or calibration.samples
     # It sees whole sequences, which may be fewer tokens than its budget has.
-    seen = samples * calibration.length * other.passes
-    return round(budget.times * seen)
+    return round(budget.times * (samples * calibration.length * other.passes))
 
 
 def _paid_for(tokens: int, entry: Training, length: int) -> int:

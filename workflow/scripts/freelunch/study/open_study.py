@@ -41,11 +41,10 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     chosen = config.get(KEY, DEFAULT_STUDY)
     others = config.keys() - {KEY, MODELS, CLAIMS, SEEDS, DEVICE, TFLOPS, FORCED}
     if others or not isinstance(chosen, str) or not chosen:
-        alone = f"{KEY}: {chosen!r}"[:60]
         raise UserError(
             "a study is chosen by its file's name",
             where="Snakemake's config",
-            found=", ".join(map(str, config)) if others else alone,
+            found=", ".join(map(str, config)) if others else f"{KEY}: {chosen!r}"[:60],
             expected=f"`{KEY}`, the name of a file, and nothing else but `{MODELS}`, `{CLAIMS}`, "
             f"`{SEEDS}`, `{DEVICE}` and `{TFLOPS}`",
             todo="use `--config study=FILE`, without --configfile",
@@ -64,34 +63,27 @@ def part_of(models: object = None, claims: object = None, seeds: object = None) 
     Raises:
         UserError: These are no names, or no seeds.
     """
-    asked = {MODELS: models, CLAIMS: claims}
-    given: dict[str, list[Any]] = {
-        key: _listed(key, names) for key, names in asked.items() if names is not None
-    }
-    if seeds is not None:
-        written = _listed(SEEDS, seeds, "whole numbers")
-        if not all(re.fullmatch("[0-9]{1,10}", it) and int(it) < ALL_SEEDS for it in written):
-            raise _no_part(SEEDS, seeds, "whole numbers")
-        given[SEEDS] = [*dict.fromkeys(map(int, written))]
-    return Part(**given) if given else None
+    given = {MODELS: models, CLAIMS: claims, SEEDS: seeds}
+    listed = {key: _listed(key, names) for key, names in given.items() if names is not None}
+    return Part.model_validate(listed) if listed else None
 
 
-def _listed(key: str, names: object, of: str = "names") -> list[str]:
+def _listed(key: str, names: object) -> list[Any]:
     # Snakemake reads a name of digits as a number.
     text = str(names) if type(names) in (str, int) else ""
-    found = re.split(r"[,\s]+", text.strip(", "))
-    if not any(found):
-        raise _no_part(key, names, of)
-    return list(dict.fromkeys(found))
-
-
-def _no_part(key: str, found: object, of: str) -> UserError:
-    return UserError(
-        f"a part of a study is chosen by {of}",
-        where=key,
-        found=repr(found)[:60],
-        expected=f"{of} separated by commas, or no `{key}`",
+    listed = [name for name in re.split(r"[,\s]+", text) if name]
+    wrong = key == SEEDS and not all(
+        re.fullmatch("[0-9]{1,10}", name) and int(name) < ALL_SEEDS for name in listed
     )
+    if wrong or not listed:
+        kind = "whole numbers" if key == SEEDS else "names"
+        raise UserError(
+            f"a part of a study is chosen by {kind}",
+            where=key,
+            found=repr(names)[:60],
+            expected=f"{kind} separated by commas, or no `{key}`",
+        )
+    return list(dict.fromkeys(map(int, listed) if key == SEEDS else listed))
 
 
 def open_study(path: Path, part: Part | None = None, pinned: bool = True) -> Study:
@@ -135,19 +127,12 @@ def read_study(path: Path, part: Part | None = None) -> Study:
         )
     # Written differently, the same path would count as another setting.
     file = os.path.relpath(path)
-    if has_braces(file):
+    if has_braces(file) or not _is_plain(file):
         raise UserError(
-            "Snakemake would read wildcards between the braces in this path",
+            "Snakemake would read this path as YAML, or wildcards in it",
             where=file,
-            expected="a study file whose path has no { and }",
-            todo="rename the file or its folder",
-        )
-    if not _is_plain(file):
-        raise UserError(
-            "Snakemake would read this path as YAML, in which it means something else",
-            where=file,
-            expected="a study file whose path is no number, and has no #, :, -, & or ! where YAML "
-            "has a use for it",
+            expected="a study file whose path is no number, and has no { and }, and no #, :, -, & "
+            "or ! where YAML has a use for it",
             todo="rename the file or its folder",
         )
     study = Study.load(Path(file), part=part)
@@ -160,37 +145,21 @@ def read_study(path: Path, part: Part | None = None) -> Study:
 def _is_plain(path: str) -> bool:
     """Return whether Snakemake, which reads the values of its options as YAML, reads this path."""
     try:
-        return bool(yaml.load(path, yaml.BaseLoader) == path) and not _is_number(path)
+        # Snakemake takes for a number what Python does, such as `1e3`.
+        float(path)
+        return False
+    except ValueError:
+        pass
+    try:
+        return bool(yaml.load(path, yaml.BaseLoader) == path)
     except yaml.YAMLError:
         # It then takes the value as it is.
         return True
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
 def claim_results(study: Study) -> None:
     """Note that the results under the study's name are of its file."""
     write_atomically(study.paths.owner, f"{study.source}\n")
-
-
-def _is_another(owner: str, study: Study) -> bool:
-    """Return whether a file is another study of this name: no link to this study's file, and not
-    renamed since.
-    """
-    if os.path.samefile(owner, study.source):
-        return False
-    try:
-        config = read_yaml(Path(owner))
-    except UserError:
-        return True
-    block = config.get("study") if isinstance(config, Mapping) else None
-    return not isinstance(block, Mapping) or block.get("name", study.name) == study.name
 
 
 def _check_owner(study: Study) -> None:
@@ -199,15 +168,23 @@ def _check_owner(study: Study) -> None:
     A file that is gone was renamed: the results are those of its new name.
     """
     noted = study.paths.owner
-    mine = study.source
     # A damaged note names no file, and is written again by the next run.
-    written = noted.read_bytes().decode(errors="replace") if noted.is_file() else mine
+    written = noted.read_bytes().decode(errors="replace") if noted.is_file() else study.source
     owner = written.strip()
-    if owner != mine and "\0" not in owner and os.path.isfile(owner) and _is_another(owner, study):
-        raise UserError(
-            f"{study.paths.root} has the results of another study file",
-            where=f"{mine}: study.name",
-            found=f"{study.name}, which is also the name of the study in {owner}",
-            expected="a name of its own",
-            todo=f"rename one of the studies; if {mine} is to replace {owner}, remove {noted}",
-        )
+    if "\0" in owner or not os.path.isfile(owner) or os.path.samefile(owner, study.source):
+        return
+    try:
+        content = read_yaml(Path(owner))
+        if content["study"]["name"] != study.name:
+            # It was renamed since.
+            return
+    except (UserError, KeyError, TypeError):
+        # What it is now is not known.
+        pass
+    raise UserError(
+        f"{study.paths.root} has the results of another study file",
+        where=f"{study.source}: study.name",
+        found=f"{study.name}, which is also the name of the study in {owner}",
+        expected="a name of its own",
+        todo=f"rename one of the studies; if {study.source} is to replace {owner}, remove {noted}",
+    )
