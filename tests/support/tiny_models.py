@@ -362,9 +362,16 @@ def prune_matrix(
     return prune_matrices(module, [weight], statistics, pattern, settings, [seed], [where])[0]
 
 
+def read_any(entry: dict[str, Any]) -> Any:
+    """Return an adaptation's settings, also with rates that are refused since training diverges."""
+    settings = read_adaptation({key: entry[key] for key in entry if key != "learning_rate"})
+    rate = {key: entry[key] for key in entry if key == "learning_rate"}
+    return settings.model_copy(update=rate)
+
+
 def reconstruction(**changes: Any) -> Reconstruction:
     """Return RECONSTRUCTION with some settings changed."""
-    changed: Reconstruction = read_adaptation({**RECONSTRUCTION.as_json(), **changes})
+    changed: Reconstruction = read_any({**RECONSTRUCTION.as_json(), **changes})
     return changed
 
 
@@ -418,7 +425,7 @@ def retrain(
     **settings: Any,
 ) -> Artifact:
     """Retrain a pruned model on its calibration sample."""
-    entry = read_adaptation({"method": method, "learning_rate": 0.01, **settings})
+    entry = read_any({"method": method, "learning_rate": 0.01, **settings})
     fingerprint = f"fingerprint of {entry.as_json()} and {seed}"
     with dense_states(prepared.model, prepared.dense) as states:
         job: AdaptationJob[Any] = AdaptationJob(
