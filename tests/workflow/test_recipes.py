@@ -116,7 +116,7 @@ def test_a_figure_is_drawn_and_nothing_computed_again(followed):
     figures = followed.path / "results" / "smoke" / "figures"
     rows = (figures / "sparsity.csv").read_text().splitlines()
     assert rows[0].startswith("model,criterion,pattern,adaptation,sparsity,perplexity")
-    assert len(rows) == 1 + 7
+    assert len(rows) == 1 + 10
     for suffix in ("png", "svg", "pdf"):
         assert (figures / f"sparsity.{suffix}").stat().st_size > 1000
     page = (figures.parent / "audit" / "index.html").read_text()
