@@ -11,67 +11,46 @@ from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.halves import half
 from freelunch.study.families import halves_of, whole_of
-from tiny_models import (
-    LENGTH,
-    OTHERS,
-    VARIANTS,
-    Prepared,
-    tiny_checkpoint,
-)
+from tiny_models import FAMILIES, LENGTH, VARIANTS, tiny_checkpoint
 from windows_for_tests import PARALLEL
-
-
-def test_the_halves_are_the_block(prepared: Prepared) -> None:
-    check_halves(prepared.model)
 
 
 @pytest.mark.parametrize(
     ("family", "changes"),
     [
-        *((family, {}) for family in OTHERS if family not in PARALLEL),
+        *((family, {}) for family in FAMILIES if family not in PARALLEL),
         VARIANTS["gpt_neox in sequence"],
         VARIANTS["falcon in sequence"],
     ],
     ids=str,
 )
-def test_the_halves_of_other_families_are_the_block(
-    family: str, changes: dict[str, Any], tmp_path: Path
-) -> None:
+@torch.no_grad()
+def test_the_halves_are_the_block(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """Attention, then MLP: the hidden states between are those before the MLP's own norm."""
     model = StreamedModel(tiny_checkpoint(tmp_path, family, **changes).folder)
     assert whole_of(model.config.to_dict()) is None
-    check_halves(model)
-
-
-@torch.no_grad()
-def check_halves(model: StreamedModel) -> None:
-    """Attention, then MLP: the hidden states between are those before the MLP's own norm."""
-    family = halves_of(model.config.model_type, None)
+    parts = halves_of(model.config.model_type, None)
     hidden = torch.randn(2, LENGTH, model.config.hidden_size, generator=torch.manual_seed(0))
     for index, call in enumerate(model.calls(2, LENGTH)):
         block = model.load_block(index)
         before_mlp: list[Tensor] = []
-        handle = block.get_submodule(family.mlp_half[0]).register_forward_pre_hook(
+        handle = block.get_submodule(parts.mlp_half[0]).register_forward_pre_hook(
             lambda _, args, found=before_mlp: found.append(args[0])
         )
         expected = call(block, hidden)
         handle.remove()
-        middle = call(half(block, family, out=family.mlp_half), hidden)
+        middle = call(half(block, parts, out=parts.mlp_half), hidden)
         torch.testing.assert_close(middle, before_mlp[0].reshape(middle.shape), rtol=0, atol=0)
-        found = call(half(block, family, out=family.attention_half), middle)
+        found = call(half(block, parts, out=parts.attention_half), middle)
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
         assert (middle - hidden).abs().max() > 1e-3 and (found - middle).abs().max() > 1e-3
-    assert_each_parameter_is_in_one_half(model)
-
-
-def assert_each_parameter_is_in_one_half(model: StreamedModel) -> None:
-    family = halves_of(model.config.model_type, None)
     block = model.load_block(0)
     attention, mlp = (
-        {id(value) for value in half(block, family, out).parameters()}
-        for out in (family.mlp_half, family.attention_half)
+        {id(value) for value in half(block, parts, out).parameters()}
+        for out in (parts.mlp_half, parts.attention_half)
     )
     assert attention | mlp == {id(value) for value in block.parameters()}
     assert not attention & mlp
-    assert set(block_linears(half(block, family, family.mlp_half))) == {
-        name for name in block_linears(block) if name.startswith(family.attention)
+    assert set(block_linears(half(block, parts, parts.mlp_half))) == {
+        name for name in block_linears(block) if name.startswith(parts.attention)
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from freelunch.adaptation.training.optimisers import make_optimiser, stepping_in_backward
+from freelunch.adaptation.training.optimisation import make_optimiser, stepping_in_backward
 from freelunch.adaptation.training.parameters import TrainedParameters, other_parameters
 from freelunch.core.errors import UserError
 from freelunch.study.methods import BRANCHES, FULL, LOW_RANK, METHODS, Trained, matrix_parameters
@@ -318,7 +318,7 @@ def narrowed(net: Net) -> tuple[Tensor, set[tuple[int, ...]]]:
         outputs = net(leaf)
     outputs.float().square().mean().backward()
     assert leaf.grad is not None
-    return leaf.grad, {tuple(it.shape) for it in kept if it.dtype == torch.bfloat16}
+    return leaf.grad, {tuple(each.shape) for each in kept if each.dtype == torch.bfloat16}
 
 
 @pytest.mark.parametrize("method", [*LOW_RANK, "norms"])
@@ -335,7 +335,7 @@ def test_no_narrowed_copy_of_a_frozen_weight_waits_for_the_backward_pass(method:
         expected, kept = narrowed(plain)
         assert kept & weights and torch.equal(gradient, expected)
         theirs = [plain.norm.weight.grad, plain.norm.bias.grad]
-        assert all(map(torch.equal, (it.grad for it in trained.parameters), theirs))
+        assert all(map(torch.equal, (each.grad for each in trained.parameters), theirs))
 
 
 def test_a_block_is_freed_when_nobody_holds_it() -> None:
@@ -351,33 +351,6 @@ def test_a_block_is_freed_when_nobody_holds_it() -> None:
             assert weight() is None, method
         finally:
             gc.enable()
-
-
-def test_with_the_full_rank_masklora_represents_what_full_training_reaches() -> None:
-    """B = (W' - W) / s and A = 1 give exactly W', for any W' on the mask."""
-    net, full = Net(), Net()
-    trained = full.train_(FULL)
-    with stepping_in_backward(trained, "adamw") as set_rate:
-        for _ in range(20):
-            set_rate(0.05)
-            loss(full).backward()
-    low = net.train_("masklora", rank=COLUMNS, alpha=COLUMNS)
-    small = iter(low.parameters)
-    start = Net()
-    with torch.no_grad():
-        for name in net.keep:
-            a, b = next(small), next(small)
-            rows, columns = getattr(net, name).weight.shape
-            change = getattr(full, name).weight - getattr(start, name).weight
-            if columns <= rows:
-                a.copy_(torch.eye(columns))
-                b.copy_(change)
-            else:
-                a.copy_(change)
-                b.copy_(torch.eye(rows))
-        net.norm.load_state_dict(full.norm.state_dict())
-        net.second.bias.copy_(full.second.bias)
-    torch.testing.assert_close(net(INPUTS), full(INPUTS))
 
 
 def test_linears_choose_matrices_by_the_ends_of_their_names() -> None:

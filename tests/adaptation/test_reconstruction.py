@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from freelunch.adaptation.reconstruction import driver
-from freelunch.adaptation.reconstruction.gradients import train_window_
-from freelunch.adaptation.reconstruction.losses import LOSSES, Loss
+from freelunch.adaptation.reconstruction import windows_in_turn
+from freelunch.adaptation.reconstruction.train_window import LOSSES, Loss, train_window_
 from freelunch.adaptation.reconstruction.window import WindowModules
-from freelunch.adaptation.training import optimisers
-from freelunch.adaptation.training.schedule import learning_rates
+from freelunch.adaptation.training import optimisation
+from freelunch.adaptation.training.optimisation import learning_rates
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
 from freelunch.model.assembly import assemble_model
@@ -37,7 +36,6 @@ from tiny_models import (
     SEQUENCES,
     Prepared,
     capture,
-    keep_everything,
     prepare,
     random_tokens,
     reconstruct,
@@ -176,7 +174,7 @@ def test_gradients_are_finite_differences(
             assert self.parameter.grad is not None
             gradients.setdefault(id(self.parameter), self.parameter.grad.clone())
 
-    monkeypatch.setattr(optimisers, "make_optimiser", Recorder)
+    monkeypatch.setattr(optimisation, "make_optimiser", Recorder)
     window = window_of(prepared, 1)
     inputs, targets = prepared.hidden(1), prepared.hidden(2)
     settings = reconstruction(shuffle=False, batch=SEQUENCES, epochs=1, loss=loss_name)
@@ -236,46 +234,6 @@ def test_a_loss_that_is_kept_does_not_keep_the_outputs(loss: Loss) -> None:
 
 
 # --- What training may and may not change
-
-
-@pytest.mark.parametrize("window", [1, 2, 3])
-def test_every_window_of_every_family(prepared: Prepared, tmp_path: Path, window: int) -> None:
-    """Masks are kept to the bit, kept weights move, the loss falls, the whole is whole."""
-    adapted = reconstruct(prepared, tmp_path / "adapted", window=window)
-    assert sorted(adapted.files) == [block_shard(index) for index in range(BLOCKS)]
-    for index in range(BLOCKS):
-        block, masks = pruned_block(prepared, index)
-        found = weights(adapted, index)
-        assert found.keys() == block.state_dict().keys()
-        for name, keep in masks.items():
-            weight = found[f"{name}.weight"]
-            assert torch.equal(weight != 0, keep), f"block {index}: {name}"
-            before = block.get_submodule(name).weight
-            # Not all of them: behind a column that is pruned whole there is nothing to learn.
-            assert (weight != before)[keep].float().mean() > 0.5, f"block {index}: {name}"
-        entry = facts(adapted, index)
-        assert not entry["kept_pruned"]
-        assert entry["loss_after"] < entry["loss_before"]
-    model = assemble_model(
-        prepared.model, prepared.masks, [adapted], tmp_path / "model", "fingerprint"
-    )
-    logits = AutoModelForCausalLM.from_pretrained(model.folder)(random_tokens(1)).logits
-    assert torch.isfinite(logits).all()
-
-
-def test_a_mask_that_keeps_everything(tmp_path: Path) -> None:
-    """Nothing is pruned, so nothing is to learn."""
-    prepared = keep_everything(tmp_path, SEQUENCES)
-    assert all(keep.all() for keep in pruned_block(prepared, 0)[1].values())
-    for window in (1, 3):
-        adapted = reconstruct(prepared, tmp_path / f"adapted{window}", window=window)
-        for index in range(BLOCKS):
-            entry = facts(adapted, index)
-            assert entry["loss_before"] < 1e-12
-            assert entry["loss_after"] <= entry["loss_before"]
-            dense = prepared.model.load_block(index).state_dict()
-            found = weights(adapted, index)
-            assert all(torch.equal(found[name], value) for name, value in dense.items())
 
 
 def test_a_window_that_training_made_worse_stays_as_it_was_pruned(
@@ -374,12 +332,6 @@ def test_half_precision_trains_in_float32(
 # --- Independence, repetition, resumption
 
 
-def test_windows_of_two_over_three_blocks(llama: Prepared, tmp_path: Path) -> None:
-    adapted = reconstruct(llama, tmp_path / "adapted", window=2)
-    windows = [next(iter(adapted.files[block_shard(i)]["windows"])) for i in range(BLOCKS)]
-    assert windows == ["0-1", "0-1", "2-2"]
-
-
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12))
 def test_groups_share_out_the_windows(blocks: int, window_blocks: int, groups: int) -> None:
     if window_blocks > blocks:
@@ -427,53 +379,23 @@ def test_without_shuffling_the_seed_does_not_matter(llama: Prepared, tmp_path: P
     assert shards(one) != shards(reconstruct(llama, tmp_path / "shuffled"))
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_resumed_equals_uninterrupted(llama: Prepared, tmp_path: Path, after: int) -> None:
-    whole = reconstruct(llama, tmp_path / "whole")
-
-    def stop(done: int, total: int, note: str) -> None:
-        assert total == BLOCKS
-        if done == after:
-            raise Interrupt
-
-    interrupted(lambda: reconstruct(llama, tmp_path / "adapted", report=stop))
-    done = stamps(tmp_path / "adapted")
-    assert list(done) == [block_shard(index) for index in range(after)]
-    resumed = reconstruct(llama, tmp_path / "adapted")
-    assert contents(resumed.folder) == contents(whole.folder)
-    kept = stamps(resumed.folder)
-    assert {name: kept[name] for name in done} == done, "a finished window was trained again"
-
-
 def test_a_window_half_written_is_trained_again(
     llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = reconstruct(llama, tmp_path / "whole", window=2)
-    write = driver.write_shard
+    write = windows_in_turn.write_shard
 
     def stop_at_second(writer: Any, shard: str, *arguments: Any, **facts: Any) -> None:
         if shard == block_shard(1):
             raise Interrupt
         write(writer, shard, *arguments, **facts)
 
-    monkeypatch.setattr(driver, "write_shard", stop_at_second)
+    monkeypatch.setattr(windows_in_turn, "write_shard", stop_at_second)
     interrupted(lambda: reconstruct(llama, tmp_path / "adapted", window=2))
     assert list(stamps(tmp_path / "adapted")) == [block_shard(0)]
-    monkeypatch.setattr(driver, "write_shard", write)
+    monkeypatch.setattr(windows_in_turn, "write_shard", write)
     resumed = reconstruct(llama, tmp_path / "adapted", window=2)
     assert contents(resumed.folder) == contents(whole.folder)
-
-
-def test_other_settings_start_anew(llama: Prepared, tmp_path: Path) -> None:
-    def stop(done: int, total: int, note: str) -> None:
-        raise Interrupt
-
-    interrupted(lambda: reconstruct(llama, tmp_path / "adapted", report=stop))
-    before = stamps(tmp_path / "adapted")
-    adapted = reconstruct(llama, tmp_path / "adapted", fingerprint="other", epochs=1)
-    assert stamps(adapted.folder)[block_shard(0)] != before[block_shard(0)]
-    expected = reconstruct(llama, tmp_path / "expected", epochs=1)
-    assert shards(adapted) == shards(expected)
 
 
 def test_inputs_that_do_not_belong_together(llama: Prepared, tmp_path: Path) -> None:
@@ -505,14 +427,6 @@ def test_learning_rates(steps: int, warmup: float, peak: float) -> None:
     # Two triangles: 1/n + 2/n + ... + 1.
     expected = peak * ((warm + 1) / 2 * (warm > 0) + (steps - warm + 1) / 2)
     assert sum(rates) == pytest.approx(expected)
-
-
-def test_learning_rates_of_ten_steps() -> None:
-    assert learning_rates(10, 1.0, 0.2) == [
-        *(0.5, 1.0),
-        *(1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125),
-    ]
-    assert learning_rates(1, 0.5, 0.1) == [0.5]
 
 
 # --- Assembly
@@ -554,17 +468,3 @@ def test_adapted_blocks_that_are_not_the_model(
     ]
     with pytest.raises(UserError, match="not exactly the model's blocks"):
         assemble_model(llama.model, llama.masks, parts, tmp_path / "model", "fingerprint")
-
-
-def test_masks_are_the_same_for_every_window(llama: Prepared, tmp_path: Path) -> None:
-    zeros = [
-        {
-            (index, name): value == 0
-            for index in range(BLOCKS)
-            for name, value in weights(adapted, index).items()
-        }
-        for adapted in (reconstruct(llama, tmp_path / f"{size}", window=size) for size in (1, 2, 3))
-    ]
-    assert all(torch.equal(zeros[0][key], other[key]) for other in zeros[1:] for key in zeros[0])
-    _, masks = load_pruned_block(llama.model, llama.masks.folder, 0)
-    assert torch.equal(zeros[0][0, "mlp.up_proj.weight"], ~masks["mlp.up_proj"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from freelunch.adaptation.retraining import driver
+from freelunch.adaptation.retraining import training_run
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.artifact_writer import FINISHED_JOURNAL
 from freelunch.core.digest import sealed, unsealed
@@ -40,15 +40,16 @@ from tiny_models import (
 
 @pytest.mark.parametrize("method", ["full", "masklora", "lora"])
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("streamed", [False, True])
 def test_resumed_equals_uninterrupted_bit_for_bit(
-    llama: Prepared, method: str, optimiser: str, tmp_path: Path
+    llama: Prepared, method: str, optimiser: str, streamed: bool, tmp_path: Path
 ) -> None:
     dropout = {"dropout": 0.2} if method == "lora" else {}
     settings = retraining_entry(method, epochs=3, optimiser=optimiser, **dropout)
     expected = retrain(llama, tmp_path / "whole", **settings)
     folder = tmp_path / "resumed"
     # A state is saved after each step: the fourth is lost with the interrupt.
-    run = partial(retrain, llama, folder, save_s=0, **settings)
+    run = partial(retrain, llama, folder, save_s=0, streamed=streamed, **settings)
     found, seen = resumed(lambda report: run(report=report), 4, 7)
     assert seen == [1, 2, 3, 4, 4, 5, 6, 7, 7, 8, 9]
     assert shards(found) == shards(expected)
@@ -62,7 +63,7 @@ def _say_it_took(seconds: float, journal: Path) -> None:
     first, line = map(unsealed, journal.read_bytes().splitlines())
     assert first is not None and line is not None
     line["spent"]["wall_s"] = seconds
-    journal.write_text("".join(json.dumps(sealed(it)) + "\n" for it in (first, line)))
+    journal.write_text("".join(json.dumps(sealed(each)) + "\n" for each in (first, line)))
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -147,7 +148,7 @@ def test_shards_of_an_interrupted_attempt_are_written_anew(
     """They may come from a training whose last steps were taken on another machine."""
     settings = retraining_entry("norms", epochs=2)
     expected = retrain(llama, tmp_path / "whole", **settings)
-    written = driver.write_shard
+    written = training_run.write_shard
 
     def stop(writer: Any, shard: str, tensors: Any, **noted: Any) -> None:
         if shard == block_shard(1):
@@ -156,7 +157,7 @@ def test_shards_of_an_interrupted_attempt_are_written_anew(
 
     folder = tmp_path / "resumed"
     with monkeypatch.context() as patched:
-        patched.setattr(driver, "write_shard", stop)
+        patched.setattr(training_run, "write_shard", stop)
         interrupted(lambda: retrain(llama, folder, **settings))
     found = retrain(llama, folder, **settings)
     assert shards(found) == shards(expected)

@@ -3,19 +3,16 @@
 import shutil
 import weakref
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
 from freelunch.adaptation.retraining import state_on_disk, trainee
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
 from freelunch.study.methods import METHODS
-from interrupts import Interrupt, interrupted, resumed, stop_at
+from interrupts import Interrupt, interrupted, stop_at
 from tiny_models import (
     CROSSED,
     OTHERS,
@@ -23,6 +20,7 @@ from tiny_models import (
     Prepared,
     prepare,
     retrain,
+    retrained_facts,
     retraining_entry,
     shards,
 )
@@ -36,98 +34,6 @@ def is_equal(prepared: Prepared, folder: Path, **settings: Any) -> None:
     manifests = [(folder / name / MANIFEST).read_bytes() for name in ("in memory", "streamed")]
     assert manifests[0] == manifests[1]
     assert {path.suffix for path in folder.glob(".*")} <= {".checked"}
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"epochs": 2, "clip": 0.1},
-        {"batch": 4, "micro_batch": 3, "clip": None},
-        {"batch": 4, "micro_batch": 1, "optimiser": "sgd", "learning_rate": 0.1},
-        {"loss": "distillation", "batch": 3},
-        {"gradient_checkpointing": True},
-    ],
-    ids=str,
-)
-def test_every_method(method: str, changes: dict[str, Any], opt: Prepared, tmp_path: Path) -> None:
-    is_equal(opt, tmp_path, **retraining_entry(method, **changes))
-
-
-@pytest.mark.parametrize(
-    ("family", "method"),
-    [
-        *(
-            (family, method)
-            for family in CROSSED
-            for method in ("full", "masklora", "lora_prune")
-            if family != "opt"
-        ),
-        # Each method in several families.
-        *(
-            (family, method)
-            for first, family in enumerate(OTHERS)
-            for second, method in enumerate(METHODS)
-            if (first + second) % 3 == 0
-        ),
-    ],
-)
-def test_every_family(
-    prepare_once: Callable[..., Prepared], family: str, method: str, tmp_path: Path
-) -> None:
-    prepared = prepare_once(family, sequences=SEQUENCES)
-    if method == "biases" and family not in ("gpt_neox", "bloom"):
-        with pytest.raises(UserError, match="trains nothing in this model"):
-            retrain(prepared, tmp_path / "adapted", method)
-        method = "norms"
-    is_equal(prepared, tmp_path, **retraining_entry(method, batch=4, micro_batch=2))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"dropout": 0.3},
-        {"dropout": 0.3, "batch": 4, "micro_batch": 2, "gradient_checkpointing": True},
-        {"dropout": 0.3, "train_head": True},
-    ],
-    ids=str,
-)
-def test_dropout(llama: Prepared, changes: dict[str, Any], tmp_path: Path) -> None:
-    is_equal(llama, tmp_path, **retraining_entry("lora", **changes))
-
-
-@pytest.mark.parametrize("method", ["full", "masklora"])
-def test_a_trained_head(llama: Prepared, method: str, tmp_path: Path) -> None:
-    is_equal(llama, tmp_path, **retraining_entry(method, train_head=True, micro_batch=1))
-
-
-def test_a_head_that_is_the_embedding(tmp_path: Path) -> None:
-    """Gradients of the two places where it is used add up in the same order."""
-    prepared = prepare(tmp_path / "m", "llama", sequences=SEQUENCES, tie_word_embeddings=True)
-    is_equal(prepared, tmp_path, method="full", train_head=True, batch=4, micro_batch=1)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("method", ["full", "masklora", "lora", "norms"])
-def test_a_checkpoint_in_half_precision(
-    prepare_once: Callable[..., Prepared], method: str, precision: str, tmp_path: Path
-) -> None:
-    prepared = prepare_once("gemma2", "bfloat16", sequences=SEQUENCES)
-    is_equal(prepared, tmp_path, **retraining_entry(method, precision=precision, micro_batch=1))
-
-
-@pytest.mark.parametrize("method", ["full", "masklora", "lora"])
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_resumed_in_the_middle_of_an_epoch(
-    llama: Prepared, method: str, optimiser: str, tmp_path: Path
-) -> None:
-    dropout = {"dropout": 0.2} if method == "lora" else {}
-    settings = retraining_entry(method, epochs=3, optimiser=optimiser, **dropout)
-    expected = retrain(llama, tmp_path / "whole", **settings)
-    run = partial(retrain, llama, tmp_path / "resumed", save_s=0, streamed=True, **settings)
-    found, seen = resumed(lambda report: run(report=report), 4, 5, 8)
-    assert seen == [1, 2, 3, 4, 4, 5, 5, 6, 7, 8, 8, 9]
-    assert shards(found) == shards(expected)
 
 
 def test_an_interrupted_step_leaves_the_last_saved_state(
@@ -148,6 +54,80 @@ def test_an_interrupted_step_leaves_the_last_saved_state(
         patched.setattr(state_on_disk, "move_", stop)
         interrupted(lambda: retrain(llama, folder, "full", save_s=0, streamed=True, epochs=2))
     assert shards(retrain(llama, folder, "full", streamed=True, epochs=2)) == shards(expected)
+
+
+# The model, what changes in its config, and the entry.
+STREAMED: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    *(
+        ("opt", "float32", {}, retraining_entry(method, **changes))
+        for method in METHODS
+        for changes in (
+            {"epochs": 2, "clip": 0.1},
+            {"batch": 4, "micro_batch": 3, "clip": None},
+            {"batch": 4, "micro_batch": 1, "optimiser": "sgd", "learning_rate": 0.1},
+            {"loss": "distillation", "batch": 3},
+            {"gradient_checkpointing": True},
+        )
+    ),
+    *(
+        (family, "float32", {}, retraining_entry(method, batch=4, micro_batch=2))
+        for family in CROSSED
+        for method in ("full", "masklora", "lora_prune")
+        if family != "opt"
+    ),
+    # Each method in several families.
+    *(
+        (family, "float32", {}, retraining_entry(method, batch=4, micro_batch=2))
+        for first, family in enumerate(OTHERS)
+        for second, method in enumerate(METHODS)
+        if (first + second) % 3 == 0 and (method != "biases" or family in ("gpt_neox", "bloom"))
+    ),
+    *(
+        ("llama", "float32", {}, retraining_entry("lora", dropout=0.3, **changes))
+        for changes in (
+            {},
+            {"batch": 4, "micro_batch": 2, "gradient_checkpointing": True},
+            {"train_head": True},
+        )
+    ),
+    *(
+        ("llama", "float32", {}, retraining_entry(method, train_head=True, micro_batch=1))
+        for method in ("full", "masklora")
+    ),
+    # Gradients of the two places where a head that is the embedding is used add up in one order.
+    (
+        *("llama", "float32", {"tie_word_embeddings": True}),
+        {"method": "full", "train_head": True, "batch": 4, "micro_batch": 1},
+    ),
+    *(
+        ("gemma2", "bfloat16", {}, retraining_entry(method, precision=precision, micro_batch=1))
+        for method in ("full", "masklora", "lora", "norms")
+        for precision in ("float32", "bfloat16")
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "dtype", "changes", "entry"), STREAMED, ids=str)
+def test_streamed_equals_in_memory(
+    prepare_once: Callable[..., Prepared],
+    tmp_path: Path,
+    family: str,
+    dtype: str,
+    changes: dict[str, Any],
+    entry: dict[str, Any],
+) -> None:
+    prepared = prepare_once(family, dtype, sequences=SEQUENCES, **changes)
+    is_equal(prepared, tmp_path, **entry)
+
+
+def test_a_diverged_candidate_stays_as_it_was_pruned(llama: Prepared, tmp_path: Path) -> None:
+    settings = {"learning_rate": 1e30, "warmup": 0.0, "clip": None, "stop_at_divergence": False}
+    is_equal(llama, tmp_path, method="full", **settings)
+
+
+def test_a_model_in_which_nothing_is_trained(llama: Prepared, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="trains nothing in this model"):
+        retrain(llama, tmp_path / "adapted", "biases")
 
 
 @pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "absent"])
@@ -233,111 +213,68 @@ def test_a_full_disk_is_refused_before_the_first_step(
     retrain(llama, tmp_path / "small", streamed=True, **retraining_entry("masklora"))
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """For each training: how many parameters have to fit on the disk, and the bytes beside them."""
-    asked: list[tuple[int, int]] = []
+def test_what_needs_room(llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is trained; a head that is trained comes with all that is outside of the blocks."""
+    room: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        state_on_disk.TrainedStateOnDisk, "check_room", lambda _, *needed: asked.append(needed)
+        state_on_disk.TrainedStateOnDisk, "check_room", lambda _, *needed: room.append(needed)
     )
-    return asked
-
-
-def test_a_trained_head_needs_room(
-    llama: Prepared, tmp_path: Path, asked: list[tuple[int, int]]
-) -> None:
-    for name, head in (("without", False), ("with", True)):
-        settings = {"train_norms": False, "train_head": head}
-        retrain(llama, tmp_path / name, "full", streamed=True, **settings)
-    (blocks, beside), (both, more) = asked
-    outer = sum(it.numel() for it in llama.model.outer.module.parameters())
+    trained: list[int] = []
+    for settings in ({}, {"train_head": True}, {"linears": ["q_proj"]}):
+        folder = tmp_path / "-".join(["full", *settings])
+        found = retrain(llama, folder, "full", streamed=True, train_norms=False, **settings)
+        trained.append(retrained_facts(found)["trained_parameters"])
+    (blocks, beside), (both, more), (some, _) = room
+    outer = sum(each.numel() for each in llama.model.outer.module.parameters())
     assert both - blocks == llama.model.outer.head.weight.numel()
     assert more - beside == outer * llama.model.dtype.itemsize
-
-
-def test_only_what_is_trained_needs_room(
-    llama: Prepared, tmp_path: Path, asked: list[tuple[int, int]]
-) -> None:
-    trained: list[int] = []
-    for name, linears in {"all": {}, "some": {"linears": ["q_proj"]}}.items():
-        settings: dict[str, Any] = {"train_norms": False, **linears}
-        found = retrain(llama, tmp_path / name, "full", streamed=True, **settings)
-        windows = [it["windows"]["model"] for it in found.files.values() if "windows" in it]
-        trained.append(windows[0]["trained_parameters"])
     # Half of the weights are pruned, and their places are written, too.
-    assert [count // 2 for count, _ in asked] == trained
+    assert [blocks // 2, some // 2] == [trained[0], trained[2]]
 
 
-def test_a_diverged_candidate_stays_as_it_was_pruned(llama: Prepared, tmp_path: Path) -> None:
-    settings = {"learning_rate": 1e30, "warmup": 0.0, "clip": None, "stop_at_divergence": False}
-    is_equal(llama, tmp_path, method="full", **settings)
-
-
-def test_two_blocks_are_in_memory_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["masklora", "full"])
+def test_what_is_in_memory_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """One that is used, and the next, which is being read."""
+    """One block that is used, and the next, which is being read. Weights in training go before the
+    passes of the next block, although the graph of a backward pass holds on to them for as long as
+    its output has a name; so do the masks of a frozen block, whose zeros are its mask.
+    """
     prepared = prepare(tmp_path, "llama", sequences=SEQUENCES, num_hidden_layers=8)
-    alive: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-    most = [0]
-    load = trainee.load_pruned_block
+    alive = {name: weakref.WeakSet[Any]() for name in ("blocks", "masks", "weights")}
+    most = dict.fromkeys(alive, 0)
+    of_block = [0]
+    load, make, through = trainee.load_pruned_block, trainee.Trainee._block, trainee.Trainee.through
 
-    def counted(*args: Any) -> Any:
-        loaded = load(*args)
-        alive.add(loaded[0])
-        most[0] = max(most[0], len(alive))
-        return loaded
+    def note(name: str) -> None:
+        most[name] = max(most[name], len(alive[name]))
 
-    monkeypatch.setattr(trainee, "load_pruned_block", counted)
-    retrain(prepared, tmp_path / "adapted", streamed=True, **retraining_entry("masklora"))
-    # A block that was used last may still be there when the reading of the one after next ends.
-    assert most[0] <= 3
-    assert torch.is_grad_enabled()
+    def loading(*args: Any) -> Any:
+        block, masks = load(*args)
+        alive["blocks"].add(block)
+        alive["masks"].update(masks.values())
+        note("blocks")
+        return block, masks
 
-
-def test_weights_in_training_go_before_the_passes_of_the_next_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The graph of a backward pass holds on to them for as long as its output has a name."""
-    prepared = prepare(tmp_path, "llama", sequences=SEQUENCES, num_hidden_layers=4)
-    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
-    make, through = trainee.Trainee._block, trainee.Trainee.through
-    of_block, most = [0], [0]
-
-    def noted(*args: Any) -> Any:
+    def making(*args: Any) -> Any:
         block = make(*args)
         of_block[0] = len(block.trained.parameters)
-        alive.update(block.trained.parameters)
+        if method == "full":
+            alive["weights"].update(block.trained.parameters)
         return block
 
-    def counted(self: Any, index: int, block: Any, *args: Any) -> Any:
-        most[0] = max(most[0], len(alive))
-        return through(self, index, block, *args)
+    def passing(*args: Any) -> Any:
+        note("masks")
+        note("weights")
+        return through(*args)
 
-    monkeypatch.setattr(trainee.Trainee, "_block", noted)
-    monkeypatch.setattr(trainee.Trainee, "through", counted)
-    retrain(prepared, tmp_path / "adapted", streamed=True, **retraining_entry("full"))
-    assert most[0] == of_block[0] > 0
-
-
-def test_masks_of_a_frozen_block_go_before_its_passes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its zeros are its mask; only those of the next block may be there, which is being read."""
-    prepared = prepare(tmp_path, "llama", sequences=SEQUENCES, num_hidden_layers=4)
-    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
-    load, through, most = trainee.load_pruned_block, trainee.Trainee.through, [0]
-
-    def noted(*args: Any) -> Any:
-        module, masks = load(*args)
-        alive.update(masks.values())
-        return module, masks
-
-    def counted(self: Any, index: int, block: Any, *args: Any) -> Any:
-        most[0] = max(most[0], len(alive))
-        return through(self, index, block, *args)
-
-    monkeypatch.setattr(trainee, "load_pruned_block", noted)
-    monkeypatch.setattr(trainee.Trainee, "through", counted)
-    retrain(prepared, tmp_path / "adapted", streamed=True, **retraining_entry("masklora"))
-    assert most[0] <= 7
+    monkeypatch.setattr(trainee, "load_pruned_block", loading)
+    monkeypatch.setattr(trainee.Trainee, "_block", making)
+    monkeypatch.setattr(trainee.Trainee, "through", passing)
+    retrain(prepared, tmp_path / "adapted", streamed=True, **retraining_entry(method))
+    # A block that was used last may still be there when the reading of the one after next ends.
+    assert most["blocks"] <= 3
+    if method == "full":
+        assert most["weights"] == of_block[0] > 0
+    else:
+        assert most["masks"] <= 7

@@ -1,7 +1,8 @@
 """What a window sees and learns: its inputs and targets."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from freelunch.adaptation.reconstruction import driver
+from freelunch.adaptation.reconstruction import windows_in_turn
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.model.assembly import assemble_model
@@ -20,11 +21,11 @@ from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.families import halves_of
 from tiny_models import (
     BLOCKS,
+    CROSSED,
     LENGTH,
     OTHERS,
     SEQUENCES,
     Prepared,
-    prepare,
     random_tokens,
     reconstruct,
     weights,
@@ -32,18 +33,12 @@ from tiny_models import (
 from windows_for_tests import MODES, PARALLEL, WINDOWS, facts_of
 
 
-@pytest.fixture(scope="module")
-def others() -> dict[str, Prepared]:
-    """Pruned models of the families in OTHERS, made when a test needs them."""
-    return {}
-
-
 @contextmanager
 def seen_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Note the inputs and targets of each window that is adapted, by its name."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for name in ("train_window_", "solve_window_"):
-        work = getattr(driver, name)
+        work = getattr(windows_in_turn, name)
 
         def watch(
             window: WindowModules,
@@ -55,7 +50,7 @@ def seen_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[Te
             found[window.name] = inputs[:], targets[:]
             return work(window, inputs, targets, *arguments)
 
-        monkeypatch.setattr(driver, name, watch)
+        monkeypatch.setattr(windows_in_turn, name, watch)
     yield found
 
 
@@ -63,7 +58,7 @@ def seen_windows(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[Te
 def slow_ends(prepared: Prepared, adapted: Artifact, name: str, mode: str) -> tuple[Tensor, Tensor]:
     """Return the inputs and targets of a window by passing whole models, hooks on their modules."""
     block, _, part = name.partition(".")
-    first, last = (int(it) for it in (block.split("-") if "-" in block else (block, block)))
+    first, last = (int(number) for number in (block.split("-") if "-" in block else (block, block)))
     inputs_from, targets_from = MODES[mode]
     dense = [prepared.model.load_block(index) for index in range(BLOCKS)]
     # What comes before the window is adapted by then; the window itself is not looked at.
@@ -124,43 +119,30 @@ def slow_ends(prepared: Prepared, adapted: Artifact, name: str, mode: str) -> tu
     return inputs, targets
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("window", WINDOWS)
-def test_inputs_and_targets(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: str, mode: str
-) -> None:
-    check_inputs_and_targets(prepared, tmp_path, monkeypatch, window, mode)
-
-
-# Each family passes every window, and all families together every window in every mode.
+# Each of the other families passes every window, and all of them every window in every mode.
 COVERING = [
-    (family, window, [*MODES][(first + second) % len(MODES)])
-    for first, family in enumerate(OTHERS)
-    for second, window in enumerate(WINDOWS)
-    if window != "halves" or family not in PARALLEL
+    *product(CROSSED, WINDOWS, MODES),
+    *(
+        (family, window, [*MODES][(first + second) % len(MODES)])
+        for first, family in enumerate(OTHERS)
+        for second, window in enumerate(WINDOWS)
+        if window != "halves" or family not in PARALLEL
+    ),
 ]
 
 
 @pytest.mark.parametrize(("family", "window", "mode"), COVERING)
-def test_inputs_and_targets_of_other_families(
-    others: dict[str, Prepared],
+def test_inputs_and_targets(
+    prepare_once: Callable[..., Prepared],
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     family: str,
     window: str,
     mode: str,
 ) -> None:
-    if family not in others:
-        folder = tmp_path_factory.mktemp(family)
-        others[family] = prepare(folder, family, sequences=SEQUENCES, pattern="2of4")
-    check_inputs_and_targets(others[family], tmp_path, monkeypatch, window, mode)
-
-
-def check_inputs_and_targets(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: str, mode: str
-) -> None:
     """Masks are kept to the bit, the loss never rises, the whole is whole."""
+    pattern = "u50" if family in CROSSED else "2of4"
+    prepared = prepare_once(family, sequences=SEQUENCES, pattern=pattern)
     inputs, targets = MODES[mode]
     settings = {**WINDOWS[window], "inputs": inputs, "targets": targets}
     with seen_windows(monkeypatch) as seen:
@@ -216,7 +198,7 @@ def test_a_matrix_is_trained_by_itself(llama: Prepared, tmp_path: Path, name: st
         "batch": SEQUENCES,
     }
     adapted = reconstruct(llama, tmp_path / "adapted", **settings)
-    x, y = (it.flatten(0, 1) for it in slow_ends(llama, adapted, f"{index}.{name}", "a"))
+    x, y = (each.flatten(0, 1) for each in slow_ends(llama, adapted, f"{index}.{name}", "a"))
     block, masks = load_pruned_block(llama.model, llama.masks.folder, index)
     weight = block.get_submodule(name).weight.clone()
     momentum = torch.zeros_like(weight)

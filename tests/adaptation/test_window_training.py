@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from freelunch.adaptation.reconstruction.window import _in_float32
-from freelunch.core.artifact import MANIFEST
+from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
+from freelunch.core.progress import Report, silent
 from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruction_work
@@ -18,8 +20,9 @@ from freelunch.model.mask_store import load_pruned_block
 from freelunch.study import families
 from freelunch.study.methods import METHODS
 from freelunch.study.retraining import read_adaptation
-from interrupts import Interrupt, contents, interrupted, stamps
+from interrupts import contents, interrupted, stamps, stop_at
 from operations import Counter
+from refusals import refused
 from tiny_models import (
     BLOCKS,
     LENGTH,
@@ -35,69 +38,85 @@ from tiny_models import (
     reconstruction,
     retrain,
     save_calibration,
-    shards,
     tiny_checkpoint,
     weights,
 )
 from windows_for_tests import (
-    MODES,
+    BEHIND,
+    KINDS,
+    LOST,
     PARALLEL,
+    QUIRKS,
     WINDOWS,
     assert_dense_passes_are_counted,
     facts_of,
 )
 
-# --- Resuming
+# --- Resuming, and what the plan counts
+
+RESUMED: list[tuple[str, str, dict[str, Any]]] = [
+    ("llama", "float32", {}),
+    *(
+        ("llama", "float32", {**WINDOWS[window], "inputs": "sparse"})
+        for window in ("matrix", "halves", "block", "two")
+    ),
+    # Trained in float32, handed on in the checkpoint's precision.
+    ("llama", "bfloat16", {**WINDOWS["halves"], "inputs": "sparse", "targets": "local"}),
+    *(("llama", "float32", settings) for settings in QUIRKS.values()),
+    *(
+        ("opt", "float32", {"model_dropout": True, "optimiser": "sgd", "inputs": inputs})
+        for inputs in ("dense", "sparse")
+    ),
+]
 
 
-@pytest.mark.parametrize("window", ["matrix", "halves", "block", "two"])
-def test_sparse_inputs_go_on_where_they_stopped(
-    llama: Prepared, tmp_path: Path, window: str
+@pytest.mark.parametrize(("family", "dtype", "settings"), RESUMED, ids=str)
+def test_resumed_equals_uninterrupted(
+    prepare_once: Callable[..., Prepared],
+    tmp_path: Path,
+    family: str,
+    dtype: str,
+    settings: dict[str, Any],
 ) -> None:
-    settings = {**WINDOWS[window], "inputs": "sparse"}
-    whole = reconstruct(llama, tmp_path / "whole", **settings)
+    prepared = prepare_once(family, dtype, sequences=SEQUENCES)
 
-    def stop(done: int, total: int, note: str) -> None:
-        if done == total - 1:
-            raise Interrupt
+    def run(folder: str, report: Report = silent) -> Artifact:
+        return reconstruct(prepared, tmp_path / folder, report=report, **settings)
 
-    interrupted(lambda: reconstruct(llama, tmp_path / "adapted", report=stop, **settings))
+    whole = run("whole")
+    # Whatever else draws random numbers has no part in it.
+    torch.manual_seed(123)
+    interrupted(lambda: run("adapted", stop_at(1)))
     done = stamps(tmp_path / "adapted")
     assert done and len(done) < BLOCKS
-    resumed = reconstruct(llama, tmp_path / "adapted", **settings)
+    interrupted(lambda: run("adapted", stop_at(2)))
+    resumed = run("adapted")
     assert contents(resumed.folder) == contents(whole.folder)
     again = stamps(resumed.folder)
     assert {name: again[name] for name in done} == done, "a finished window was adapted again"
 
 
 @pytest.mark.parametrize("keep", ["every_2", "none"])
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_plan_counts_what_has_to_be_made_again(
-    llama: Prepared,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    window: str,
-    mode: str,
-    keep: str,
+    llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, keep: str
 ) -> None:
-    given = WINDOWS[window] | dict(zip(("inputs", "targets"), MODES[mode], strict=True))
-    assert_dense_passes_are_counted(llama, tmp_path, monkeypatch, keep, **given)
+    assert_dense_passes_are_counted(llama, tmp_path, monkeypatch, keep, **KINDS[kind])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_resumed_window_sees_what_was_written(tmp_path: Path, dtype: str) -> None:
-    """Trained in float32, handed on in the checkpoint's precision."""
-    prepared = prepare(tmp_path, dtype=dtype, sequences=SEQUENCES)
-    settings = {"window": "attention_mlp", "inputs": "sparse", "targets": "local"}
-    whole = reconstruct(prepared, tmp_path / "whole", **settings)
-
-    def stop(done: int, total: int, note: str) -> None:
-        raise Interrupt
-
-    interrupted(lambda: reconstruct(prepared, tmp_path / "adapted", report=stop, **settings))
-    resumed = reconstruct(prepared, tmp_path / "adapted", **settings)
-    assert shards(resumed) == shards(whole)
+@pytest.mark.parametrize("trains", ["full", "lora"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("exact")])
+def test_operations_of_inputs_and_targets(
+    prepare_once: Callable[..., Prepared], tmp_path: Path, kind: str, trains: str
+) -> None:
+    """What makes them is counted, too; without norms less has a gradient."""
+    prepared = prepare_once(sequences=SEQUENCES, length=32, hidden_size=64)
+    settings = {**KINDS[kind], "trains": trains, "rank": 4, "train_norms": False}
+    with Counter() as counter:
+        reconstruct(prepared, tmp_path / "adapted", **settings)
+    shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
+    predicted = reconstruction_work(shapes, SEQUENCES, 32, reconstruction(**settings)).total()
+    assert predicted == counter.operations
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "gemma3_text", "phi3"])
@@ -176,6 +195,23 @@ def test_the_last_step_can_diverge_too(llama: Prepared, tmp_path: Path, window: 
         assert facts["kept_pruned"] and facts["diverged_at_step"] == facts["steps"] == 1
 
 
+@pytest.mark.parametrize(
+    ("family", "changes", "settings"),
+    [
+        ("opt", {"do_layer_norm_before": False}, WINDOWS["halves"]),
+        *((family, {}, WINDOWS["halves"]) for family in PARALLEL),
+        ("gpt_neox", {}, LOST),
+    ],
+)
+def test_halves_that_a_family_does_not_have(
+    tmp_path: Path, family: str, changes: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    prepared = prepare(tmp_path, family, sequences=SEQUENCES, **changes)
+    with refused(where=family, expected="a window of whole blocks, or matrix"):
+        reconstruct(prepared, tmp_path / "adapted", **settings)
+    reconstruct(prepared, tmp_path / "behind", **BEHIND)
+
+
 def test_a_family_that_is_not_in_the_table(
     llama: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,23 +219,8 @@ def test_a_family_that_is_not_in_the_table(
     monkeypatch.delitem(families.FAMILIES, "llama")
     for window in ("block", "two", "all", "matrix", "exact"):
         reconstruct(llama, tmp_path / window, **WINDOWS[window])
-    with pytest.raises(UserError, match="can be adapted or pruned, not halves of blocks") as error:
+    with refused(where="llama", todo="families.py"):
         reconstruct(llama, tmp_path / "halves", **WINDOWS["halves"])
-    assert "families.py" in str(error.value) and "llama" in str(error.value)
-
-
-def test_norms_on_the_residual_stream_have_no_halves(tmp_path: Path) -> None:
-    prepared = prepare(tmp_path, "opt", sequences=SEQUENCES, do_layer_norm_before=False)
-    with pytest.raises(UserError, match="have no halves: norms act on the residual stream"):
-        reconstruct(prepared, tmp_path / "adapted", window="attention_mlp")
-
-
-@pytest.mark.parametrize("family", PARALLEL)
-def test_halves_side_by_side_are_refused(tmp_path: Path, family: str) -> None:
-    prepared = prepare(tmp_path, family, sequences=SEQUENCES)
-    with pytest.raises(UserError, match="have no halves: attention and MLP both read") as error:
-        reconstruct(prepared, tmp_path / "adapted", window="attention_mlp")
-    assert "expected: a window of whole blocks, or matrix" in str(error.value)
 
 
 def test_hidden_states_of_another_sample(llama: Prepared, tmp_path: Path) -> None:
@@ -241,8 +262,8 @@ def test_a_window_trains_what_a_method_does(
         return
     with Counter() as counter:
         adapted = reconstruct(prepared, tmp_path / "adapted", **settings)
-    noted = [it for entry in adapted.files.values() for it in entry["windows"].values()]
-    assert sum(it["loss_after"] for it in noted) < sum(it["loss_before"] for it in noted)
+    noted = [each for entry in adapted.files.values() for each in entry["windows"].values()]
+    assert sum(each["loss_after"] for each in noted) < sum(each["loss_before"] for each in noted)
     for index in range(BLOCKS):
         block, masks = load_pruned_block(prepared.model, prepared.masks.folder, index)
         before, found = block.state_dict(), weights(adapted, index)
@@ -256,28 +277,6 @@ def test_a_window_trains_what_a_method_does(
                 assert torch.equal(found[name], value), name
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     predicted = reconstruction_work(shapes, SEQUENCES, LENGTH, reconstruction(**settings)).total()
-    assert predicted == counter.operations
-
-
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("window", [1, 2, "all", "attention_mlp", "matrix"])
-@pytest.mark.parametrize("trains", ["full", "lora"])
-def test_operations_of_inputs_and_targets(
-    prepare_once: Callable[..., Prepared],
-    mode: str,
-    window: int | str,
-    trains: str,
-    tmp_path: Path,
-) -> None:
-    """What makes them is counted, too; without norms less has a gradient."""
-    prepared = prepare_once(sequences=SEQUENCES, length=32, hidden_size=64)
-    inputs, targets = MODES[mode]
-    settings = {"window": window, "trains": trains, "rank": 4, "train_norms": False}
-    settings |= {"inputs": inputs, "targets": targets}
-    with Counter() as counter:
-        reconstruct(prepared, tmp_path / "adapted", **settings)
-    shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    predicted = reconstruction_work(shapes, SEQUENCES, 32, reconstruction(**settings)).total()
     assert predicted == counter.operations
 
 

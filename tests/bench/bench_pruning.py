@@ -12,6 +12,7 @@ from freelunch.model import token_ids
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import open_states
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_ids import read_tokens
 from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense
@@ -29,16 +30,9 @@ def capture(model: StreamedModel, sample: Artifact, gram: bool, folder: Path) ->
     """Run a dense pass that writes all its files below a folder."""
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
+    dense, hidden = folder / "dense", folder / "hidden"
     capture_dense(
-        model=model,
-        calibration=sample,
-        dense_limit=float("inf"),
-        gram=gram,
-        keep="all",
-        folder=folder / "dense",
-        hidden_folder=folder / "hidden",
-        fingerprint="bench",
-        scratch=scratch,
+        DensePass(model, sample, "all", dense, hidden, "bench", scratch), gram, float("inf")
     )
 
 

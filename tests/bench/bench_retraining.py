@@ -11,7 +11,8 @@ import torch
 from bench_windows import studied
 
 import retraining_memory
-from freelunch.adaptation.retraining.driver import Training
+from freelunch.adaptation.job import AdaptationJob
+from freelunch.adaptation.retraining.training_run import TrainingRun
 from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.study.methods import DISTILLATION
@@ -82,10 +83,13 @@ def bench_rates() -> None:
                 batch = settings.batch
                 # Operations of one step, without the losses before and after the training.
                 epoch = retraining_work(shapes, 10**6, SEQUENCE, settings).total() / (10**6 / batch)
-                training = Training(model, masks, states, settings, 0, states.scratch / name, "")
+                job: AdaptationJob[Any] = AdaptationJob(
+                    model, masks, states, settings, 0, states.scratch / name, ""
+                )
+                training = TrainingRun(job)
                 rows = torch.arange(batch)
 
-                def step(training: Training = training, rows: torch.Tensor = rows) -> None:
+                def step(training: TrainingRun = training, rows: torch.Tensor = rows) -> None:
                     training.step(1, 1e-6, rows)
 
                 step()
@@ -113,10 +117,12 @@ def bench_streaming() -> None:
             settings = read_adaptation(METHODS[name] | step)
             what = f"{name}, {settings.batch} sequences"
             training = [
-                Training(
-                    *(model, masks, states, settings, 0),
-                    *(states.scratch / f"{what}-{streamed}", ""),
-                    streamed=streamed,
+                TrainingRun(
+                    AdaptationJob(
+                        *(model, masks, states, settings, 0),
+                        *(states.scratch / f"{what}-{streamed}", ""),
+                    ),
+                    streamed,
                 )
                 for streamed in (False, True)
             ]

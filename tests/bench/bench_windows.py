@@ -12,7 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs import QWEN_72B
-from freelunch.adaptation.reconstruction.driver import reconstruct_windows
+from freelunch.adaptation.job import AdaptationJob
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.core.artifact import Artifact
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruct, reconstruction_work
@@ -107,9 +108,8 @@ def adapt(model: StreamedModel, masks: Artifact, states: DenseStates, settings: 
     assert windows and windows[-1].stop == last
     with tempfile.TemporaryDirectory(dir="results") as folder:
         target = Path(folder) / "windows"
-        reconstruct_windows(
-            model, masks, states, settings.window, windows, settings, 0, target, "bench"
-        )
+        job = AdaptationJob(model, masks, states, settings, 0, target, "bench")
+        reconstruct_windows(job, settings.window, windows)
 
 
 def _with_norms(settings: Local) -> Local:

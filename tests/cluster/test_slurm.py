@@ -204,7 +204,7 @@ def test_a_job_that_ran_out_of_time_gets_more(study):
     study.edit(REQUESTS, "LEAST_MINUTES = 10", "LEAST_MINUTES = 1")
     # The first attempt never goes on from its first state, however fast the machine is; the second
     # does not wait, however slow it is.
-    driver = "workflow/scripts/freelunch/adaptation/retraining/driver.py"
+    driver = "workflow/scripts/freelunch/adaptation/retraining/training_run.py"
     study.edit(driver, "self.state.save(facts)", f"self.state.save(facts); {WAIT_ONCE}")
     # As on a fast machine; a slow or busy one would ask for more than a minute.
     output = study.cold().run("--config", f"study={STUDY}", "tflops=1", "--", target)

@@ -13,10 +13,11 @@ from freelunch.core.artifact import MANIFEST, Artifact, fingerprint
 from freelunch.core.errors import UserError
 from freelunch.core.files import scratch_folder
 from freelunch.core.job_cost import Spent
-from freelunch.evaluation.cell import Evaluation, Part, evaluate_cell
-from freelunch.evaluation.reference import capture_reference
+from freelunch.evaluation.dense_reference import capture_reference
+from freelunch.evaluation.measurements import CellEvaluation, MeasurementSpec, evaluate_cell
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_ids import write_tokens
 from freelunch.study.steps import METRICS, TEXT_WINDOWS
 from measuring import drift_of, identity_of, perplexity_of
@@ -32,13 +33,15 @@ class Evaluated:
     base: Path
     prepared: Prepared
     checkpoint: Artifact
-    parts: list[Part]
+    parts: list[MeasurementSpec]
 
     @property
     def folder(self) -> Path:
         return self.base / "metrics"
 
-    def run(self, parts: list[Part] | None = None, **arguments: object) -> Evaluation:
+    def run(
+        self, parts: list[MeasurementSpec] | None = None, **arguments: object
+    ) -> CellEvaluation:
         with scratch_folder(self.base / "scratch") as scratch:
             return evaluate_cell(
                 StreamedModel(self.checkpoint.folder),
@@ -70,10 +73,10 @@ def cell(request: pytest.FixtureRequest, tmp_path: Path) -> Evaluated:
     held_out = held_out_text(model.artifact, tmp_path / "held_out", random_tokens(5, seed=4))
     reference = captured(model, held_out, tmp_path / "reference", "all")
     parts = [
-        Part("identity", {}, [], "code"),
-        Part("perplexity", {"length": 24}, [windows.folder], "code"),
-        Part("held_out", {}, [held_out.folder], "code"),
-        Part(
+        MeasurementSpec("identity", {}, [], "code"),
+        MeasurementSpec("perplexity", {"length": 24}, [windows.folder], "code"),
+        MeasurementSpec("held_out", {}, [held_out.folder], "code"),
+        MeasurementSpec(
             "drift",
             {"samples": SAMPLES},
             [model.folder, held_out.folder, reference.folder],
@@ -92,15 +95,9 @@ def held_out_text(model: Artifact, folder: Path, input_ids: Tensor) -> Artifact:
 
 def captured(model: StreamedModel, held_out: Artifact, folder: Path, keep: str) -> Artifact:
     with scratch_folder(folder.with_name("capturing")) as scratch:
-        return capture_reference(
-            model,
-            held_out,
-            keep,
-            folder,
-            folder.with_name(f"{folder.name}-cache"),
-            fingerprint("code", keep),
-            scratch,
-        )
+        cache = folder.with_name(f"{folder.name}-cache")
+        digest = fingerprint("code", keep)
+        return capture_reference(DensePass(model, held_out, keep, folder, cache, digest, scratch))
 
 
 # --- What is measured
@@ -140,14 +137,6 @@ def test_each_block_is_loaded_once(cell: Evaluated, monkeypatch: pytest.MonkeyPa
     assert loaded == [(cell.checkpoint.folder, index) for index in range(BLOCKS)]
 
 
-def test_counts_are_what_passed(cell: Evaluated) -> None:
-    counts = cell.run().counts
-    length = random_tokens(1).shape[1]
-    assert counts["perplexity"] == {"tokens": 4 * length, "sequences": 4, "length": length}
-    assert counts["drift"]["tokens"] == 2 * SAMPLES * length
-    assert counts["tokens"] == (4 + 2 + 2 * SAMPLES) * length
-
-
 @pytest.mark.parametrize("shard", [OUTER, block_shard(1)])
 def test_a_flipped_byte_stops_the_evaluation(cell: Evaluated, shard: str) -> None:
     path = cell.checkpoint.folder / shard
@@ -177,55 +166,58 @@ def stamps(cell: Evaluated) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in cell.folder.glob("*.json")}
 
 
-def changed(
-    cell: Evaluated, change: Callable[[Part], Part], name: str, **arguments: object
-) -> set[str]:
-    """Evaluate, change a part, evaluate again: return the parts that were measured again."""
-    cell.run()
+@pytest.mark.parametrize("name", ["perplexity", "drift"])
+def test_inputs_of_other_settings_are_refused(cell: Evaluated, name: str) -> None:
+    specs = [
+        replace(part, settings={"samples": 2}) if part.name == name else part for part in cell.parts
+    ]
+    with pytest.raises(UserError, match="made with other settings"):
+        cell.run(specs)
+
+
+def other_held_out(cell: Evaluated, spec: MeasurementSpec) -> MeasurementSpec:
+    tokens = random_tokens(6, seed=4)
+    other = held_out_text(cell.prepared.model.artifact, cell.base / "longer", tokens)
+    return replace(spec, inputs=[other.folder])
+
+
+def without_cache(cell: Evaluated, spec: MeasurementSpec) -> MeasurementSpec:
+    assert spec.cache is not None
+    shutil.rmtree(spec.cache)
+    return spec
+
+
+ALL = {"identity", "perplexity", "held_out", "drift"}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "anew", "again"),
+    [
+        (lambda _, spec: spec, "drift", False, set()),
+        (lambda _, spec: spec, "drift", True, ALL),
+        *((lambda _, spec: replace(spec, code="other"), name, False, {name}) for name in ALL),
+        (other_held_out, "held_out", False, {"held_out"}),
+        (without_cache, "drift", False, set()),
+    ],
+)
+def test_what_is_measured_again(
+    cell: Evaluated,
+    change: Callable[[Evaluated, MeasurementSpec], MeasurementSpec],
+    name: str,
+    anew: bool,
+    again: set[str],
+) -> None:
+    counts = cell.run().counts
+    length = random_tokens(1).shape[1]
+    assert counts["perplexity"] == {"tokens": 4 * length, "sequences": 4, "length": length}
+    assert counts["tokens"] == (4 + 2 + 2 * SAMPLES) * length
     before = stamps(cell)
     # As Snakemake does before it runs a rule again.
     (cell.folder / MANIFEST).unlink()
-    cell.run([change(part) if part.name == name else part for part in cell.parts], **arguments)
+    specs = [change(cell, part) if part.name == name else part for part in cell.parts]
+    assert cell.run(specs, anew=anew).counts["perplexity"] == counts["perplexity"]
     after = stamps(cell)
-    names = {part.name for part in cell.parts}
-    return {each for each in names if after[f"{each}.json"] != before[f"{each}.json"]}
-
-
-def test_what_still_holds_is_kept(cell: Evaluated) -> None:
-    assert changed(cell, lambda part: part, "drift") == set()
-
-
-@pytest.mark.parametrize("name", ["identity", "perplexity", "held_out", "drift"])
-def test_new_code_of_a_part_measures_that_part_again(cell: Evaluated, name: str) -> None:
-    assert changed(cell, lambda part: replace(part, code="other"), name) == {name}
-
-
-@pytest.mark.parametrize("name", ["perplexity", "drift"])
-def test_inputs_of_other_settings_are_refused(cell: Evaluated, name: str) -> None:
-    with pytest.raises(UserError, match="made with other settings"):
-        changed(cell, lambda part: replace(part, settings={"samples": 2}), name)
-
-
-def test_a_new_input_measures_that_part_again(cell: Evaluated) -> None:
-    other = held_out_text(
-        cell.prepared.model.artifact, cell.base / "longer", random_tokens(6, seed=4)
-    )
-    found = changed(cell, lambda part: replace(part, inputs=[other.folder]), "held_out")
-    assert found == {"held_out"}
-
-
-def test_a_removed_cache_measures_nothing_again(cell: Evaluated) -> None:
-    def without_cache(part: Part) -> Part:
-        assert part.cache is not None
-        shutil.rmtree(part.cache)
-        return part
-
-    assert changed(cell, without_cache, "drift") == set()
-
-
-def test_all_is_measured_anew_if_asked(cell: Evaluated) -> None:
-    names = {part.name for part in cell.parts}
-    assert changed(cell, lambda part: part, "drift", anew=True) == names
+    assert {each for each in ALL if after[f"{each}.json"] != before[f"{each}.json"]} == again
 
 
 def test_another_checkpoint_keeps_nothing(cell: Evaluated) -> None:

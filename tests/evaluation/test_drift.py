@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from damage import note_anew
 from freelunch.evaluation import drift
+from freelunch.evaluation.dense_reference import BLOCK
 from freelunch.evaluation.drift import relative
-from freelunch.evaluation.reference import BLOCK
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from measuring import drift_of, perplexity_of
 from tiny_models import (
@@ -113,11 +113,6 @@ def test_the_loss_is_that_of_the_perplexity(
     for key in found.keys() & expected.keys():
         assert found[key] == expected[key], key
     assert {"perplexity", "window_losses", "token_ids_sha256"} <= found.keys() & expected.keys()
-
-
-def test_both_are_timed(models: tuple[Path, Path, Path, Path], tmp_path: Path) -> None:
-    _, _, dense, checkpoint = models
-    found = measured(dense, checkpoint, random_tokens(SEQUENCES), tmp_path / "scratch")
     assert set(found["tokens_per_second"]) == {"dense", "checkpoint"}
     assert all(speed > 0 for speed in found["tokens_per_second"].values())
 

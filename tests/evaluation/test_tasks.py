@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.data.tasks import fetch_task, stock_task
-from freelunch.evaluation.identity import checkpoint_digest
 from freelunch.evaluation.tasks import (
     PackedLM,
     answers_bytes,
@@ -151,15 +150,6 @@ def test_a_constant_model_takes_the_shortest_answer(
     assert metrics["tasks"]["arc_easy"]["accuracy"] == right / COUNT
 
 
-def test_evaluation_changes_no_weight(
-    tasks: dict[str, Artifact], checkpoint: Artifact, tmp_path: Path
-) -> None:
-    before = checkpoint_digest(checkpoint)
-    accuracy_of(StreamedModel(checkpoint.folder), {"rte": tasks["rte"]}, 5, 0, tmp_path)
-    checkpoint.verify()
-    assert checkpoint_digest(Artifact(checkpoint.folder, "checkpoint")) == before
-
-
 def test_a_sample_is_drawn_after_shuffling() -> None:
     assert sample(5, None, 0) == sample(5, 9, 0) == [0, 1, 2, 3, 4]
     order = list(range(100))
@@ -192,7 +182,7 @@ def test_an_empty_context_begins_with_the_first_token(checkpoint: Artifact) -> N
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("hellaswagg", "has no such task"),
+        ("hellaswagg", r"hellaswag \(nearest\)"),
         ("mmlu", "has no such task"),
         ("gsm8k", "not a multiple-choice or log-likelihood task"),
     ],
@@ -254,15 +244,11 @@ def test_documents_that_the_task_itself_leaves_out_are_refused(tmp_path: Path) -
         load_tasks({"paws_en": task}, {"paws_en": [0, 1]}, tmp_path)
 
 
-def test_unknown_tasks_show_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"hellaswag \(nearest\)"):
-        stock_task("hellaswagg")
-
-
 @pytest.mark.parametrize(
     ("task", "changes", "problem"),
     [
         ("boolq", {"documents": 3270}, "found:    50"),
+        ("boolq", {"documents": 49}, "found:    50"),
         ("boolq", {"format": "arrow"}, "not in the format 'arrow'"),
         ("arc_easy", {"format": "boolq_requests"}, "not in the format 'boolq_requests'"),
         ("hellaswag", {"format": "jsonl"}, "not in the format 'jsonl'"),
@@ -324,15 +310,7 @@ def test_the_answer_of_a_question_is_the_gold_choice_of_its_request(
 ) -> None:
     lines = gzip.decompress((FIXTURES / "tasks" / f"{name}.jsonl.gz").read_bytes()).splitlines()
     requests = [json.loads(line)["doc"] for line in lines]
-    gold = {it["id"]: it["choices"][it["gold"]] for it in requests}
+    gold = {each["id"]: each["choices"][each["gold"]] for each in requests}
     for document in documents_of(tasks[name]):
         texts, labels = document["choices"]["text"], document["choices"]["label"]
         assert texts[labels.index(document["answerKey"])] == gold[document["id"]]
-
-
-def test_a_task_with_more_documents_than_announced(tmp_path: Path) -> None:
-    entry = {**entry_of("boolq", tmp_path), "documents": 49}
-    with pytest.raises(UserError, match="found:    50"):
-        fetch_task(
-            "boolq", read_task(entry), {"file": "none", "split": "test"}, tmp_path / "task", "print"
-        )

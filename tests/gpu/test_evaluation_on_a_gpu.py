@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from freelunch.evaluation.packing import Request
+from freelunch.evaluation.packing import LikelihoodRequest
 from freelunch.model.checkpoint import StreamedModel
 from measuring import drift_of, identity_of, likelihoods_of, perplexity_of
 from tiny_models import random_tokens, tiny_checkpoint
@@ -50,7 +50,7 @@ def test_drift(tmp_path: Path) -> None:
 
 def test_likelihoods_of(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model").folder
-    requests = [Request([1, 2, 3, 4], [token, 7]) for token in range(5, 9)]
+    requests = [LikelihoodRequest([1, 2, 3, 4], [token, 7]) for token in range(5, 9)]
     cpu, cuda = (
         likelihoods_of(StreamedModel(folder, device), requests, tmp_path) for device in DEVICES
     )

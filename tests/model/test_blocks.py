@@ -1,5 +1,6 @@
 """Streaming through blocks against transformers' own forward, for every family."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from freelunch.model.blocks import (
     same_call,
 )
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_path, block_shard, load_config
+from refusals import refused
+from slow_units import streamed_logits
 from tiny_models import (
-    BLOCKS,
     FAMILIES,
     LENGTH,
     VARIANTS,
@@ -59,16 +61,6 @@ def own_logits(folder: Path, input_ids: Tensor) -> Tensor:
     return model(input_ids=input_ids, use_cache=False).logits
 
 
-def streamed_logits(model: StreamedModel, input_ids: Tensor) -> Tensor:
-    sequences, length = input_ids.shape
-    blocks = BlockPass(model, sequences, length)
-    hidden = torch.empty(sequences, length, model.config.hidden_size, dtype=model.dtype)
-    blocks.embed_(input_ids, hidden)
-    for index in range(model.num_blocks):
-        blocks.through_(index, model.load_block(index), hidden, hidden)
-    return model.logits(input_ids, hidden)
-
-
 @pytest.mark.parametrize("batch", [1, 3])
 def test_streamed_logits_are_those_of_transformers(pair: Pair, batch: int) -> None:
     input_ids = random_tokens(batch)
@@ -99,25 +91,17 @@ def test_the_checkpoint_loads_with_transformers_alone(pair: Pair) -> None:
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_each_block_is_one_shard(pair: Pair) -> None:
+def test_a_loaded_block_is_private(pair: Pair) -> None:
+    """And ready for passes; its shard holds nothing else."""
+    model = StreamedModel(pair.checkpoint.folder)
+    before = load_file(pair.checkpoint.path(block_shard(0)))
     path = block_path(load_config(pair.checkpoint.folder))
-    for index in range(BLOCKS):
-        tensors = load_file(pair.checkpoint.path(block_shard(index)))
-        assert tensors
-        assert all(name.startswith(f"{path}.{index}.") for name in tensors)
+    assert before and all(name.startswith(f"{path}.0.") for name in before)
     assert not any(path in name for name in load_file(pair.checkpoint.path(OUTER)))
-
-
-def test_blocks_are_in_eval_mode_without_gradients(pair: Pair) -> None:
-    block = StreamedModel(pair.checkpoint.folder).load_block(1)
+    block = model.load_block(1)
     assert not any(module.training for module in block.modules())
     assert not any(parameter.requires_grad for parameter in block.parameters())
     assert not any(tensor.is_meta for tensor in [*block.parameters(), *block.buffers()])
-
-
-def test_a_loaded_block_is_private(pair: Pair) -> None:
-    model = StreamedModel(pair.checkpoint.folder)
-    before = load_file(pair.checkpoint.path(block_shard(0)))
     with torch.no_grad():
         for parameter in model.load_block(0).parameters():
             parameter.zero_()
@@ -138,33 +122,6 @@ def test_attention_types_differ_between_blocks_where_the_family_says_so(tmp_path
         model = StreamedModel(tiny_checkpoint(tmp_path / family, family).folder)
         calls = model.calls(1, LENGTH)
         assert not all(same_call(calls[0], call) for call in calls[1:]), family
-
-
-@pytest.mark.parametrize("family", ["gemma2", "mistral"])
-def test_the_sliding_window_matters(tmp_path: Path, family: str) -> None:
-    narrow, wide = (
-        own_logits(
-            save_tiny_model(tmp_path / f"{window}", family, sliding_window=window), random_tokens(1)
-        )
-        for window in (4, 64)
-    )
-    assert not torch.allclose(narrow, wide, atol=1e-3)
-
-
-def test_dropout_is_inactive_in_opt(tmp_path: Path) -> None:
-    checkpoint = tiny_checkpoint(tmp_path, "opt", dropout=0.1, attention_dropout=0.1)
-    model = StreamedModel(checkpoint.folder)
-    assert model.config.dropout == 0.1
-    input_ids = random_tokens(2)
-    torch.manual_seed(0)
-    first = streamed_logits(model, input_ids)
-    torch.manual_seed(1)
-    assert torch.equal(first, streamed_logits(model, input_ids))
-    # The same block drops when it is told to train: the comparison above can fail.
-    hidden, calls = model.embed(input_ids)
-    block = model.load_block(0)
-    kept = calls[0](block, hidden)
-    assert not torch.equal(kept, calls[0](block.train(), hidden))
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -221,25 +178,15 @@ class _Lists(nn.Module):
             setattr(self, f"list{number}", nn.ModuleList(modules))
 
 
-@pytest.mark.parametrize("lengths", [(), (2,), (3, 3)], ids=["none", "other length", "two"])
-def test_blocks_that_cannot_be_found(lengths: tuple[int, ...]) -> None:
-    with pytest.raises(
-        UserError, match="the decoder blocks of this model cannot be found"
-    ) as error:
-        find_blocks(_Lists(*lengths), 3)
-    assert "exactly one list of 3" in str(error.value)
-
-
-def test_a_list_of_mixed_modules_is_no_list_of_blocks() -> None:
-    model = _Lists(3)
-    model.list0[1] = nn.Identity()
-    with pytest.raises(UserError, match="cannot be found"):
+@pytest.mark.parametrize(
+    "lengths", [(), (2,), (3, 3), None], ids=["none", "other length", "two", "mixed"]
+)
+def test_blocks_that_cannot_be_found(lengths: tuple[int, ...] | None) -> None:
+    model = _Lists(*((3,) if lengths is None else lengths))
+    if lengths is None:
+        model.list0[1] = nn.Identity()
+    with refused(found="module lists", expected="exactly one list of 3"):
         find_blocks(model, 3)
-
-
-def test_a_block_without_linears() -> None:
-    with pytest.raises(UserError, match="no linear layer"):
-        block_linears(nn.Sequential(nn.LayerNorm(2)))
 
 
 def test_calls_that_depend_on_the_tokens_are_refused(tmp_path: Path) -> None:
@@ -269,13 +216,16 @@ def test_same_call_sees_every_difference() -> None:
         assert not same_call(one, other)
 
 
-def _change_weights(source: Path, change: str, name: str) -> None:
+Weights = dict[str, Tensor]
+
+
+def _changed(folder: Path, change: Callable[[Weights], object], family: str, **config: Any) -> Path:
+    """Save a model, and change its weights on disk."""
+    source = save_tiny_model(folder / "source", family, **config)
     weights = load_file(source / WEIGHTS)
-    if change == "remove":
-        del weights[name]
-    else:
-        weights[name].view(-1)[3] = float("nan")
+    change(weights)
     save_file(weights, source / WEIGHTS, metadata={"format": "pt"})
+    return source
 
 
 @pytest.mark.parametrize(
@@ -289,71 +239,61 @@ def _change_weights(source: Path, change: str, name: str) -> None:
     ],
 )
 def test_a_checkpoint_that_lacks_a_tensor(tmp_path: Path, tie: bool, name: str) -> None:
-    source = save_tiny_model(tmp_path / "source", tie_word_embeddings=tie)
-    _change_weights(source, "remove", name)
+    source = _changed(tmp_path, lambda weights: weights.pop(name), "llama", tie_word_embeddings=tie)
     with pytest.raises(UserError, match="lacks tensors of its own architecture") as error:
         fetch_tiny_model(source, tmp_path / "checkpoint")
     assert name in str(error.value)
     assert not (tmp_path / "checkpoint" / "manifest.json").exists()
 
 
-def test_tied_weights_stored_under_the_name_of_the_head(tmp_path: Path) -> None:
-    source = save_tiny_model(tmp_path / "source", tie_word_embeddings=True)
-    expected = own_logits(source, random_tokens(1))
-    weights = load_file(source / WEIGHTS)
+@pytest.mark.parametrize(("value", "dtype"), [(float("nan"), "float32"), (1e5, "float16")])
+def test_a_weight_that_is_not_finite(tmp_path: Path, value: float, dtype: str) -> None:
+    """Or not once it is stored."""
+    name = "model.layers.1.mlp.up_proj.weight"
+    source = _changed(tmp_path, lambda weights: weights[name].view(-1)[3].fill_(value), "llama")
+    with pytest.raises(UserError, match="a weight is not finite") as error:
+        fetch_tiny_model(source, tmp_path / "refused", dtype)
+    assert name in str(error.value) and "found:    1 of " in str(error.value)
+    if dtype == "float16":
+        assert "as float16" in str(error.value)
+        fetch_tiny_model(source, tmp_path / "single")
+
+
+def _named_by_the_head(weights: Weights) -> None:
     weights["lm_head.weight"] = weights.pop("model.embed_tokens.weight")
-    save_file(weights, source / WEIGHTS, metadata={"format": "pt"})
-    model = StreamedModel(fetch_tiny_model(source, tmp_path / "checkpoint").folder)
-    torch.testing.assert_close(
-        streamed_logits(model, random_tokens(1)), expected, rtol=0, atol=1e-5
+
+
+def _without(prefix: str, family: str) -> Callable[[Weights], None]:
+    """Rename as on the hub; each block of an old GPT-NeoX holds its causal mask, too."""
+
+    def rename(weights: Weights) -> None:
+        for name in list(weights):
+            weights[name.replace(f"{family}.", prefix, 1)] = weights.pop(name)
+        if family == "gpt_neox":
+            assert "embed_out.weight" in weights, "transformers itself writes the old name"
+            weights[f"{prefix}layers.0.attention.bias"] = torch.ones(1, 1, 4, 4)
+            weights[f"{prefix}layers.0.attention.masked_bias"] = torch.tensor(-1e9)
+
+    return rename
+
+
+@pytest.mark.parametrize(
+    ("family", "rename", "config"),
+    [
+        ("llama", _named_by_the_head, {"tie_word_embeddings": True}),
+        # `decoder.layers...` for `model.decoder.layers...`.
+        ("opt", _without("", "model"), {}),
+        ("gpt_neox", _without("gpt_neox.", "gpt_neox"), {}),
+        ("gpt_neox", _without("", "gpt_neox"), {}),
+    ],
+)
+def test_a_checkpoint_with_names_as_on_the_hub(
+    tmp_path: Path, family: str, rename: Callable[[Weights], None], config: dict[str, Any]
+) -> None:
+    expected = own_logits(save_tiny_model(tmp_path / "own", family, **config), random_tokens(1))
+    checkpoint = fetch_tiny_model(
+        _changed(tmp_path, rename, family, **config), tmp_path / "checkpoint"
     )
-
-
-def test_a_weight_that_is_not_finite(tmp_path: Path) -> None:
-    source = save_tiny_model(tmp_path / "source")
-    _change_weights(source, "spoil", "model.layers.1.mlp.up_proj.weight")
-    with pytest.raises(UserError, match="a weight is not finite") as error:
-        fetch_tiny_model(source, tmp_path / "checkpoint")
-    assert "model.layers.1.mlp.up_proj.weight" in str(error.value)
-
-
-def test_a_weight_that_is_finite_until_it_is_stored(tmp_path: Path) -> None:
-    source = save_tiny_model(tmp_path / "source")
-    weights = load_file(source / WEIGHTS)
-    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e5
-    save_file(weights, source / WEIGHTS, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="a weight is not finite") as error:
-        fetch_tiny_model(source, tmp_path / "half", "float16")
-    assert "found:    1 of " in str(error.value)
-    assert "as float16" in str(error.value)
-    fetch_tiny_model(source, tmp_path / "single")
-
-
-def test_a_checkpoint_that_names_the_backbone_alone(tmp_path: Path) -> None:
-    """As OPT's on the hub: `decoder.layers...` for `model.decoder.layers...`."""
-    source = save_tiny_model(tmp_path / "source", "opt")
-    expected = own_logits(source, random_tokens(1))
-    weights = load_file(source / WEIGHTS)
-    renamed = {name.removeprefix("model."): value for name, value in weights.items()}
-    assert renamed.keys() != weights.keys()
-    save_file(renamed, source / WEIGHTS, metadata={"format": "pt"})
-    checkpoint = fetch_tiny_model(source, tmp_path / "checkpoint")
-    assert torch.equal(own_logits(checkpoint.folder, random_tokens(1)), expected)
-
-
-@pytest.mark.parametrize("prefix", ["gpt_neox.", ""])
-def test_a_checkpoint_of_gpt_neox_as_on_the_hub(tmp_path: Path, prefix: str) -> None:
-    """Its head is `embed_out` there, and each block holds its causal mask."""
-    source = save_tiny_model(tmp_path / "source", "gpt_neox")
-    expected = own_logits(source, random_tokens(1))
-    weights = load_file(source / WEIGHTS)
-    assert "embed_out.weight" in weights, "transformers itself writes the old name"
-    old = {name.replace("gpt_neox.", prefix): value for name, value in weights.items()}
-    old[f"{prefix}layers.0.attention.bias"] = torch.ones(1, 1, 4, 4)
-    old[f"{prefix}layers.0.attention.masked_bias"] = torch.tensor(-1e9)
-    save_file(old, source / WEIGHTS, metadata={"format": "pt"})
-    checkpoint = fetch_tiny_model(source, tmp_path / "checkpoint")
-    assert "lm_head.weight" in load_file(checkpoint.path(OUTER))
     assert torch.equal(own_logits(checkpoint.folder, random_tokens(1)), expected)
 
 

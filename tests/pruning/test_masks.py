@@ -113,61 +113,6 @@ def test_counts_of_groups_are_exact_for_any_size(size: int, zeros: int, groups: 
     assert Pattern.parse(f"{zeros}of{size}").zeros_in_group(size * groups) == zeros * groups
 
 
-@given(SHAPES, PERCENTS, SCOPE, SEEDS)
-def test_of_equal_scores_the_lower_index_goes(
-    shape: tuple[int, int], percent: int, scope: str, seed: int
-) -> None:
-    keep = keep_mask(torch.full(shape, 0.5), Pattern.parse(f"u{percent:02d}"), scope)
-    groups = keep if scope == "row" else keep.reshape(1, -1)
-    # False ... False True ... True: sorted by index.
-    assert torch.equal(groups, groups.sort(dim=1, stable=True).values)
-
-
-@pytest.mark.parametrize("name", ["2of4", "4of8", "1of3", "5of12"])
-@pytest.mark.parametrize("scope", SCOPES)
-def test_of_equal_scores_in_a_group_the_lower_index_goes(name: str, scope: str) -> None:
-    zeros, size = map(int, name.split("of"))
-    keep = keep_mask(torch.full((3, size * 2), 0.5), Pattern.parse(name), scope)
-    assert keep.tolist() == [([False] * zeros + [True] * (size - zeros)) * 2] * 3
-
-
-@given(SHAPES, PERCENTS, PERCENTS, SCOPE, SEEDS)
-@example((4, 20), 50, 60, "row", 0)
-@example((4, 20), 50, 60, "matrix", 0)
-def test_masks_are_nested(
-    shape: tuple[int, int], one: int, other: int, scope: str, seed: int
-) -> None:
-    sparser, denser = max(one, other), min(one, other)
-    for scores in (continuous_scores(shape, seed), tied_scores(shape, seed)):
-        few = ~keep_mask(scores, Pattern.parse(f"u{denser:02d}"), scope)
-        many = ~keep_mask(scores, Pattern.parse(f"u{sparser:02d}"), scope)
-        assert not (few & ~many).any(), "a weight that u50 prunes came back in u60"
-
-
-@given(SHAPES, PERCENTS, SCOPE, SEEDS, st.sampled_from([2.0**-20, 0.5, 2.0, 2.0**30]))
-def test_scale_changes_nothing(
-    shape: tuple[int, int], percent: int, scope: str, seed: int, factor: float
-) -> None:
-    pattern = Pattern.parse(f"u{percent:02d}")
-    scores = continuous_scores(shape, seed)
-    assert torch.equal(
-        keep_mask(scores, pattern, scope), keep_mask(scores * factor, pattern, scope)
-    )
-
-
-@given(st.integers(2, 40), PERCENTS, SEEDS)
-def test_a_permutation_of_the_columns_permutes_the_mask(
-    columns: int, percent: int, seed: int
-) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    # Distinct scores: with ties the index decides, and that is what a permutation changes.
-    scores = torch.stack([torch.randperm(columns, generator=generator) for _ in range(3)]).float()
-    order = torch.randperm(columns, generator=generator)
-    pattern = Pattern.parse(f"u{percent:02d}")
-    found = keep_mask(scores[:, order], pattern, "row")
-    assert torch.equal(found, keep_mask(scores, pattern, "row")[:, order])
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize(("name", "size"), [("u50", 24), ("2of4", 4), ("6of12", 12)])
 def test_any_float_dtype(dtype: torch.dtype, name: str, size: int) -> None:

@@ -13,19 +13,27 @@ from torch import Tensor
 from damage import vouch_for
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.model.assembly import assemble_model
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.blocks import block_linears
-from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
+from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.mask_store import load_pruned_block, masks_file
 from freelunch.pruning import criteria, dense_pass
-from freelunch.pruning.dense_pass import read_statistics, statistics_file
+from freelunch.pruning.dense_pass import statistics_file
 from freelunch.pruning.statistics import InputStatistics
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
-from slow_scores import OF_WEIGHTS, SCORES, compared, slow_mask, slow_scores
+from slow_scores import OF_WEIGHTS, SCORES, slow_mask, slow_scores
+from slow_units import (
+    assembled,
+    assert_equal_logits,
+    logits_of,
+    masks_of,
+    streamed_logits,
+    transformers_model,
+)
 from tiny_models import (
     BLOCKS,
+    OTHERS,
     Prepared,
     capture,
     prepare,
@@ -99,20 +107,6 @@ def test_masks_of_a_model(prepared: Prepared, tmp_path: Path, name: str, pattern
             assert torch.equal(block.state_dict()[key], expected), key
 
 
-@pytest.mark.parametrize(("pattern", "share"), [("u30", 0.3), ("2of4", 0.5)])
-@pytest.mark.parametrize("name", OF_WEIGHTS)
-def test_counts_of_a_model(
-    prepared: Prepared, tmp_path: Path, name: str, pattern: str, share: float
-) -> None:
-    for scope in ("row", "matrix"):
-        masks = prune(prepared.model, prepared.dense, tmp_path / scope, name, pattern, scope=scope)
-        for _, keep in blocks_of(prepared, masks):
-            for layer, mask in keep.items():
-                for places in compared(*mask.shape, pattern, scope):
-                    gone = sum(not mask[place] for place in places)
-                    assert gone == math.floor(share * len(places)), layer
-
-
 def test_damping_that_had_to_be_raised_is_noted(prepared: Prepared, tmp_path: Path) -> None:
     shutil.copytree(prepared.dense.folder, tmp_path / "dense")
     path = tmp_path / "dense" / statistics_file(0)
@@ -130,13 +124,6 @@ def test_damping_that_had_to_be_raised_is_noted(prepared: Prepared, tmp_path: Pa
     assert "notes" not in masks.files[masks_file(1)]
 
 
-def test_what_no_weight_of_a_block_is_stays_as_it_was(prepared: Prepared, tmp_path: Path) -> None:
-    """Embeddings, head and final norm are linked, also where SparseGPT rewrites the blocks."""
-    masks = prune(prepared.model, prepared.dense, tmp_path / "masks", "sparsegpt")
-    made = assemble_model(prepared.model, masks, [], tmp_path / "checkpoint", "fingerprint")
-    assert made.files[OUTER]["sha256"] == prepared.model.artifact.files[OUTER]["sha256"]
-
-
 def test_scores_of_another_shape_are_refused() -> None:
     weight, told = torch.ones(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
     module = SimpleNamespace(score=lambda weight, statistics, *others: statistics.mean[None])
@@ -148,7 +135,7 @@ def test_scores_of_another_shape_are_refused() -> None:
 
 def test_a_share_of_less_than_one_weight_is_refused() -> None:
     weight, told = torch.randn(4, 6), InputStatistics(1, *(torch.ones(6) for _ in range(3)))
-    row, matrix = (read_criterion({"score": "wanda", "scope": it}) for it in ("row", "matrix"))
+    row, matrix = (read_criterion({"score": "wanda", "scope": each}) for each in ("row", "matrix"))
     wanda, pattern = criteria.load("wanda"), Pattern.parse("u10")
     with pytest.raises(UserError, match="u10 prunes no weight of this matrix") as error:
         prune_matrix(wanda, weight, told, pattern, row, 0, "layer.7.up")
@@ -191,35 +178,6 @@ def test_random_masks_are_decided_by_the_seed(prepared: Prepared, tmp_path: Path
         for layer in ("q", "o")
     ]
     assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 4 * BLOCKS
-
-
-def test_other_calibration_data_change_masks_by_activations(
-    prepared: Prepared, tmp_path: Path
-) -> None:
-    other = dense_of(prepared, tmp_path, random_tokens(6, seed=1))
-    for name in OF_WEIGHTS:
-        one = prune(prepared.model, prepared.dense, tmp_path / f"{name}-one", name)
-        two = prune(prepared.model, other, tmp_path / f"{name}-two", name)
-        for index in range(BLOCKS):
-            equal = one.files[masks_file(index)] == two.files[masks_file(index)]
-            assert equal is (name in ("random", "magnitude")), name
-
-
-def test_the_order_of_the_sequences_changes_nothing(prepared: Prepared, tmp_path: Path) -> None:
-    other = dense_of(prepared, tmp_path, random_tokens(6).flip(0))
-    for index in range(BLOCKS):
-        one, two = (read_statistics(dense, index, gram=True) for dense in (prepared.dense, other))
-        for name in one:
-            for what in ("squared_norm", "mean", "variance", "gram"):
-                pair = getattr(one[name], what), getattr(two[name], what)
-                torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
-    for name in ("wanda", "ria", "sparsegpt"):
-        before = prune(prepared.model, prepared.dense, tmp_path / f"{name}-one", name)
-        after = prune(prepared.model, other, tmp_path / f"{name}-two", name)
-        for one, two in zip(blocks_of(prepared, before), blocks_of(prepared, after), strict=True):
-            for layer, keep in one[1].items():
-                assert torch.equal(keep, two[1][layer]), f"{name}: {layer}"
-                torch.testing.assert_close(one[0][layer], two[0][layer], rtol=1e-3, atol=1e-4)
 
 
 # --- What is refused, and zeros of the dense model
@@ -289,3 +247,28 @@ def test_zeros_of_a_pruned_model_are_its_masks(tmp_path: Path, dtype: str, name:
     filled = weights["mlp.up_proj"][1:3][keep["mlp.up_proj"][1:3]]
     assert len(filled) == 16
     assert (filled.abs() < 1e-7).all()
+
+
+# --- Every pattern in every other family
+
+PATTERNS = {"u50": "ria", "2of4": "sparsegpt", "4of8": "wanda"}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_every_pattern_in_every_family(family: str, tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, family, sequences=6)
+    for name, score in PATTERNS.items():
+        masks = prune(prepared.model, prepared.dense, tmp_path / name, score, name)
+        made = assembled(prepared, masks, tmp_path / f"{name}-pruned")
+        own = transformers_model(made)
+        pattern = Pattern.parse(name)
+        blocks = own.get_submodule(prepared.model.sharding.path)
+        for block, keep_masks in zip(blocks, masks_of(prepared, masks), strict=True):
+            for linear, keep in keep_masks.items():
+                groups = keep.reshape(len(keep), -1, pattern.group or keep.shape[1])
+                zeros = pattern.zeros_in_group(groups.shape[-1])
+                assert ((~groups).sum(-1) == zeros).all(), f"{name}: {linear}"
+                assert (block.get_submodule(linear).weight[~keep] == 0).all()
+        input_ids = random_tokens(2, seed=1)
+        found = streamed_logits(StreamedModel(made.folder), input_ids)
+        assert_equal_logits(found, logits_of(own, input_ids))

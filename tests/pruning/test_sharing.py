@@ -278,18 +278,6 @@ def test_a_job_waits_for_its_group_if_no_other_is_free(
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
-def test_a_job_that_fails_works_on_no_other_group(tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path)
-    tried = []
-
-    def failing(prunings: Sequence[Pruning]) -> Spent:
-        tried.append([each.fingerprint for each in prunings])
-        return Spent()
-
-    with shared(jobs.all["a-u50"], jobs.groups, failing):
-        assert tried == [["a-u50", "b-u50"]]
-
-
 def test_nobody_tries_again_what_a_job_chooses_alone(tmp_path: Path) -> None:
     """Another job would take the manifest away that this one is about to write."""
     jobs = Jobs(tmp_path)

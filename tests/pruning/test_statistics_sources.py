@@ -1,8 +1,6 @@
 """What criteria are told of a layer's input: variance, Gram matrix, and whose activations."""
 
 import gc
-import math
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from freelunch.pruning.statistics import Collector, InputStatistics, add_gram_, 
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from interrupts import Interrupt, contents, interrupted, stamps, stop_at
+from slow_scores import inputs_of_linears, slow_mask, slow_scores
 from tiny_models import (
     BLOCKS,
     Prepared,
@@ -145,35 +144,9 @@ def without_gram(llama: Prepared, tmp_path_factory: pytest.TempPathFactory) -> A
     return capture(llama.model, sample, base / "dense", gram=False)
 
 
-@torch.no_grad()
-def inputs_of_block(model: nn.Module, path: str, index: int) -> dict[str, Tensor]:
-    """Return what a whole model of transformers feeds each linear layer, (tokens, features)."""
-    seen: dict[str, list[Tensor]] = defaultdict(list)
-
-    def note(name: str) -> Callable[..., None]:
-        return lambda _, args: seen[name].append(args[0].flatten(0, -2))
-
-    handles = [
-        linear.register_forward_pre_hook(note(name))
-        for name, linear in block_linears(model.get_submodule(f"{path}.{index}")).items()
-    ]
-    for ids in random_tokens(SEQUENCES):
-        model(input_ids=ids[None], use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return {name: torch.cat(parts) for name, parts in seen.items()}
-
-
 def slow_wanda_mask(weight: Tensor, inputs: Tensor) -> Tensor:
-    """Prune in each row the half with the smallest abs(W_ij) * sqrt(sum over tokens of X_tj^2)."""
-    rows, columns = weight.shape
-    norms = [math.sqrt(sum(float(x) ** 2 for x in inputs[:, j])) for j in range(columns)]
-    keep = torch.ones(rows, columns, dtype=torch.bool)
-    for i in range(rows):
-        ranked = sorted((abs(float(weight[i, j])) * norms[j], j) for j in range(columns))
-        for _, j in ranked[: columns // 2]:
-            keep[i, j] = False
-    return keep
+    settings = read_criterion({"score": "wanda"})
+    return slow_mask(slow_scores("wanda", weight, inputs, settings), "u50", "row")
 
 
 def sparsegpt_mask(weight: Tensor, inputs: Tensor) -> Tensor:
@@ -201,7 +174,8 @@ def test_masks_from_the_pruned_model_are_those_of_its_own_forward(
     whole = AutoModelForCausalLM.from_pretrained(model.folder)
     path, differences = model.sharding.path, 0
     for index in range(BLOCKS):
-        inputs = inputs_of_block(whole, path, index)
+        own = [whole.get_submodule(f"{path}.{index}")]
+        (inputs,) = inputs_of_linears(whole, own, random_tokens(SEQUENCES))
         block, masks = load_pruned_block(model, sparse.folder, index)
         from_dense = load_pruned_block(model, dense.folder, index)[1]
         for name, linear in block_linears(model.load_block(index)).items():
@@ -211,7 +185,7 @@ def test_masks_from_the_pruned_model_are_those_of_its_own_forward(
                 assert torch.equal(from_dense[name], masks[name]), name
             differences += int((from_dense[name] != masks[name]).sum())
         # From here on transformers' own model is pruned as far as this block.
-        whole.get_submodule(f"{path}.{index}").load_state_dict(block.state_dict())
+        own[0].load_state_dict(block.state_dict())
     assert differences > 0, "no mask depends on whose activations were seen"
 
 

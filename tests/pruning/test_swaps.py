@@ -191,16 +191,6 @@ def test_what_swaps_leave(group: int | None, updated: bool) -> None:
     assert all(map(torch.equal, (dense, pruned, keep), before))
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_no_swaps_change_nothing(group: int | None) -> None:
-    inputs, dense, pruned, keep = case(2, group, True)
-    refined = refine(dense, pruned, keep, gram_of(inputs), group, 0)
-    assert refined.swaps == 0
-    assert torch.equal(refined.keep, keep)
-    assert torch.equal(refined.weight, pruned)
-    assert refined.error_after == refined.error_before
-
-
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("updated", [False, True])
@@ -220,20 +210,6 @@ def test_a_refined_mask_has_no_better_neighbour(
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_swaps_one_by_one_are_swaps_at_once(group: int | None) -> None:
-    inputs, dense, pruned, keep = case(3, group, True)
-    gram = gram_of(inputs)
-    at_once = refine(dense, pruned, keep, gram, group, 4)
-    made = 0
-    for _ in range(4):
-        step = refine(dense, pruned, keep, gram, group, 1)
-        pruned, keep, made = step.weight, step.keep, made + step.swaps
-    assert torch.equal(keep, at_once.keep)
-    assert torch.equal(pruned, at_once.weight)
-    assert made == at_once.swaps
-
-
-@pytest.mark.parametrize("group", GROUPS)
 def test_how_rows_are_split_changes_nothing(
     group: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,40 +226,6 @@ def test_how_rows_are_split_changes_nothing(
     order = torch.randperm(13)
     shuffled = refine(dense[order], pruned[order], keep[order], gram, group, 5)
     assert torch.equal(shuffled.keep, whole.keep[order])
-
-
-def test_correlated_features_by_hand() -> None:
-    """Wanda prunes two features whose errors add up; pruning 3 in place of 2 costs less.
-
-    Errors: 16 * (2^2 + 3^2) + 2 * 15 * 2 * 3 = 388 before, 16 * (2^2 + 4^2) = 320 after.
-    """
-    gram = 16 * torch.eye(4)
-    gram[0, 1] = gram[1, 0] = 15
-    dense = torch.tensor([[2.0, 3.0, 4.0, 6.0]])
-    keep = torch.tensor([[False, False, True, True]])
-    refined = refine(dense, dense * keep, keep, gram, None, 5)
-    assert refined.keep.tolist() == [[False, True, False, True]]
-    assert refined.weight.tolist() == [[0.0, 3.0, 0.0, 6.0]]
-    assert (refined.swaps, refined.error_before, refined.error_after) == (1, 388.0, 320.0)
-    # Within pairs of columns there is nothing to swap, since each keeps both or none.
-    assert refine(dense, dense * keep, keep, gram, 2, 5).swaps == 0
-
-
-def test_an_updated_weight_counts_as_it_is() -> None:
-    """The update of weight 0 makes up for weight 1, which makes it dear to prune.
-
-    Features 0 and 1 are the same, and 0 holds the sum of both. By their dense values 0 and 1 are
-    worth less than 2, and 2 would be restored.
-    """
-    gram = torch.eye(3)
-    gram[0, 1] = gram[1, 0] = 1.0
-    dense = torch.tensor([[1.0, 1.0, 1.5]])
-    keep = torch.tensor([[True, False, False]])
-    updated = torch.tensor([[2.0, 0.0, 0.0]])
-    refined = refine(dense, updated, keep, gram, None, 5)
-    assert (refined.swaps, refined.error_before) == (0, 1.5**2)
-    # Not updated, weight 0 leaves an error of 1 + 1.5^2 = 3.25; in its place 2 would leave 4.
-    assert refine(dense, dense * keep, keep, gram, None, 5).error_after == 3.25
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -308,20 +250,6 @@ def test_ties_among_more_than_are_tried_at_once() -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_without_correlation_wanda_is_best(group: int | None) -> None:
-    generator = torch.Generator().manual_seed(0)
-    dense = torch.randn(6, 16, generator=generator)
-    gram = torch.diag(torch.rand(16, generator=generator) + 0.1)
-    wanda = wanda_mask(dense, gram, group)
-    assert refine(dense, dense * wanda, wanda, gram, group, 9).swaps == 0
-    magnitude = wanda_mask(dense, torch.eye(16), group)
-    assert not torch.equal(magnitude, wanda)
-    refined = refine(dense, dense * magnitude, magnitude, gram, group, 99)
-    assert torch.equal(refined.keep, wanda)
-    assert refined.swaps == int((wanda & ~magnitude).sum())
-
-
-@pytest.mark.parametrize("group", GROUPS)
 def test_rows_that_keep_all_or_nothing_stay(group: int | None) -> None:
     """A mask chosen within the whole matrix has rows of every count."""
     inputs, dense, _, keep = case(5, group, False)
@@ -335,51 +263,12 @@ def test_rows_that_keep_all_or_nothing_stay(group: int | None) -> None:
     assert only.swaps == 0
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_features_that_are_always_zero(group: int | None) -> None:
-    """They cost nothing to prune: in the end no kept weight could be better placed."""
-    inputs, dense, pruned, keep = case(6, group, False)
-    inputs[:, [0, 5, 9]] = 0.0
-    gram = gram_of(inputs)
-    refined = refine(dense, pruned, keep, gram, group, 6)
-    expected = slow_refine(dense, pruned, keep, gram, group, 6)
-    assert refined.error_after == pytest.approx(outputs_error(inputs, dense, expected[1]), rel=1e-5)
-    assert refined.error_after < refined.error_before
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_less_precision(dtype: torch.dtype) -> None:
     inputs, dense, _, keep = case(7, None, False)
     gram, low = gram_of(inputs), dense.to(dtype)
     expected = refine(low.float(), low.float() * keep, keep, gram, None, 3)
     assert same(refine(low, low * keep, keep, gram, None, 3), expected)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dense": torch.zeros(2, 5)}, "one shape"),
-        ({"pruned": torch.zeros(3, 4)}, "one shape"),
-        ({"keep": torch.zeros(4, dtype=torch.bool)}, "one shape"),
-        ({"gram": torch.zeros(4, 5)}, "gram"),
-        ({"keep": torch.ones(2, 4)}, "boolean"),
-        ({"pruned": torch.ones(2, 4)}, "mask"),
-        ({"group": 3}, "do not divide"),
-        ({"group": 0}, "do not divide"),
-        ({"swaps": -1}, "swaps"),
-    ],
-)
-def test_refused(change: dict[str, object], message: str) -> None:
-    arguments: dict[str, object] = {
-        "dense": torch.ones(2, 4),
-        "pruned": torch.zeros(2, 4),
-        "keep": torch.zeros(2, 4, dtype=torch.bool),
-        "gram": torch.eye(4),
-        "group": None,
-        "swaps": 1,
-    }
-    with pytest.raises(ValueError, match=message):
-        refine(**(arguments | change))  # type: ignore[arg-type]
 
 
 @pytest.mark.gpu

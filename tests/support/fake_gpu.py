@@ -27,9 +27,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from freelunch.adaptation.retraining.passes import Passes
+from freelunch.adaptation.retraining.trained_outer import Passes
 from freelunch.core import background_io
-from freelunch.evaluation.packing import Request
+from freelunch.evaluation.packing import LikelihoodRequest
 from freelunch.model import transfer
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
@@ -332,7 +332,9 @@ CASES: dict[str, Callable[[Prepared, Path], object]] = {
         on_device(prepared).model, on_device(prepared).model, random_tokens(4), base
     ),
     "likelihoods": lambda prepared, base: likelihoods_of(
-        on_device(prepared).model, [Request([1, 2, 3], [token]) for token in range(5, 9)], base
+        on_device(prepared).model,
+        [LikelihoodRequest([1, 2, 3], [token]) for token in range(5, 9)],
+        base,
     ),
     "retraining in memory, full": retrained(method="full"),
     "retraining in memory, masklora": retrained(method="masklora", rank=4, micro_batch=1),

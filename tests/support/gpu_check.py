@@ -21,8 +21,9 @@ from typing import Any
 import torch
 import transformers
 
-from freelunch.adaptation.reconstruction.driver import reconstruct_windows
-from freelunch.adaptation.retraining.driver import Training
+from freelunch.adaptation.job import AdaptationJob
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
+from freelunch.adaptation.retraining.training_run import TrainingRun
 from freelunch.core.artifact import Artifact
 from freelunch.costs.cost import PROCESS_BYTES
 from freelunch.costs.retraining_costs import retrain, retraining_work
@@ -138,7 +139,8 @@ def falls(case: Case, dtype: torch.dtype) -> dict[str, float]:
         settings = read_adaptation({"method": "reconstruction"})
         windows = split_windows(model.num_blocks, 1)
         target = folder / "adapted"
-        made = reconstruct_windows(model, masks, states, 1, windows, settings, 0, target, "random")
+        job: AdaptationJob[Any] = AdaptationJob(model, masks, states, settings, 0, target, "random")
+        made = reconstruct_windows(job, 1, windows)
         found["reconstruction of a block"] = fall(made.files[block_shard(0)]["windows"]["0-0"])
         for method, rate in RATES.items():
             for streamed in (False, True):
@@ -147,13 +149,12 @@ def falls(case: Case, dtype: torch.dtype) -> dict[str, float]:
                 entry = {"method": method, "optimiser": "sgd", "learning_rate": rate}
                 entry |= {"epochs": 8, "batch": 4, "micro_batch": 1, "clip": None}
                 saved = folder / f"{method}-{streamed}"
-                training = Training(
-                    model, masks, states, read_adaptation(entry), 0, saved, "", streamed=streamed
-                )
-                training.run(lambda *_: None, True, float("inf"))
+                job = AdaptationJob(model, masks, states, read_adaptation(entry), 0, saved, "")
+                training = TrainingRun(job, streamed)
+                result, _ = training.run(float("inf"))
                 training.state.remove()
                 name = f"{method}, {'streamed' if streamed else 'in memory'}"
-                found[f"retraining, {name}"] = fall(training.facts)
+                found[f"retraining, {name}"] = fall(result.as_json())
     return found
 
 
@@ -260,9 +261,10 @@ def measure(report: Report, case: Case) -> None:
 
         def window(those: DenseStates, settings: Reconstruction) -> None:
             target = folder / f"adapted-{next(numbers)}"
-            reconstruct_windows(
-                model, masks, those, 1, [range(1)], settings, 0, target, str(target)
+            job: AdaptationJob[Any] = AdaptationJob(
+                model, masks, those, settings, 0, target, str(target)
             )
+            reconstruct_windows(job, 1, [range(1)])
             shutil.rmtree(target)
 
         def training_s(those: DenseStates) -> float:
@@ -289,9 +291,10 @@ def measure(report: Report, case: Case) -> None:
                 entry: dict[str, Any] = {"method": method, "batch": samples, "micro_batch": 1}
                 retraining = read_adaptation(entry)
                 saved = folder / f"{method}-{streamed}"
-                training = Training(
-                    model, masks, states, retraining, 0, saved, "", streamed=streamed
+                job: AdaptationJob[Any] = AdaptationJob(
+                    model, masks, states, retraining, 0, saved, ""
                 )
+                training = TrainingRun(job, streamed)
                 rows = torch.arange(samples)
                 peak(case)
                 took = timed(case, lambda t=training, r=rows: t.step(1, 1e-6, r))

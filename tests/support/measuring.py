@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import pass_through
+from freelunch.evaluation.dense_reference import PassingReference
 from freelunch.evaluation.drift import Drift
 from freelunch.evaluation.identity import Identity
 from freelunch.evaluation.likelihood import Likelihoods, LogLikelihood
-from freelunch.evaluation.packing import Request
+from freelunch.evaluation.measurements import pass_through
+from freelunch.evaluation.packing import LikelihoodRequest
 from freelunch.evaluation.perplexity import Perplexity
-from freelunch.evaluation.reference import PassingReference
 from freelunch.model.checkpoint import StreamedModel
 
 
@@ -23,14 +23,14 @@ def perplexity_of(
     """Return the perplexity of a model on windows, (windows, length), int64."""
     measurement = Perplexity(model, input_ids, scratch, stride)
     pass_through(model, [measurement])
-    return measurement.found().metrics
+    return measurement.result().metrics
 
 
 def identity_of(model: StreamedModel) -> dict[str, Any]:
     """Return the identity of a checkpoint: its zeros, digest and stored size."""
     measurement = Identity(model)
     pass_through(model, [measurement])
-    return measurement.found().metrics
+    return measurement.result().metrics
 
 
 def drift_of(
@@ -40,10 +40,12 @@ def drift_of(
     reference = PassingReference(dense, input_ids, scratch)
     measurement = Drift(checkpoint, reference, input_ids, {}, scratch)
     pass_through(checkpoint, [measurement])
-    return measurement.found().metrics
+    return measurement.result().metrics
 
 
-def likelihoods_of(model: StreamedModel, requests: Sequence[Request], scratch: Path) -> Likelihoods:
+def likelihoods_of(
+    model: StreamedModel, requests: Sequence[LikelihoodRequest], scratch: Path
+) -> Likelihoods:
     """Return the log-likelihoods of requests."""
     measurement = LogLikelihood(model, requests, scratch)
     pass_through(model, [measurement])  # type: ignore[list-item]
@@ -65,5 +67,5 @@ def accuracy_of(
 
     measurement = TaskAccuracy(model, tasks, limit, seed, scratch)
     pass_through(model, [measurement])
-    found = measurement.found()
+    found = measurement.result()
     return found.metrics, json.loads(gzip.decompress(found.files["answers.json.gz"]))

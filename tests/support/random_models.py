@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
-from freelunch.adaptation import reconstruction
-from freelunch.adaptation.reconstruction.driver import reconstruct_windows
-from freelunch.adaptation.retraining.driver import retrain_model
+from freelunch.adaptation.job import AdaptationJob
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
+from freelunch.adaptation.retraining.training_run import retrain_model
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.job_cost import status_bytes
@@ -39,6 +39,7 @@ from freelunch.model.checkpoint import (
     write_shard,
 )
 from freelunch.model.hidden_states import open_states
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
@@ -47,6 +48,7 @@ from freelunch.study.adaptations import Adaptation
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining, read_adaptation
+from freelunch.study.steps import ADAPTED_BLOCKS
 from freelunch.study.windows import split_windows
 from measuring import perplexity_of
 
@@ -170,17 +172,8 @@ def take_step(
     sample = Artifact(folder / "calibration", token_ids.KIND)
     hidden = folder / "hidden"
     if step == "capture":
-        capture_dense(
-            model,
-            sample,
-            float("inf"),
-            gram=False,
-            keep="all",
-            folder=folder / "dense",
-            hidden_folder=hidden,
-            fingerprint="random",
-            scratch=scratch,
-        )
+        dense_pass_ = DensePass(model, sample, "all", folder / "dense", hidden, "random", scratch)
+        capture_dense(dense_pass_, False, float("inf"))
         return
     states = open_states(model, sample, hidden, scratch)
     if step == "prune":
@@ -195,18 +188,20 @@ def take_step(
         settings = read_adaptation(written)
         windows = split_windows(model.num_blocks, settings.window)
         target, fingerprint = folder / "adapted", json.dumps(written)
-        reconstruct_windows(
-            model, masks, states, settings.window, windows, settings, 0, target, fingerprint
+        job: AdaptationJob[Any] = AdaptationJob(
+            model, masks, states, settings, 0, target, fingerprint
         )
+        reconstruct_windows(job, settings.window, windows)
     elif step == "retrain":
         assert written is not None
         settings, target = read_adaptation(written), folder / "retrained"
         fingerprint = json.dumps(written)
-        retrain_model(model, masks, states, settings, 0, target, fingerprint, streamed=streamed)
+        job = AdaptationJob(model, masks, states, settings, 0, target, fingerprint)
+        retrain_model(job, streamed)
     elif step == "assemble":
         retrained = written is not None and isinstance(read_adaptation(written), Retraining)
         source = folder / ("retrained" if retrained else "adapted")
-        adapted = [Artifact(source, reconstruction.KIND)]
+        adapted = [Artifact(source, ADAPTED_BLOCKS)]
         assemble_model(model, masks, adapted, folder / "assembled", "random")
     elif step == "evaluate":
         assembled = StreamedModel(folder / "assembled")

@@ -1,12 +1,14 @@
 """The criteria of single weights in plain loops, from the papers' formulas."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from freelunch.model.blocks import block_linears
 from freelunch.study.criteria import Criterion
 
 # The score of a weight w = W_ij, given its row W_i, its column W_:j, the values X_j of its input on
@@ -69,3 +71,28 @@ def slow_mask(scores: list[list[float]], pattern: str, scope: str) -> Tensor:
         for _, i, j in ranked[: math.floor(share * len(places))]:
             keep[i, j] = False
     return keep
+
+
+@torch.no_grad()
+def inputs_of_linears(
+    model: nn.Module, blocks: Iterable[nn.Module], input_ids: Tensor
+) -> list[dict[str, Tensor]]:
+    """Return, for each of some blocks, what a whole model of transformers feeds its linear layers
+    while one sequence after another passes, (tokens, features).
+    """
+    seen: list[dict[str, list[Tensor]]] = []
+    handles = []
+
+    def note(of_layer: list[Tensor]) -> Callable[..., None]:
+        return lambda _, args: of_layer.append(args[0].flatten(0, -2))
+
+    for block in blocks:
+        of_block: dict[str, list[Tensor]] = defaultdict(list)
+        seen.append(of_block)
+        for name, linear in block_linears(block).items():
+            handles.append(linear.register_forward_pre_hook(note(of_block[name])))
+    for ids in input_ids:
+        model(input_ids=ids[None], use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return [{name: torch.cat(parts) for name, parts in of.items() if parts} for of in seen]

@@ -35,8 +35,9 @@ from transformers import (
 )
 
 from damage import vouch_for
-from freelunch.adaptation.reconstruction.driver import reconstruct_windows
-from freelunch.adaptation.retraining.driver import retrain_model
+from freelunch.adaptation.job import AdaptationJob
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
+from freelunch.adaptation.retraining.training_run import retrain_model
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.files import scratch_folder
@@ -48,6 +49,7 @@ from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import load_pruned_block, masks_file, pack
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
 from freelunch.pruning.pruners import prune_matrices
@@ -261,18 +263,9 @@ def capture(
     """
     _SAMPLES[sample.digest] = sample
     with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
-        return capture_dense(
-            model=model,
-            calibration=sample,
-            dense_limit=dense_limit,
-            gram=gram,
-            keep=keep,
-            folder=folder,
-            hidden_folder=hidden_folder(folder),
-            fingerprint=fingerprint,
-            scratch=scratch,
-            report=report,
-        )
+        hidden = hidden_folder(folder)
+        dense = DensePass(model, sample, keep, folder, hidden, fingerprint, scratch, report)
+        return capture_dense(dense, gram, dense_limit)
 
 
 def hidden_folder(dense: Path) -> Path:
@@ -369,9 +362,16 @@ def prune_matrix(
     return prune_matrices(module, [weight], statistics, pattern, settings, [seed], [where])[0]
 
 
+def read_any(entry: dict[str, Any]) -> Any:
+    """Return an adaptation's settings, also with rates that are refused since training diverges."""
+    settings = read_adaptation({key: entry[key] for key in entry if key != "learning_rate"})
+    rate = {key: entry[key] for key in entry if key == "learning_rate"}
+    return settings.model_copy(update=rate)
+
+
 def reconstruction(**changes: Any) -> Reconstruction:
     """Return RECONSTRUCTION with some settings changed."""
-    changed: Reconstruction = read_adaptation({**RECONSTRUCTION.as_json(), **changes})
+    changed: Reconstruction = read_any({**RECONSTRUCTION.as_json(), **changes})
     return changed
 
 
@@ -390,19 +390,19 @@ def reconstruct(
     settings = read_adaptation(changes) if exact else reconstruction(**changes)
     window = settings.window
     with dense_states(prepared.model, prepared.dense) as states:
-        return reconstruct_windows(
-            model=prepared.model,
-            masks=prepared.masks,
-            states=states,
-            window=window,
-            windows=split_windows(BLOCKS, window) if windows is None else windows,
-            settings=settings,
-            seed=seed,
-            folder=folder,
-            fingerprint=fingerprint,
-            report=report or silent,
-            stop_at_divergence=stop_at_divergence,
+        job: AdaptationJob[Any] = AdaptationJob(
+            prepared.model,
+            prepared.masks,
+            states,
+            settings,
+            seed,
+            folder,
+            fingerprint,
+            report or silent,
+            stop_at_divergence,
         )
+        chosen = split_windows(BLOCKS, window) if windows is None else windows
+        return reconstruct_windows(job, window, chosen)
 
 
 def prepare_on(device: str, prepared: Prepared, base: Path) -> Prepared:
@@ -425,21 +425,21 @@ def retrain(
     **settings: Any,
 ) -> Artifact:
     """Retrain a pruned model on its calibration sample."""
-    entry = read_adaptation({"method": method, "learning_rate": 0.01, **settings})
+    entry = read_any({"method": method, "learning_rate": 0.01, **settings})
+    fingerprint = f"fingerprint of {entry.as_json()} and {seed}"
     with dense_states(prepared.model, prepared.dense) as states:
-        return retrain_model(
-            model=prepared.model,
-            masks=prepared.masks,
-            states=states,
-            settings=entry,
-            seed=seed,
-            folder=folder,
-            fingerprint=f"fingerprint of {entry.as_json()} and {seed}",
-            report=report,
-            stop_at_divergence=stop_at_divergence,
-            save_s=save_s,
-            streamed=streamed,
+        job: AdaptationJob[Any] = AdaptationJob(
+            prepared.model,
+            prepared.masks,
+            states,
+            entry,
+            seed,
+            folder,
+            fingerprint,
+            report,
+            stop_at_divergence,
         )
+        return retrain_model(job, streamed, save_s)
 
 
 def retrained_facts(adapted: Artifact) -> dict[str, Any]:

@@ -26,7 +26,22 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 # Families whose attention and MLP run side by side, unless a setting says otherwise.
 PARALLEL = ("gpt_neox", "falcon")
+# Quirks of the paper's code: targets behind matrices that are sparse, and the lost residual.
+BEHIND: dict[str, Any] = {**SMALL["matrix"], "targets": "behind_sparse"}
+LOST: dict[str, Any] = {**BEHIND, "lost_residual": True}
+QUIRKS: dict[str, dict[str, Any]] = {
+    "behind": BEHIND,
+    "lost": LOST,
+    "behind, sparse inputs": {**BEHIND, "inputs": "sparse"},
+    "lost, sparse inputs": {**LOST, "inputs": "sparse"},
+}
 WINDOWS = {**SMALL, "block": {"window": 1}, "two": {"window": 2}, "all": {"window": "all"}}
+# Each window with inputs and targets of each mode, and the quirks.
+KINDS = {
+    f"{window}, {mode}": {**settings, "inputs": MODES[mode][0], "targets": MODES[mode][1]}
+    for window, settings in WINDOWS.items()
+    for mode in MODES
+} | QUIRKS
 
 
 def facts_of(adapted: Artifact) -> dict[str, dict[str, Any]]:

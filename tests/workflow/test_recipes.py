@@ -20,14 +20,16 @@ from study_folder import SHOWN
 # The tests that a recipe changes, or that take up by themselves what it adds; what they share.
 TESTS = (
     "conftest.py",
-    *("adaptation/conftest.py", "adaptation/test_reconstruction.py"),
+    *("adaptation/conftest.py", "adaptation/test_reconstruction.py", "adaptation/test_matrices.py"),
     *("study/conftest.py", "study/test_schema.py", "pruning/test_criteria.py"),
 )
+RECIPES = ("figure", "metric", "criterion", "loss", "retraining_method")
 COMPUTES_WEIGHTS = {"fetch_model", "capture_dense", "prune_model", "reconstruct_window"}
 
 
 @pytest.mark.parametrize(
-    ("recipe", "most"), [("metric", 5), ("figure", 3), ("criterion", 3), ("loss", 3)]
+    ("recipe", "most"),
+    [("metric", 5), ("figure", 3), ("criterion", 3), ("loss", 3), ("retraining_method", 5)],
 )
 def test_a_recipe_touches_few_files(recipe: str, most: int) -> None:
     assert len(files_of(recipe)) <= most
@@ -49,7 +51,7 @@ def followed(finished, tmp_path_factory):
         shutil.copy(ROOT / "tests" / name, study.path / "tests" / name)
 
     study.planned_after = {}
-    for recipe in ("figure", "metric", "criterion", "loss"):
+    for recipe in RECIPES:
         follow(recipe, study.path)
         configure(study, recipe)
         study.planned_after[recipe] = study.planned()
@@ -69,6 +71,9 @@ def configure(study, recipe: str) -> None:
         config["study"]["grids"][0]["criteria"].append("product")
     if recipe == "loss":
         config["adaptations"]["recon_block"]["loss"] = "huber"
+    if recipe == "retraining_method":
+        config["adaptations"]["retrained"] = {"method": "magnitude_lora", "rank": 8}
+        config["study"]["grids"][0]["adaptations"].append("retrained")
     path.write_text(yaml.safe_dump(config))
 
 
@@ -84,17 +89,21 @@ def test_the_tests_that_recipes_add_or_reach_pass(followed):
         if name.startswith("tests/reporting/")
     ]
     command = ("pytest", "-v", *added, *(f"tests/{name}" for name in TESTS if "test_" in name))
-    chosen = "huber or product or schema or worst_window or sparsity"
+    chosen = "huber or product or schema or worst_window or sparsity or magnitude_lora"
     printed = succeed(
         *command, "-k", chosen, folder=followed.path, environment=followed.environment
     )
-    for said in ("-huber] PASSED", "[product] PASSED", *(f"{name}::" for name in added)):
+    for said in (
+        "-huber] PASSED",
+        "[product] PASSED",
+        "-magnitude_lora] PASSED",
+        *(f"{name}::" for name in added),
+    ):
         assert said in printed
 
 
 def test_what_recipes_add_is_in_style(followed):
-    recipes = ("figure", "metric", "criterion", "loss")
-    files = {file for recipe in recipes for file in files_of(recipe) if file.endswith(".py")}
+    files = {file for recipe in RECIPES for file in files_of(recipe) if file.endswith(".py")}
     # What mypy knows of the files that no recipe touches is of use here too.
     mypy = ["mypy", "--cache-dir", str(ROOT / ".mypy_cache")]
     for command in (["ruff", "check", *sorted(files)], mypy):
@@ -107,7 +116,7 @@ def test_a_figure_is_drawn_and_nothing_computed_again(followed):
     figures = followed.path / "results" / "smoke" / "figures"
     rows = (figures / "sparsity.csv").read_text().splitlines()
     assert rows[0].startswith("model,criterion,pattern,adaptation,sparsity,perplexity")
-    assert len(rows) == 1 + 7
+    assert len(rows) == 1 + 10
     for suffix in ("png", "svg", "pdf"):
         assert (figures / f"sparsity.{suffix}").stat().st_size > 1000
     page = (figures.parent / "audit" / "index.html").read_text()
@@ -153,3 +162,20 @@ def test_a_loss_is_trained_by(followed):
     assert "huber" in json.dumps(record["spec"])
     for loss in record["adaptation"]["losses"].values():
         assert 0 < loss["after"] < loss["before"]
+
+
+def test_a_retraining_method_trains_what_its_masks_keep(followed):
+    # Of three criteria, with the one that a recipe added.
+    assert followed.planned_after["retraining_method"]["retrain_model"] == 3
+    results = followed.path / "results" / "smoke"
+    record = json.loads(
+        (results / "records" / "tiny__wanda-u50__retrained__seed0.json").read_text()
+    )
+    for loss in record["adaptation"]["losses"].values():
+        assert 0 < loss["after"] < loss["before"]
+    pruned, trained = (
+        load_file(results / f"checkpoints/tiny/wanda-u50/{adaptation}/seed0/block-000.safetensors")
+        for adaptation in ("none", "retrained")
+    )
+    for key, weight in pruned.items():
+        assert torch.equal(trained[key] == 0, weight == 0)

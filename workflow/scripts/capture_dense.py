@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
-from freelunch.model.dense_inputs import dense_inputs
+from freelunch.model.open_dense_pass import open_dense_pass
 from freelunch.pruning.dense_pass import capture_dense
+from freelunch.study.steps import CALIBRATION
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -13,14 +15,17 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         gram = snakemake.params.gram
-        with dense_inputs(snakemake, job, snakemake.input.calibration, gram) as (sample, given):
-            made = capture_dense(
-                calibration=sample,
-                dense_limit=snakemake.params.dense_limit,
-                gram=gram,
-                hidden_folder=Path(snakemake.params.hidden),
-                **given,
-            )
+        with open_dense_pass(
+            job,
+            model=Path(snakemake.input.model).parent,
+            sample=Artifact.at(snakemake.input.calibration, CALIBRATION),
+            keep=snakemake.resources.keep_hidden_states,
+            folder=Path(snakemake.output.manifest).parent,
+            hidden_folder=Path(snakemake.params.hidden),
+            settings=gram,
+            code=snakemake.params.code,
+        ) as dense:
+            made = capture_dense(dense, gram, snakemake.params.dense_limit)
         job.made(made)
         job.counts = {key: made.facts[key] for key in ("sequences", "length", "gram")}
         job.counts["tokens"] = made.facts["sequences"] * made.facts["length"]

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
-from freelunch.evaluation.reference import capture_reference
-from freelunch.model.dense_inputs import dense_inputs
+from freelunch.evaluation.dense_reference import capture_reference
+from freelunch.model.open_dense_pass import open_dense_pass
+from freelunch.study.steps import CALIBRATION
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -13,12 +15,17 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         samples = snakemake.params.samples
-        with dense_inputs(snakemake, job, snakemake.input.held_out, samples) as (held_out, given):
-            made = capture_reference(
-                held_out=held_out,
-                cache_folder=Path(snakemake.params.hidden),
-                **given,
-            )
-        job.made(made)
+        held_out = Artifact.at(snakemake.input.held_out, CALIBRATION)
+        with open_dense_pass(
+            job,
+            model=Path(snakemake.input.model).parent,
+            sample=held_out,
+            keep=snakemake.resources.keep_hidden_states,
+            folder=Path(snakemake.output.manifest).parent,
+            hidden_folder=Path(snakemake.params.hidden),
+            settings=samples,
+            code=snakemake.params.code,
+        ) as dense:
+            job.made(capture_reference(dense))
         length = held_out.facts["settings"]["length"]
         job.counts = {"tokens": samples * length, "sequences": samples, "length": length}

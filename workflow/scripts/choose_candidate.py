@@ -4,14 +4,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.adaptation import reconstruction
 from freelunch.adaptation.selection import Candidate, choose_candidate
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.job import running
 from freelunch.study.paths import read_run
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import compared_by
-from freelunch.study.steps import METRICS, SEARCH, metrics_file
+from freelunch.study.steps import ADAPTED_BLOCKS, METRICS, SEARCH, metrics_file
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -20,18 +19,18 @@ if __name__ == "__main__":
     with running(snakemake) as job:
         settings, seed = read_adaptation(snakemake.params.settings), int(snakemake.wildcards.seed)
         # In the order of params.candidates; every candidate was adapted by the same number of jobs.
-        parts = [Artifact.at(path, reconstruction.KIND) for path in snakemake.input.adapted]
+        parts = [Artifact.at(path, ADAPTED_BLOCKS) for path in snakemake.input.adapted]
         each = len(parts) // len(snakemake.params.candidates)
         evaluations = [Artifact.at(path, METRICS) for path in snakemake.input.metrics]
         file = metrics_file(compared_by(settings))
-        measured = [json.loads(each.path(file).read_text()) for each in evaluations]
-        folders = [each.folder for each in evaluations]
+        measured = [json.loads(evaluation.path(file).read_text()) for evaluation in evaluations]
         candidates = [
-            Candidate(
-                name, read_adaptation(expected), parts[number * each : (number + 1) * each], metrics
-            )
-            for number, ((name, expected), metrics) in enumerate(
-                zip(snakemake.params.candidates.items(), measured, strict=True)
+            Candidate(name, read_adaptation(expected), parts[start : start + each], metrics)
+            for (name, expected), start, metrics in zip(
+                snakemake.params.candidates.items(),
+                range(0, len(parts), each),
+                measured,
+                strict=True,
             )
         ]
         made = choose_candidate(
@@ -48,4 +47,5 @@ if __name__ == "__main__":
         job.shared[settings.rule] = [read_run(part.folder) for part in chosen.parts]
         # The cost of the search: adapting the other candidates, and measuring all of them.
         others = [part.folder for part in parts if part not in chosen.parts]
+        folders = [evaluation.folder for evaluation in evaluations]
         job.shared[SEARCH] = [read_run(folder) for folder in [*others, *folders]]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.files import scratch_folder
 from freelunch.core.job import running
-from freelunch.evaluation.cell import Part, evaluate_cell
+from freelunch.evaluation.measurements import MeasurementSpec, evaluate_cell
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.study.steps import ADAPTED_BLOCKS, MASKS
@@ -29,8 +29,8 @@ if __name__ == "__main__":
         )
         job.made(checkpoint)
         del model
-        parts = [
-            Part(
+        specs = [
+            MeasurementSpec(
                 name=name,
                 settings=settings,
                 inputs=[Path(path).parent for path in snakemake.input.get(name, [])],
@@ -43,7 +43,7 @@ if __name__ == "__main__":
         with scratch_folder(folder / ".scratch") as scratch:
             evaluation = evaluate_cell(
                 model=StreamedModel(checkpoint.folder, job.device),
-                parts=parts,
+                specs=specs,
                 folder=folder,
                 scratch=scratch,
                 report=job.report,

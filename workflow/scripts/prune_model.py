@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.files import scratch_folder
-from freelunch.core.job import Job, running
+from freelunch.core.job import running
 from freelunch.core.job_cost import Spent
 from freelunch.pruning.sharing import Pruning, shared
 from freelunch.study import steps
@@ -17,49 +17,6 @@ if TYPE_CHECKING:
     from snakemake.script import snakemake
 
     from freelunch.model.checkpoint import StreamedModel
-
-
-def choose(
-    job: Job, mine: Pruning, groups: list[list[Pruning]], dense: Artifact, sample: Artifact
-) -> Artifact:
-    """Return the masks, which this job chooses, or has another job of its run choose."""
-
-    def together(prunings: Sequence[Pruning]) -> Spent:
-        model = opened(job)
-        from freelunch.pruning.prune import prune_together
-
-        return prune_together(model, dense, prunings, job.report)
-
-    if not groups:
-        return alone(job, mine, dense, sample)
-    with shared(mine, groups, together) as spent:
-        job.lend(spent)
-        return mine.finish_left(dense) or alone(job, mine, dense, sample)
-
-
-def alone(job: Job, mine: Pruning, dense: Artifact, sample: Artifact) -> Artifact:
-    """Return the masks, which this job chooses for itself."""
-    model = opened(job)
-    from freelunch.model.hidden_states import open_states
-    from freelunch.pruning.prune import prune_model
-
-    with scratch_folder(mine.folder.with_name(f".{mine.folder.name}.hidden")) as scratch:
-        states = open_states(model, sample, Path(snakemake.params.hidden), scratch)
-        return prune_model(model, dense, mine, states, job.report)
-
-
-@cache
-def opened(job: Job) -> "StreamedModel":
-    """Return the dense model.
-
-    A job does without it if another one has chosen the masks, and without the seconds that imports
-    of what computes take.
-    """
-    from freelunch.model.checkpoint import StreamedModel
-
-    job.begin()
-    return StreamedModel(Path(snakemake.input.model).parent, job.device)
-
 
 if __name__ == "__main__":
     with running(snakemake) as job:
@@ -76,8 +33,42 @@ if __name__ == "__main__":
             model=model,
             dense=dense,
         )
-        groups = mine.groups(snakemake.resources.get("together"), model, dense)
-        job.made(mine.finish_left(dense) or choose(job, mine, groups, dense, sample))
+        hidden = Path(snakemake.params.hidden)
+
+        # If another job has chosen the masks, this one does without the model, and without the
+        # seconds that imports of what computes take.
+        @cache
+        def opened() -> "StreamedModel":
+            from freelunch.model.checkpoint import StreamedModel
+
+            job.begin()
+            return StreamedModel(model.folder, job.device)
+
+        def together(prunings: Sequence[Pruning]) -> Spent:
+            streamed = opened()
+            from freelunch.pruning.prune import prune_together
+
+            return prune_together(streamed, dense, prunings, job.report)
+
+        def alone() -> Artifact:
+            streamed = opened()
+            from freelunch.model.hidden_states import open_states
+            from freelunch.pruning.prune import prune_model
+
+            with scratch_folder(mine.folder.with_name(f".{mine.folder.name}.hidden")) as scratch:
+                states = open_states(streamed, sample, hidden, scratch)
+                return prune_model(streamed, dense, mine, states, job.report)
+
+        made = mine.finish_left(dense)
+        if made is None:
+            groups = mine.groups(snakemake.resources.get("together"), model, dense)
+            if groups:
+                with shared(mine, groups, together) as spent:
+                    job.lend(spent)
+                    made = mine.finish_left(dense) or alone()
+            else:
+                made = alone()
+        job.made(made)
         job.counts = {key: dense.facts[key] for key in ("sequences", "length")}
         if mine.criterion.statistics == "sparse":
             job.counts["tokens"] = 2 * dense.facts["sequences"] * dense.facts["length"]

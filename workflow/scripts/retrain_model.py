@@ -1,16 +1,34 @@
 """Retrain a whole pruned model."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freelunch.adaptation.inputs import adaptation_inputs
-from freelunch.adaptation.retraining.driver import retrain_model
+from freelunch.adaptation.job import open_adaptation
+from freelunch.adaptation.retraining.training_run import retrain_model
+from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
+from freelunch.study.steps import CALIBRATION, MASKS
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
 
 if __name__ == "__main__":
-    with running(snakemake) as job, adaptation_inputs(snakemake, job) as given:
-        streamed = bool(snakemake.resources.streamed)
-        job.counts["streamed"] = streamed
-        job.made(retrain_model(**given, streamed=streamed))
+    with (
+        running(snakemake) as job,
+        open_adaptation(
+            job,
+            model=Path(snakemake.input.model).parent,
+            masks=Artifact.at(snakemake.input.masks, MASKS),
+            sample=Artifact.at(snakemake.input.sample, CALIBRATION),
+            hidden=Path(snakemake.params.hidden),
+            folder=Path(snakemake.output.manifest).parent,
+            settings=snakemake.params.settings,
+            window=None,
+            seed=int(snakemake.wildcards.seed),
+            code=snakemake.params.code,
+            entry=f"models.{snakemake.wildcards.model}",
+            stop_at_divergence=snakemake.params.stop_at_divergence,
+        ) as adaptation,
+    ):
+        job.counts["streamed"] = bool(snakemake.resources.streamed)
+        job.made(retrain_model(adaptation, streamed=job.counts["streamed"]))

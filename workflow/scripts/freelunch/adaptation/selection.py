@@ -4,15 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from freelunch.adaptation.reconstruction import KIND
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, run_again
-from freelunch.model.links import link_shard
+from freelunch.model.checkpoint import link_shard
 from freelunch.study.adaptations import Training
 from freelunch.study.search import SEARCHED
+from freelunch.study.steps import ADAPTED_BLOCKS
 from freelunch.study.windows import adapted_windows
 
 
@@ -30,10 +29,10 @@ class Candidate:
     name: str
     settings: Training
     parts: Sequence[Artifact]
-    metrics: Mapping[str, Any]
+    metrics: Mapping[str, float | None]
 
     @property
-    def adapted_with(self) -> dict[str, Any]:
+    def adapted_with(self) -> dict[str, object]:
         """Return the settings that the candidate was adapted with."""
         return dict(self.parts[0].facts["settings"]["adaptation"])
 
@@ -46,21 +45,28 @@ class Candidate:
         return math.inf if loss is None or self.diverged else float(loss)
 
     @property
-    def windows(self) -> dict[str, dict[str, Any]]:
-        """Return the results of each window."""
-        return adapted_windows(self.parts)
-
-    @property
     def kept_pruned(self) -> int:
         """Return how many windows kept their pruned weights, since training worsened them or
         diverged.
         """
-        return sum(facts["kept_pruned"] for facts in self.windows.values())
+        return sum(facts["kept_pruned"] for facts in adapted_windows(self.parts).values())
 
     @property
     def diverged(self) -> int:
         """Return how many windows kept their pruned weights because a loss was not finite."""
-        return sum("diverged_at_step" in facts for facts in self.windows.values())
+        return sum("diverged_at_step" in facts for facts in adapted_windows(self.parts).values())
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Return what the manifest says of the candidate."""
+        settings = self.settings.as_json()
+        return {
+            **{key: settings[key] for key in settings if key in (*SEARCHED, "samples")},
+            "perplexity": self.metrics["perplexity"],
+            "perplexity_standard_error": self.metrics["perplexity_standard_error"],
+            "windows_kept_pruned": self.kept_pruned,
+            "windows_diverged": self.diverged,
+        }
 
 
 def choose_candidate(
@@ -77,10 +83,9 @@ def choose_candidate(
 
     Args:
         candidates: Candidates, all measured on the same text.
-        settings: Settings of the adaptation: the entry of `adaptations` that lists the candidates.
+        settings: The entry of `adaptations` that lists them.
         seed: Seed of the cell.
-        folder: Folder for the blocks.
-        fingerprint: Digest of everything the result depends on.
+        folder, fingerprint: As in `ArtifactWriter`, for the blocks.
 
     Raises:
         UserError: No candidate is left (divergence, perplexity not finite), or a candidate was
@@ -109,7 +114,7 @@ def choose_candidate(
             expected="a candidate with a finite loss and no diverged window",
             todo="list lower learning rates",
         )
-    writer = ArtifactWriter(folder, KIND, fingerprint)
+    writer = ArtifactWriter(folder, ADAPTED_BLOCKS, fingerprint)
     for part in best.parts:
         for shard, entry in part.files.items():
             notes = {"windows": entry["windows"]} if "windows" in entry else {}
@@ -125,19 +130,6 @@ def choose_candidate(
         choice={
             "selected_on": settings.select_on,
             "chosen": best.name,
-            "candidates": {
-                candidate.name: {
-                    **{
-                        key: value
-                        for key, value in candidate.settings.as_json().items()
-                        if key in (*SEARCHED, "samples")
-                    },
-                    "perplexity": candidate.metrics["perplexity"],
-                    "perplexity_standard_error": candidate.metrics["perplexity_standard_error"],
-                    "windows_kept_pruned": candidate.kept_pruned,
-                    "windows_diverged": candidate.diverged,
-                }
-                for candidate in candidates
-            },
+            "candidates": {candidate.name: candidate.facts for candidate in candidates},
         },
     )

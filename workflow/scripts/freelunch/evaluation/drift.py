@@ -7,15 +7,12 @@ all errors are its own. The pass ends with the checkpoint's loss on the same tok
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import Found, Part, check_made_with
-from freelunch.evaluation.perplexity import loss_facts, tokens_digest
-from freelunch.evaluation.reference import (
+from freelunch.evaluation.dense_reference import (
     BLOCK,
     Reference,
     block_outputs,
@@ -23,6 +20,8 @@ from freelunch.evaluation.reference import (
     open_reference,
     timed,
 )
+from freelunch.evaluation.measurements import Facts, Measured, MeasurementSpec
+from freelunch.evaluation.perplexity import loss_facts, tokens_digest
 from freelunch.model import token_ids
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
@@ -53,7 +52,7 @@ class Drift:
         model: StreamedModel,
         reference: Reference,
         input_ids: Tensor,
-        facts: dict[str, Any],
+        facts: Facts,
         scratch: Path,
     ) -> None:
         self._model, self._reference, self._input_ids = model, reference, input_ids
@@ -63,7 +62,7 @@ class Drift:
         shape = (sequences, length, model.config.hidden_size)
         self._hidden = create_hidden(scratch / hidden_file(0), shape, model.dtype)
         self._blocks.embed_(input_ids, self._hidden)
-        self._drift: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+        self._drift: dict[str, list[Facts]] = {kind: [] for kind in KINDS}
         self._seconds: list[float] = []
 
     def through_(self, index: int, block: nn.Module) -> None:
@@ -90,7 +89,7 @@ class Drift:
             of_block = {name: torch.cat(parts) for name, parts in errors[kind].items()}
             self._drift[kind].append({name: _facts(each) for name, each in of_block.items()})
 
-    def found(self) -> Found:
+    def result(self) -> Measured:
         """Return the drift, the perplexity and the speed.
 
         `drift` holds, for each of KINDS, a list over blocks of {output: {mean, median, max} over
@@ -120,47 +119,35 @@ class Drift:
             "length": length,
             "dense_blocks": dense_blocks,
         }
-        return Found(metrics, counts)
+        return Measured(metrics, counts)
 
 
-def begin(model: StreamedModel, part: Part, scratch: Path) -> Drift:
-    """Return the measurement.
-
-    Args:
-        model: The checkpoint.
-        part: The part, whose inputs are the dense model, held-out text, and the dense model's
-            reference on this text.
-        scratch: Folder for hidden states.
+def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> Drift:
+    """Return the measurement, whose inputs are the dense model, held-out text, and the dense
+    model's reference on this text.
     """
-    dense, held_out, reference = part.inputs
-    measured = Artifact(reference, REFERENCE)
-    check_made_with(measured, part.settings, CAPTURE_REFERENCE)
-    sample = Artifact(held_out, token_ids.KIND)
-    input_ids = measured_on(sample)
+    dense, held_out, reference = spec.inputs
+    captured = Artifact(reference, REFERENCE)
+    spec.check_made(captured, CAPTURE_REFERENCE)
+    input_ids = measured_on(Artifact(held_out, token_ids.KIND))
     facts = {
-        "dense": measured.facts["losses"],
-        "model": measured.facts["model"],
-        "held_out": measured.facts["held_out"],
+        "dense": captured.facts["losses"],
+        "model": captured.facts["model"],
+        "held_out": captured.facts["held_out"],
     }
-    activations = open_reference(measured, part.cache, dense, input_ids, scratch, model.device)
+    activations = open_reference(captured, spec.cache, dense, input_ids, scratch, model.device)
     return Drift(model, activations, input_ids, facts, scratch)
 
 
 def relative(output: Tensor, wanted: Tensor) -> Tensor:
-    """Return ||y - y_dense|| / ||y_dense|| of each token whose y_dense is not 0.
-
-    Args:
-        output: y, (batch, length, outputs).
-        wanted: y_dense, the same shape.
-
-    Returns:
-        (tokens,), float32.
+    """Return ||y - y_dense|| / ||y_dense||, (tokens,), float32, of each token whose y_dense is not
+    0; both are (batch, length, outputs).
     """
     wanted = wanted.float().flatten(0, -2)
     size = wanted.norm(dim=-1)
     error = (output.float().flatten(0, -2) - wanted).norm(dim=-1)
-    found: Tensor = (error / size)[size > 0]
-    return found.cpu()
+    errors: Tensor = (error / size)[size > 0]
+    return errors.cpu()
 
 
 def _facts(errors: Tensor) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import nn
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import Found, Part
+from freelunch.evaluation.measurements import Measured, MeasurementSpec
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 
@@ -28,12 +28,12 @@ class Identity:
         for name, linear in block_linears(block).items():
             self._matrices[self._model.sharding.name(index, name)] = _count_zeros(linear)
 
-    def found(self) -> Found:
+    def result(self) -> Measured:
         """Return `matrices` (rows, columns and zeros of each), `checkpoint_digest` and the stored
         size.
         """
         checkpoint = self._model.artifact
-        return Found(
+        return Measured(
             {
                 "matrices": self._matrices,
                 "checkpoint_digest": checkpoint_digest(checkpoint),
@@ -42,17 +42,14 @@ class Identity:
         )
 
 
-def begin(model: StreamedModel, part: Part, scratch: Path) -> Identity:
+def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> Identity:
     """Return the measurement."""
     return Identity(model)
 
 
 def stored(checkpoint: Artifact) -> dict[str, int]:
-    """Return the size of a checkpoint's weights.
-
-    Returns:
-        `stored_bytes`, the bytes on disk, including shards that other checkpoints share;
-        `parameters`, the number of weights.
+    """Return the size of a checkpoint's weights: `stored_bytes` on disk, including shards that
+    other checkpoints share, and the number of `parameters`.
     """
     shards = [path for path in checkpoint.files if path.endswith(".safetensors")]
     parameters = 0
@@ -72,9 +69,5 @@ def checkpoint_digest(checkpoint: Artifact) -> str:
 
 
 def _count_zeros(linear: nn.Linear) -> dict[str, int]:
-    weight = linear.weight
-    return {
-        "rows": weight.shape[0],
-        "columns": weight.shape[1],
-        "zeros": int((weight == 0).sum()),
-    }
+    rows, columns = linear.weight.shape
+    return {"rows": rows, "columns": columns, "zeros": int((linear.weight == 0).sum())}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from freelunch.evaluation.packing import Batch, Request, apart, batches, pack
+from freelunch.evaluation.packing import Batch, LikelihoodRequest, apart, batches, pack
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
 from freelunch.model.transfer import read_batches, writing_behind
@@ -39,16 +39,14 @@ class Likelihoods:
 
 
 class LogLikelihood:
-    """Measure the log-likelihoods of requests while the blocks of a model pass by.
-
-    Args:
-        model: The model.
-        requests: Requests, none longer than the model can take.
-        scratch: Folder for the hidden states of all requests, which are on disk, not in memory.
+    """Measure the log-likelihoods of requests, none longer than the model can take, while its
+    blocks pass by. The hidden states of all requests are in `scratch`, not in memory.
     """
 
     @torch.no_grad()
-    def __init__(self, model: StreamedModel, requests: Sequence[Request], scratch: Path) -> None:
+    def __init__(
+        self, model: StreamedModel, requests: Sequence[LikelihoodRequest], scratch: Path
+    ) -> None:
         self._model, self._requests = model, requests
         packed = pack(requests) if takes_packed(model) else apart(requests)
         self._parts = batches(packed, BATCH_TOKENS)
@@ -80,14 +78,14 @@ class LogLikelihood:
     @torch.no_grad()
     def values(self) -> Likelihoods:
         """Return the log-likelihoods, after the last block."""
-        found: dict[int, tuple[float, bool]] = {}
+        by_request: dict[int, tuple[float, bool]] = {}
         predicted = 0
         arriving = read_batches(self._model.device, self._slices, self._hidden)
         for batch, (states,) in zip(self._parts, arriving, strict=True):
             places, of_batch = _of_batch(self._model, batch, states[:, 0], self._requests)
             predicted += places
-            found |= of_batch
-        values = [found[index] for index in range(len(self._requests))]
+            by_request |= of_batch
+        values = [by_request[index] for index in range(len(self._requests))]
         sequences = sum(len(batch.rows) for batch in self._parts)
         return Likelihoods(values, self._tokens, sequences, predicted)
 
@@ -145,16 +143,10 @@ def sliding_window(config: PreTrainedConfig) -> int | None:
 
 
 def _of_batch(
-    model: StreamedModel, batch: Batch, hidden: Tensor, requests: Sequence[Request]
+    model: StreamedModel, batch: Batch, hidden: Tensor, requests: Sequence[LikelihoodRequest]
 ) -> tuple[int, dict[int, tuple[float, bool]]]:
     """Return how many tokens were predicted, and the log-likelihoods of a batch's requests by
-    index.
-
-    Args:
-        model: The model, whose head is used.
-        batch: The batch.
-        hidden: Hidden states after the last block, (tokens, d), on the model's device.
-        requests: All requests.
+    index, from hidden states after the last block, (tokens, d), on the model's device.
     """
     length = batch.tokens.shape[1]
     owners: list[int] = []
@@ -181,8 +173,8 @@ def _of_batch(
         chosen = logits[at.to(model.device), tokens.to(model.device)].cpu()
         values[mine] = (chosen - normaliser[at]).double()
         greedy[mine] = logits.argmax(-1).cpu()[at] == tokens
-    found: dict[int, tuple[float, bool]] = {}
+    answers: dict[int, tuple[float, bool]] = {}
     for owner, value, first in zip(owners, values.tolist(), greedy.tolist(), strict=True):
-        total, all_first = found.get(owner, (0.0, True))
-        found[owner] = total + value, all_first and first
-    return len(distinct), found
+        total, all_first = answers.get(owner, (0.0, True))
+        answers[owner] = total + value, all_first and first
+    return len(distinct), answers

@@ -24,7 +24,7 @@ PADDING = -1
 
 
 @dataclass(frozen=True)
-class Request:
+class LikelihoodRequest:
     """A continuation whose log-likelihood is asked for.
 
     Attributes:
@@ -40,14 +40,14 @@ class Request:
         """Return the token ids that pass through the model: all but the last one."""
         return [*self.context, *self.continuation][:-1]
 
-    def truncated(self, length: int) -> "Request":
-        """Return the request with its context cut at the beginning, so that the request fits.
-
-        Args:
-            length: Largest number of tokens that can pass through the model.
+    def truncated(self, length: int) -> "LikelihoodRequest":
+        """Return the request with its context cut at the beginning, so that at most `length` tokens
+        pass through the model.
         """
         room = length + 1 - len(self.continuation)
-        return Request(self.context[max(0, len(self.context) - room) :], self.continuation)
+        return LikelihoodRequest(
+            self.context[max(0, len(self.context) - room) :], self.continuation
+        )
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Packed:
         return len(self.tokens)
 
 
-def apart(requests: Sequence[Request]) -> list[Packed]:
+def apart(requests: Sequence[LikelihoodRequest]) -> list[Packed]:
     """Return each request as a sequence of its own, the longest first."""
     alone = (_packed([index], requests) for index in range(len(requests)))
     return sorted(alone, key=len, reverse=True)
 
 
-def pack(requests: Sequence[Request]) -> list[Packed]:
+def pack(requests: Sequence[LikelihoodRequest]) -> list[Packed]:
     """Return packed sequences that hold each request once, the longest first.
 
     Requests are sorted by their tokens, so that those that share the most are neighbours. Each
@@ -107,7 +107,7 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-def _packed(group: Sequence[int], requests: Sequence[Request]) -> Packed:
+def _packed(group: Sequence[int], requests: Sequence[LikelihoodRequest]) -> Packed:
     inputs = [requests[index].inputs for index in group]
     shared = min(_common(inputs[0], each) for each in inputs)
     tokens, positions, parts = [*inputs[0][:shared]], [*range(shared)], [0] * shared
@@ -178,7 +178,7 @@ def batches(packed: Sequence[Packed], tokens: int) -> list[Batch]:
 
     A batch that is a quarter full takes no sequence that it would have to pad by much.
     """
-    found: list[Batch] = []
+    made: list[Batch] = []
     rest = list(packed)
     while rest:
         longest = max(1, len(rest[0]))
@@ -188,6 +188,6 @@ def batches(packed: Sequence[Packed], tokens: int) -> list[Batch]:
             if padding > PADDED * longest and 4 * size * longest >= tokens:
                 break
             size += 1
-        found.append(Batch.of(rest[:size]))
+        made.append(Batch.of(rest[:size]))
         rest = rest[size:]
-    return found
+    return made

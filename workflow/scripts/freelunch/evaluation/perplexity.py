@@ -3,14 +3,14 @@
 import hashlib
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.cell import Found, Part, check_made_with
+from freelunch.evaluation.measurements import Facts, Measured, MeasurementSpec
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
@@ -25,9 +25,9 @@ class Perplexity:
     Args:
         model: The checkpoint.
         input_ids: (windows, length), int64.
-        scratch: Folder for the hidden states of all windows, which are on disk, not in memory.
-        stride: Number of tokens from the start of one window to the start of the next; only the
-            last `stride` tokens of a window are scored. None for windows that do not overlap.
+        scratch: Folder for hidden states, which are on disk, not in memory.
+        stride: Tokens from the start of one window to the start of the next; only the last `stride`
+            tokens of a window are scored. None for windows that do not overlap.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Perplexity:
         """Pass all windows through a block."""
         self._blocks.through_(index, block, self._hidden, self._hidden)
 
-    def found(self) -> Found:
+    def result(self) -> Measured:
         """Return the perplexity, its standard error over windows, and the windows' losses."""
         windows, length = self._input_ids.shape
         scored = scored_tokens(length, self._stride)
@@ -59,38 +59,36 @@ class Perplexity:
             "predicted_tokens": windows * scored,
             "token_ids_sha256": tokens_digest(self._input_ids),
         }
-        return Found(metrics, {"tokens": windows * length, "sequences": windows, "length": length})
+        return Measured(
+            metrics, {"tokens": windows * length, "sequences": windows, "length": length}
+        )
 
 
 class TextPerplexity(Perplexity):
-    """Measure perplexity per token, per byte and per word of an evaluation text.
-
-    Args:
-        model: The checkpoint.
-        windows: Windows of the text, as `freelunch.data.text_windows` cut them.
-        scratch: As in `Perplexity`.
+    """Measure perplexity per token, per byte and per word of an evaluation text, of which
+    `freelunch.data.text_windows` cut the windows.
     """
 
     def __init__(self, model: StreamedModel, windows: Artifact, scratch: Path) -> None:
         super().__init__(model, read_tokens(windows), scratch, windows.facts["stride"])
         self._facts = windows.facts
 
-    def found(self) -> Found:
+    def result(self) -> Measured:
         """Return the result of `Perplexity`, and perplexities that are comparable across
         tokenizers.
         """
-        found = super().found()
-        found.metrics.update(per_text(found.metrics, self._facts), text=self._facts["text"])
-        if (documents := self._facts["documents"]) is not None:
-            found.metrics["documents"] = documents
-        return found
+        result, text = super().result(), self._facts
+        metrics = {**result.metrics, **per_text(result.metrics, text), "text": text["text"]}
+        if text["documents"] is not None:
+            metrics["documents"] = text["documents"]
+        return replace(result, metrics=metrics)
 
 
-def begin(model: StreamedModel, part: Part, scratch: Path) -> TextPerplexity:
-    """Return the measurement on the part's only input, the windows of the text."""
-    (folder,) = part.inputs
+def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> TextPerplexity:
+    """Return the measurement on its only input, the windows of the text."""
+    (folder,) = spec.inputs
     windows = Artifact(folder, TEXT_WINDOWS)
-    check_made_with(windows, part.settings, CUT_WINDOWS)
+    spec.check_made(windows, CUT_WINDOWS)
     return TextPerplexity(model, windows, scratch)
 
 
@@ -99,7 +97,7 @@ def tokens_digest(input_ids: Tensor) -> str:
     return hashlib.sha256(input_ids.numpy().tobytes()).hexdigest()
 
 
-def per_text(metrics: Mapping[str, Any], amounts: Mapping[str, int | None]) -> dict[str, Any]:
+def per_text(metrics: Facts, amounts: Mapping[str, int | None]) -> Facts:
     """Return perplexities per byte and per word, which are comparable across tokenizers.
 
     They are exp(loss of all scored tokens / bytes or words), as in lm-evaluation-harness, and None
@@ -109,18 +107,22 @@ def per_text(metrics: Mapping[str, Any], amounts: Mapping[str, int | None]) -> d
         metrics: Result of `Perplexity` on the same text.
         amounts: `bytes` and `words` of the scored tokens' text; None where they are not known.
     """
-    found: dict[str, Any] = {key: amounts[key] for key in ("bytes", "words")}
-    for unit, amount in (("byte", found["bytes"]), ("word", found["words"])):
-        value = None
-        if amount and metrics["loss"] is not None:
-            value = metrics["loss"] * metrics["predicted_tokens"] / amount
-        found[f"{unit}_perplexity"] = None if value is None else exponential(value)
-        if unit == "byte":
-            found["bits_per_byte"] = None if value is None else value / math.log(2)
-    return found
+
+    def loss_per(unit: str) -> float | None:
+        amount, loss = amounts[unit], metrics["loss"]
+        return loss * metrics["predicted_tokens"] / amount if amount and loss is not None else None
+
+    of_byte, of_word = loss_per("bytes"), loss_per("words")
+    return {
+        "bytes": amounts["bytes"],
+        "words": amounts["words"],
+        "byte_perplexity": None if of_byte is None else exponential(of_byte),
+        "bits_per_byte": None if of_byte is None else of_byte / math.log(2),
+        "word_perplexity": None if of_word is None else exponential(of_word),
+    }
 
 
-def loss_facts(losses: Tensor) -> dict[str, Any]:
+def loss_facts(losses: Tensor) -> Facts:
     """Return the perplexity exp(mean loss) and the losses that it is computed from.
 
     Args:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
 # lm-eval and datasets read these when they are imported. All documents are on this machine.
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -35,9 +35,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError
-from freelunch.evaluation.cell import Found, Part
 from freelunch.evaluation.likelihood import LogLikelihood
-from freelunch.evaluation.packing import Request
+from freelunch.evaluation.measurements import Measured, MeasurementSpec
+from freelunch.evaluation.packing import LikelihoodRequest
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.study.steps import ANSWERS, DOCUMENTS, TASK
 
@@ -51,15 +51,19 @@ class Asked(Exception):
     """The harness has made its requests, and stops here."""
 
 
+class DocumentAnswer(TypedDict):
+    """The answer to a document: its index in the whole task, the log-likelihoods of its choices,
+    and whether it is right.
+    """
+
+    document: int
+    log_likelihoods: list[float]
+    right: bool
+
+
 class PackedLM(TemplateLM):  # type: ignore[misc]
     """The model that the harness asks for log-likelihoods: it first notes the requests, then
-    answers.
-
-    It tokenises as lm-eval's own class for Hugging Face models does, so that both see the same
-    tokens.
-
-    Args:
-        model: The model.
+    answers. It tokenises as lm-eval's own class for Hugging Face models does.
 
     Attributes:
         requests: The harness's requests, truncated to what the model takes.
@@ -74,7 +78,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             model.folder, trust_remote_code=False
         )
-        self.requests: list[Request] = []
+        self.requests: list[LikelihoodRequest] = []
         self.truncated = {"requests": 0, "tokens": 0}
         self.values: Sequence[tuple[float, bool]] | None = None
 
@@ -109,16 +113,14 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each continuation, and whether it is the most likely."""
-        return super().loglikelihood(  # type: ignore[no-any-return]
-            requests, disable_tqdm=disable_tqdm
-        )
+        return super().loglikelihood(requests, disable_tqdm)  # type: ignore[no-any-return]
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         if self.values is not None:
             return list(self.values)
-        asked = [Request(context, continuation) for _, context, continuation in requests]
+        asked = [LikelihoodRequest(context, continuation) for _, context, continuation in requests]
         self.requests = [request.truncated(self.max_length) for request in asked]
         for request, other in zip(asked, self.requests, strict=True):
             lost = len(request.context) - len(other.context)
@@ -134,13 +136,11 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
                 )
         raise Asked
 
-    def loglikelihood_rolling(
-        self, requests: list[Instance], disable_tqdm: bool = False
-    ) -> list[float]:
+    def loglikelihood_rolling(self, requests: list[Instance], **kwargs: Any) -> list[float]:
         """Refuse: perplexity has a step of its own."""
         raise NotImplementedError("tasks of log-likelihoods of choices only")
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list[Instance], **kwargs: Any) -> list[str]:
         """Refuse: nothing is generated."""
         raise NotImplementedError("tasks of log-likelihoods of choices only")
 
@@ -159,8 +159,7 @@ class TaskAccuracy:
         scratch: Folder for hidden states and for the files that lm-eval writes.
 
     Raises:
-        UserError: A task has no accuracy, its documents are not those that lm-eval's task asks for,
-            or an answer is longer than the model takes.
+        UserError: As in `load_tasks`, or an answer is longer than the model takes.
     """
 
     def __init__(
@@ -186,13 +185,12 @@ class TaskAccuracy:
         """Pass all requests through a block."""
         self._likelihood.through_(index, block)
 
-    def found(self) -> Found:
+    def result(self) -> Measured:
         """Return the accuracy of each task, their mean, and the answers.
 
         The metrics hold, for each task, `accuracy`, its standard error and what was asked; and
         `accuracy` and its standard error for the plain mean over tasks. The answers are a file of
-        their own: for each task and document, the log-likelihoods of the choices, and whether the
-        answer is right.
+        their own, with an `DocumentAnswer` for each task and document.
         """
         passed = self._likelihood.values()
         self._lm.values = passed.values
@@ -200,7 +198,20 @@ class TaskAccuracy:
         answers = {
             name: _answers(results["samples"][name], self._samples[name]) for name in self._tasks
         }
-        each = {name: self._of_task(name, answers[name], results) for name in self._tasks}
+        each = {
+            name: {
+                **_accuracy([answer["right"] for answer in answers[name]]),
+                "documents": len(answers[name]),
+                "documents_in_all": self._documents[name],
+                "version": results["versions"][name],
+                "prompts_sha256": json_digest(
+                    [[one["prompt_hash"], one["target_hash"]] for one in results["samples"][name]]
+                ),
+                "sample_sha256": json_digest(self._samples[name]),
+                "task": task.digest,
+            }
+            for name, task in self._tasks.items()
+        }
         errors = [task["accuracy_standard_error"] for task in each.values()]
         counts = {
             "passed_tokens": passed.passed_tokens,
@@ -215,30 +226,16 @@ class TaskAccuracy:
             "accuracy_standard_error": math.hypot(*errors) / len(errors),
         }
         counts = {"tokens": passed.passed_tokens, **counts}
-        return Found(metrics, counts, {ANSWERS: answers_bytes(answers)})
+        return Measured(metrics, counts, {ANSWERS: answers_bytes(answers)})
 
     def _harness(self) -> Mapping[str, Any]:
         return evaluate(self._lm, self._loaded, bootstrap_iters=0, log_samples=True)  # type: ignore[no-any-return]
 
-    def _of_task(
-        self, name: str, answers: Sequence[Mapping[str, Any]], results: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        prompts = [[each["prompt_hash"], each["target_hash"]] for each in results["samples"][name]]
-        return {
-            **_accuracy([answer["right"] for answer in answers]),
-            "documents": len(answers),
-            "documents_in_all": self._documents[name],
-            "version": results["versions"][name],
-            "prompts_sha256": json_digest(prompts),
-            "sample_sha256": json_digest(self._samples[name]),
-            "task": self._tasks[name].digest,
-        }
 
-
-def begin(model: StreamedModel, part: Part, scratch: Path) -> TaskAccuracy:
-    """Return the measurement; the part's inputs are folders named after their tasks."""
-    tasks = {folder.name: Artifact(folder, TASK) for folder in part.inputs}
-    return TaskAccuracy(model, tasks, part.settings["limit"], part.settings["seed"], scratch)
+def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> TaskAccuracy:
+    """Return the measurement, whose inputs are folders named after their tasks."""
+    tasks = {folder.name: Artifact(folder, TASK) for folder in spec.inputs}
+    return TaskAccuracy(model, tasks, spec.settings["limit"], spec.settings["seed"], scratch)
 
 
 def sample(documents: int, limit: int | None, seed: int) -> list[int]:
@@ -249,7 +246,7 @@ def sample(documents: int, limit: int | None, seed: int) -> list[int]:
     return sorted(order[:limit])
 
 
-def answers_bytes(answers: Mapping[str, Any]) -> bytes:
+def answers_bytes(answers: Mapping[str, object]) -> bytes:
     """Return answers as compressed JSON; equal answers give equal bytes."""
     return gzip.compress(json.dumps(answers, sort_keys=True).encode(), mtime=0)
 
@@ -257,13 +254,8 @@ def answers_bytes(answers: Mapping[str, Any]) -> bytes:
 def load_tasks(
     tasks: Mapping[str, Artifact], samples: Mapping[str, Sequence[int]], scratch: Path
 ) -> Any:
-    """Return the tasks that the harness evaluates: stock tasks without examples, on these
-    documents.
-
-    Args:
-        tasks: Artifacts of kind "task", by the names of lm-eval's tasks.
-        samples: For each task, the indices of its documents.
-        scratch: Folder for the files that lm-eval reads and writes.
+    """Return the tasks that the harness evaluates: stock tasks without examples, on the documents
+    with these indices.
 
     Raises:
         UserError: A task has no accuracy, or its documents lack a field or a right answer.
@@ -304,7 +296,7 @@ def load_tasks(
 
 
 def _loaded(manager: Any, name: str, file: str, documents: Sequence[int]) -> Any:
-    """Return a task as lm-eval makes it from its file and these documents, if all is there."""
+    """Return a task as lm-eval makes it from its file and these documents."""
     where = f"tasks.{name}"
     try:
         task = manager.load(name)["tasks"][name]
@@ -370,7 +362,7 @@ def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> Non
         right = (task.doc_to_text if task.multiple_input else task.doc_to_target)(document)
         choices = task.doc_to_choice(document)
         each = right if isinstance(right, list) else [right]
-        if not all(it in choices or it in range(len(choices)) for it in each):
+        if not all(one in choices or one in range(len(choices)) for one in each):
             raise UserError(
                 "the right answer of a document is not among its choices",
                 where=f"{where}, document {number}",
@@ -380,15 +372,17 @@ def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> Non
             )
 
 
-def _answers(found: Sequence[Mapping[str, Any]], documents: Sequence[int]) -> list[dict[str, Any]]:
-    """Return the answer to each document, with the document's index in the whole task."""
+def _answers(
+    samples: Sequence[Mapping[str, Any]], documents: Sequence[int]
+) -> list[DocumentAnswer]:
+    """Return the answer to each document from lm-eval's samples."""
     return [
         {
             "document": documents[each["doc_id"]],
             "log_likelihoods": [float(value) for value, _ in each["filtered_resps"]],
             "right": bool(each[METRIC]),
         }
-        for each in found
+        for each in samples
     ]
 
 

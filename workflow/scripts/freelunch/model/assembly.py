@@ -16,9 +16,9 @@ from freelunch.model.checkpoint import (
     StreamedModel,
     block_shard,
     finish_checkpoint,
+    link_shard,
     write_shard,
 )
-from freelunch.model.links import link_shard
 from freelunch.model.mask_store import load_pruned_block
 
 

@@ -47,12 +47,7 @@ class BlockPass:
 
     @torch.no_grad()
     def embed_(self, input_ids: Tensor, hidden: HiddenStates | Tensor) -> None:
-        """Write the hidden states before the first block.
-
-        Args:
-            input_ids: (sequences, length), int64.
-            hidden: (sequences, length, d), filled here.
-        """
+        """Write the hidden states before the first block, (sequences, length, d), to `hidden`."""
         with writing_behind(self.model.device) as write:
             for batch in self.batches:
                 write(hidden, batch, self.model.embed(input_ids[batch])[0])
@@ -65,13 +60,8 @@ class BlockPass:
         hidden: HiddenStates | Tensor,
         outputs: HiddenStates | Tensor | None,
     ) -> None:
-        """Write the hidden states after a block; `outputs` may be `hidden` itself.
-
-        Args:
-            index: The block's index.
-            block: The block, on the model's device.
-            hidden: (sequences, length, d) before the block.
-            outputs: (sequences, length, d), filled here; None to watch the block only.
+        """Write the hidden states after a block on the model's device to `outputs`, which
+        may be `hidden` itself, or None to watch the block only.
         """
         arriving = read_batches(self.model.device, self.batches, hidden)
         with writing_behind(self.model.device) as write:

@@ -92,11 +92,8 @@ def block_path(config: PreTrainedConfig) -> str:
 
 
 class Sharding:
-    """Which shard holds a tensor, by the tensor's name.
-
-    Args:
-        path: The dotted name of the list of blocks.
-        num_blocks: How many blocks there are.
+    """Which shard holds a tensor, by the tensor's name; `path` is the dotted name of the list of
+    blocks.
     """
 
     def __init__(self, path: str, num_blocks: int) -> None:
@@ -130,6 +127,12 @@ def write_shard(
         tensor_bytes=sum(tensor.nbytes for tensor in contiguous.values()),
         **facts,
     )
+
+
+def link_shard(writer: ArtifactWriter, shard: str, source: Artifact, **facts: Any) -> None:
+    """Add a shard of another artifact, stored once; no tensor is read for it."""
+    facts |= {key: source.files[shard][key] for key in ("tensors", "tensor_bytes")}
+    writer.link(shard, source, shard, **facts)
 
 
 def finish_checkpoint(writer: ArtifactWriter, shards: list[str], **facts: Any) -> Artifact:
@@ -175,10 +178,8 @@ class StreamedModel:
     def load_block(self, index: int, folder: Path | None = None) -> nn.Module:
         """Return a new copy of a block, in eval mode and without gradients, in memory of its own.
 
-        Args:
-            index: Which block.
-            folder: Where its shard is, if the block was changed; its linear layers may have a bias
-                that the dense model lacks.
+        A changed block has its shard in a folder of its own. Its linear layers may have a bias that
+        the dense model lacks.
         """
         block = copy.deepcopy(self._meta_blocks[index])
         state = self._read(folder or self.folder, index)

@@ -55,21 +55,18 @@ class HiddenStates:
         """
         if isinstance(rows, slice):
             first, stop, step = rows.indices(len(self))
-            runs = (
-                [(first, stop)]
-                if step == 1
-                else [(row, row + 1) for row in range(first, stop, step)]
-            )
+            each = range(first, stop, step)
+            runs = [(first, stop)] if step == 1 else [(row, row + 1) for row in each]
         else:
             runs = [(row, row + 1) for row in rows.tolist()]
         count = sum(stop - first for first, stop in runs)
-        found = torch.empty((count, *self.shape[1:]), dtype=self.dtype, pin_memory=pinned)
+        states = torch.empty((count, *self.shape[1:]), dtype=self.dtype, pin_memory=pinned)
         row = 0
         for first, stop in runs:
-            part = found[row : row + stop - first]
+            part = states[row : row + stop - first]
             self._file.read(NAME, first * math.prod(self.shape[1:]), part)
             row += stop - first
-        return found
+        return states
 
     def __setitem__(self, rows: slice, states: Tensor) -> None:
         """Write sequences, (rows, length, features)."""
@@ -80,12 +77,7 @@ class HiddenStates:
 
 
 def create_hidden(path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> HiddenStates:
-    """Create a file and return its hidden states, to be filled.
-
-    Args:
-        path: The file; its content is lost.
-        shape: (sequences, length, features).
-        dtype: float32, bfloat16 or float16.
+    """Create a file and return its hidden states, (sequences, length, features), to be filled.
 
     Raises:
         OSError: The disk is full; the space is reserved at once.

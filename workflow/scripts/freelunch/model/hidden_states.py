@@ -37,12 +37,8 @@ def kept_states(folder: Path, model: Artifact, calibration: Artifact) -> Artifac
 def open_states(
     model: StreamedModel, calibration: Artifact, folder: Path, scratch: Path
 ) -> "DenseStates":
-    """Return the dense hidden states of a calibration sample; a folder may keep some of them.
-
-    No states are kept for an extended sample.
-
-    Raises:
-        UserError: As `kept_states`.
+    """Return the dense hidden states of a calibration sample, of which a folder may keep some; none
+    are kept for an extended sample. UserError as in `kept_states`.
     """
     extends = "calibration" in calibration.facts
     kept = None if extends else kept_states(folder, model.artifact, calibration)
@@ -81,7 +77,7 @@ class DenseStates:
         self.passed = 0
         for boundary in range(model.num_blocks + 1):
             if kept is not None and (name := hidden_file(boundary)) in kept.files:
-                self.found(boundary, kept.path(name))
+                self.note(boundary, kept.path(name))
 
     def __contains__(self, boundary: int) -> bool:
         return boundary in self._paths
@@ -91,7 +87,7 @@ class DenseStates:
         shape = (self.sequences, self.length, self._model.config.hidden_size)
         return create_hidden(path, shape, self._model.dtype)
 
-    def found(self, boundary: int, path: Path) -> None:
+    def note(self, boundary: int, path: Path) -> None:
         """Note where hidden states are on disk."""
         self._paths[boundary] = path
 
@@ -99,7 +95,7 @@ class DenseStates:
         """Have `work` write hidden states into the scratch folder, which keeps two boundaries."""
         path = self.scratch / hidden_file(boundary)
         work(path)
-        self.found(boundary, path)
+        self.note(boundary, path)
         self._made.append(boundary)
         for old in self._made[:-2]:
             self._paths.pop(old).unlink()

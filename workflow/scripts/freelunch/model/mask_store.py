@@ -7,7 +7,6 @@ checkpoint.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ class Pruned:
 
     masks: dict[str, Tensor]
     changed: dict[str, Tensor] = field(default_factory=dict)
-    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def masks_file(block: int) -> str:
@@ -67,16 +66,10 @@ def write_pruned_block(
             )
         write_shard(writer, block_shard(index), tensors)
     bits = {name: pack(keep) for name, keep in pruned.masks.items()}
-    facts: dict[str, Any] = {
-        "pruned": {
-            model.sharding.name(index, name): int((~keep).sum())
-            for name, keep in pruned.masks.items()
-        }
-    }
-    if pruned.notes:
-        facts["notes"] = {
-            model.sharding.name(index, name): notes for name, notes in pruned.notes.items()
-        }
+    name_of = model.sharding.name
+    counts = {name_of(index, name): int((~keep).sum()) for name, keep in pruned.masks.items()}
+    notes = {name_of(index, name): of_layer for name, of_layer in pruned.notes.items()}
+    facts = {"pruned": counts, **({"notes": notes} if notes else {})}
     writer.add(masks_file(index), lambda path: save_file(bits, path), **facts)
 
 
@@ -84,16 +77,8 @@ def write_pruned_block(
 def load_pruned_block(
     model: StreamedModel, folder: Path, index: int
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return a pruned block and its keep masks.
-
-    Args:
-        model: The dense model.
-        folder: The output of `prune_model`.
-        index: Which block.
-
-    Returns:
-        The block in eval mode, in the model's dtype; the mask of each linear layer, (out, in),
-        bool, True where the weight stays.
+    """Return a block of the dense model as `folder` prunes it, in eval mode and the model's dtype,
+    and the mask of each linear layer, (out, in), bool, True where the weight stays.
     """
     changed = (folder / block_shard(index)).is_file()
     block = model.load_block(index, folder if changed else None)
@@ -156,14 +141,9 @@ def count_pruned(masks: Artifact) -> int:
 def round_(
     parameters: Iterable[Tensor], masked: Iterable[tuple[nn.Linear, Tensor]], dtype: torch.dtype
 ) -> None:
-    """Round parameters to the values a checkpoint holds, in place; their dtype stays the same.
-
-    A kept weight that training or rounding made exactly 0 becomes the smallest positive number.
-
-    Args:
-        parameters: All parameters.
-        masked: The linear layers that hold some of them, each with its mask.
-        dtype: The checkpoint's dtype.
+    """Round parameters to the values that a checkpoint of a dtype holds, in place; their own dtype
+    stays the same. In `masked` linear layers, a kept weight that training or rounding made exactly
+    0 becomes the smallest positive number.
     """
     for parameter in parameters:
         if parameter.dtype != dtype:
@@ -178,11 +158,7 @@ def mask_(weight: Tensor, keep: Tensor) -> None:
     """Set the weights that a mask removes to 0, in place.
 
     A kept weight that happens to be 0 becomes the smallest positive number, so that the zeros of
-    the matrix are exactly its mask.
-
-    Args:
-        weight: A weight, (out, in), of a floating dtype of 2, 4 or 8 bytes.
-        keep: Its mask, (out, in), bool.
+    the matrix are exactly its mask. Both are (out, in).
     """
     if weight.device.type == "cpu":
         mask_bits_(weight, keep)

@@ -74,14 +74,9 @@ class Outer:
         return self.module.get_input_embeddings()  # type: ignore[operator,no-any-return]
 
     def embed(self, input_ids: Tensor, **arguments: Any) -> tuple[Tensor, list[BlockCall]]:
-        """Return what the model passes to its blocks.
-
-        Args:
-            input_ids: (batch, length), int64.
-            arguments: Further arguments of the model, e.g. an attention mask.
-
-        Returns:
-            Hidden states before the first block, (batch, length, d), and the call of each block.
+        """Return what the model passes to its blocks for (batch, length) token ids and further
+        arguments, e.g. an attention mask: hidden states, (batch, length, d), and the call of each
+        block.
         """
         self._passed(input_ids, **arguments)
         hidden = self._stand_ins[0].hidden
@@ -116,14 +111,8 @@ class Outer:
         return second
 
     def logits(self, input_ids: Tensor, hidden: Tensor) -> Tensor:
-        """Return the logits for hidden states after the last block.
-
-        Args:
-            input_ids: (batch, length); only their shape matters.
-            hidden: (batch, length, d).
-
-        Returns:
-            (batch, length, vocabulary).
+        """Return the logits, (batch, length, vocabulary), for hidden states after the last block,
+        (batch, length, d); of the token ids, only the shape matters.
         """
         self._stand_ins[-1].returns = hidden
         try:

@@ -43,7 +43,7 @@ class TensorFile:
             name: (tuple(entry["shape"]), names[entry["dtype"]]) for name, entry in header.items()
         }
         self._starts: dict[str, int] = {
-            name: 8 + size + it["data_offsets"][0] for name, it in header.items()
+            name: 8 + size + entry["data_offsets"][0] for name, entry in header.items()
         }
 
     def __del__(self) -> None:
@@ -64,14 +64,14 @@ class TensorFile:
                 the shape in the file.
         """
         shape, dtype = self.entries[name]
-        found = torch.empty(shape, dtype=dtype) if tensor is None else tensor
-        view, place = _bytes(found), self._place(name, first)
+        filled = torch.empty(shape, dtype=dtype) if tensor is None else tensor
+        view, place = _bytes(filled), self._place(name, first)
         while len(view):
             count = os.preadv(self._file.fileno(), [view], place)
             if not count:
                 raise EOFError(f"{self._file.name} ends early")
             view, place = view[count:], place + count
-        return found
+        return filled
 
     def write(self, name: str, tensor: Tensor, first: int = 0) -> None:
         """Write a tensor, or a part that begins at element `first`, in the file's dtype."""

@@ -27,13 +27,11 @@ def write_tokens(
     files: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> Artifact:
-    """Write the token ids of a sample, or of the windows of a text.
+    """Write the token ids of a sample, or of the windows of a text, (samples, length), int64.
 
     Args:
-        folder: Output folder.
-        fingerprint: Digest of everything the result depends on.
-        input_ids: (samples, length), int64.
-        kind: The kind of the artifact.
+        folder, fingerprint, kind: As in `ArtifactWriter`.
+        input_ids: The token ids.
         files: The content of small text files to add, by name.
         facts: For the manifest, which also gets `tokens_sha256`, the digest of the token ids.
     """

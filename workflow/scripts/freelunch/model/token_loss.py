@@ -58,13 +58,8 @@ def window_losses(
     hidden: HiddenStates | Tensor,
     scored: int | None = None,
 ) -> Tensor:
-    """Return the mean loss over each window's last tokens in nats, (windows,), float64.
-
-    Args:
-        model: The model, for its head.
-        input_ids: (windows, length), int64.
-        hidden: Hidden states after the last block, (windows, length, d); read one window at a time.
-        scored: As in `window_loss`.
+    """Return the result of `window_loss` for each window, (windows,), float64, from token ids and
+    hidden states of all windows, which are read one window at a time.
     """
     windows = [slice(row, row + 1) for row in range(len(hidden))]
     pairs = zip(input_ids, read_batches(model.device, windows, hidden), strict=True)

@@ -23,7 +23,7 @@ from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.tensor_file import TensorFile
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Loaded = TypeVar("Loaded")
 # What travels by a stream of its own: small batches do not wait for a large block.
 _BLOCKS, _BATCHES, _RESULTS = "blocks", "batches", "results"
 
@@ -39,8 +39,8 @@ Write = Callable[[Target, slice, Tensor], None]
 
 
 def load_ahead(
-    device: torch.device, items: Iterable[Item], load: Callable[[Item], Found]
-) -> Iterator[tuple[Item, Found]]:
+    device: torch.device, items: Iterable[Item], load: Callable[[Item], Loaded]
+) -> Iterator[tuple[Item, Loaded]]:
     """Yield each item with the block that `load` puts on the device, as `read_ahead` does."""
     return _arriving(device, items, load, _BLOCKS)
 
@@ -59,9 +59,8 @@ def read_tensor(file: TensorFile, name: str, device: torch.device) -> Tensor:
 def read_batches(
     device: torch.device, rows: Iterable[slice | Tensor], *files: HiddenStates | Tensor
 ) -> Iterator[list[Tensor]]:
-    """Yield the given rows of each file, on the device; the next ones are read meanwhile.
-
-    The caller may write those that it was given to the same file, but no later ones.
+    """Yield these rows of each file, on the device; the next ones are read meanwhile. The caller
+    may write those that it has to the same file, but no later ones.
 
     Args:
         device: Where the caller needs them.
@@ -72,9 +71,9 @@ def read_batches(
     def read(which: slice | Tensor) -> list[Tensor]:
         return [_read(file, which, device).to(device, non_blocking=True) for file in files]
 
-    for _, found in _arriving(device, rows, read, _BATCHES):
-        yield found
-        del found
+    for _, loaded in _arriving(device, rows, read, _BATCHES):
+        yield loaded
+        del loaded
 
 
 @contextmanager
@@ -101,8 +100,8 @@ def writing_behind(device: torch.device) -> Iterator[Write]:
 
 
 def _arriving(
-    device: torch.device, items: Iterable[Item], read: Callable[[Item], Found], what: str
-) -> Iterator[tuple[Item, Found]]:
+    device: torch.device, items: Iterable[Item], read: Callable[[Item], Loaded], what: str
+) -> Iterator[tuple[Item, Loaded]]:
     if device.type == "cpu":
         yield from read_ahead(items, read)
         return
@@ -111,19 +110,19 @@ def _arriving(
     # first is still computed, and all would be in memory.
     paced = ((item, computing.record_event()) for item in items)
 
-    def bring(paced: tuple[Item, torch.Event]) -> tuple[Found, torch.Event]:
+    def bring(paced: tuple[Item, torch.Event]) -> tuple[Loaded, torch.Event]:
         item, finished = paced
         finished.synchronize()
         # For this thread, which does nothing else. A stream's own `with` holds for one thread only.
         torch.accelerator.set_stream(copying)
         return read(item), copying.record_event()
 
-    for (item, _), (found, arrived) in read_ahead(paced, bring):
+    for (item, _), (loaded, arrived) in read_ahead(paced, bring):
         computing.wait_event(arrived)
-        for tensor in _tensors(found):
+        for tensor in _tensors(loaded):
             tensor.record_stream(computing)
-        yield item, found
-        del found
+        yield item, loaded
+        del loaded
 
 
 def _read(file: HiddenStates | Tensor, rows: slice | Tensor, device: torch.device) -> Tensor:
@@ -143,19 +142,19 @@ def _stream(device: torch.device, what: str) -> torch.Stream:
     return torch.Stream(device)
 
 
-def _tensors(found: Any) -> Iterator[Tensor]:
-    match found:
+def _tensors(loaded: Any) -> Iterator[Tensor]:
+    match loaded:
         case Tensor():
-            yield found
+            yield loaded
         case nn.Module():
-            yield from found.parameters()
-            yield from found.buffers()
+            yield from loaded.parameters()
+            yield from loaded.buffers()
         case dict():
-            yield from _tensors(tuple(found.values()))
+            yield from _tensors(tuple(loaded.values()))
         case list() | tuple():
-            for each in found:
+            for each in loaded:
                 yield from _tensors(each)
         case None:
             pass
         case _:
-            raise TypeError(f"no tensors in {type(found).__name__}")
+            raise TypeError(f"no tensors in {type(loaded).__name__}")

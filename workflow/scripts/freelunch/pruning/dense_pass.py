@@ -13,12 +13,10 @@ from safetensors.torch import save_file
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.progress import Report, silent
 from freelunch.model import hidden_states
-from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import hidden_file
 from freelunch.model.hidden_states import DenseStates
-from freelunch.model.token_ids import read_tokens
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_loss import check_dense, window_losses
 from freelunch.pruning.statistics import Collector, InputStatistics
 from freelunch.study.steps import CHECK_SEQUENCES, DENSE_ACTIVATIONS
@@ -34,41 +32,24 @@ def statistics_file(block: int) -> str:
     return f"statistics-{block:03d}.safetensors"
 
 
-def capture_dense(
-    model: StreamedModel,
-    calibration: Artifact,
-    dense_limit: float,
-    gram: bool,
-    keep: str,
-    folder: Path,
-    hidden_folder: Path,
-    fingerprint: str,
-    scratch: Path,
-    report: Report = silent,
-) -> Artifact:
-    """Pass the calibration sample through the dense model, block by block.
+def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
+    """Pass the calibration sample through the dense model; write statistics, block by block.
 
     Args:
-        model: The dense model.
-        calibration: Token ids of the calibration sample.
-        dense_limit: Largest perplexity on the first sequences that a sound model can have.
+        dense: The pass of the calibration sample.
         gram: Whether to collect Gram matrices; those of only one block are in memory at a time.
-        keep: Which hidden states are kept on disk: `all`, `every_k` or `none`.
-        folder: Folder for the statistics.
-        hidden_folder: Folder for the hidden states.
-        fingerprint: Digest of everything the result depends on.
-        scratch: Folder for hidden states that are not kept.
-        report: Called after each block.
+        dense_limit: Largest perplexity on the first sequences that a sound model can have.
 
     Raises:
         UserError: An activation is not finite, or the perplexity is above the limit. A broken model
             or a wrong tokenizer thus ends the study before anything is pruned.
     """
-    writer = ArtifactWriter(folder, KIND, fingerprint)
-    cache = ArtifactWriter(hidden_folder, hidden_states.KIND, fingerprint)
-    states = DenseStates(model, calibration, None, scratch)
-    input_ids = read_tokens(calibration)
-    kept = {at: hidden_file(at) for at in kept_boundaries(keep, model.num_blocks)}
+    model, hidden_folder = dense.model, dense.hidden_folder
+    writer = ArtifactWriter(dense.folder, KIND, dense.fingerprint)
+    cache = ArtifactWriter(hidden_folder, hidden_states.KIND, dense.fingerprint)
+    states = DenseStates(model, dense.sample, None, dense.scratch)
+    input_ids = states.input_ids
+    kept = {at: hidden_file(at) for at in kept_boundaries(dense.keep, model.num_blocks)}
 
     def embed(path: Path) -> None:
         states.blocks.embed_(input_ids, states.create(path))
@@ -77,7 +58,7 @@ def capture_dense(
         cache.add(kept[0], embed)
     for boundary, name in kept.items():
         if name in cache:
-            states.found(boundary, hidden_folder / name)
+            states.note(boundary, hidden_folder / name)
     missing = [
         index
         for index in range(model.num_blocks)
@@ -94,7 +75,7 @@ def capture_dense(
             with collector.watching():
                 if after in kept:
                     cache.add(kept[after], work)
-                    states.found(after, hidden_folder / kept[after])
+                    states.note(after, hidden_folder / kept[after])
                 else:
                     states.make(after, work)
             tensors = _as_tensors(collector.results())
@@ -105,11 +86,11 @@ def capture_dense(
             )
             # Free this block's Gram matrices before the next block's are allocated.
             del collector, tensors
-        report(after, model.num_blocks, "blocks")
+        dense.report(after, model.num_blocks, "blocks")
     last = states.at(model.num_blocks)[:CHECK_SEQUENCES]
     perplexity = float(window_losses(model, input_ids[: len(last)], last).mean().exp())
-    check_dense(perplexity, dense_limit, folder)
-    belongs = {"model": model.artifact.digest, "calibration": calibration.digest}
+    check_dense(perplexity, dense_limit, dense.folder)
+    belongs = {"model": model.artifact.digest, "calibration": dense.sample.digest}
     cache.finish(**belongs)
     return writer.finish(
         perplexity=perplexity,
@@ -123,14 +104,8 @@ def capture_dense(
 def read_statistics(
     dense: Artifact, block: int, device: torch.device | str = "cpu", gram: bool = False
 ) -> dict[str, InputStatistics]:
-    """Return the statistics of each linear layer of a block; layers that share an input share an
-    object.
-
-    Args:
-        dense: Artifact that `capture_dense` wrote.
-        block: Index of the block.
-        device: Device for the statistics.
-        gram: Whether to read Gram matrices too.
+    """Return the statistics of each linear layer of a block, as `capture_dense` wrote them, with
+    Gram matrices if asked; layers that share an input share an object.
     """
     name = statistics_file(block)
     groups = dense.files[name]["groups"]

@@ -110,16 +110,8 @@ def _for_numpy(scores: Tensor) -> np.ndarray[Any, Any]:
 
 
 def _lowest_by_rank(columns: Tensor, count: int) -> Tensor:
-    """Return where the `count` lowest scores of each group are; ties: the lower index is chosen.
-
-    This is fast for small groups: the rank of a score is the number of scores that come before it.
-
-    Args:
-        columns: (size, groups); each column is a group.
-        count: Scores to choose in each group, in [0, size].
-
-    Returns:
-        (size, groups), bool, exactly `count` True in each column.
+    """Return the result of `lowest_of_columns`, fast for small groups: the rank of a score is the
+    number of scores that come before it.
     """
     ranks = _ranks_by_bytes if columns.device.type == "cpu" else _ranks_by_product
     return ranks(columns) < count

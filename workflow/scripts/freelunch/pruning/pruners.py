@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +31,8 @@ from freelunch.study.patterns import Pattern
 _PRUNED_AT_ONCE = 2**22
 
 Statistics = Mapping[str, InputStatistics]
+# What a criterion notes about a matrix.
+Notes = dict[str, float]
 
 # Returns the pruned block, given the block, its index and the statistics of its inputs.
 Pruner = Callable[[nn.Module, int, Statistics], Pruned]
@@ -50,8 +51,8 @@ def weight_pruner(
             where = [model.sharding.name(index, name) for name in names]
             seeds = [derive_seed(seed, "criterion", name) for name in where]
             alike, inputs = [weights[name] for name in names], statistics[names[0]]
-            found = prune_matrices(module, alike, inputs, pattern, criterion, seeds, where)
-            for name, (keep, changed, notes) in zip(names, found, strict=True):
+            result = prune_matrices(module, alike, inputs, pattern, criterion, seeds, where)
+            for name, (keep, changed, notes) in zip(names, result, strict=True):
                 pruned.masks[name] = keep
                 if changed is not None:
                     pruned.changed[f"{name}.weight"] = changed
@@ -82,9 +83,9 @@ def prune_matrices(
     settings: OfWeights,
     seeds: Sequence[int],
     where: Sequence[object],
-) -> list[tuple[Tensor, Tensor | None, dict[str, Any]]]:
-    """Return, for each of some matrices with the same input, which weights are kept, the new weight
-    if kept ones change, and notes.
+) -> list[tuple[Tensor, Tensor | None, Notes]]:
+    """Prune matrices with the same input by a criterion, and refine their masks by swaps if the
+    settings ask for them.
 
     Args:
         module: Module of the criterion.
@@ -92,24 +93,23 @@ def prune_matrices(
         statistics: Statistics of the matrices' input.
         pattern: Unstructured or NofM.
         settings: Settings of the criterion.
-        seeds: Seed of the random numbers for each matrix.
-        where: Name of each weight, for error messages.
+        seeds, where: For each matrix, the seed of its random numbers, and its name.
 
     Returns:
         For each matrix, the mask, (out, in), bool, True where the weight is kept; the new weight,
         (out, in), in the dtype of the old one, or None; the notes.
     """
-    found: list[tuple[Tensor | None, Tensor, dict[str, Any]]]
+    pruned: list[tuple[Tensor | None, Tensor, Notes]]
     if hasattr(module, "prune"):
-        found = module.prune(weights, statistics, pattern, settings, where[0])
+        pruned = module.prune(weights, statistics, pattern, settings, where[0])
     else:
-        found = [
+        pruned = [
             (None, _keep_by_score(module, weight, statistics, pattern, settings, seed, name), {})
             for weight, seed, name in zip(weights, seeds, where, strict=True)
         ]
     return [
         _refined(weight, *each, statistics, pattern, settings, name)
-        for weight, each, name in zip(weights, found, where, strict=True)
+        for weight, each, name in zip(weights, pruned, where, strict=True)
     ]
 
 
@@ -139,12 +139,12 @@ def _refined(
     weight: Tensor,
     changed: Tensor | None,
     keep: Tensor,
-    notes: dict[str, Any],
+    notes: Notes,
     statistics: InputStatistics,
     pattern: Pattern,
     settings: OfWeights,
     where: object,
-) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+) -> tuple[Tensor, Tensor | None, Notes]:
     """Return a mask, the new weight and notes after swaps, if the settings ask for them."""
     # As bytes: torch takes 40 times as long for `all`.
     if keep.view(torch.uint8).min():
@@ -170,16 +170,17 @@ def _refined(
 
 def unit_pruner(
     model: StreamedModel, dense: Artifact, criterion: OfUnits, pattern: Pattern
-) -> tuple[Pruner, dict[str, Any]]:
-    """Return the function that prunes whole units of a block, and the config of the pruned model.
+) -> Pruner:
+    """Return the function that prunes whole units of a block.
 
-    The config holds only the entries that the pruned model needs in addition to its own.
+    Raises:
+        UserError: The units of the model's family are not known, or its output projections cannot
+            have the biases that compensation needs.
     """
     module = criteria.load(criterion.score)
     layout = Layout.of(model.config, criterion.attention_unit)
-    compensate = criterion.bias_compensation
-    shapes = model.shapes_of_block()
-    config = biases_of(model.config.model_type) if compensate else {}
+    if criterion.bias_compensation:
+        biases_of(model.config.model_type)
 
     def scores(block: nn.Module, index: int, statistics: Statistics) -> tuple[Tensor, Tensor]:
         where = model.sharding.name(index, "")
@@ -187,12 +188,11 @@ def unit_pruner(
 
     chosen: list[Tensor] = []
     if criterion.scope == "model":
-        found: list[Tensor] = []
+        of_model: list[Tensor] = []
         for index, block in model.load_blocks(range(model.num_blocks)):
-            statistics = read_statistics(dense, index, model.device)
-            found += scores(block, index, statistics)
-        weights = list(layout.unit_weights(shapes)) * model.num_blocks
-        chosen = choose_in_model(found, weights, pattern)
+            of_model += scores(block, index, read_statistics(dense, index, model.device))
+        weights = list(layout.unit_weights(model.shapes_of_block())) * model.num_blocks
+        chosen = choose_in_model(of_model, weights, pattern)
 
     def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
         if chosen:
@@ -206,8 +206,8 @@ def unit_pruner(
                 )
             )
         pruned = Pruned(layout.keep_masks(block, attention, channels))
-        if compensate:
+        if criterion.bias_compensation:
             pruned.changed = compensating_biases(block, pruned.masks, statistics, layout)
         return pruned
 
-    return prune, config
+    return prune

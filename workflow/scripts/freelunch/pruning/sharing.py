@@ -1,18 +1,15 @@
 """Jobs of one run that prune the same model share what they read and compute.
 
-Masks from the same dense statistics need the same blocks, the same statistics and, for some
-criteria, the same factorised matrices. So the first job of a group chooses the masks of the whole
-group in one pass over the blocks, and leaves each in the folder of its own job, which then only
-writes its manifest, without the seconds that importing torch takes.
-
-A job that finds its group taken works on another group that nobody has begun. No result depends on
-which job chose a mask, and a mask that could not be chosen for another job is left to that job,
-which says why.
+Masks from the same dense statistics need the same blocks, statistics and, for some criteria,
+factorised matrices. The first job of a group therefore chooses the masks of the whole group in one
+pass over the blocks, and leaves each in the folder of its own job, which then only writes its
+manifest, without the seconds that importing torch takes. A job that finds its group taken works on
+a group that nobody has begun. No result depends on which job chose a mask.
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +57,7 @@ class Pruning:
 
         Args:
             criterion: Settings of the criterion, as JSON.
-            pattern, seed, folder: Attributes.
+            pattern, seed, folder: As the attributes.
             code: Digest of the code that prunes by this criterion.
             model: The dense model.
             dense: Its statistics.
@@ -80,23 +77,21 @@ class Pruning:
         """Return the groups of prunings that jobs of this run choose together, this one's first.
 
         Args:
-            together: What the workflow says of them: their criteria, with settings and code, and
-                the groups, each with the names of its prunings. None if jobs share nothing.
-            model: The dense model.
-            dense: Its statistics.
+            together: JSON from the workflow: `criteria`, the settings and code of each, and
+                `groups`, each with the names of its prunings. None if jobs share nothing.
+            model, dense: As in `of`.
         """
         if not together:
             return []
-        found = json.loads(together)
-        groups = []
-        for names in found["groups"]:
-            group = []
-            for name in names:
-                criterion, pattern = name.split("-")
-                settings, code = found["criteria"][criterion]
-                folder = self.folder.parents[1] / name / self.folder.name
-                group.append(Pruning.of(settings, pattern, self.seed, folder, code, model, dense))
-            groups.append(group)
+        described = json.loads(together)
+
+        def named(name: str) -> Pruning:
+            criterion, pattern = name.split("-")
+            settings, code = described["criteria"][criterion]
+            folder = self.folder.parents[1] / name / self.folder.name
+            return Pruning.of(settings, pattern, self.seed, folder, code, model, dense)
+
+        groups = [[named(name) for name in names] for names in described["groups"]]
         return sorted(groups, key=lambda group: self not in group)
 
     @property
@@ -120,16 +115,12 @@ class Pruning:
             writer.release()
             return None
         # Only structured criteria add to the config, and they are not shared.
-        return self.finish(writer, {}, dense)
+        return self.finish(writer, dense, {})
 
-    def finish(self, writer: ArtifactWriter, config: dict[str, Any], dense: Artifact) -> Artifact:
-        """Write the manifest.
-
-        Args:
-            writer: Fills the folder, and has the masks of all blocks.
-            config: What the config of the pruned model has in addition to the dense model's.
-            dense: The statistics.
-        """
+    def finish(
+        self, writer: ArtifactWriter, dense: Artifact, config: Mapping[str, object]
+    ) -> Artifact:
+        """Write the manifest; `config` is what the pruned model's config has in addition."""
         return writer.finish(
             settings={
                 "criterion": self.criterion.as_json(),

@@ -114,13 +114,8 @@ def need_gram(statistics: InputStatistics, where: object) -> Tensor:
 
 
 def add_gram_(gram: Tensor, rows: Tensor) -> None:
-    """Add the sum over rows of x x^T to the upper triangle of `gram`, in place.
-
-    Only the strips from the diagonal on are computed: the rest would cost as much again.
-
-    Args:
-        gram: (C, C), float32; entries below the diagonal blocks do not change.
-        rows: (tokens, C), float32.
+    """Add the sum over rows of x x^T, (tokens, C), float32, to the upper triangle of `gram`,
+    (C, C), in place; by strips from the diagonal on, since the rest would cost as much again.
     """
     for start in range(0, len(gram), _STRIP):
         strip = slice(start, start + _STRIP)
@@ -137,14 +132,9 @@ def mirror_gram_(gram: Tensor) -> None:
 
 
 class Collector(LinearWatcher):
-    """Accumulate statistics of every distinct linear input of a block.
-
-    Layers that share an input form a group and share one set of statistics.
-
-    Args:
-        block: The block.
-        prefix: Prefix of the layers' names in the model, for error messages.
-        gram: Whether to accumulate Gram matrices too.
+    """Accumulate statistics of every distinct linear input of a block, Gram matrices too if asked;
+    layers that share an input share one set of statistics. A prefix of the layers' names is for
+    error messages.
     """
 
     def __init__(self, block: nn.Module, prefix: str = "", gram: bool = False) -> None:

@@ -43,11 +43,9 @@ class Layout:
     def of(cls, config: PreTrainedConfig, attention_unit: str) -> "Layout":
         """Return the layout of a model.
 
-        Args:
-            config: Config of the model.
-            attention_unit: "group": a key head with all query heads that share it, so that every
-                matrix of the attention loses the same share; "head": a single query head, where a
-                key head is pruned once all query heads that share it are.
+        A unit of attention is a "group", a key head with all query heads that share it, so that
+        every matrix of the attention loses the same share; or a single query "head", where a key
+        head is pruned once all query heads that share it are.
 
         Raises:
             UserError: The family is not in the table, or its heads depend on each other.
@@ -74,15 +72,12 @@ class Layout:
     def keep_masks(
         self, block: nn.Module, attention: Tensor, channels: Tensor
     ) -> dict[str, Tensor]:
-        """Return the mask of each linear layer.
+        """Return the mask of each linear layer, (out, in), bool, by its name in the block.
 
         Args:
             block: The block.
             attention: Which units of attention are kept, (units,), bool.
             channels: Which MLP channels are kept, (channels,), bool.
-
-        Returns:
-            Masks by the layer's name in the block, (out, in), bool, True where the weight is kept.
         """
         family, linears = self.family, block_linears(block)
         heads = attention.repeat_interleave(self.unit_heads)
@@ -131,7 +126,7 @@ class Layout:
             Scores of the units of attention, (units,), and of the MLP channels, (channels,),
             float64.
         """
-        found = []
+        of_halves = []
         for name in (self.family.attention_output, self.family.mlp_output):
             linear: nn.Linear = block.get_submodule(name)  # type: ignore[assignment]
             scores = criterion.unit_score(linear.weight, statistics[name], settings).double()
@@ -142,8 +137,8 @@ class Layout:
                 # the mean.
                 least = 1e-12 * mean.abs() + torch.finfo(torch.float64).tiny
                 scores = (scores - mean) / scores.std().clamp(min=least) * (scores.std() > least)
-            found.append(scores)
-        attention, mlp = found
+            of_halves.append(scores)
+        attention, mlp = of_halves
         return attention.reshape(self.heads // self.unit_heads, -1).mean(dim=1), mlp
 
 
@@ -170,8 +165,7 @@ def choose_in_model(
     """Return which units are kept if all units of a model are compared with each other.
 
     Args:
-        scores: Scores of each set of units (the heads or channels of a block), (units,), any float
-            dtype.
+        scores: Scores of each set of units (the heads or channels of a block), (units,).
         weights: For each set, how many weights are pruned with one unit.
         pattern: Share of all weights to prune. The units with the lowest scores are pruned as long
             as they hold no more than this share; ties: the first unit is pruned.

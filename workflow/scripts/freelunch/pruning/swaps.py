@@ -84,12 +84,7 @@ def refine(
     Returns:
         The refined mask and weight. Each row, and each group, keeps as many weights as before. The
         arguments do not change.
-
-    Raises:
-        ValueError: Shapes do not match, `keep` is not the mask of `pruned`, the groups do not
-            divide the columns, or `swaps` is negative.
     """
-    _check(dense, pruned, keep, gram, group, swaps)
     gram = gram.double()
     rows = _Rows.of(dense.double(), pruned.double(), keep, gram)
     before = after = _error(rows, rows.product)
@@ -105,23 +100,6 @@ def refine(
     return Refined(rows.cut_bar == 0.0, rows.weight.float(), made, before, after)
 
 
-def _check(
-    dense: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor, group: int | None, swaps: int
-) -> None:
-    if dense.ndim != 2 or pruned.shape != dense.shape or keep.shape != dense.shape:
-        shapes = [tuple(tensor.shape) for tensor in (dense, pruned, keep)]
-        raise ValueError(f"dense, pruned and keep are {shapes}; expected one shape, (R, C)")
-    columns = dense.shape[1]
-    if gram.shape != (columns, columns):
-        raise ValueError(f"gram is {tuple(gram.shape)}; expected {(columns, columns)}")
-    if keep.dtype != torch.bool or pruned.masked_select(~keep).any():
-        raise ValueError("keep is not the boolean mask outside which pruned is 0")
-    if group is not None and (group < 1 or columns % group):
-        raise ValueError(f"groups of {group} do not divide {columns} columns")
-    if swaps < 0:
-        raise ValueError(f"swaps is {swaps}; expected 0 or more")
-
-
 def _error(rows: "_Rows", product: Tensor) -> float:
     return float(((rows.dense - rows.weight) * product).sum())
 
@@ -132,28 +110,18 @@ class _Rows:
 
     Masks are stored as bars to be added: on a CPU, adding takes a tenth of the time of a masked
     fill.
-
-    Attributes:
-        dense: Dense weight.
-        weight: Pruned weight.
-        lost: Dense weight where pruned, else 0.
-        product: Gr.
-        cut_bar: 0 where kept, else infinite.
-        gain_bar: 0 where pruned, else infinite.
     """
 
     dense: Tensor
-    weight: Tensor
-    lost: Tensor
-    product: Tensor
-    cut_bar: Tensor
-    gain_bar: Tensor
+    weight: Tensor  # pruned
+    lost: Tensor  # the dense weight where pruned, else 0
+    product: Tensor  # Gr
+    cut_bar: Tensor  # 0 where kept, else infinite
+    gain_bar: Tensor  # 0 where pruned, else infinite
 
     @classmethod
     def of(cls, dense: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor) -> "_Rows":
-        """Return the rows of a pruned weight; of the arguments, only `dense` shares its memory with
-        them.
-        """
+        """Return the rows of a pruned weight; only `dense` shares its memory with them."""
         zeros = torch.zeros_like(dense)
         return cls(
             dense,
@@ -170,18 +138,14 @@ class _Rows:
 
 
 class _Terms:
-    """The terms of a swap's effect, cut_i + gain_j - 2 p_i w_j G_ij, with i kept and j pruned.
-
-    Args:
-        rows: The rows.
-        chosen: Indices of the rows to use, (R,).
-        diagonal: Diagonal of the Gram matrix, (C,).
+    """The terms of a swap's effect, cut_i + gain_j - 2 p_i w_j G_ij, with i kept and j pruned, for
+    some rows; all are (R, C).
 
     Attributes:
-        weight: p, (R, C); 0 where pruned.
-        lost: w, (R, C); 0 where kept.
-        cut: p_i^2 G_ii + 2 p_i (Gr)_i, (R, C); infinite where pruned.
-        gain: w_j^2 G_jj - 2 w_j (Gr)_j, (R, C); infinite where kept.
+        weight: p; 0 where pruned.
+        lost: w; 0 where kept.
+        cut: p_i^2 G_ii + 2 p_i (Gr)_i; infinite where pruned.
+        gain: w_j^2 G_jj - 2 w_j (Gr)_j; infinite where kept.
     """
 
     def __init__(self, rows: _Rows, chosen: Tensor, diagonal: Tensor) -> None:
@@ -243,12 +207,7 @@ def _rounding(terms: _Terms, diagonal: Tensor, best: _Best) -> Tensor:
 
 
 class _GroupSearch:
-    """Find the best swap within groups of m columns by trying every pair.
-
-    Args:
-        gram: Gram matrix, (C, C), float64.
-        group: Size m of a group.
-    """
+    """Find the best swap within groups of m columns by trying every pair."""
 
     def __init__(self, gram: Tensor, group: int) -> None:
         self.group, groups = group, len(gram) // group
@@ -281,9 +240,6 @@ class _RowSearch:
     every j, in the order of their bounds, until the bounds of all others exceed the lowest effect
     found. The Cauchy-Schwarz inequality would allow sqrt(G_ii) for reach_i, but the features of a
     language model are so far from parallel that ten times as many weights would have to be tried.
-
-    Args:
-        gram: Gram matrix, (C, C), float64.
     """
 
     def __init__(self, gram: Tensor) -> None:

@@ -14,6 +14,7 @@ from freelunch.study.methods import (
     LORA,
     LORA_PRUNE,
     MASKLORA,
+    METHODS,
     NORMS,
     SCALELORA,
     SPP,
@@ -107,12 +108,12 @@ def seeds_label(counts: Collection[int]) -> str:
 def kind_of(settings: Mapping[str, Any]) -> Kind:
     """Return what an adaptation is."""
     method = settings["method"]
-    return method, None if method in _RETRAINING else settings.get("window", MATRIX)
+    return method, None if method in METHODS else settings.get("window", MATRIX)
 
 
 def is_retraining(kind: Kind) -> bool:
     """Return whether adaptations of this kind train the whole model on the text itself."""
-    return kind[0] in _RETRAINING
+    return kind[0] in METHODS
 
 
 def variants(adaptations: Registered) -> dict[str, int]:
@@ -174,8 +175,8 @@ def series_label(settings: Mapping[str, Any], label: str) -> str:
 
 def _kind_label(settings: Mapping[str, Any]) -> str:
     method, window = kind_of(settings)
-    if method in _RETRAINING:
-        return f"retraining: {_RETRAINING[method]}"
+    if method in METHODS:
+        return f"retraining: {_RETRAINING.get(method, method)}"
     return f"reconstruction: {window_label(window)}{', exact' if method == LEAST_SQUARES else ''}"
 
 

@@ -28,12 +28,18 @@ FULL = "full"
 LORA, LORA_PRUNE = "lora", "lora_prune"
 MASKLORA, SCALELORA, SPP = "masklora", "scalelora", "spp"
 BIASES, NORMS, BIASES_NORMS = "biases", "norms", "biases_norms"
-# Methods that train a matrix through two low-rank factors.
-LOW_RANK = (LORA, LORA_PRUNE, MASKLORA, SCALELORA, SPP)
+# Methods that train a matrix through two low-rank factors; `freelunch.adaptation.methods` has them.
+LOW_RANK = (
+    LORA,
+    LORA_PRUNE,
+    MASKLORA,
+    SCALELORA,
+    SPP,
+)
 # Methods that leave the matrix unchanged and train a branch beside it.
 BRANCHES = (LORA, LORA_PRUNE)
 # Methods whose update is scaled by alpha / rank.
-SCALED = (LORA, LORA_PRUNE, MASKLORA, SPP)
+SCALED = tuple(method for method in LOW_RANK if method != SCALELORA)
 METHODS = (FULL, BIASES, NORMS, BIASES_NORMS, *LOW_RANK)
 Method = one_of(METHODS)
 RANK, ALPHA = 16, 32.0

@@ -6,13 +6,11 @@ matrix of targets and inputs, the kept weights solve G_SS w = C_iS (the objectiv
 weights, so that a direction that no token excites stays as it was.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from freelunch.adaptation.reconstruction.gradients import window_loss
-from freelunch.adaptation.reconstruction.losses import mean_squared_error
+from freelunch.adaptation.job import WindowResult
+from freelunch.adaptation.reconstruction.train_window import mean_squared_error, window_loss
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.errors import UserError
 from freelunch.model.hidden_file import HiddenStates
@@ -23,18 +21,17 @@ from freelunch.study.adaptations import LeastSquares
 @torch.no_grad()
 def solve_window_(
     window: WindowModules, inputs: HiddenStates, targets: HiddenStates, settings: LeastSquares
-) -> dict[str, Any]:
+) -> WindowResult:
     """Set the kept weights of a linear layer to the least-squares solution on the calibration
     sample.
+
+    The losses of the result are on all sequences.
 
     Args:
         window: One linear layer, float32.
         inputs: Inputs of the layer, (sequences, length, in).
         targets: Outputs to match, (sequences, length, out).
         settings: Settings of the solver.
-
-    Returns:
-        The same facts as `train_window_`; the losses are on all sequences, and `steps` is 0.
     """
     ((_, linear, keep),) = window.masked()
     # The solution is optimal on the whole sample, so the losses are computed on the whole sample.
@@ -57,13 +54,8 @@ def solve_window_(
     kept_pruned = not after <= before
     if kept_pruned:
         window.restore_()
-    return {
-        "loss_before": before,
-        "loss_after": before if kept_pruned else after,
-        "steps": 0,
-        "trained_parameters": int(keep.sum()),
-        "kept_pruned": kept_pruned,
-    }
+    after = before if kept_pruned else after
+    return WindowResult(before, after, 0, int(keep.sum()), kept_pruned)
 
 
 def solve_rows(gram: Tensor, cross: Tensor, keep: Tensor, start: Tensor, damping: float) -> Tensor:

@@ -79,10 +79,10 @@ class WindowModules:
         for module in self.modules:
             module.requires_grad_(False)
         others = other_parameters(self.modules, trained)
-        found = TrainedParameters(self.masked(), others, trained, seed)
-        if not found.parameters:
+        parameters = TrainedParameters(self.masked(), others, trained, seed)
+        if not parameters.parameters:
             raise nothing_trained(name for name, _, _ in self.masked())
-        return found
+        return parameters
 
     def drop_(self, on: bool) -> None:
         """Turn the model's own dropout in these modules on or off."""
@@ -98,7 +98,7 @@ class WindowModules:
 
     def round_(self) -> None:
         """Round the weights to the checkpoint's precision; they are still stored as float32."""
-        parameters = [it for module in self.modules for it in module.parameters()]
+        parameters = (each for module in self.modules for each in module.parameters())
         masked = ((linear, keep) for _, linear, keep in self.masked())
         round_(parameters, masked, self.dtype)
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from freelunch.adaptation.training.optimisers import MOMENTS, make_optimiser
+from freelunch.adaptation.training.optimisation import MOMENTS, make_optimiser
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.core.files import no_half_file
@@ -66,11 +66,8 @@ class TrainedState:
         """Take the gradients of a part, which are complete."""
 
     def step_(self, rate: float, clip: float | None) -> None:
-        """Move all parameters by one step, and free their gradients.
-
-        Args:
-            rate: The learning rate.
-            clip: Largest norm of all gradients together; None for any.
+        """Move all parameters by one step at a learning rate, and free their gradients, whose norm
+        is at most `clip`.
         """
         scale = None
         if clip is not None:
@@ -78,7 +75,7 @@ class TrainedState:
             scale = torch.clamp(clip / (total + 1e-6), max=1.0)
         self._move_(rate, scale)
 
-    def save(self, facts: Mapping[str, Any]) -> None:
+    def save(self, facts: Mapping[str, object]) -> None:
         """Save the state under a temporary name first, with facts that JSON can hold."""
         tensors = {
             f"{part}.{at}.{name}": value.detach().cpu().contiguous()
@@ -101,14 +98,13 @@ class TrainedState:
         Raises:
             UserError: It belongs to another training, or is damaged.
         """
-        found = self._read()
-        if found is None:
+        if not self._saved.is_file():
             return None
-        noted, tensors = found
+        noted, tensors = self._read()
         for part, values in sorted(_by_part(tensors).items()):
             self._take(part, values)
         if SLOT in noted:
-            self._take_slot(noted[SLOT], self._checked(noted), noted[STEPS])
+            self._take_slot(noted[SLOT], self._checked(noted[SLOT], noted[FILES]), noted[STEPS])
         return noted
 
     def _take(self, part: int, values: Sequence[dict[str, Tensor]]) -> None:
@@ -116,8 +112,9 @@ class TrainedState:
         parameters = [nn.Parameter(each[PARAMETER].to(self._device)) for each in values]
         self.add(part, parameters)
         for parameter, each in zip(parameters, values, strict=True):
-            moments = {key: it.to(self._device) for key, it in each.items() if key != PARAMETER}
-            self._optimisers[part].state[parameter] = moments
+            self._optimisers[part].state[parameter] = {
+                name: moment.to(self._device) for name, moment in each.items() if name != PARAMETER
+            }
 
     def _take_slot(self, slot: int, files: Sequence[Path], steps: int) -> None:
         """Add the parts that a streamed training had on disk after so many steps."""
@@ -158,15 +155,13 @@ class TrainedState:
         yield PARAMETER, parameter
         yield from self._optimisers[part].state[parameter].items()
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        if not self._saved.is_file():
-            return None
+    def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         try:
             with safe_open(self._saved, framework="pt") as file:
-                noted: dict[str, Any] = json.loads((file.metadata() or {}).get("state", "{}"))
+                noted = json.loads((file.metadata() or {}).get("state", "{}"))
                 if noted.get(_FINGERPRINT, self._fingerprint) != self._fingerprint:
                     # Before its tensors are read.
-                    raise self._foreign(noted)
+                    raise self._foreign(len(noted.get("losses", [])))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, ValueError, OSError) as error:
             raise self._damaged(self._saved, "not a readable safetensors file") from error
@@ -175,26 +170,26 @@ class TrainedState:
             raise self._damaged(self._saved, "content that does not match its digest")
         return noted, tensors
 
-    def _checked(self, noted: Mapping[str, Any]) -> list[Path]:
+    def _checked(self, slot: int, digests: Mapping[str, str]) -> list[Path]:
         """Return the files on disk that belong to a state, in the order of their parts."""
-        found = []
-        for name, digest in sorted(noted[FILES].items()):
-            path = self._slot(noted[SLOT]) / name
+        paths = []
+        for name, digest in sorted(digests.items()):
+            path = self._slot(slot) / name
             if not path.is_file():
                 raise self._damaged(path, "no file")
             if file_digest(path) != digest:
                 raise self._damaged(path, "content that does not match its digest")
-            found.append(path)
-        return found
+            paths.append(path)
+        return paths
 
     def _slot(self, slot: int) -> Path:
         return self._folder / str(slot)
 
-    def _foreign(self, noted: Mapping[str, Any]) -> UserError:
+    def _foreign(self, steps: int) -> UserError:
         return UserError(
             "an interrupted training with other settings, data or code left its state here",
             where=self._saved,
-            found=f"a state after {len(noted.get('losses', []))} steps",
+            found=f"a state after {steps} steps",
             expected="no state, or one of this training",
             todo=f"undo what was changed to resume that training, or give it up: {self._removal()}",
         )
@@ -244,7 +239,7 @@ def shapes_of(file: TensorFile) -> list[tuple[int, ...]]:
     return [file.entries[f"{at}.{PARAMETER}"][0] for at in range(count)]
 
 
-def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> str:
     # As JSON gives them back; a loss may be NaN.
     written = json.dumps(json.loads(json.dumps(facts)), sort_keys=True)
     digest = hashlib.sha256(written.encode())

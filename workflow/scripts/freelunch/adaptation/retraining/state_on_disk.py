@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from freelunch.adaptation.retraining.state import (
     move_,
     shapes_of,
 )
-from freelunch.adaptation.training.optimisers import make_optimiser
+from freelunch.adaptation.training.optimisation import make_optimiser
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.core.files import no_half_file
@@ -57,14 +56,8 @@ class TrainedStateOnDisk(TrainedState):
         self._from, self._to = 0, 0
 
     def check_room(self, parameters: int, beside: int) -> None:
-        """Check that the disk can hold so many trained parameters.
-
-        Args:
-            parameters: How many numbers are trained.
-            beside: What the training writes beside its state, in bytes: hidden states and shards.
-
-        Raises:
-            UserError: It cannot.
+        """Raise UserError if the disk cannot hold so many trained parameters, and `beside` them the
+        bytes that the training writes otherwise: hidden states and shards.
         """
         # Values and moments in both slots, and gradients.
         needed = parameters * 4 * (2 * (1 + len(self._moments)) + 1) + beside
@@ -122,7 +115,7 @@ class TrainedStateOnDisk(TrainedState):
             file.write(str(at), parameter.grad)
             parameter.grad = None
 
-    def save(self, facts: Mapping[str, Any]) -> None:
+    def save(self, facts: Mapping[str, object]) -> None:
         """Save the state: keep the slot that holds it, and write the rest as in memory."""
         names = [self._file(part, self._from).name for part in sorted(self._shapes)]
         folder = self._slot(self._from)

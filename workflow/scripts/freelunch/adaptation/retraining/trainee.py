@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from freelunch.adaptation.retraining.outer import TrainedOuter
-from freelunch.adaptation.retraining.passes import Passes
 from freelunch.adaptation.retraining.state import TrainedState
+from freelunch.adaptation.retraining.trained_outer import Passes, TrainedOuter
 from freelunch.adaptation.training.parameters import (
     TrainedParameters,
     nothing_trained,
@@ -31,12 +30,7 @@ Loaded = tuple[nn.Module, dict[str, Tensor], Sequence[Tensor] | None]
 
 @dataclass
 class Block:
-    """A block in memory.
-
-    Attributes:
-        module: The block.
-        trained: What is trained in it.
-    """
+    """A block in memory, and what is trained in it."""
 
     module: nn.Module
     trained: TrainedParameters
@@ -90,18 +84,16 @@ class Trainee:
 
     @torch.no_grad()
     def losses(self, input_ids: Tensor, batches: Sequence[Tensor], loss: Loss) -> list[float]:
-        """Return the loss of each of some batches, without gradients and without dropout.
-
-        Args:
-            input_ids: The sample, (sequences, length), int64.
-            batches: The sequences of each batch, (batch,), int64.
-            loss: The loss of a batch.
+        """Return the loss of each batch, without gradients and without dropout; a batch is rows of
+        the sample, (batch,), int64.
         """
         hidden = [self.outer.embed(input_ids[rows]) for rows in batches]
         for index, block in self.visits(range(self.num_blocks)):
             hidden = [self.through(index, block, states) for states in hidden]
         pairs = zip(batches, hidden, strict=True)
-        return [float(loss(self.outer.logits(input_ids[it], states), it)) for it, states in pairs]
+        return [
+            float(loss(self.outer.logits(input_ids[rows], states), rows)) for rows, states in pairs
+        ]
 
     def visits(self, indices: Sequence[int]) -> Iterator[tuple[int, Block]]:
         """Yield blocks, one after another."""
@@ -120,13 +112,8 @@ class Trainee:
     def through(
         self, index: int, block: Block, hidden: Tensor, place: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return the hidden states after a block, (batch, length, width).
-
-        Args:
-            index: The number of the block.
-            block: The block.
-            hidden: The hidden states before it, (batch, length, width).
-            place: The step and micro-batch of a pass that trains. Dropout depends on it alone.
+        """Return the hidden states after a block, (batch, length, width); `place` is the step and
+        micro-batch of a pass that trains, on which alone dropout depends.
         """
         batch, length, _ = hidden.shape
         call = self.outer.call(index, batch, length)

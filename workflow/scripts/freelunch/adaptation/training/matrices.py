@@ -6,6 +6,7 @@ precision and from A and B. Its gradient is pulled back to A and B at once and f
 frozen weights needs no memory either, since their zeros are the mask.
 """
 
+import math
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from freelunch.study.methods import LORA, MASKLORA, SCALELORA, SPP, Trained
+from freelunch.study.methods import Trained
 
 
 class _Product(torch.autograd.Function):
@@ -46,7 +47,7 @@ class _Product(torch.autograd.Function):
         return of_inputs, of_bias, None, *of_parameters
 
 
-class Matrix:
+class TrainedMatrix:
     """A linear layer's matrix and the parameters that it is trained through.
 
     Attributes:
@@ -72,11 +73,9 @@ class Matrix:
         """Leave the trained weight in the linear layer, and remove everything else."""
 
 
-class FullMatrix(Matrix):
-    """A matrix whose kept weights are trained directly, in float32 or wider.
-
-    Pruned weights are 0 and their gradients are set to 0, so that optimisers leave them at exactly
-    0.
+class FullMatrix(TrainedMatrix):
+    """A matrix whose kept weights are trained directly, in float32 or wider; pruned weights are 0
+    and have gradients of 0, so that optimisers leave them alone.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class FullMatrix(Matrix):
             weight.grad.mul_(self._keep)
 
 
-class Frozen(Matrix):
+class Frozen(TrainedMatrix):
     """A matrix whose stored weight is not trained. If it is not in the precision of a pass, it is
     converted whenever it is used, so that no converted copy stays until the backward pass.
 
@@ -137,28 +136,57 @@ class Frozen(Matrix):
 
 
 class LowRankMatrix(Frozen):
-    """A matrix computed from two small ones: base + s factor . (BA), see `study.methods`.
+    """A matrix W + s factor . (BA), computed from the stored W and two small matrices.
+
+    A method says by which factor, (out, in), BA is multiplied; this class says by none.
 
     Args:
         linear: The linear layer.
         keep: Mask of the layer, (out, in), bool, True where the weight is kept: where the weight is
             not 0, or everywhere.
-        trained: How the matrix is trained: one of LOW_RANK, with its rank and alpha.
-        parameters: A and B.
+        trained: What is trained, with rank and alpha.
+        parameters: A, (rank, in), and B, (out, rank) or as `start` makes it.
+
+    Attributes:
+        adds_stored: Whether W is added to the product.
+        is_scaled: Whether s is alpha / rank instead of 1.
+        scale: s.
     """
+
+    adds_stored = is_scaled = True
 
     def __init__(
         self, linear: nn.Linear, keep: Tensor, trained: Trained, parameters: Sequence[Tensor]
     ) -> None:
-        self._kind, self._rank = trained.weights, trained.rank
-        self._scale = 1.0 if trained.weights == SCALELORA else trained.alpha / trained.rank
-        self._masked = trained.weights == MASKLORA and not _keeps_all(keep)
-        # SPP: the column of B that holds the only number of each row.
-        self._columns: Tensor | None = None
-        if trained.weights == SPP:
-            rows = torch.arange(linear.out_features, device=linear.weight.device)
-            self._columns = (rows * trained.rank // linear.out_features)[:, None]
+        self.scale = trained.alpha / trained.rank if self.is_scaled else 1.0
         super().__init__(linear, parameters)
+
+    @staticmethod
+    def start(rows: int, columns: int, rank: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return the initial A, (rank, columns), and B, (rows, rank): A is drawn as in LoRA,
+        uniform in +- 1 / sqrt(columns), and B is 0.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        bound = 1 / math.sqrt(columns)
+        a = (2 * torch.rand(rank, columns, generator=generator) - 1) * bound
+        return a, torch.zeros(rows, rank)
+
+    @property
+    def stored(self) -> Tensor:
+        """The stored weight W, (out, in); pruned weights are 0."""
+        return self._linear.weight
+
+    def times_factor_(self, values: Tensor) -> Tensor:
+        """Return values, (out, in), multiplied by the method's factor, in place."""
+        return values
+
+    def spread(self, b: Tensor) -> Tensor:
+        """Return B, (out, rank), from the parameter that holds its numbers."""
+        return b
+
+    def gathered(self, gradient: Tensor) -> Tensor:
+        """Return the gradient of that parameter from the gradient of B, (out, rank)."""
+        return gradient
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the layer's outputs, (..., out), for inputs of (..., in)."""
@@ -167,72 +195,57 @@ class LowRankMatrix(Frozen):
         return self._product(inputs, *self.parameters)
 
     def weight(self, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
-        """Return base + s factor . (BA), computed in the precision of A and B."""
+        """Return the computed weight, whose parts have the precision of A and B, in `dtype`."""
         if not parameters:
             return super().weight(dtype)
         a, b = parameters
-        change = self._times_factor_(self._spread(b) @ a).mul_(self._scale)
-        if self._kind != SCALELORA:
-            change.add_(self._linear.weight)
+        change = self.times_factor_(self.spread(b) @ a).mul_(self.scale)
+        if self.adds_stored:
+            change.add_(self.stored)
         return change.to(dtype)
 
     def pull_back(self, gradient: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         """Return s Bᵀ (factor . G), the gradient of A, and s (factor . G) Aᵀ, that of B."""
         a, b = parameters
-        gradient = self._times_factor_(gradient.to(a.dtype))
-        of_a = (self._spread(b).T @ gradient).mul_(self._scale)
-        of_b = (gradient @ a.T).mul_(self._scale)
-        return of_a, of_b if self._columns is None else of_b.gather(1, self._columns)
+        gradient = self.times_factor_(gradient.to(a.dtype))
+        of_a = (self.spread(b).T @ gradient).mul_(self.scale)
+        of_b = (gradient @ a.T).mul_(self.scale)
+        return of_a, self.gathered(of_b)
 
     @torch.no_grad()
     def merge_(self) -> None:
         """Leave the computed weight in the linear layer, in the precision in which it is stored."""
-        weight = self._linear.weight
-        weight.copy_(self.weight(weight.dtype, *self.parameters))
+        self.stored.copy_(self.weight(self.stored.dtype, *self.parameters))
         self.parameters = []
 
-    def _times_factor_(self, values: Tensor) -> Tensor:
-        if self._kind != MASKLORA:
-            return values.mul_(self._linear.weight)
-        # The zeros of the stored weight are the mask. On a processor, torch finds them this way in
-        # an eighth of the time of a comparison with 0.
-        return values.mul_(self._linear.weight.bool()) if self._masked else values
 
-    def _spread(self, b: Tensor) -> Tensor:
-        """Return B, (out, rank); SPP stores only one number per row."""
-        if self._columns is None:
-            return b
-        return b.new_zeros(len(b), self._rank).scatter_(1, self._columns, b)
-
-
-class Branch(Frozen):
-    """A frozen matrix with a branch s BA beside it, until the two are merged (LoRA, LoRA-prune).
-
-    Args:
-        linear: The linear layer.
-        keep: Mask of the layer, (out, in), bool, True where the weight is kept.
-        trained: How the branch is trained: LORA or LORA_PRUNE, with its rank, alpha and dropout.
-        parameters: A and B.
-    """
+class Branch(LowRankMatrix):
+    """A frozen matrix with a branch s BA beside it, until the two are merged."""
 
     def __init__(
         self, linear: nn.Linear, keep: Tensor, trained: Trained, parameters: Sequence[Tensor]
     ) -> None:
-        self._masked = trained.weights != LORA and not _keeps_all(keep)
-        self._scale, self._dropout = trained.alpha / trained.rank, trained.dropout
-        self._drops = False
-        super().__init__(linear, parameters)
+        self._dropout, self._drops = trained.dropout, False
+        super().__init__(linear, keep, trained, parameters)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the layer's outputs, (..., out), for inputs of (..., in)."""
-        outputs = super().forward(inputs)
+        outputs = Frozen.forward(self, inputs)
         if not self.parameters:
             return outputs
         a, b = self.parameters
         if self._drops:
             inputs = nn.functional.dropout(inputs, self._dropout)
         branch = nn.functional.linear(nn.functional.linear(inputs, a), b)
-        return outputs + self._scale * branch
+        return outputs + self.scale * branch
+
+    def weight(self, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+        """Return the frozen weight."""
+        return Frozen.weight(self, dtype)
+
+    def pull_back(self, gradient: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        """Return nothing: the branch has its own gradients."""
+        return ()
 
     def drop_(self, on: bool) -> None:
         """Turn dropout on or off; it is off at first."""
@@ -240,13 +253,10 @@ class Branch(Frozen):
 
     @torch.no_grad()
     def merge_(self) -> None:
-        """Add s BA to the weight, and remove the branch."""
+        """Add s factor . (BA) to the weight, and remove the branch."""
         a, b = self.parameters
-        weight = self._linear.weight
-        change = (b @ a).mul_(self._scale)
-        if self._masked:
-            change.mul_(weight.bool())
-        weight.copy_(change.add_(weight))
+        change = self.times_factor_((b @ a).mul_(self.scale))
+        self.stored.copy_(change.add_(self.stored))
         self.parameters = []
 
 
@@ -256,7 +266,7 @@ def _dtype_of_pass(inputs: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype
 
 
-def _keeps_all(keep: Tensor) -> bool:
+def keeps_all(keep: Tensor) -> bool:
     """Return whether a mask removes nothing."""
     # Streamed retraining asks for each matrix in each pass. `Tensor.all` takes 30 times as long.
     return bool(keep.view(torch.uint8).amin())

@@ -1,6 +1,5 @@
 """The trained parameters of modules: which there are, and where they start."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
@@ -8,17 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from freelunch.adaptation.training.matrices import (
-    Branch,
-    Frozen,
-    FullMatrix,
-    LowRankMatrix,
-    Matrix,
-    trainable,
-)
+from freelunch.adaptation.methods import MATRICES
+from freelunch.adaptation.training.matrices import Frozen, FullMatrix, TrainedMatrix, trainable
 from freelunch.core.errors import UserError
 from freelunch.study.cell import derive_seed
-from freelunch.study.methods import BRANCHES, FULL, HEAD, SCALELORA, SPP, Trained
+from freelunch.study.methods import FULL, HEAD, Trained
 
 # A linear layer's name, the layer, and its mask: (out, in), bool, True where a weight is kept.
 Masked = tuple[str, nn.Linear, Tensor]
@@ -55,7 +48,7 @@ class TrainedParameters:
         layers = list(masked)
         given = None if parameters is None else iter(parameters)
         self._dropout = trained.dropout
-        self._matrices: list[Matrix] = []
+        self._matrices: list[TrainedMatrix] = []
         chosen = set() if trained.weights is None else _chosen(layers, trained)
         for name, linear, keep in layers:
             if name not in chosen:
@@ -91,7 +84,7 @@ class TrainedParameters:
             Handles whose removal ends the watching.
         """
 
-        def of_matrix(matrix: Matrix) -> Callable[[Tensor], None]:
+        def of_matrix(matrix: TrainedMatrix) -> Callable[[Tensor], None]:
             def note(parameter: Tensor) -> None:
                 matrix.mask_gradient_()
                 ready(parameter)
@@ -141,10 +134,8 @@ def nothing_trained(names: Iterable[str]) -> UserError:
 
 
 def other_parameters(modules: Iterable[nn.Module], trained: Trained) -> list[Slot]:
-    """Return the biases of linear layers and the parameters of other modules that are to be
-    trained.
-
-    Embeddings are never among them.
+    """Return the biases of linear layers and the parameters of other modules, but for embeddings,
+    that are to be trained.
     """
     chosen: list[Slot] = []
     for root in modules:
@@ -179,40 +170,20 @@ def _matrix(
     seed: int,
     name: str,
     parameters: Sequence[Tensor] | None,
-) -> Matrix:
-    if trained.weights == FULL:
+) -> TrainedMatrix:
+    if trained.weights is None or trained.weights == FULL:
         return FullMatrix(linear, keep, parameters)
-    smaller = min(linear.weight.shape)
-    if trained.rank > smaller:
+    rows, columns = linear.weight.shape
+    if trained.rank > min(rows, columns):
         raise UserError(
             "the rank is too large for a matrix",
             where=name,
             found=f"rank: {trained.rank}",
-            expected=f"at most {smaller}, the smaller side of {tuple(linear.weight.shape)}",
+            expected=f"at most {min(rows, columns)}, the smaller side of {(rows, columns)}",
         )
+    kind = MATRICES[trained.weights]
     if parameters is None:
-        parameters = [nn.Parameter(part) for part in _small_matrices(linear, trained, seed)]
-    kind = Branch if trained.weights in BRANCHES else LowRankMatrix
+        dtype = torch.promote_types(linear.weight.dtype, torch.float32)
+        initial = kind.start(rows, columns, trained.rank, seed)
+        parameters = [nn.Parameter(part.to(linear.weight.device, dtype)) for part in initial]
     return kind(linear, keep, trained, parameters)
-
-
-def _small_matrices(linear: nn.Linear, trained: Trained, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the initial A, (rank, in), and B, (out, rank), in float32 or wider; for SPP, B is
-    (out, 1).
-
-    A is drawn as in LoRA, uniform in ± 1 / sqrt(in), and B starts from 0. With ScaleLoRA, both
-    start from 1 / sqrt(rank), so that BA = 1.
-    """
-    rows, columns = linear.weight.shape
-    device = linear.weight.device
-    dtype = torch.promote_types(linear.weight.dtype, torch.float32)
-    if trained.weights == SCALELORA:
-        start = 1 / math.sqrt(trained.rank)
-        a = torch.full((trained.rank, columns), start, dtype=dtype)
-        b = torch.full((rows, trained.rank), start, dtype=dtype)
-    else:
-        generator = torch.Generator().manual_seed(seed)
-        bound = 1 / math.sqrt(columns)
-        a = (2 * torch.rand(trained.rank, columns, generator=generator) - 1) * bound
-        b = torch.zeros(rows, 1 if trained.weights == SPP else trained.rank)
-    return a.to(device, dtype), b.to(device, dtype)

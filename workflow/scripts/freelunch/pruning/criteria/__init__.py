@@ -45,12 +45,12 @@ def load(score: str) -> ModuleType:
             todo="write it, or remove its class from freelunch/study/criteria.py",
         )
     module = importlib.import_module(name)
-    found = [function for function in FUNCTIONS if hasattr(module, function)]
-    if len(found) != 1:
+    defined = [function for function in FUNCTIONS if hasattr(module, function)]
+    if len(defined) != 1:
         raise UserError(
             "this module is not a pruning criterion",
             where=where,
-            found=f"functions {', '.join(found)}" if found else "none of these functions",
+            found=f"functions {', '.join(defined)}" if defined else "none of these functions",
             expected=f"exactly one of the names {', '.join(FUNCTIONS)}",
             todo="define exactly one; to reuse a criterion, import its module, not its function",
         )

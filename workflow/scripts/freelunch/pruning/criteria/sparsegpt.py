@@ -10,7 +10,6 @@ omit the paper's division by the number of tokens.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,25 +51,22 @@ def prune(
     pattern: Pattern,
     settings: SparseGPT,
     where: object = None,
-) -> list[tuple[Tensor, Tensor, dict[str, Any]]]:
+) -> list[tuple[Tensor, Tensor, dict[str, float]]]:
     """Return, for each of some matrices with the same input, the pruned weight, mask and notes.
 
     Their columns are eliminated together, since small matrices cost more calls than arithmetic.
 
     With an unstructured pattern, the weights to prune are chosen at the start of each block of
-    columns, among the weights of that block (as in the study and the paper): in the whole block, or
-    row by row. The matrix loses exactly as many weights as the pattern asks for, and each block (or
-    each row of it) loses its share to within one weight; SparseGPT's own code prunes one more in
-    each block. With an NofM pattern, the weights of a group are chosen when the elimination reaches
-    the group.
+    columns, within the block or row by row (as in the study and the paper). The matrix loses
+    exactly as many weights as the pattern asks for; SparseGPT's own code prunes one more in each
+    block. With an NofM pattern, the weights of a group are chosen when the elimination reaches it.
 
     Args:
         weights: Dense weights, each (out, in).
         statistics: Statistics of the layers' input, with its Gram matrix.
         pattern: Unstructured or NofM.
-        settings: Settings of the criterion: `damping`, the share of H's mean diagonal that is added
-            to the diagonal; `column_block`, the columns of a block, a multiple of the pattern's M;
-            `scope`.
+        settings: `damping`, the share of H's mean diagonal that is added to the diagonal;
+            `column_block`, the columns of a block, a multiple of the pattern's M; `scope`.
         where: Name of the first weight, for error messages.
 
     Returns:
@@ -93,8 +89,8 @@ def prune(
         )
     factor = factorise(statistics, settings.damping, where)
     notes = {"damping": factor.damping} if factor.damping > settings.damping else {}
-    found = _eliminate([weight.float() for weight in weights], factor, pattern, settings)
-    return [(pruned, keep, dict(notes)) for pruned, keep in found]
+    eliminated = _eliminate([weight.float() for weight in weights], factor, pattern, settings)
+    return [(pruned, keep, dict(notes)) for pruned, keep in eliminated]
 
 
 def factorise(statistics: InputStatistics, damping: float, where: object = None) -> Factor:
@@ -220,8 +216,7 @@ def _eliminate_panel_(
         columns: Weights of the panel, (columns, out), already updated for all earlier panels.
         gone: Values of the pruned weights, (columns, out), 0 elsewhere; filled here.
         keep: Mask of the panel, (columns, out), bool; filled here for an NofM pattern.
-        passed_on: Factors by which weights pruned in one column change a later one, (columns,
-            columns).
+        passed_on: As in `_eliminate`, of the panel, (columns, columns).
         diagonal: Diagonal of U, (columns,).
         pattern: Unstructured or NofM.
     """

@@ -26,6 +26,7 @@ from freelunch.study.methods import (
     LORA,
     LORA_PRUNE,
     MASKLORA,
+    METHODS,
     NORMS,
     SCALELORA,
     SPP,
@@ -161,8 +162,8 @@ def _mark(kind: Kind, variant: int, label: str, series: str) -> Mark:
 def _look(kind: Kind) -> tuple[str, str]:
     """Return the colour and the marker of a kind of adaptation."""
     method, window = kind
-    if method in _RETRAINING:
-        return _RETRAINING[method]
+    if method in METHODS:
+        return _RETRAINING.get(method, (_VERMILION, "*"))
     if method == LEAST_SQUARES:
         return _EXACT
     if isinstance(window, int):

@@ -1,11 +1,11 @@
-"""What is outside of the blocks of a model in training: embeddings, the final norm, the head."""
+"""How a model in training is passed, and its part outside of the blocks: embeddings, norm, head."""
 
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from freelunch.adaptation.retraining.passes import Passes
 from freelunch.adaptation.retraining.state import TrainedState
 from freelunch.adaptation.training.parameters import Masked, TrainedParameters, other_parameters
 from freelunch.core.errors import UserError
@@ -13,6 +13,43 @@ from freelunch.model.blocks import BlockCall
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL, HEAD, Trained
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a model in training is passed.
+
+    Attributes:
+        precision: Precision of the passes; trained parameters are always float32.
+        recompute: Whether the backward pass of a model in memory runs blocks again instead of
+            keeping their activations (gradient checkpointing).
+        streamed: Whether only one block is in memory at a time.
+    """
+
+    precision: torch.dtype
+    recompute: bool = False
+    streamed: bool = False
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return the context in which the model is passed."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(device.type, self.precision)
+
+    def widen_(self, root: nn.Module, is_block: bool) -> None:
+        """Widen norms and biases, in which passes need float32, and in passes in float32 everything
+        but the matrices of blocks, which are widened when they are used.
+        """
+        everything = self.precision == torch.float32
+        for module in root.modules():
+            is_matrix = isinstance(module, nn.Linear) and is_block
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                # In some families, the weight of a norm must not be narrower than its input.
+                narrow = isinstance(tensor, nn.Parameter) and tensor.dim() == 1
+                if tensor.is_floating_point() and (narrow or (everything and not is_matrix)):
+                    # Norms and biases may be trained in place, and the outer part shares its values
+                    # with the dense model: they are copied even if they are float32.
+                    tensor.data = tensor.data.to(torch.float32, copy=narrow)
 
 
 class TrainedOuter:
@@ -91,11 +128,7 @@ class TrainedOuter:
         self.trains_embedding = self.embed(one_token).requires_grad
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Return the hidden states before the first block, (batch, length, width).
-
-        Args:
-            input_ids: (batch, length), int64.
-        """
+        """Return the hidden states before the first block, (batch, length, width)."""
         with self._passes.autocast(self._model.device):
             return self._outer.embed(input_ids)[0]
 
@@ -109,12 +142,8 @@ class TrainedOuter:
     def logits(
         self, input_ids: Tensor, hidden: Tensor, place: tuple[int, int] | None = None
     ) -> Tensor:
-        """Return logits, (batch, length, vocabulary).
-
-        Args:
-            input_ids: (batch, length), int64.
-            hidden: The hidden states after the last block, (batch, length, width).
-            place: The step and micro-batch of a pass that trains.
+        """Return logits, (batch, length, vocabulary), for hidden states after the last block;
+        `place` is the step and micro-batch of a pass that trains.
         """
         drawn = None if place is None else derive_seed(self._seed, "dropout", *place, self.part)
         self.trained.drop_(drawn)
@@ -129,10 +158,8 @@ class TrainedOuter:
                 parameter.copy_(parameter.to(self._model.dtype))
 
     def tensors(self, restored: bool) -> dict[str, Tensor]:
-        """Return the tensors as a checkpoint stores them; empty if none was trained.
-
-        Args:
-            restored: Whether they are the dense model's, instead of the trained ones.
+        """Return the tensors as a checkpoint stores them, the dense model's if `restored`; empty if
+        none was trained.
         """
         if not self._trained_by_name:
             return {}

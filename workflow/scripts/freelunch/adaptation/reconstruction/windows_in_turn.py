@@ -8,40 +8,36 @@ window sees the outputs of the adapted windows before it. Only one window is in 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from freelunch.adaptation.reconstruction import KIND
-from freelunch.adaptation.reconstruction.behind_sparse import BehindSparse, LostResidual
-from freelunch.adaptation.reconstruction.gradients import train_window_
+from freelunch.adaptation.job import AdaptationJob, WindowResult
 from freelunch.adaptation.reconstruction.least_squares import solve_window_
-from freelunch.adaptation.reconstruction.recording import (
+from freelunch.adaptation.reconstruction.matrix_inputs import (
+    BehindSparse,
+    LostResidual,
     dense_outputs,
     inputs_of,
     outputs_of,
     recorded,
 )
+from freelunch.adaptation.reconstruction.train_window import train_window_
 from freelunch.adaptation.reconstruction.window import WindowModules
-from freelunch.core.artifact import Artifact, check_belongs
+from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.progress import Report, silent
 from freelunch.model.blocks import BlockCall, block_linears
-from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard
+from freelunch.model.checkpoint import block_shard, write_shard
 from freelunch.model.halves import half
 from freelunch.model.hidden_file import HiddenStates
-from freelunch.model.hidden_states import DenseStates, SparseStates
+from freelunch.model.hidden_states import SparseStates
 from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.mask_store import load_pruned_block
-from freelunch.model.token_ids import check_sample
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.families import Family, check_dropout, dropout_of, halves_of, whole_of
 from freelunch.study.windows import HALVES, MATRIX, Window
 
-# Results of each window, by its name.
-Facts = dict[str, dict[str, Any]]
 # A window, its inputs and its targets.
 Work = tuple[WindowModules, HiddenStates, HiddenStates]
 
@@ -49,34 +45,17 @@ log = logging.getLogger(__name__)
 
 
 def reconstruct_windows(
-    model: StreamedModel,
-    masks: Artifact,
-    states: DenseStates,
+    job: AdaptationJob[Local],
     window: Window,
     windows: Sequence[range],
-    settings: Local,
-    seed: int,
-    folder: Path,
-    fingerprint: str,
-    report: Report = silent,
-    stop_at_divergence: bool = True,
     others: Iterable[Path] = (),
 ) -> Artifact:
     """Adapt windows one after another and write one shard per block.
 
     Args:
-        model: The dense model.
-        masks: Masks of the pruned model.
-        states: Hidden states of the calibration sample.
-        window: The window to adapt, which `settings` may have left open.
+        job: What is adapted, and how.
+        window: The window to adapt, which the job's settings may have left open.
         windows: Blocks of each window; with sparse inputs, all windows of the model.
-        settings: Settings of the adaptation, an entry of `adaptations`.
-        seed: Seed of the order of the sequences, which each window draws on its own.
-        folder: Folder for the shards.
-        fingerprint: Digest of everything the result depends on.
-        report: Called after each window.
-        stop_at_divergence: Whether a loss that is not finite is an error. Otherwise the window
-            keeps its pruned weights, and its results say that it diverged.
         others: Folders of jobs that divided the windows into other groups. Windows that are
             finished there are taken over.
 
@@ -84,29 +63,20 @@ def reconstruct_windows(
         UserError: The masks belong to another model or calibration sample, the halves of the
             model's family are not known, or a loss is not finite.
     """
-    check_belongs(masks, "model", model.artifact)
-    check_sample(masks, states.calibration)
-    writer = ArtifactWriter(folder, KIND, fingerprint, others=others)
-    run = _Run(model, masks, states, window, settings, seed, stop_at_divergence)
+    writer = job.writer(others)
+    run = _Run(job, window)
     for done, indices in enumerate(windows, 1):
         # A window is done when its last block is written.
         if not all(writer.find(block_shard(index)) for index in indices):
             run.adapt_and_write(indices, writer)
-        if settings.is_sequential and done < len(windows):
+        if job.settings.is_sequential and done < len(windows):
             for index in indices:
-                run.pass_on(index, model.load_block(index, folder))
-        found = writer.entry(block_shard(indices.start))["windows"].values()
-        before, after = (
-            sum(each[f"loss_{when}"] for each in found) for when in ("before", "after")
-        )
-        report(done, len(windows), f"windows (loss {before:.3g} to {after:.3g})")
-    return writer.finish(
-        settings={"adaptation": settings.as_json(), "seed": seed},
-        window=window,
-        model=model.artifact.digest,
-        masks=masks.digest,
-        sample=states.calibration.digest,
-    )
+                run.pass_on(index, job.model.load_block(index, job.folder))
+        results = writer.entry(block_shard(indices.start))["windows"].values()
+        before = sum(each["loss_before"] for each in results)
+        after = sum(each["loss_after"] for each in results)
+        job.report(done, len(windows), f"windows (loss {before:.3g} to {after:.3g})")
+    return job.finish(writer, window)
 
 
 class _Run:
@@ -116,38 +86,27 @@ class _Run:
         sparse: Hidden states on their way through the adapted model; None with dense inputs.
         behind: What the dense weights make targets of behind sparse matrices; None without.
         drops: Whether the model's own dropout is active behind windows that are adapted.
+        family: The family of the model, if windows are halves of blocks.
     """
 
-    def __init__(
-        self,
-        model: StreamedModel,
-        masks: Artifact,
-        states: DenseStates,
-        window: Window,
-        settings: Local,
-        seed: int,
-        stop_at_divergence: bool,
-    ) -> None:
-        self.model, self.masks, self.states = model, masks, states
-        self.settings, self.seed = settings, seed
-        self.stop_at_divergence = stop_at_divergence
-        self.window = window
+    def __init__(self, job: AdaptationJob[Local], window: Window) -> None:
+        self.job, self.model, self.states, self.window = job, job.model, job.states, window
+        settings = job.settings
         # All windows share one set of files: each window overwrites those of the window before.
-        self.scratch = states.scratch / "window"
+        self.scratch = job.states.scratch / "window"
         self.scratch.mkdir(exist_ok=True)
-        self.local = settings.local_targets
-        self.sparse = SparseStates(states) if settings.sparse_inputs else None
+        self.sparse = SparseStates(job.states) if settings.sparse_inputs else None
         self.drops = isinstance(settings, Reconstruction) and settings.model_dropout
-        self.behind = BehindSparse(states) if settings.targets_behind_sparse else None
+        self.behind = BehindSparse(job.states) if settings.targets_behind_sparse else None
         self.family: Family | None = None
-        config = model.config.to_dict()
+        config = job.model.config.to_dict()
+        family, whole = config["model_type"], whole_of(config)
         if self.drops:
-            check_dropout(dropout_of(config), config["model_type"])
-        if self.window == HALVES:
-            self.family = halves_of(config["model_type"], whole_of(config))
+            check_dropout(dropout_of(config), family)
+        if window == HALVES:
+            self.family = halves_of(family, whole)
         if settings.lost_residual:
-            family = halves_of(config["model_type"], whole_of(config))
-            self.behind = LostResidual(states, family)
+            self.behind = LostResidual(job.states, halves_of(family, whole))
 
     def pass_on(self, index: int, block: nn.Module) -> None:
         """Pass an adapted block, behind which the next window is."""
@@ -155,14 +114,14 @@ class _Run:
             self.behind.on(index, block)
         if self.sparse is not None:
             if self.drops:
-                torch.manual_seed(derive_seed(self.seed, "dropout", "inputs", index))
+                torch.manual_seed(derive_seed(self.job.seed, "dropout", "inputs", index))
             self.sparse.on(index, block.train(self.drops))
 
     def adapt_and_write(self, indices: range, writer: ArtifactWriter) -> None:
         """Adapt the windows of these blocks, and write the blocks in the precision of the
         checkpoint.
         """
-        loaded = [load_pruned_block(self.model, self.masks.folder, index) for index in indices]
+        loaded = [self._load_pruned(index) for index in indices]
         blocks, keep_masks = [block for block, _ in loaded], [keep for _, keep in loaded]
         if self.window == MATRIX:
             work = self._matrices(indices.start, blocks[0], keep_masks[0])
@@ -170,31 +129,31 @@ class _Run:
             work = self._halves(indices.start, blocks[0], keep_masks[0], self.family)
         else:
             work = self._blocks(indices, blocks, keep_masks)
-        facts: Facts = {}
-        for window, inputs, targets in work:
-            facts[window.name] = self._adapt_window_(window, inputs, targets)
+        results = {
+            window.name: self._adapt_window_(window, inputs, targets).as_json()
+            for window, inputs, targets in work
+        }
         name = self.model.sharding.name
         for index, block in zip(indices, blocks, strict=True):
             tensors = {name(index, key): value for key, value in block.state_dict().items()}
-            write_shard(writer, block_shard(index), tensors, windows=facts)
+            write_shard(writer, block_shard(index), tensors, windows=results)
 
     def _adapt_window_(
         self, window: WindowModules, inputs: HiddenStates, targets: HiddenStates
-    ) -> dict[str, Any]:
+    ) -> WindowResult:
         window.widen_()
-        match self.settings:
+        match self.job.settings:
             case LeastSquares() as settings:
-                facts = solve_window_(window, inputs, targets, settings)
+                result = solve_window_(window, inputs, targets, settings)
             case Reconstruction() as settings:
-                order = derive_seed(self.seed, "reconstruction", window.name)
-                facts = train_window_(
-                    window, inputs, targets, settings, order, self.stop_at_divergence
-                )
-            case _:
-                raise TypeError(f"no window is adapted by {self.settings.method}")
+                order = derive_seed(self.job.seed, "reconstruction", window.name)
+                stop = self.job.stop_at_divergence
+                result = train_window_(window, inputs, targets, settings, order, stop)
+            case settings:
+                raise TypeError(f"no window is adapted by {settings.method}")
         window.settle_()
-        log.info("window %s: %s", window.name, facts)
-        return facts
+        log.info("window %s: %s", window.name, result)
+        return result
 
     # Each of the following generators yields a window with its inputs and targets, and goes on when
     # the window has been adapted.
@@ -206,7 +165,7 @@ class _Run:
         keep_masks: Sequence[dict[str, Tensor]],
     ) -> Iterator[Work]:
         inputs = self._inputs(indices.start)
-        if self.local:
+        if self.job.settings.local_targets:
             targets, entering = self.states.create(self.scratch / "targets"), inputs
             for index in indices:
                 # The dense block is in memory for this pass only, not while the window is adapted.
@@ -222,6 +181,7 @@ class _Run:
     ) -> Iterator[Work]:
         # For each half of a block, the modules of the other half.
         halves = {"attention": family.mlp_half, "mlp": family.attention_half}
+        local = self.job.settings.local_targets
 
         def through(name: str, of: nn.Module, inputs: HiddenStates, file: str) -> HiddenStates:
             outputs = self.states.create(self.scratch / file)
@@ -234,12 +194,12 @@ class _Run:
             return through(name, self.model.load_block(index), inputs, file)
 
         dense_ends = {}
-        if not self.local:
+        if not local:
             middle = of_dense("attention", self.states.at(index), "dense")
             dense_ends = {"attention": middle, "mlp": self.states.at(index + 1)}
         inputs = self._inputs(index)
         for name, other in halves.items():
-            targets = of_dense(name, inputs, "targets") if self.local else dense_ends[name]
+            targets = of_dense(name, inputs, "targets") if local else dense_ends[name]
             part = half(block, family, other)
             masks = {linear: keep_masks[linear] for linear in block_linears(part)}
             window = self._window(f"{index}.{name}", range(index, index + 1), [part], [masks])
@@ -253,8 +213,9 @@ class _Run:
         self, index: int, block: nn.Module, keep_masks: dict[str, Tensor]
     ) -> Iterator[Work]:
         linears, groups = block_linears(block), self._groups(index, block)
+        dense_targets = self.job.settings.targets == "dense"
         ends: dict[str, HiddenStates] = {}
-        if self.settings.targets == "dense":
+        if dense_targets:
             seen = groups if self.sparse is None else ()
             dense = self.model.load_block(index)
             hidden = self.states.at(index)
@@ -272,7 +233,7 @@ class _Run:
                 arriving = self.behind.inputs(index, block, group)
                 inputs = ends.get(inputs_of(group), arriving)
             for name in names:
-                if self.settings.targets == "dense":
+                if dense_targets:
                     targets = ends[outputs_of(name)]
                 else:
                     path = self.scratch / "targets"
@@ -305,16 +266,18 @@ class _Run:
 
         def pruned() -> Iterator[dict[str, Tensor]]:
             for index in indices:
-                block, _ = load_pruned_block(self.model, self.masks.folder, index)
                 yield {
                     key.removeprefix(prefix): value
-                    for key, value in block.state_dict().items()
+                    for key, value in self._load_pruned(index)[0].state_dict().items()
                     if key.startswith(prefix)
                 }
 
         return WindowModules(
             name, modules, calls, keep_masks, pruned, self.model.dtype, self.model.device
         )
+
+    def _load_pruned(self, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        return load_pruned_block(self.model, self.job.masks.folder, index)
 
     def _inputs(self, boundary: int) -> HiddenStates:
         return self.states.at(boundary) if self.sparse is None else self.sparse.hidden

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from freelunch.core.artifact import MANIFEST, Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.progress import Report, silent
 from freelunch.evaluation.perplexity import loss_facts
 from freelunch.model.block_pass import BlockPass, sequence_batches
 from freelunch.model.blocks import BlockCall
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import HiddenStates, create_hidden, hidden_file, open_hidden
 from freelunch.model.linear_hooks import LinearWatcher
+from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import window_losses
 from freelunch.model.transfer import read_batches, writing_behind
@@ -53,50 +53,34 @@ def measured_on(held_out: Artifact) -> Tensor:
 
 
 @torch.no_grad()
-def capture_reference(
-    model: StreamedModel,
-    held_out: Artifact,
-    keep: str,
-    folder: Path,
-    cache_folder: Path,
-    fingerprint: str,
-    scratch: Path,
-    report: Report = silent,
-) -> Artifact:
+def capture_reference(dense: DensePass) -> Artifact:
     """Pass held-out text through the dense model; write its losses, and its activations if kept.
 
     Args:
-        model: The dense model.
-        held_out: Held-out token ids; those on which candidates are compared come first, and are
-            left out.
-        keep: `keep_hidden_states` of the study. Only `all` keeps activations, because computing any
-            of them again takes a pass through all blocks before it.
-        folder: Folder for the losses.
-        cache_folder: Folder for the activations.
-        fingerprint: Digest of everything the result depends on.
-        scratch: Folder for the hidden states before the next block.
-        report: Called after each block.
+        dense: The pass of held-out text. Token ids on which candidates are compared come first, and
+            are left out. Only `keep: all` keeps activations, because computing any of them again
+            takes a pass through all blocks before it.
     """
-    input_ids = measured_on(held_out)
-    writer = ArtifactWriter(folder, REFERENCE, fingerprint)
-    cache = ArtifactWriter(cache_folder, HIDDEN_STATES, fingerprint)
-    reference = PassingReference(model, input_ids, scratch)
-    if keep == KEEP_ALL:
+    model, input_ids = dense.model, measured_on(dense.sample)
+    writer = ArtifactWriter(dense.folder, REFERENCE, dense.fingerprint)
+    cache = ArtifactWriter(dense.hidden_folder, HIDDEN_STATES, dense.fingerprint)
+    reference = PassingReference(model, input_ids, dense.scratch)
+    if dense.keep == KEEP_ALL:
         cache.add(hidden_file(0), lambda path: _copy(reference.inputs, path))
     for index in range(model.num_blocks):
         passing = reference.through(index)
-        if keep == KEEP_ALL:
+        if dense.keep == KEEP_ALL:
             _keep(cache, index, passing, input_ids.shape, model)
         else:
             for _ in passing:
                 pass
-        report(index + 1, model.num_blocks + 1, "blocks and the head")
+        dense.report(index + 1, model.num_blocks + 1, "blocks and the head")
     losses = window_losses(model, input_ids, reference.inputs)
-    report(model.num_blocks + 1, model.num_blocks + 1, "blocks and the head")
+    dense.report(model.num_blocks + 1, model.num_blocks + 1, "blocks and the head")
     made = writer.finish(
         settings={"samples": len(input_ids)},
         model=model.artifact.digest,
-        held_out=held_out.digest,
+        held_out=dense.sample.digest,
         losses=loss_facts(losses),
     )
     # The speed is not part of the reference, so it is stored with the cache.
@@ -168,12 +152,8 @@ class Reference(ABC):
 
 
 class PassingReference(Reference):
-    """A reference that passes the sequences through the dense model.
-
-    Args:
-        model: The dense model.
-        input_ids: (sequences, length), int64.
-        scratch: Folder for the hidden states before the next block.
+    """A reference that passes token ids, (sequences, length), int64, through the dense model;
+    `scratch` holds the hidden states before the next block.
     """
 
     def __init__(self, model: StreamedModel, input_ids: Tensor, scratch: Path) -> None:
@@ -203,14 +183,7 @@ class PassingReference(Reference):
 
 
 class KeptReference(Reference):
-    """A reference whose activations are read from disk.
-
-    Args:
-        kept: The cache of activations.
-        batches: As in `Reference`.
-        scratch: Folder for the hidden states before the next block.
-        device: As in `Reference`.
-    """
+    """A reference whose activations are read from a cache on disk."""
 
     def __init__(
         self, kept: Artifact, batches: list[slice], scratch: Path, device: torch.device
@@ -248,8 +221,7 @@ def open_reference(
         cache_folder: Folder of the cached activations, if there is one.
         dense: Folder of the dense model.
         input_ids: Token ids of the reference, (sequences, length), int64.
-        scratch: Folder for the hidden states before the next block.
-        device: Device for activations.
+        scratch, device: As in `PassingReference` and `Reference`.
 
     Raises:
         UserError: The cached activations belong to another model or another text.
@@ -287,15 +259,8 @@ class _Outputs(LinearWatcher):
 
 
 def block_outputs(block: nn.Module, call: BlockCall, inputs: Tensor) -> dict[str, Tensor]:
-    """Return the outputs of a block's matrices and of the block itself, by name.
-
-    Args:
-        block: A block of a model.
-        call: How to call it.
-        inputs: Its inputs, (sequences, length, d).
-
-    Returns:
-        Tensors of the shape (sequences, length, width).
+    """Return the outputs of a block's matrices and of the block itself, by name, each (sequences,
+    length, width), for its inputs, (sequences, length, d).
     """
     watcher = _Outputs(block)
     with watcher.watching():

@@ -5,30 +5,22 @@ import math
 import shutil
 import time
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from freelunch.adaptation.reconstruction import KIND
-from freelunch.adaptation.retraining.gradients import Step, gather_
-from freelunch.adaptation.retraining.losses import distillation, next_token
-from freelunch.adaptation.retraining.passes import Passes
+from freelunch.adaptation.job import AdaptationJob, WindowResult
+from freelunch.adaptation.retraining.objectives import Teacher, distillation, next_token
 from freelunch.adaptation.retraining.state import TrainedState
 from freelunch.adaptation.retraining.state_on_disk import TrainedStateOnDisk
-from freelunch.adaptation.retraining.teacher import Teacher
+from freelunch.adaptation.retraining.step_gradients import Step, gather_
+from freelunch.adaptation.retraining.trained_outer import Passes
 from freelunch.adaptation.retraining.trainee import Loss, Trainee
-from freelunch.adaptation.training.optimisers import divergence, precision_of
-from freelunch.adaptation.training.schedule import schedule, steps_of
-from freelunch.core.artifact import Artifact, check_belongs
-from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.adaptation.training.optimisation import divergence, precision_of, schedule, steps_of
+from freelunch.core.artifact import Artifact
 from freelunch.core.job_cost import Spent
-from freelunch.core.progress import Report, silent
 from freelunch.model.blocks import block_linears
-from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
-from freelunch.model.hidden_states import DenseStates
-from freelunch.model.token_ids import check_sample
+from freelunch.model.checkpoint import OUTER, block_shard, write_shard
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL
 from freelunch.study.retraining import Retraining
@@ -39,143 +31,80 @@ log = logging.getLogger(__name__)
 
 
 def retrain_model(
-    model: StreamedModel,
-    masks: Artifact,
-    states: DenseStates,
-    settings: Retraining,
-    seed: int,
-    folder: Path,
-    fingerprint: str,
-    report: Report = silent,
-    stop_at_divergence: bool = True,
-    save_s: float = SAVE_S,
-    streamed: bool = False,
+    job: AdaptationJob[Retraining], streamed: bool = False, save_s: float = SAVE_S
 ) -> Artifact:
     """Retrain a pruned model; write one shard per block, and the outer shard if it was trained.
 
     Args:
-        model: The dense model.
-        masks: Masks of the pruned model.
-        states: The training sample; a distillation learns from its dense hidden states after the
-            last block.
-        settings: Settings of the retraining.
-        seed: Seed of the order of the sequences and of the adapters' initial values.
-        folder: Folder for the shards.
-        fingerprint: Digest of everything the result depends on.
-        report: Called after each step.
-        stop_at_divergence: Whether a loss that is not finite is an error. Otherwise the model keeps
-            its pruned weights, and the results say that it diverged.
-        save_s: Seconds between two saved states, from which an interrupted training resumes.
+        job: What is retrained, and how; a distillation learns from the dense model's hidden states
+            after the last block.
         streamed: Whether one block at a time is in memory, or the whole model.
+        save_s: Seconds between two saved states, from which an interrupted training resumes.
 
     Raises:
         UserError: The masks belong to another model or sample, the method does not fit the model,
             the saved state belongs to another training or is damaged, or a loss is not finite.
     """
-    check_belongs(masks, "model", model.artifact)
-    check_sample(masks, states.calibration)
-    writer = ArtifactWriter(folder, KIND, fingerprint)
+    writer = job.writer()
     if writer.finished is not None:
         return writer.finish(**writer.finished)
-    training = Training(
-        model,
-        masks,
-        states,
-        settings,
-        seed,
-        folder.with_name(f".{folder.name}.state"),
-        fingerprint,
-        streamed,
-    )
-    spent = training.run(report, stop_at_divergence, save_s)
+    training = TrainingRun(job, streamed)
+    result, spent = training.run(save_s)
     writer.count(spent)
     # Write all shards again: those of an interrupted attempt may come from another training, whose
     # last steps ran on another machine.
-    facts = {MODEL: training.facts}
+    windows = {MODEL: result.as_json()}
     for index, tensors in training.trainee.block_tensors():
-        write_shard(writer, block_shard(index), tensors, windows=facts)
+        write_shard(writer, block_shard(index), tensors, windows=windows)
     if outer := training.trainee.outer_tensors():
         write_shard(writer, OUTER, outer)
-    made = writer.finish(
-        settings={"adaptation": settings.as_json(), "seed": seed},
-        window=MODEL,
-        model=model.artifact.digest,
-        masks=masks.digest,
-        sample=states.calibration.digest,
-        losses=training.curve(),
-    )
+    made = job.finish(writer, MODEL, losses=training.curve())
     training.remove()
     made.spent = spent
     return made
 
 
-class Training:
+class TrainingRun:
     """One training of a whole model.
 
     Args:
-        model: The dense model.
-        masks: Masks of the pruned model.
-        states: The training sample.
-        settings: Settings of the retraining.
-        seed: Seed of the retraining.
-        saved: The file in which the state is saved.
-        fingerprint: Digest of everything the result depends on.
-        streamed: Whether one block at a time is in memory, or the whole model.
+        job, streamed: As in `retrain_model`.
 
     Attributes:
         trainee: The model, first as pruned, then as trained.
         state: What the training moves.
-        facts: Results in the form of a window's: `loss_before` and `loss_after` on the first
-            sequences, `steps`, `trained_parameters`, `kept_pruned`, and `diverged_at_step` if the
-            training diverged.
     """
 
-    def __init__(
-        self,
-        model: StreamedModel,
-        masks: Artifact,
-        states: DenseStates,
-        settings: Retraining,
-        seed: int,
-        saved: Path,
-        fingerprint: str,
-        streamed: bool = False,
-    ) -> None:
-        self._settings, self._seed = settings, derive_seed(seed, "retraining")
-        self._states = states
-        trained = settings.trained
-        if streamed and trained.weights == FULL:
+    def __init__(self, job: AdaptationJob[Retraining], streamed: bool = False) -> None:
+        self._job, settings, model = job, job.settings, job.model
+        self._seed, self._states = derive_seed(job.seed, "retraining"), job.states
+        saved = job.folder.with_name(f".{job.folder.name}.state")
+        arguments = settings.optimiser, saved, job.fingerprint, model.device
+        if streamed and settings.trained.weights == FULL:
             # All of it takes sixteen bytes a weight: more than the model.
-            on_disk = TrainedStateOnDisk(
-                settings.optimiser,
-                saved,
-                fingerprint,
-                model.device,
-                outer=model.num_blocks,
-            )
-            on_disk.check_room(*_written(model, states, settings))
+            on_disk = TrainedStateOnDisk(*arguments, outer=model.num_blocks)
+            on_disk.check_room(*_written(job))
             self.state: TrainedState = on_disk
         else:
-            self.state = TrainedState(settings.optimiser, saved, fingerprint, model.device)
+            self.state = TrainedState(*arguments)
         self._resumed = self.state.load()
-        passes = Passes(
-            precision_of(settings, model.dtype), settings.gradient_checkpointing, streamed
-        )
-        self._scratch = states.scratch / "retraining"
+        precision = precision_of(settings, model.dtype)
+        passes = Passes(precision, settings.gradient_checkpointing, streamed)
+        self._scratch = job.states.scratch / "retraining"
         self._scratch.mkdir(exist_ok=True)
-        self.trainee = Trainee(model, masks, trained, passes, self._seed, self.state)
+        self.trainee = Trainee(model, job.masks, settings.trained, passes, self._seed, self.state)
         self._teacher_folder = saved.with_name(f"{saved.name}.teacher")
         self._teacher: Teacher | None = None
         self._loss: Loss = self._next_token
         if settings.distils:
-            self._teacher = teacher = Teacher(model, states, self._teacher_folder, fingerprint)
+            teacher = Teacher(model, job.states, self._teacher_folder, job.fingerprint)
+            self._teacher = teacher
             self._loss = lambda logits, rows: distillation(logits, teacher.logits(rows))
         self._losses: list[float] = []
-        self.facts: dict[str, Any] = {}
 
-    def run(self, report: Report, stop_at_divergence: bool, save_s: float) -> Spent:
-        """Train, and return what interrupted earlier attempts spent on the steps that were kept,
-        and on the dense model's hidden states.
+    def run(self, save_s: float) -> tuple[WindowResult, Spent]:
+        """Train, and return the result, and what interrupted earlier attempts spent on the steps
+        that were kept and on the dense model's hidden states.
         """
         on_teacher = self._teacher.spent if self._teacher else Spent()
         spent = Spent(attempts=int(self._resumed is not None or on_teacher != Spent()))
@@ -185,35 +114,30 @@ class Training:
             before, self._losses = self._resumed["loss_before"], self._resumed["losses"]
             spent += Spent.of(self._resumed["spent"])
             log.info("resuming from step %d", len(self._losses))
-        diverged = self._steps(before, spent, report, save_s)
-        after = before
+        diverged, after = self._steps(before, spent, save_s), before
         if diverged is None:
             self.trainee.merge_()
             after = self._checked()
             # The last step diverged: no later step computed a loss with its weights.
             diverged = None if math.isfinite(after) else len(self._losses)
-        self.facts = {
-            "loss_before": before,
-            "loss_after": after,
-            "steps": len(self._losses),
-            "trained_parameters": self.trainee.count,
-            "kept_pruned": diverged is not None,
-        }
+        steps = len(self._losses)
         if diverged is not None:
-            if stop_at_divergence:
+            if self._job.stop_at_divergence:
                 # It would only diverge again, and stand in the way of other settings.
                 self.remove()
                 raise divergence(
                     "retraining diverged",
-                    f"step {diverged} of {steps_of(self._settings, self._states.sequences)}",
+                    f"step {diverged} of {steps_of(self._job.settings, self._states.sequences)}",
                     [*self._losses, after],
-                    self._settings,
+                    self._job.settings,
                 )
             self.trainee.restore_()
             self._losses = [loss for loss in self._losses if math.isfinite(loss)]
-            self.facts |= {"loss_after": before, "diverged_at_step": diverged}
-        log.info("retrained: %s", self.facts)
-        return spent + on_teacher
+            after = before
+        count = self.trainee.count
+        result = WindowResult(before, after, steps, count, diverged is not None, diverged)
+        log.info("retrained: %s", result)
+        return result, spent + on_teacher
 
     def remove(self) -> None:
         """Remove what an interrupted training would resume from."""
@@ -233,11 +157,11 @@ class Training:
             math.fsum(self._losses[start:stop]) / (stop - start) for start, stop in pairwise(bounds)
         ]
 
-    def _steps(self, before: float, spent: Spent, report: Report, save_s: float) -> int | None:
+    def _steps(self, before: float, spent: Spent, save_s: float) -> int | None:
         """Take the remaining steps; return the first whose loss is not finite, counted from 1, or
         None.
         """
-        settings, sequences = self._settings, self._states.sequences
+        settings, sequences = self._job.settings, self._states.sequences
         steps = steps_of(settings, sequences)
         started = last = time.perf_counter()
         cpu_started = time.process_time()
@@ -245,27 +169,24 @@ class Training:
             if step <= len(self._losses):
                 continue
             self._losses.append(self.step(step, rate, rows))
-            report(step, steps, f"steps (loss {self._losses[-1]:.3g})")
+            self._job.report(step, steps, f"steps (loss {self._losses[-1]:.3g})")
             if not math.isfinite(self._losses[-1]):
                 return step
             now = time.perf_counter()
             if now - last >= save_s and step < steps:
                 last = now
                 so_far = spent + Spent.now(now - started, time.process_time() - cpu_started)
-                facts = {
-                    "loss_before": before,
-                    "losses": self._losses,
-                    "spent": so_far.as_json(),
-                }
+                facts = {"loss_before": before, "losses": self._losses, "spent": so_far.as_json()}
                 self.state.save(facts)
         return None
 
     def step(self, number: int, rate: float, rows: Tensor) -> float:
         """Take step `number` on the sequences `rows`, and return the loss before it."""
-        micro = self._settings.micro_batch or len(rows)
+        settings = self._job.settings
+        micro = settings.micro_batch or len(rows)
         step = Step(self._states.input_ids, rows, micro, self._loss, number)
         loss = gather_(self.trainee, step, self._scratch)
-        self.state.step_(rate, self._settings.clip)
+        self.state.step_(rate, settings.clip)
         return loss
 
     def _next_token(self, logits: Tensor, rows: Tensor) -> Tensor:
@@ -278,19 +199,20 @@ class Training:
         return math.fsum(self.trainee.losses(self._states.input_ids, rows, self._loss)) / count
 
 
-def _written(model: StreamedModel, states: DenseStates, settings: Retraining) -> tuple[int, int]:
+def _written(job: AdaptationJob[Retraining]) -> tuple[int, int]:
     """Return how many weights a training of matrices moves, and the bytes that a streamed one
     writes beside its state: hidden states at each boundary of a step, and shards.
     """
+    model, states, settings = job.model, job.states, job.settings
     block, trained = model.shapes_of_block(), settings.trained
     linears = block_linears(block).items()
-    weights = sum(it.weight.numel() for name, it in linears if trained.chooses(name))
+    weights = sum(linear.weight.numel() for name, linear in linears if trained.chooses(name))
     weights *= model.num_blocks
-    stored = sum(it.numel() for it in block.parameters()) * model.num_blocks
+    stored = sum(parameter.numel() for parameter in block.parameters()) * model.num_blocks
     if trained.head:
         weights += model.outer.head.weight.numel()
     if trained.head or trained.norms:
-        stored += sum(it.numel() for it in model.outer.module.parameters())
+        stored += sum(parameter.numel() for parameter in model.outer.module.parameters())
     each = max(model.dtype.itemsize, precision_of(settings, model.dtype).itemsize)
     batch = min(settings.batch, states.sequences)
     hidden = batch * states.length * model.config.hidden_size * each

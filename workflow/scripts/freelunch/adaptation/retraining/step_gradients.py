@@ -56,12 +56,8 @@ class Step:
 
 
 def gather_(trainee: Trainee, step: Step, scratch: Path) -> float:
-    """Gather the gradients of a step, and return its loss: the mean over its sequences.
-
-    Args:
-        trainee: The model in training.
-        step: The step.
-        scratch: Folder for hidden states between blocks.
+    """Gather the gradients of a step, and return its loss: the mean over its sequences. Hidden
+    states between streamed blocks are in `scratch`.
     """
     loss = _streamed_(trainee, step, scratch) if trainee.is_streamed else _in_memory_(trainee, step)
     trainee.gathered(trainee.outer.part, trainee.outer.trained)

@@ -1,20 +1,70 @@
-"""Train a window by gradients, so that its outputs match the targets."""
+"""Train a window by gradients, so that its outputs match the targets, by one of several losses."""
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from freelunch.adaptation.reconstruction.losses import LOSSES, Loss
+from freelunch.adaptation.job import WindowResult
 from freelunch.adaptation.reconstruction.window import WindowModules
-from freelunch.adaptation.training.optimisers import divergence, precision_of, stepping_in_backward
-from freelunch.adaptation.training.schedule import schedule
+from freelunch.adaptation.training.optimisation import (
+    divergence,
+    precision_of,
+    schedule,
+    stepping_in_backward,
+)
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.transfer import read_batches
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.steps import CHECK_SEQUENCES
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of (output - target)^2 over tokens and features.
+
+    Args:
+        outputs: (batch, length, features), any float dtype; all losses are computed in float32.
+        targets: The same shape as `outputs`.
+
+    Returns:
+        0-d, float32.
+    """
+    # The memory of torch's mean is as large as the outputs, and whoever keeps a loss keeps it all.
+    return nn.functional.mse_loss(outputs.float(), targets.float()).clone()
+
+
+def negative_cosine(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean over tokens of 1 - cos(output, target), which does not train the scale.
+
+    It is computed as half the squared distance of the normalised vectors, which loses no precision
+    where they are close: for equal vectors, both the loss and its gradient are exactly 0.
+    """
+    normalise = nn.functional.normalize
+    distances = normalise(outputs.float(), dim=-1) - normalise(targets.float(), dim=-1)
+    return distances.square().sum(-1).mean() / 2
+
+
+def relative_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean over tokens of ||output - target||^2 / ||target||^2.
+
+    All tokens have the same weight, even if one is a hundred times as large as the others (a
+    massive activation).
+    """
+    targets = targets.float()
+    error = (outputs.float() - targets).square().sum(-1)
+    return (error / targets.square().sum(-1).clamp(min=torch.finfo(torch.float32).tiny)).mean()
+
+
+# Losses by their names in the config.
+LOSSES: dict[str, Loss] = {
+    "mean_squared_error": mean_squared_error,
+    "negative_cosine": negative_cosine,
+    "relative_squared_error": relative_squared_error,
+}
 
 
 def train_window_(
@@ -24,7 +74,7 @@ def train_window_(
     settings: Reconstruction,
     seed: int,
     stop_at_divergence: bool = True,
-) -> dict[str, Any]:
+) -> WindowResult:
     """Train a window in place.
 
     Args:
@@ -34,11 +84,6 @@ def train_window_(
         settings: Settings of the training.
         seed: Seed of the order of the sequences, and of the model's own dropout.
         stop_at_divergence: Whether a loss that is not finite is an error.
-
-    Returns:
-        `loss_before` and `loss_after`, on the first sequences; `steps`; `trained_parameters`;
-        `kept_pruned`: whether training made the window worse, so that it keeps its pruned weights;
-        `diverged_at_step`, if the training diverged.
 
     Raises:
         UserError: A loss is not finite. The window then has its pruned weights again.
@@ -66,12 +111,7 @@ def train_window_(
                 break
     window.drop_(False)
     trained.merge_()
-    facts: dict[str, Any] = {
-        "loss_before": before,
-        "steps": len(losses),
-        "trained_parameters": trained.count,
-    }
-    after = before
+    steps_taken, count, after = len(losses), trained.count, before
     if diverged is None:
         window.round_()
         after = window_loss(window, inputs, targets, loss, precision)
@@ -81,7 +121,7 @@ def train_window_(
             diverged = len(losses) - 1
     if diverged is not None:
         window.restore_()
-        step = min(diverged + 1, facts["steps"])
+        step = min(diverged + 1, steps_taken)
         if stop_at_divergence:
             raise divergence(
                 f"reconstruction diverged in the window {window.name}",
@@ -90,11 +130,12 @@ def train_window_(
                 settings,
                 "windows finished before are kept",
             )
-        return facts | {"loss_after": before, "kept_pruned": True, "diverged_at_step": step}
+        return WindowResult(before, before, steps_taken, count, True, step)
     kept_pruned = not after <= before
     if kept_pruned:
         window.restore_()
-    return facts | {"loss_after": before if kept_pruned else after, "kept_pruned": kept_pruned}
+    after = before if kept_pruned else after
+    return WindowResult(before, after, steps_taken, count, kept_pruned)
 
 
 @torch.no_grad()

@@ -1,0 +1,167 @@
+"""An adaptation to carry out, and what came of it."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from freelunch.core.artifact import Artifact, check_belongs, fingerprint
+from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.errors import UserError
+from freelunch.core.files import scratch_folder
+from freelunch.core.job import Job
+from freelunch.core.progress import Report, silent
+from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_states import DenseStates, open_states
+from freelunch.model.token_ids import check_sample
+from freelunch.study.adaptations import Adaptation, Training
+from freelunch.study.retraining import read_adaptation
+from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
+from freelunch.study.steps import ADAPTED_BLOCKS
+from freelunch.study.windows import AUTO, Window
+
+S = TypeVar("S", bound=Adaptation)
+
+
+@dataclass(frozen=True)
+class AdaptationJob(Generic[S]):
+    """An adaptation of a pruned model.
+
+    Attributes:
+        model: The dense model.
+        masks: Masks of the pruned model.
+        states: The sample that the model is adapted on, with the dense model's hidden states.
+        settings: Settings of the adaptation, an entry of `adaptations`.
+        seed: Seed of the order of the sequences and of initial values.
+        folder: Folder for the adapted blocks, one shard per block.
+        fingerprint: Digest of everything the result depends on.
+        report: Called after each window, or after each step of a retraining.
+        stop_at_divergence: Whether a loss that is not finite is an error. Otherwise the window, or
+            the model, keeps its pruned weights, and the results say that it diverged.
+    """
+
+    model: StreamedModel
+    masks: Artifact
+    states: DenseStates
+    settings: S
+    seed: int
+    folder: Path
+    fingerprint: str
+    report: Report = silent
+    stop_at_divergence: bool = True
+
+    def writer(self, others: Iterable[Path] = ()) -> ArtifactWriter:
+        """Return the writer of the adapted blocks; `others` as in `ArtifactWriter`.
+
+        Raises:
+            UserError: The masks belong to another model or sample.
+        """
+        check_belongs(self.masks, "model", self.model.artifact)
+        check_sample(self.masks, self.states.calibration)
+        return ArtifactWriter(self.folder, ADAPTED_BLOCKS, self.fingerprint, others=others)
+
+    def finish(self, writer: ArtifactWriter, window: Window, **facts: Any) -> Artifact:
+        """Write the manifest of the adapted blocks."""
+        return writer.finish(
+            settings={"adaptation": self.settings.as_json(), "seed": self.seed},
+            window=window,
+            model=self.model.artifact.digest,
+            masks=self.masks.digest,
+            sample=self.states.calibration.digest,
+            **facts,
+        )
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """What came of a window, or of a whole model that was retrained.
+
+    Attributes:
+        loss_before: Loss of the pruned weights on the first sequences.
+        loss_after: Loss of the weights that the window has now, on the same sequences.
+        steps: Optimiser steps; 0 if the weights were solved for.
+        trained_parameters: How many numbers were trained.
+        kept_pruned: Whether the window has its pruned weights, since the adapted ones were worse.
+        diverged_at_step: First step, from 1, whose loss was not finite; None if all were.
+    """
+
+    loss_before: float
+    loss_after: float
+    steps: int
+    trained_parameters: int
+    kept_pruned: bool
+    diverged_at_step: int | None = None
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """Return the attributes, `diverged_at_step` only if the training diverged."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@contextmanager
+def open_adaptation(
+    job: Job,
+    *,
+    model: Path,
+    masks: Artifact,
+    sample: Artifact,
+    hidden: Path,
+    folder: Path,
+    settings: dict[str, Any],
+    window: Window | None,
+    seed: int,
+    code: str,
+    entry: str,
+    stop_at_divergence: bool,
+) -> Iterator[AdaptationJob[Any]]:
+    """Open what an adaptation needs, and set the job's counts.
+
+    Args:
+        job: The running job.
+        model: Folder of the dense model.
+        masks, folder, seed, stop_at_divergence: As in `AdaptationJob`.
+        sample: Token ids of the sample.
+        hidden: Folder of the hidden states that a dense pass may have kept.
+        settings: Settings of the adaptation as JSON.
+        window: The window that the plan decided, which takes the place of `auto`: blocks of another
+            attempt may only be taken over if they were adapted in the same window.
+        code: Digest of the code that adapts.
+        entry: The model's key in the config, for an error about its dtype.
+
+    Raises:
+        UserError: The model's precision cannot be trained.
+    """
+    dense, adaptation, passes = StreamedModel(model, job.device), read_adaptation(settings), 1
+    if isinstance(adaptation, Training):
+        passes = adaptation.passes
+        if dense.dtype == getattr(torch, UNTRAINED):
+            raise UserError(
+                NO_GRADIENTS,
+                where=f"{entry}.dtype",
+                found=f"{UNTRAINED}, the checkpoint's own",
+                expected=TRAINED,
+                todo="set `dtype` in the model's entry",
+            )
+    decided = settings | ({"window": window} if settings.get("window") == AUTO else {})
+    with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
+        states = open_states(dense, sample, hidden, scratch)
+        job.counts |= {
+            "tokens": states.sequences * states.length * passes,
+            "sequences": states.sequences,
+            "length": states.length,
+            "adaptation": settings,
+        }
+        yield AdaptationJob(
+            dense,
+            masks,
+            states,
+            adaptation,
+            seed,
+            folder,
+            fingerprint(code, [decided, seed], dense.artifact, sample, masks),
+            job.report,
+            stop_at_divergence,
+        )

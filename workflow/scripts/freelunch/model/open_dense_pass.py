@@ -1,0 +1,64 @@
+"""A pass of token ids through the dense model, block by block, and what is kept of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.files import scratch_folder
+from freelunch.core.job import Job
+from freelunch.core.progress import Report, silent
+from freelunch.model.checkpoint import StreamedModel
+
+
+@dataclass(frozen=True)
+class DensePass:
+    """A pass through the dense model.
+
+    Attributes:
+        model: The dense model.
+        sample: Token ids.
+        keep: Which hidden states are kept on disk: `all`, `every_k` or `none`.
+        folder: Folder for the results.
+        hidden_folder: Folder for what is kept.
+        fingerprint: Digest of everything the results depend on.
+        scratch: Folder for hidden states that are not kept.
+        report: Called after each block.
+    """
+
+    model: StreamedModel
+    sample: Artifact
+    keep: str
+    folder: Path
+    hidden_folder: Path
+    fingerprint: str
+    scratch: Path
+    report: Report = silent
+
+
+@contextmanager
+def open_dense_pass(
+    job: Job,
+    *,
+    model: Path,
+    sample: Artifact,
+    keep: str,
+    folder: Path,
+    hidden_folder: Path,
+    settings: object,
+    code: str,
+) -> Iterator[DensePass]:
+    """Open a dense pass of a running job.
+
+    Args:
+        job: The job.
+        model: Folder of the dense model.
+        sample, keep, folder, hidden_folder: As in `DensePass`.
+        settings: Settings that the results depend on.
+        code: Digest of the code that makes them.
+    """
+    dense = StreamedModel(model, job.device)
+    digest = fingerprint(code, settings, dense.artifact, sample)
+    with scratch_folder(hidden_folder.with_name(f".{hidden_folder.name}.scratch")) as scratch:
+        yield DensePass(dense, sample, keep, folder, hidden_folder, digest, scratch, job.report)
