@@ -14,7 +14,7 @@ from freelunch.core.errors import UserError
 from freelunch.core.progress import Report, silent
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import block_shard
-from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.windows import Window, adapted_windows, split_windows
 from tiny_models import BLOCKS, Prepared, hidden_folder, prepare
 

@@ -12,12 +12,12 @@ from freelunch.adaptation.reconstruction import driver
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.costs.reconstruction_work import reconstruction_flops
+from freelunch.costs.reconstruction import reconstruction_work
 from freelunch.costs.shapes import Shapes
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.cell import derive_seed
-from freelunch.study.dropout import dropout_of
+from freelunch.study.families import dropout_of
 from interrupts import Interrupt, contents, interrupted
 from operations import Counter
 from tiny_models import (
@@ -196,7 +196,7 @@ def test_operations_behind_sparse_matrices(tmp_path: Path, variant: str) -> None
         reconstruct(prepared, tmp_path / "adapted", **VARIANTS[variant])
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     settings = reconstruction(**VARIANTS[variant])
-    assert reconstruction_flops(shapes, SEQUENCES, 32, settings) == counter.operations
+    assert reconstruction_work(shapes, SEQUENCES, 32, settings).total() == counter.operations
 
 
 @pytest.mark.parametrize("keep", ["every_2", "none"])

@@ -13,15 +13,14 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.retraining import driver
 from freelunch.core.errors import UserError
-from freelunch.costs.retraining import retraining_flops
+from freelunch.costs.retraining import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER
 from freelunch.model.mask_store import load_pruned_block
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import LOW_RANK, METHODS, matrix_parameters
-from freelunch.study.retraining import Retraining
+from freelunch.study.retraining import Retraining, read_adaptation
 from operations import Counter
 from tiny_models import (
     BLOCKS,
@@ -258,7 +257,7 @@ def test_operations_are_those_that_torch_counts(
     with Counter() as counter:
         retrain(prepared, tmp_path / "adapted", streamed=streamed, **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    predicted = retraining_flops(shapes, SEQUENCES, 48, read_adaptation(settings), streamed)
+    predicted = retraining_work(shapes, SEQUENCES, 48, read_adaptation(settings), streamed).total()
     assert predicted == counter.operations
 
 

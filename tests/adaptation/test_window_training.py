@@ -9,15 +9,15 @@ import torch
 from freelunch.adaptation.reconstruction.window import _in_float32
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
-from freelunch.costs.reconstruction_work import reconstruction_flops
-from freelunch.costs.retraining import retraining_flops
+from freelunch.costs.reconstruction import reconstruction_work
+from freelunch.costs.retraining import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_states import kept_states
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study import families
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.methods import METHODS
+from freelunch.study.retraining import read_adaptation
 from interrupts import Interrupt, contents, interrupted, stamps
 from operations import Counter
 from tiny_models import (
@@ -255,7 +255,7 @@ def test_a_window_trains_what_a_method_does(
             if not moves:
                 assert torch.equal(found[name], value), name
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    predicted = reconstruction_flops(shapes, SEQUENCES, LENGTH, reconstruction(**settings))
+    predicted = reconstruction_work(shapes, SEQUENCES, LENGTH, reconstruction(**settings)).total()
     assert predicted == counter.operations
 
 
@@ -277,7 +277,7 @@ def test_operations_of_inputs_and_targets(
     with Counter() as counter:
         reconstruct(prepared, tmp_path / "adapted", **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
+    predicted = reconstruction_work(shapes, SEQUENCES, 32, reconstruction(**settings)).total()
     assert predicted == counter.operations
 
 
@@ -292,10 +292,10 @@ def test_operations_of_other_families(family: str, tmp_path: Path) -> None:
         settings = {"window": window, "train_norms": window != "matrix"}
         with Counter() as counter:
             reconstruct(prepared, tmp_path / f"{window}", **settings)
-        predicted = reconstruction_flops(shapes, SEQUENCES, 32, reconstruction(**settings))
+        predicted = reconstruction_work(shapes, SEQUENCES, 32, reconstruction(**settings)).total()
         assert predicted == counter.operations, window
     with Counter() as counter:
         retrain(prepared, tmp_path / "retrained", "full")
     retraining = read_adaptation({"method": "full"})
-    predicted = retraining_flops(shapes, SEQUENCES, 32, retraining)
+    predicted = retraining_work(shapes, SEQUENCES, 32, retraining).total()
     assert predicted == counter.operations, "retraining"

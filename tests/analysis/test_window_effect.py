@@ -222,7 +222,7 @@ def test_a_study_compares_windows_only_if_they_see_the_same_amount_of_text() -> 
         (["recon_block", "block_3", "matrix_3"], True),
     ):
         study = make_study(LARGER, criteria=["wanda"], adaptations=["none", *names])
-        assert study.compares_windows is expected
+        assert study.comparisons.of_windows is expected
         losses = {name: LARGER_LOSSES.get(name, UNADAPTED) for name in names}
         assert bool(window_rows(records_of(study, losses), study)) is expected
 
@@ -238,7 +238,7 @@ def test_quirks_are_windows_of_their_own(tmp_path: Path) -> None:
     }
     names = ["none", "recon_block", "drops", "matrix", "behind", "lost"]
     study = make_study(more, criteria=["wanda"], adaptations=names)
-    assert study.compares_windows
+    assert study.comparisons.of_windows
     others = {"behind": LOSSES["exact"], "lost": [3.9, 4.9, 5.9, 6.9], "drops": LOSSES["two"]}
     rows = window_rows(records_of(study, others), study)
     assert {row["adaptation"]: row["targets"] for row in rows} == {

@@ -14,8 +14,8 @@ from freelunch.audit.output_files import audit_files, card_name, seal_audit
 from freelunch.audit.texts import audit_texts
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
-from freelunch.records.made import Made, problem_of
 from freelunch.records.read import load_records
+from freelunch.records.whole import Output
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study, write_records
@@ -164,7 +164,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def audit(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
+def audit(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Output:
     monkeypatch.chdir(finished)
     *_, made = made_from_records(make_study())
     return made
@@ -173,29 +173,29 @@ def audit(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
 CARD = Path("results/made-up/checkpoints") / str(ADAPTED) / "README.md"
 
 
-def test_a_damaged_card_is_found(audit: Made) -> None:
+def test_a_damaged_card_is_found(audit: Output) -> None:
     content = CARD.read_bytes()
     for damage in DAMAGES.values():
         damage(CARD)
-        problem = problem_of(audit, anew=False)
-        assert problem is not None and str(CARD) in str(problem)
-        assert str(problem).endswith("(made by audit_study)")
+        problem = audit.problem(anew=False)
+        assert problem is not None and str(CARD) in problem
+        assert problem.endswith("(made by audit_study)")
         CARD.write_bytes(content)
-    assert problem_of(audit, anew=True) is None
+    assert audit.problem(anew=True) is None
 
 
-def test_a_card_is_compared_with_the_record(audit: Made) -> None:
+def test_a_card_is_compared_with_the_record(audit: Output) -> None:
     """Also if its digest is right."""
     content = CARD.read_text()
     CARD.write_text(content.replace("39.0", "29.0"))
     seal_audit(make_study())
-    problem = problem_of(audit, anew=True)
+    problem = audit.problem(anew=True)
     CARD.write_text(content)
     seal_audit(make_study())
-    assert problem is not None and str(problem).startswith(f"{CARD}: this file differs")
+    assert problem is not None and problem.startswith(f"{CARD}: this file differs")
 
 
-def test_there_is_no_card_of_an_altered_record(audit: Made) -> None:
+def test_there_is_no_card_of_an_altered_record(audit: Output) -> None:
     record = make_study().paths.record(ADAPTED)
     content = record.read_text()
     record.write_text(content.replace("38.9", "28.9", 1))

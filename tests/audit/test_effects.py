@@ -17,7 +17,6 @@ from freelunch.audit.figures import figures
 from freelunch.records.read import load_records
 from freelunch.reporting.drawing.style import CHOSEN, DAGGER, styled
 from freelunch.reporting.results import Results
-from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
 from repository import ROOT

@@ -12,16 +12,15 @@ import torch
 from transformers import PreTrainedConfig
 
 from configs import QWEN_72B
-from freelunch.costs.evaluation import measure_perplexity
 from freelunch.costs.machine import Machine
-from freelunch.costs.passes import capture_dense
+from freelunch.costs.passes import capture_dense, measure_perplexity
 from freelunch.costs.pruning import prune_model
 from freelunch.costs.reconstruction import reconstruct
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import Cost
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Adaptation
+from freelunch.study.retraining import read_adaptation
 from random_models import WANDA, llama, one_block, run_step, write_model
 from timing import say, seconds
 

@@ -12,11 +12,11 @@ from bench_windows import SHAPES, shaped, studied
 
 import retraining_memory
 from freelunch.adaptation.retraining.driver import Training
-from freelunch.costs.retraining import retrain, retraining_flops
+from freelunch.costs.retraining import retrain, retraining_work
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.methods import DISTILLATION
 from freelunch.study.methods import METHODS as ALL_METHODS
+from freelunch.study.retraining import read_adaptation
 from random_models import run_step
 from timing import REPEATS, alternating, matmul_rate, say, seconds
 
@@ -82,7 +82,7 @@ def bench_rates() -> None:
                 settings = read_adaptation(entry)
                 batch = settings.batch
                 # Operations of one step, without the losses before and after the training.
-                epoch = retraining_flops(shapes, 10**6, SEQUENCE, settings) / (10**6 / batch)
+                epoch = retraining_work(shapes, 10**6, SEQUENCE, settings).total() / (10**6 / batch)
                 training = Training(model, masks, states, settings, 0, states.scratch / name, "")
                 rows = torch.arange(batch)
 

@@ -26,7 +26,7 @@ from freelunch.model import mask_store, token_ids, transfer
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import open_states
 from freelunch.model.tensor_file import TensorFile
-from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.retraining import read_adaptation
 from random_models import llama, run_step, write_model
 from timing import say, seconds
 

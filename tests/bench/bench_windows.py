@@ -14,14 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs import QWEN_72B
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.core.artifact import Artifact
-from freelunch.costs.reconstruction import reconstruct
-from freelunch.costs.reconstruction_work import reconstruction_flops
+from freelunch.costs.reconstruction import reconstruct, reconstruction_work
 from freelunch.costs.shapes import Shapes
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, open_states
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.study import Study
 from freelunch.study.windows import split_windows
 from random_models import llama, one_block, run_step, write_model
@@ -134,13 +133,13 @@ def bench_rates() -> None:
         }
         # Count three forward passes, the usual formula, as if norms were trained.
         flops = {
-            name: reconstruction_flops(
+            name: reconstruction_work(
                 shapes,
                 states.sequences,
                 states.length,
                 _with_norms(settings),
                 blocks=BLOCKS,
-            )
+            ).total()
             for name, settings in kinds.items()
         }
         for threads in (1, 2):

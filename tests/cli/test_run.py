@@ -22,8 +22,8 @@ from freelunch.cli.run import (
     snakemake_command,
 )
 from freelunch.core.errors import UserError
-from freelunch.study.base import REPOSITORY
 from freelunch.study.config import Part
+from freelunch.study.registry import REPOSITORY
 from snakemake_logger_plugin_freelunch.story import COMMAND
 
 

@@ -11,8 +11,8 @@ import pytest
 from artifacts import write_at
 from freelunch.cli import tidy as module
 from freelunch.cli.tidy import freed_bytes, tidy
+from freelunch.costs.fits import lacking_disk
 from freelunch.costs.plan import Plan
-from freelunch.costs.room import lacking_disk
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from repository import ROOT
@@ -59,7 +59,7 @@ def test_what_is_being_made_again_is_kept(study: Study) -> None:
             assert all(folder.is_dir() for folder in folders)
         write_at(path, RECORDED)
     count = len(study.candidates(cell))
-    assert f"of {count} candidates of 1 finished cell: " in tidy(study)
+    assert f"of {count} candidate(s) of 1 finished cell(s): " in tidy(study)
     assert not any(folder.exists() for folder in folders)
 
 

@@ -7,34 +7,12 @@ import pytest
 from freelunch.cli import verify
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
-from freelunch.records.made import Made
+from freelunch.records.whole import Output
 from records_for_tests import make_study
-
-
-def checked(anew: bool) -> None:
-    """Find a thing whole."""
 
 
 def damaged(anew: bool) -> None:
     raise UserError("this is damaged")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / make_study().paths.root
-    folder.mkdir(parents=True)
-    return folder
-
-
-def told(monkeypatch: pytest.MonkeyPatch, *made: Made) -> tuple[list[str], bool]:
-    monkeypatch.setattr(verify, "made_by_study", lambda study: made)
-    text, whole = verify.verify(make_study())
-    return text.splitlines(), whole
-
-
-def cache(place: Path) -> Made:
-    return Made("caches", "capture_dense", None, False, checked, place)
 
 
 def test_what_never_ran_is_not_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,34 +24,29 @@ def test_what_never_ran_is_not_repaired(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_each_thing_is_whole_removed_or_damaged(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = make_study().paths.root
     for name in ("one", "two", "three"):
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
         (folder / name / MANIFEST).touch()
-    steps = [
-        Made("masks", "prune_model", folder / name / MANIFEST, needed, check, folder / name)
-        for name, needed, check in (
-            *(("one", True, checked), ("two", True, damaged), ("three", False, checked)),
-            *(("gone", False, checked), ("lost", True, checked)),
+    outputs = [
+        Output("masks", "prune_model", folder / name / MANIFEST, check, needed)
+        for name, check, needed in (
+            ("one", bool, True),
+            ("two", damaged, True),
+            ("three", bool, False),
+            ("gone", bool, False),
+            ("lost", bool, True),
         )
     ]
-    (count, *problems), whole = told(monkeypatch, *steps)
+    monkeypatch.setattr(verify, "outputs_of", lambda study: outputs)
+    text, whole = verify.verify(make_study())
+    count, *problems = text.splitlines()
     assert not whole
-    assert count.split(maxsplit=1)[1] == (
-        "2 whole, 1 removed, which steps make again when they need it, 2 damaged or missing"
-    )
+    assert count.split(maxsplit=1)[1] == "2 whole, 2 damaged or missing"
     assert problems == [
         "  this is damaged (made by prune_model)",
-        f"  {folder / 'lost'}: missing (made by prune_model)",
+        f"  {folder / 'lost' / MANIFEST}: missing (made by prune_model)",
     ]
-
-
-def test_what_something_else_stands_in_for_counts_once(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is damaged, and not also removed."""
-    (folder / "hidden").write_text("a file in the place of a folder")
-    (count, problem), whole = told(monkeypatch, cache(folder / "hidden" / "seed0"))
-    assert not whole and count.split(maxsplit=1)[1] == "0 whole, 1 damaged or missing"
-    assert "this stands in the place of a folder" in problem

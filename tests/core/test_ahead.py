@@ -70,21 +70,6 @@ def test_two_results_are_in_memory_at_a_time() -> None:
     assert most == [1] + 19 * [2]
 
 
-def test_items_are_asked_for_one_ahead() -> None:
-    """They may be a generator that does something, such as noting how far a device is."""
-    asked = []
-
-    def items() -> object:
-        for number in range(3):
-            asked.append(number)
-            yield number
-
-    reading = read_ahead(items(), lambda number: number)
-    assert asked == []
-    for number, _ in reading:
-        assert asked == list(range(min(number + 2, 3)))
-
-
 def test_an_error_of_a_read_comes_in_its_items_place() -> None:
     def read(number: int) -> int:
         if number == 2:
@@ -108,14 +93,6 @@ def test_an_early_end_leaves_no_thread(stop: type[BaseException]) -> None:
     with pytest.raises(stop):
         work()
     until(lambda: threads() == [])
-
-
-def test_an_interrupt_does_not_wait_for_reads_that_have_not_begun() -> None:
-    read: list[int] = []
-    reading = read_ahead(range(10**9), read.append)
-    next(reading)
-    reading.close()
-    assert threads() == [] and len(read) <= 2
 
 
 # --- Writing behind
@@ -144,8 +121,13 @@ def test_the_caller_goes_on_while_a_result_is_written() -> None:
         may_write.set()
 
 
-@pytest.mark.parametrize("calls", [1, 3])
-def test_an_error_of_a_call_is_raised(calls: int) -> None:
+@pytest.mark.parametrize(
+    ("calls", "own", "raised"),
+    [(1, None, OSError), (3, None, OSError), (1, Interrupt, Interrupt)],
+)
+def test_an_error_of_a_call_is_raised_after_the_callers_own(
+    calls: int, own: type[BaseException] | None, raised: type[BaseException]
+) -> None:
     def fail(number: int) -> None:
         raise OSError(f"no space left for {number}")
 
@@ -156,24 +138,12 @@ def test_an_error_of_a_call_is_raised(calls: int) -> None:
             for number in range(calls):
                 call(fail, number)
                 made.append(number)
+            if own is not None:
+                raise own
 
-    with pytest.raises(OSError, match="no space left for 0"):
+    with pytest.raises(raised, match=None if own else "no space left for 0"):
         work()
     assert made == [0]
-    assert threads() == []
-
-
-def test_the_callers_own_error_comes_first() -> None:
-    def fail() -> None:
-        raise OSError("no space left")
-
-    def work() -> None:
-        with write_behind() as call:
-            call(fail)
-            raise Interrupt
-
-    with pytest.raises(Interrupt):
-        work()
     assert threads() == []
 
 

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,12 +24,21 @@ from freelunch.core.spent import Clock, Spent
 SCRIPTS = Path(artifact.__file__).parents[2]
 
 
-def start(folder: Path, files: int = 2, of: str = "fingerprint") -> None:
-    """Leave an attempt that was interrupted after so many files."""
-    writer = ArtifactWriter(folder, "test", of)
-    for number in range(files):
-        writer.add(f"file{number}", write(f"content {number}"), number=number)
-    # As it goes out of scope it lets go of its lock, like a process that dies.
+def start(folder: Path, *numbers: int, of: str = "fingerprint", **options: Any) -> ArtifactWriter:
+    """Return a writer with so many files, of work that may be divided.
+
+    As it goes out of scope it lets go of its lock, like a process that dies.
+    """
+    writer = ArtifactWriter(folder, "test", of, **options)
+    for number in numbers or (0, 1):
+        if f"file{number}" not in writer:
+            writer.add(f"file{number}", write(f"content {number}"), number=number)
+    return writer
+
+
+def slow(text: str) -> Callable[[Path], object]:
+    """Return a writer that takes a while."""
+    return lambda path: (time.sleep(0.05), path.write_text(text))
 
 
 # --- Interrupts
@@ -46,18 +57,13 @@ def test_an_interrupted_write_leaves_no_half_file(tmp_path: Path, error: BaseExc
 
 
 def test_an_attempt_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    start(tmp_path, files=2)
-    stamp = (tmp_path / "file0").stat().st_mtime_ns
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
-    assert "file0" in writer and "file1" in writer
-    assert writer.entry("file1")["number"] == 1
-    writer.add("file2", write("content 2"), number=2)
-    resumed = writer.finish()
-    assert (tmp_path / "file0").stat().st_mtime_ns == stamp
-    start(tmp_path / "whole", files=3)
-    assert (
-        resumed.digest == ArtifactWriter(tmp_path / "whole", "test", "fingerprint").finish().digest
-    )
+    start(tmp_path / "a")
+    stamp = (tmp_path / "a" / "file0").stat().st_mtime_ns
+    writer = start(tmp_path / "a", 2)
+    assert "file0" in writer and writer.entry("file1")["number"] == 1
+    resumed, whole = writer.finish(), start(tmp_path / "whole", 0, 1, 2).finish()
+    assert (tmp_path / "a" / "file0").stat().st_mtime_ns == stamp
+    assert resumed.digest == whole.digest
 
 
 def test_a_killed_process_loses_no_finished_file(tmp_path: Path) -> None:
@@ -102,26 +108,20 @@ def test_a_journal_cut_short_anywhere(tmp_path: Path) -> None:
         kept = {f"file{number}" for number in range(complete - 1)}
         assert names(folder) == {*kept, JOURNAL, LOCK}, f"cut after {cut} bytes"
         for number in range(2):
-            name = f"file{number}"
-            assert (name in writer) is (name in kept)
-            if name not in writer:
-                writer.add(name, write(f"content {number}"), number=number)
-        assert writer.finish().files.keys() == {"file0", "file1"}
+            assert (f"file{number}" in writer) is (f"file{number}" in kept)
+        writer.release()
+        assert start(folder).finish().files.keys() == {"file0", "file1"}
 
 
-def test_an_altered_line_of_a_journal_is_worth_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "line", [None, "\0" * 40 + "\n", "no JSON\n", "[]\n", '{"name": "file0"}\n']
+)
+def test_a_journal_with_a_damaged_line_is_worth_nothing(tmp_path: Path, line: str | None) -> None:
+    """As a power cut may leave it; the first one is altered."""
     start(tmp_path)
     journal = (tmp_path / JOURNAL).read_text()
-    (tmp_path / JOURNAL).write_text(journal.replace('"number": 1', '"number": 7'))
-    assert "file0" not in ArtifactWriter(tmp_path, "test", "fingerprint")
-
-
-@pytest.mark.parametrize("line", ["\0" * 40 + "\n", "no JSON\n", "[]\n", '{"name": "file0"}\n'])
-def test_a_journal_with_a_damaged_line_is_worth_nothing(tmp_path: Path, line: str) -> None:
-    """As a power cut may leave it."""
-    start(tmp_path)
-    with (tmp_path / JOURNAL).open("a") as journal:
-        journal.write(line)
+    altered = journal.replace('"number": 1', '"number": 7')
+    (tmp_path / JOURNAL).write_text(altered if line is None else journal + line)
     writer = ArtifactWriter(tmp_path, "test", "fingerprint")
     assert names(tmp_path) == {JOURNAL, LOCK}
     assert "file0" not in writer
@@ -141,11 +141,7 @@ def test_another_fingerprint_discards(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "stranger").touch()
     writer = ArtifactWriter(tmp_path, "test", "new")
-    assert names(tmp_path) == {JOURNAL, LOCK}
-    writer.add("file0", write("content 0"))
-    del writer
-    gc.collect()
-    assert "file0" in ArtifactWriter(tmp_path, "test", "new")
+    assert names(tmp_path) == {JOURNAL, LOCK} and "file0" not in writer
 
 
 @pytest.mark.parametrize("keep_journal", [False, True])
@@ -183,7 +179,7 @@ def test_a_second_writer_waits_for_the_first(
 ) -> None:
     """A job whose Snakemake was killed may still be at work when the next run starts."""
     first = ArtifactWriter(tmp_path, "test", "fingerprint")
-    first.add("one", lambda path: (time.sleep(0.05), path.write_text("first")))
+    first.add("one", slow("first"))
     opened = threading.Event()
     taken: list[Artifact] = []
     waited_before = waited_s()
@@ -228,14 +224,9 @@ def test_a_second_scratch_folder_waits_for_the_first(tmp_path: Path) -> None:
 
 
 def test_what_an_interrupted_attempt_spent_is_counted(tmp_path: Path) -> None:
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
-    writer.add("one", lambda path: (time.sleep(0.05), path.write_text("first")))
-    del writer
-    gc.collect()
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
-    writer.add("two", lambda path: (time.sleep(0.05), path.write_text("second")))
-    del writer
-    gc.collect()
+    for name in ("one", "two"):
+        ArtifactWriter(tmp_path, "test", "fingerprint").add(name, slow(name))
+        gc.collect()
     artifact = ArtifactWriter(tmp_path, "test", "fingerprint").finish()
     assert artifact.spent.attempts == 2
     assert 0.1 <= artifact.spent.wall_s < 5
@@ -244,19 +235,11 @@ def test_what_an_interrupted_attempt_spent_is_counted(tmp_path: Path) -> None:
 # --- Work that was divided in another way
 
 
-def half_done(folder: Path, *numbers: int, of: str = "fingerprint") -> ArtifactWriter:
-    """Return a writer with some files, of work that may be divided."""
-    writer = ArtifactWriter(folder, "test", of, others=[])
-    for number in numbers:
-        writer.add(f"file{number}", write(f"content {number}"), number=number)
-    return writer
-
-
 def test_files_of_another_division_are_taken_over_with_what_they_cost(tmp_path: Path) -> None:
-    one = ArtifactWriter(tmp_path / "1-of-1", "test", "fingerprint", others=[])
-    one.add("file0", lambda path: (time.sleep(0.05), path.write_text("content 0")), number=0)
+    one = ArtifactWriter(tmp_path / "1-of-1", "test", "fingerprint")
+    one.add("file0", slow("content 0"), number=0)
     whole = one.finish()
-    half_done(tmp_path / "1-of-3", 1)
+    start(tmp_path / "1-of-3", 1)
     gc.collect()
     folders = sorted(tmp_path.glob("*-of-*"))
     writer = ArtifactWriter(tmp_path / "1-of-2", "test", "fingerprint", others=folders)
@@ -276,7 +259,7 @@ def test_files_of_another_division_are_taken_over_with_what_they_cost(tmp_path: 
 
 @pytest.mark.parametrize("of", ["fingerprint", "another"])
 def test_only_the_same_work_is_taken_over(tmp_path: Path, of: str) -> None:
-    made = half_done(tmp_path / "1-of-1", 0, 1, of=of).finish()
+    made = start(tmp_path / "1-of-1", of=of).finish()
     edited = made.path("file1")
     edited.chmod(0o644)
     edited.write_text("content X")
@@ -286,7 +269,7 @@ def test_only_the_same_work_is_taken_over(tmp_path: Path, of: str) -> None:
 
 
 def test_a_finished_folder_takes_nothing_over_from_itself(tmp_path: Path) -> None:
-    half_done(tmp_path, 0).finish()
+    start(tmp_path, 0).finish()
     (tmp_path / MANIFEST).unlink()
     assert not ArtifactWriter(tmp_path, "test", "fingerprint", others=[tmp_path]).find("file0")
 
@@ -312,23 +295,18 @@ writer.add("one", lambda path: save_file({"x": torch.ones(1)}, path))
 writer.add_text("two", "text")
 writer.finish()
 """
-    for umask, mode in (("022", 0o644), ("002", 0o664), ("077", 0o600)):
-        folder = tmp_path / umask
-        command = ["sh", "-c", f'umask {umask}; exec "$@"', "sh", sys.executable, "-c", code]
-        environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
-        subprocess.run([*command, str(folder)], env=environment, check=True)
-        assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {mode}
+    command = ["sh", "-c", 'umask 002; exec "$@"', "sh", sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    subprocess.run([*command, str(tmp_path / "a")], env=environment, check=True)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "a").iterdir()} == {0o664}
 
 
 # --- Folders that are filled for another job
 
 
-def leave(folder: Path, files: int = 2) -> Spent:
+def leave(folder: Path) -> Spent:
     """Fill a folder for another job, which is to write its manifest."""
-    writer = ArtifactWriter(folder, "test", "fingerprint")
-    for number in range(files):
-        writer.add(f"file{number}", write(f"content {number}"), number=number)
-    return writer.leave()
+    return start(folder).leave()
 
 
 def test_a_folder_that_was_left_is_finished_by_its_own_job(tmp_path: Path) -> None:
@@ -343,8 +321,7 @@ def test_a_folder_that_was_left_is_finished_by_its_own_job(tmp_path: Path) -> No
     assert made.spent.attempts == 0
     assert (made.spent.wall_s, made.spent.cpu_s) == (spent.wall_s, spent.cpu_s)
     assert is_finished(tmp_path / "left", "fingerprint")
-    start(tmp_path / "whole", files=2)
-    whole = ArtifactWriter(tmp_path / "whole", "test", "fingerprint")
+    whole = start(tmp_path / "whole")
     assert not whole.left
     assert whole.finish().digest == made.digest
 

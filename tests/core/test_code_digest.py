@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,10 +15,8 @@ import pytest
 from freelunch.audit.figures import drawing_module, figure_modules, figures
 
 # The module's name is also that of its function.
-from freelunch.core import code_cache
 from freelunch.core import code_digest as digest
 from freelunch.core.code_digest import SCRIPTS, code_digest, covered_files, reachable_files
-from freelunch.core.digest import sealed
 from sources_read import forget_sources
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
@@ -30,54 +29,10 @@ def edited_digest(path: Path, text: str, script: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_stale_digests() -> None:
+def _no_stale_digests() -> Iterator[None]:
     forget_sources()
-
-
-# --- What is kept between runs
-
-
-def test_another_run_parses_nothing_and_an_edited_file_only_itself(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = {name: code_digest(name) for name in NAMES}
+    yield
     forget_sources()
-    parsed: list[str] = []
-    parse = digest._parse
-    monkeypatch.setattr(
-        digest, "_parse", lambda path, text: parsed.append(path.name) or parse(path, text)
-    )
-    assert found == {name: code_digest(name) for name in NAMES}
-    assert parsed == []
-    path = copy / "freelunch" / "pruning" / "masks.py"
-    assert edited_digest(path, path.read_text() + "X = 1\n", "prune_model") != found["prune_model"]
-    assert parsed == ["masks.py"]
-
-
-@pytest.mark.parametrize("damage", [b"", b"{", b'{"parsers": "", "sources": {}}'])
-def test_damaged_memory_or_that_of_another_parser_is_none(copy: Path, damage: bytes) -> None:
-    before = code_digest("prune_model")
-    file = copy / "__pycache__" / code_cache.FILE
-    content = json.loads(file.read_text())
-    for entry in content["sources"].values():
-        entry[1] = "0" * 64
-    altered = json.dumps(sealed({**content, "parsers": "of another version"})).encode()
-    for text in (damage, json.dumps(content).encode(), altered):
-        file.write_bytes(text)
-        forget_sources()
-        assert code_digest("prune_model") == before
-
-
-def test_a_folder_that_cannot_be_written_is_no_obstacle(copy: Path) -> None:
-    (copy / "__pycache__").write_text("in the way of the folder")
-    assert len(code_digest("prune_model")) == 16
-
-
-def test_a_file_that_cannot_be_replaced_leaves_nothing_beside_it(copy: Path) -> None:
-    file = copy / "__pycache__" / code_cache.FILE
-    file.mkdir(parents=True)
-    assert len(code_digest("prune_model")) == 16
-    assert list(file.parent.iterdir()) == [file]
 
 
 # --- What counts as a change
@@ -96,36 +51,16 @@ def test_comments_docstrings_and_layout_do_not_count(copy: Path) -> None:
     before = code_digest("prune_model")
     path = copy / "freelunch" / "pruning" / "masks.py"
     text = path.read_text()
-    tree = ast.parse(text)
-    of_module = _first_line(tree)
-    of_function = next(_first_line(node) for node in tree.body if isinstance(node, ast.FunctionDef))
+    of_module, of_function = text.split('"""')[1], text.split('"""')[3]
     for change in (
         "# A comment.\n" + text,
         text.replace(of_function, "Return the same, in other words."),
-        text.replace(of_module, "Other words."),
+        text.replace(f'"""{of_module}"""', ""),
         text.replace("chosen[tied_groups] &= ~(", "chosen[tied_groups] &= ~(\n        "),
         text.replace("\n\n\n", "\n\n\n\n\n"),
     ):
         assert change != text
         assert edited_digest(path, change, "prune_model") == before
-    no_docstring = ast.unparse(_without_docstrings(ast.parse(text)))
-    assert '"""' not in no_docstring
-    assert edited_digest(path, no_docstring, "prune_model") == before
-
-
-def _first_line(node: ast.Module | ast.FunctionDef) -> str:
-    docstring = ast.get_docstring(node)
-    assert docstring
-    return docstring.splitlines()[0]
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:]
-    return tree
 
 
 @pytest.mark.parametrize(
@@ -135,6 +70,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
         ("dim=1", "dim=0"),
         ('"row"', '"column"'),
         ("def lowest_of_columns", "def lowest_of_columns2"),
+        ("import torch\n", "import torch\n\n'a string that documents nothing'\n"),
     ],
 )
 def test_an_edit_of_code_far_below_the_script_counts(copy: Path, old: str, new: str) -> None:
@@ -152,16 +88,53 @@ def test_an_edit_of_code_far_below_the_script_counts(copy: Path, old: str, new: 
 def test_an_edit_of_the_script_itself_counts(copy: Path) -> None:
     before = code_digest("prune_model")
     path = copy / "prune_model.py"
-    text = path.read_text()
-    assert edited_digest(path, "# Words.\n" + text, "prune_model") == before
-    assert edited_digest(path, text + "\nprint()\n", "prune_model") != before
+    assert edited_digest(path, path.read_text() + "\nprint()\n", "prune_model") != before
 
 
-def test_a_string_that_is_no_docstring_counts(copy: Path) -> None:
-    path = copy / "freelunch" / "pruning" / "masks.py"
-    text = path.read_text()
-    one = edited_digest(path, text + '\nNOTE = """one"""\n', "prune_model")
-    assert edited_digest(path, text + '\nNOTE = """two"""\n', "prune_model") != one
+def test_a_module_that_is_renamed_or_moved_runs_nothing_again(copy: Path) -> None:
+    """Neither does the change of the import lines that follow it, nor their new order."""
+    before = {name: code_digest(name) for name in NAMES}
+    library = copy / "freelunch"
+    (library / "a_new_room").mkdir()
+    (library / "a_new_room" / "__init__.py").write_text('"""A room."""\n')
+    moves = {
+        "pruning/masks.py": "a_new_room/kept_weights.py",
+        "core/digest.py": "core/zz_digests.py",
+        "data/text_windows.py": "data/a_window.py",
+    }
+    for old, new in moves.items():
+        (library / old).rename(library / new)
+    edited = 0
+    for path in copy.rglob("*.py"):
+        text = path.read_text()
+        for old, new in moves.items():
+            was, becomes = (name.removesuffix(".py").replace("/", ".") for name in (old, new))
+            text = re.sub(rf"\bfreelunch\.{was}\b", f"freelunch.{becomes}", text)
+        edited += text != path.read_text()
+        path.write_text(_sorted_imports(text))
+    assert edited > 30
+    forget_sources()
+    assert {name: code_digest(name) for name in NAMES} == before
+
+
+def _sorted_imports(text: str) -> str:
+    """Put the imports of the library that take one line in the order of their modules' names."""
+    lines = text.splitlines(keepends=True)
+    ours = [at for at, line in enumerate(lines) if re.match(r"from freelunch\..*[^(]\n$", line)]
+    for at, line in zip(ours, sorted(lines[at] for at in ours), strict=True):
+        lines[at] = line
+    return "".join(lines)
+
+
+def test_an_import_of_an_equal_name_from_another_module_counts(copy: Path) -> None:
+    (copy / "script.py").write_text("from freelunch.one import f\nimport freelunch.two\n")
+    for name in ("one", "two"):
+        (copy / "freelunch" / f"{name}.py").write_text(f"def f():\n    return '{name}'\n")
+    before = code_digest("script")
+    other = "from freelunch.two import f\nimport freelunch.one\n"
+    assert edited_digest(copy / "script.py", other, "script") != before
+    renamed = "from freelunch.one import f as g\nimport freelunch.two\n"
+    assert edited_digest(copy / "script.py", renamed, "script") != before
 
 
 def test_every_way_of_importing_is_followed(copy: Path) -> None:
@@ -263,99 +236,98 @@ def test_each_rule_carries_the_digest_of_its_script() -> None:
         assert carried, f"no rule carries the digest of {name}"
 
 
-def test_pruning_carries_the_digest_of_its_own_criterion(copy: Path) -> None:
-    """An edit of one criterion reruns what uses it, and nothing else."""
-    rule = (SCRIPTS.parent / "rules" / "prune.smk").read_text()
-    assert 'f"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion).score}"' in rule
-    names = [path.stem for path in (copy / "freelunch" / "pruning" / "criteria").glob("[a-z]*.py")]
+# What a rule names beside its script: where it says so, and the modules.
+CRITERIA = sorted(
+    f"freelunch.pruning.criteria.{path.stem}"
+    for path in (SCRIPTS / "freelunch" / "pruning" / "criteria").glob("[a-z]*.py")
+)
+MEASUREMENTS = [
+    f"freelunch.evaluation.{name}"
+    for name in ("identity", "perplexity", "held_out", "drift", "tasks")
+]
+DRAWINGS = [drawing_module(name) for name in figures()]
+
+
+def changed(script: str, modules: list[str], edit: Callable[[], object]) -> set[str]:
+    """Return the modules with which a script's digest differs after an edit, by their last name."""
 
     def digests() -> dict[str, str]:
         forget_sources()
-        return {
-            name: code_digest("prune_model", f"freelunch.pruning.criteria.{name}") for name in names
-        }
+        return {name.rpartition(".")[2]: code_digest(script, name) for name in modules}
 
     before = digests()
-    path = copy / "freelunch" / "pruning" / "criteria" / "wanda.py"
-    path.write_text(path.read_text() + "\nNOTE = 1\n")
+    edit()
     after = digests()
-    # Those of units are made of Wanda's scores.
-    assert {name for name in names if after[name] != before[name]} == {"wanda", "wanda_sp", "flap"}
+    return {name for name in before if after[name] != before[name]}
 
 
-def test_an_edit_of_a_measurement_repeats_no_other(copy: Path) -> None:
-    rule = (SCRIPTS.parent / "rules" / "evaluate.smk").read_text()
-    assert 'code_digest("evaluate_cell", f"freelunch.evaluation.{name}")' in rule
-    names = ("identity", "perplexity", "held_out", "drift", "tasks")
-
-    def digests() -> dict[str, str]:
-        forget_sources()
-        return {
-            name: code_digest("evaluate_cell", f"freelunch.evaluation.{name}") for name in names
-        }
-
-    before = digests()
-    path = copy / "freelunch" / "evaluation" / "drift.py"
-    path.write_text(path.read_text() + "\nNOTE = 1\n")
-    after = digests()
-    assert {name for name in names if after[name] != before[name]} == {"drift"}
-
-
-def test_an_upgrade_of_lm_eval_repeats_the_tasks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("identity", "perplexity", "held_out", "drift", "tasks")
-
-    def digests(upgraded: str = "") -> dict[str, str]:
-        digest._version.cache_clear()
-        monkeypatch.setattr(
-            digest, "version", lambda name: "99.0" if name == upgraded else version(name)
-        )
-        return {
-            name: code_digest("evaluate_cell", f"freelunch.evaluation.{name}") for name in names
-        }
-
-    before = digests()
-    upgraded = digests("lm-eval")
-    assert {name for name in names if upgraded[name] != before[name]} == {"tasks"}
-    assert not digests("torch").items() & before.items()
-    digest._version.cache_clear()
-
-
-def test_an_upgrade_of_the_parser_of_wikis_fetches_texts_alone(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("rule", "named", "script", "modules", "edited", "expected"),
+    [
+        (
+            "prune",
+            'f"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion).score}"',
+            "prune_model",
+            CRITERIA,
+            "pruning/criteria/wanda.py",
+            # Those of units are made of Wanda's scores.
+            {"wanda", "wanda_sp", "flap"},
+        ),
+        (
+            "evaluate",
+            'code_digest("evaluate_cell", f"freelunch.evaluation.{name}")',
+            "evaluate_cell",
+            MEASUREMENTS,
+            "evaluation/drift.py",
+            {"drift"},
+        ),
+        (
+            "show",
+            "figures.drawing_module(wildcards.figure)",
+            "draw_figure",
+            DRAWINGS,
+            "reporting/drawing/windows.py",
+            {"windows"},
+        ),
+        # What declares a figure does not draw it.
+        ("show", "", "draw_figure", DRAWINGS, "reporting/figures/windows.py", set()),
+    ],
+)
+def test_a_job_carries_the_digest_of_the_module_that_it_uses_alone(
+    copy: Path,
+    rule: str,
+    named: str,
+    script: str,
+    modules: list[str],
+    edited: str,
+    expected: set[str],
 ) -> None:
-    names = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+    """An edit of one criterion, measurement or figure reruns what uses it, and nothing else."""
+    assert named in (SCRIPTS.parent / "rules" / f"{rule}.smk").read_text()
+    path = copy / "freelunch" / edited
+    edit = path.read_text() + "\nNOTE = 1\n"
+    assert changed(script, modules, lambda: path.write_text(edit)) == expected
 
-    def digests(upgraded: str = "") -> dict[str, str]:
-        digest._version.cache_clear()
+
+@pytest.mark.parametrize(
+    ("package", "measurements", "scripts"),
+    [
+        ("lm-eval", {"tasks"}, set()),
+        ("mwparserfromhell", set(), {"fetch_text"}),
+        ("torch", {name.rpartition(".")[2] for name in MEASUREMENTS}, set(NAMES)),
+    ],
+)
+def test_an_upgrade_of_a_package_repeats_what_imports_it(
+    monkeypatch: pytest.MonkeyPatch, package: str, measurements: set[str], scripts: set[str]
+) -> None:
+    def upgrade() -> None:
         monkeypatch.setattr(
-            digest, "version", lambda name: "99.0" if name == upgraded else version(name)
+            digest, "version", lambda name: "99.0" if name == package else version(name)
         )
-        return {name: code_digest(name) for name in names}
 
-    before, after = digests(), digests("mwparserfromhell")
-    assert {name for name in before if after[name] != before[name]} == {
-        "fetch_text",
-        "fetch_text_files",
-    }
-    digest._version.cache_clear()
-
-
-def test_a_figure_is_drawn_anew_by_an_edit_of_its_own_drawing_alone(copy: Path) -> None:
-    rule = (SCRIPTS.parent / "rules" / "show.smk").read_text()
-    assert "figures.drawing_module(wildcards.figure)" in rule
-
-    def digests() -> dict[str, str]:
-        forget_sources()
-        return {name: code_digest("draw_figure", drawing_module(name)) for name in figures()}
-
-    before = digests()
-    path = copy / "freelunch" / "reporting" / "drawing" / "windows.py"
-    path.write_text(path.read_text() + "\nNOTE = 1\n")
-    after = digests()
-    assert {name for name in before if after[name] != before[name]} == {"windows"}
-    path = copy / "freelunch" / "reporting" / "figures" / "windows.py"
-    path.write_text(path.read_text() + "\nNOTE = 1\n")
-    assert digests() == after, "what declares a figure does not draw it"
+    before = {name: code_digest(name) for name in NAMES}
+    assert changed("evaluate_cell", MEASUREMENTS, upgrade) == measurements
+    assert {name for name in NAMES if code_digest(name) != before[name]} == scripts
 
 
 @pytest.mark.parametrize("script", ["build_tables", "audit_study"])

@@ -1,59 +1,98 @@
-"""What jobs ask a scheduler for, and how many jobs it gets."""
+"""What jobs ask a scheduler for, how they share work, and how the terminal's bar weights them."""
 
-import re
+import math
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from configs import smoke
 from freelunch.core.job import KEPT_BYTES
-from freelunch.costs.jobs import Job, chains_of, jobs_of, scheduled_jobs
+from freelunch.costs import requests
+from freelunch.costs.jobs import PlannedJob, jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import plan_brief, plan_text
 from freelunch.costs.requests import (
     AROUND_BYTES,
     LEAST_MINUTES,
     MORE_MEMORY,
     MORE_TIME,
     RECORD,
-    TIME_MARGIN,
-    UNKNOWN_MB,
+    WORTH_S,
+    JobRequest,
     Limits,
-    Request,
     again,
+    mask_groups,
+    planned_s,
     request,
     together,
+    window_groups,
 )
+from freelunch.costs.work import START_S
+from freelunch.study.cell import Cell
+from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
-from repository import ROOT
+from freelunch.study.windows import split_windows
+from planned import CELL, MACHINE, cost_of
 
-MACHINE = Machine.of(1e12, 1e9, 1e8)
+SLOW = Machine.of(1e6, 1e9, 1e9)
+MODEL = "smollm2-135m"
+SWEEP = [
+    f"{criterion}-{pattern}"
+    for criterion in ("magnitude", "wanda", "ria", "sparsegpt")
+    for pattern in ("u50", "u60", "2of4", "4of8")
+]
 
 
-def test_a_request_is_more_than_the_prediction() -> None:
-    """And more than what glibc keeps, which the prediction lacks."""
+@pytest.fixture
+def plan() -> Plan:
+    return Plan.of(Study.load(Path("config.yaml")))
+
+
+@pytest.fixture
+def sweep() -> Plan:
+    return Plan.of(Study.load(Path("studies/anchors.yaml")))
+
+
+def reconstructions(plan: Plan) -> list[PlannedJob]:
+    return [job for job in jobs_of(plan.study) if job.rule == RECONSTRUCT_WINDOW]
+
+
+# --- Requests
+
+
+def test_a_request_has_room_for_a_prediction_that_is_too_low() -> None:
+    """By a tenth of the memory, and by half of the time; and for what glibc keeps."""
     plan = Plan.of(Study.load(Path("studies/full.yaml")))
-    for job in jobs_of(plan.study):
-        cost, asked = plan.step(*job), request(plan, MACHINE, job)
-        assert cost is not None
-        assert asked.mem_mb * 1e6 > cost.memory_bytes + KEPT_BYTES
-        assert asked.runtime >= max(LEAST_MINUTES, TIME_MARGIN * cost.seconds(MACHINE) / 60)
-        assert asked.disk_mb * 1e6 >= cost.disk_bytes + cost.scratch_bytes
+    for machine in (MACHINE, SLOW):
+        for job in jobs_of(plan.study):
+            cost, asked = plan.cost(job), request(plan, machine, job)
+            assert cost is not None
+            assert asked.mem_mb * 1e6 >= 1.1 * cost.memory_bytes + KEPT_BYTES + AROUND_BYTES
+            assert asked.runtime >= max(LEAST_MINUTES, 1.5 * cost.seconds(machine) / 60)
+            assert asked.disk_mb * 1e6 >= cost.disk_bytes + cost.scratch_bytes
+
+
+def test_a_job_on_a_device_requests_the_hosts_memory() -> None:
+    study = Study.load(Path("studies/large.yaml"))
+    job = PlannedJob("retrain_model", Cell.parse("qwen2.5-72b/wanda-u50/masklora/seed0"))
+    machine = Machine.of(400e12, 2e9)
+    asked = [request(plan, machine, job) for plan in (Plan.of(study, 400 * 10**9), Plan.of(study))]
+    assert asked[0].mem_mb < asked[1].mem_mb
 
 
 def test_each_attempt_asks_for_more() -> None:
-    first = Request(mem_mb=1000, runtime=10, disk_mb=5)
+    first = JobRequest(mem_mb=1000, runtime=10, disk_mb=5)
     second, third = (again(first, attempt, first, Limits()) for attempt in (2, 3))
-    assert second == Request(int(1000 * MORE_MEMORY), int(10 * MORE_TIME), 5)
-    assert third == Request(int(1000 * MORE_MEMORY**2), int(10 * MORE_TIME**2), 5)
+    assert second == JobRequest(int(1000 * MORE_MEMORY), int(10 * MORE_TIME), 5)
+    assert third == JobRequest(int(1000 * MORE_MEMORY**2), int(10 * MORE_TIME**2), 5)
 
 
 def test_no_attempt_asks_for_more_than_a_partition_has() -> None:
     """Slurm would refuse it, or never start it. Jobs of a group share the time."""
-    first, other = Request(1000, 25, 5), Request(700, 10, 0)
+    first, other = JobRequest(1000, 25, 5), JobRequest(700, 10, 0)
     whole, most = together([first, other, RECORD]), Limits(mem_mb=1200, runtime=60)
-    assert whole == Request(1000, 45, 5)
+    assert whole == JobRequest(1000, 45, 5)
     for attempt in (2, 3, 9):
         one, two = (again(each, attempt, whole, most) for each in (first, other))
         assert max(one.mem_mb, two.mem_mb) == 1200
@@ -62,57 +101,123 @@ def test_no_attempt_asks_for_more_than_a_partition_has() -> None:
     assert again(first, 2, whole, Limits(900, 30)) == first
 
 
-def test_a_model_whose_cost_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Study.load(ROOT / "config.yaml").as_json()
-    del config["models"]["smollm2-135m"]["architecture"]
-    monkeypatch.chdir(tmp_path)
-    plan = Plan.of(Study.check(config, "config.yaml"))
-    assert request(plan, MACHINE, Job("capture_dense", "smollm2-135m")).mem_mb == UNKNOWN_MB
+# --- Windows that several jobs share
 
 
-@pytest.mark.parametrize("name", ["full", "tuning", "criteria", "smoke"])
-def test_the_chains_of_a_study_are_of_its_jobs(name: str) -> None:
-    """Also of a search, in which candidates come before the cell."""
-    study = Study.load(Path(f"studies/{name}.yaml"))
-    jobs = set(jobs_of(study))
-    chains = list(chains_of(study))
-    assert {job for chain in chains for job in chain} <= jobs
-    adapting = {job for job in jobs if job.rule in ("reconstruct_window", "retrain_model")}
-    assert adapting <= {job for chain in chains for job in chain}
+def longest_s(plan: Plan, machine: Machine) -> float:
+    """Return how long the longest reconstruction takes."""
+    costs = (plan.cost(job) for job in reconstructions(plan))
+    return max(cost.seconds(machine) for cost in costs if cost)
 
 
-def chain_s(text: str) -> float:
-    """Return how many seconds the longest chain takes, as a plan tells it."""
-    (told,) = re.findall(r"longest chain takes ([\d.]+) (\w+)", text)
-    seconds = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
-    return float(told[0]) * seconds[told[1]]
+def test_cells_come_first(plan: Plan) -> None:
+    """The study has several reconstructions that can run side by side."""
+    cells = len(reconstructions(plan))
+    assert longest_s(plan, SLOW) > 7 * WORTH_S
+    for workers in (0, 1, cells, 2 * cells - 1):
+        assert window_groups(plan, SLOW, workers) == 1
+    assert window_groups(plan, SLOW, 2 * cells) == 2
+    assert window_groups(plan, SLOW, 7 * cells + 1) == 7
 
 
-def test_the_plan_says_what_a_cluster_gets() -> None:
-    study = smoke()
-    # The dense pass, two prunings, five cells.
-    assert scheduled_jobs(study) == 8
-    # Two of these cells are reconstructions, each of whose windows two jobs share.
-    assert scheduled_jobs(study, groups=2) == 12
-    text = plan_brief(Plan.of(study), MACHINE, 11, submitted=2, groups=2)
-    assert "From scratch on a cluster: 12 jobs for the scheduler" in text
-    assert "  11 jobs run now; the scheduler gets 2 jobs. " in text
-    assert "scheduler" not in plan_brief(Plan.of(study), MACHINE, 11)
-    slow = Machine.of(1e6, 1e9, 1e8)
-    one, two = (plan_brief(Plan.of(study), slow, 11, 2, groups) for groups in (1, 2))
-    assert chain_s(one) > chain_s(two)
-    text = plan_text(Plan.of(study), MACHINE)
-    assert (
-        "From scratch on a cluster: 8 jobs for the scheduler; the longest chain takes 20 seconds."
-        in text
-    )
-    assert "device: a GPU" in plan_text(Plan.of(study, device="a GPU"), MACHINE)
+@pytest.mark.parametrize("flops_per_s", [1e13, 1e10, 3e9])
+def test_short_jobs_are_not_divided(plan: Plan, flops_per_s: float) -> None:
+    """Each group has ten minutes of work."""
+    machine = Machine.of(flops_per_s, 1e9, 1e9)
+    expected = max(1, int(longest_s(plan, machine) / WORTH_S))
+    assert window_groups(plan, machine, 1000) == expected
+    assert expected == 1 or flops_per_s < 1e13
 
 
-def test_a_request_has_room_for_a_prediction_that_is_too_low() -> None:
-    """By a tenth of the memory, and by half of the time."""
-    plan, slow = Plan.of(smoke()), Machine.of(1e6, 1e9, 1e8)
+def test_without_windows_there_is_one_group(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "jobs_of", lambda study: [])
+    assert window_groups(plan, Machine.of(1e9), 1000) == 1
+
+
+def test_jobs_that_share_windows_ask_for_their_part_of_the_time(plan: Plan) -> None:
+    """The largest group decides, and what cannot be divided is not."""
+    shared = 0
     for job in jobs_of(plan.study):
-        cost, asked = plan.step(*job), request(plan, slow, job)
-        assert asked.mem_mb * 1e6 >= 1.1 * cost.memory_bytes + KEPT_BYTES + AROUND_BYTES
-        assert asked.runtime >= 1.5 * cost.seconds(slow) / 60
+        whole, part = (request(plan, SLOW, job, groups) for groups in (1, 7))
+        share = 1.0
+        if job.rule == RECONSTRUCT_WINDOW:
+            window, _ = plan.window(job.cell.model, job.cell.adaptation)
+            assert window is not None
+            windows = len(split_windows(plan.shapes[job.cell.model].blocks, window))
+            share = math.ceil(windows / 7) / windows
+            shared += windows > 1
+        assert part.runtime == pytest.approx(whole.runtime * share, abs=1)
+        assert part.mem_mb == whole.mem_mb and part.disk_mb <= whole.disk_mb
+    assert shared
+
+
+def test_sequential_windows_are_not_shared() -> None:
+    plan = Plan.of(Study.load(Path("studies/budgets.yaml")))
+    for name in ("recon_131k_sparse", "recon_all_131k"):
+        job = PlannedJob(RECONSTRUCT_WINDOW, Cell.parse(f"{MODEL}/wanda-u50/{name}/seed0"))
+        assert plan.cost(job, groups=7) == plan.cost(job)
+
+
+# --- Masks that are chosen together
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 16, 100])
+def test_workers_get_about_the_same_work(sweep: Plan, workers: int) -> None:
+    groups = mask_groups(sweep, SLOW, MODEL, reversed(SWEEP), workers)
+    assert len(groups) == min(workers, len(SWEEP))
+    assert sorted(chain(*groups)) == sorted(SWEEP)
+    assert groups == mask_groups(sweep, SLOW, MODEL, SWEEP, workers)
+    costs = {
+        name: cost_of(sweep, "prune_model", f"{MODEL}/{name}/none/seed0").seconds(SLOW)
+        for name in SWEEP
+    }
+    loads = [sum(map(costs.__getitem__, group)) for group in groups]
+    assert max(loads) - min(loads) <= max(costs.values())
+
+
+def test_only_masks_of_weights_from_dense_statistics_are_chosen_together(sweep: Plan) -> None:
+    names = {cell.criterion for cell in sweep.study.cells}
+    sparse = [f"{name}-u50" for name in names if name.endswith("_sparse")]
+    assert sparse
+    assert mask_groups(sweep, SLOW, MODEL, [*sparse, "ria-u50"], 4) == [["ria-u50"]]
+    assert mask_groups(sweep, SLOW, MODEL, sparse, 4) == []
+
+
+# --- The terminal's bar
+
+
+def test_a_job_counts_as_much_as_in_the_plan() -> None:
+    plan = Plan.of(Study.load(Path("studies/full.yaml")))
+    for job in jobs_of(plan.study):
+        cell, cost = job.cell, plan.cost(job)
+        wildcards = {
+            "model": cell.model,
+            "criterion": cell.criterion,
+            "pattern": cell.pattern,
+            "pruning": cell.pruning,
+            "adaptation": cell.adaptation,
+            "seed": str(cell.seed),
+        }
+        assert cost is not None
+        # Where another workflow imports the rules, their names have a prefix.
+        for rule in (job.rule, f"lunch_{job.rule}"):
+            assert planned_s(plan, MACHINE, rule, wildcards) == cost.seconds(MACHINE) > START_S
+
+
+def test_jobs_that_share_windows_share_the_weight() -> None:
+    """But each of them starts."""
+    plan, cell = Plan.of(smoke()), Cell.parse(CELL)
+    wildcards = {"model": cell.model, "pruning": cell.pruning, "adaptation": cell.adaptation}
+    one, *four = (
+        planned_s(
+            plan, MACHINE, RECONSTRUCT_WINDOW, {**wildcards, "seed": "0", "scatteritem": part}
+        )
+        for part in ("1-of-1", "1-of-4", "2-of-4", "3-of-4", "4-of-4")
+    )
+    assert sum(four) - 4 * START_S == pytest.approx(one - START_S)
+
+
+def test_a_job_without_a_planned_cost_counts_as_its_start() -> None:
+    plan = Plan.of(smoke())
+    assert planned_s(plan, MACHINE, "build_tables", {}) == START_S
+    assert planned_s(plan, MACHINE, "fetch_model", {"model": "not here yet"}) == START_S

@@ -7,7 +7,7 @@ import pytest
 from configs import QWEN_72B
 from freelunch.costs.retraining import memory_bytes, retrain
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.retraining import read_adaptation
 
 BLOCK = Shapes.of(QWEN_72B, "bfloat16").block_weights
 # One small block, and so many words that nothing but logits counts.

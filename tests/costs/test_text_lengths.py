@@ -8,8 +8,6 @@ import pytest
 
 from artifacts import write_facts
 from configs import smoke
-from freelunch.costs.jobs import evaluation
-from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
 from freelunch.costs.text_lengths import (
@@ -18,14 +16,14 @@ from freelunch.costs.text_lengths import (
     characters_of,
     text_windows,
 )
-from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths
 from freelunch.study.sources import PACKED
 from freelunch.study.study import Study
+from planned import MACHINE, cost_of
 from repository import ROOT
 
-MACHINE = Machine.of(1e12, 1e9, 1e8)
 LENGTH = 32
+DENSE = "tiny/dense/none/seed0"
 CUT = {"length": LENGTH, "windows": None, "cut": "documents", "stride": None}
 
 
@@ -70,6 +68,10 @@ def test_a_text_that_was_fetched(study: Study) -> None:
     windows, note = text_windows(study, "tiny")
     assert windows in (199, 200)
     assert note is not None and "0.01 million tokens" in note and "26,239 characters" in note
+    # Another text of that name says nothing.
+    fetch(study, characters=26_239, path="another.txt")
+    assert characters_of(study, study.perplexity.text) is None
+    assert text_windows(study, "tiny").windows == ASSUMED_TOKENS // LENGTH
 
 
 @pytest.mark.parametrize(
@@ -98,21 +100,12 @@ def test_a_text_of_ones_own_before_it_is_fetched(
     assert windows in ((199, 200) if known else (ASSUMED_TOKENS // LENGTH,))
 
 
-def test_another_text_of_that_name_which_was_fetched_says_nothing(study: Study) -> None:
-    fetch(study, characters=26_239, path="another.txt")
-    assert characters_of(study, study.perplexity.text) is None
-    assert text_windows(study, "tiny").windows == ASSUMED_TOKENS // LENGTH
-
-
 def test_windows_that_were_cut(study: Study) -> None:
-    fetch(study, characters=999)
+    fetch(study, characters=int(TOKEN_CHARACTERS * 6400))
     cut(study, windows=123)
     windows, note = text_windows(study, "tiny")
     assert windows == 123 and note is not None and note.endswith(": 123 windows")
-
-
-def test_windows_that_were_cut_otherwise_are_not_these(study: Study) -> None:
-    fetch(study, characters=int(TOKEN_CHARACTERS * 6400))
+    # Those that were cut otherwise are not these.
     cut(study, windows=123, length=2 * LENGTH)
     assert text_windows(study, "tiny").windows in (199, 200)
 
@@ -134,12 +127,10 @@ def test_windows_without_their_tokens_are_not_counted(study: Study) -> None:
 
 
 def test_the_plan_follows_it_and_says_so(study: Study) -> None:
-    job = evaluation(Cell.dense("tiny"))
     unknown = Plan.of(study)
-    before = unknown.step(*job)
+    before = cost_of(unknown, "evaluate_cell", DENSE)
     assert "Evaluation on all of" in plan_text(unknown, MACHINE)
     cut(study, windows=ASSUMED_TOKENS // LENGTH // 10)
-    after = Plan.of(study).step(*job)
-    assert before is not None and after is not None
-    assert before.flops == pytest.approx(10 * after.flops)
-    assert "3,125 windows" in plan_text(Plan.of(study), MACHINE)
+    plan = Plan.of(study)
+    assert before.flops == pytest.approx(10 * cost_of(plan, "evaluate_cell", DENSE).flops)
+    assert "3,125 windows" in plan_text(plan, MACHINE)

@@ -9,35 +9,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from pydantic import ValidationError
 
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
+from freelunch.data.hub_errors import Unreachable, hub_errors
 from freelunch.data.sources import fetching
 from freelunch.data.texts import fetch_text
-from freelunch.study.sources import read_text
+from freelunch.study.sources import HubModel, read_text
 from hub_standin import HubStandIn, hub_here, use_endpoint
-from obtaining import obtain_model, obtain_text, refused
+from obtaining import obtain_model, obtain_text
+from refusals import refused
 from repository import ROOT
 
+FIRST, SECOND = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
 USED = {
     "config.json": b'{"model_type": "llama"}',
     "generation_config.json": b"{}",
     "tokenizer.json": b'{"version": "1.0"}',
     "tokenizer.model": b"\x00pieces",
     "chat_template.jinja": b"{{ messages }}",
-    "model-00001-of-00002.safetensors": b"first" * 1000,
-    "model-00002-of-00002.safetensors": b"second" * 1000,
-    "model.safetensors.index.json": json.dumps(
-        {
-            "weight_map": {
-                "a": "model-00001-of-00002.safetensors",
-                "b": "model-00002-of-00002.safetensors",
-            }
-        }
-    ).encode(),
+    FIRST: b"first" * 1000,
+    SECOND: b"second" * 1000,
+    "model.safetensors.index.json": json.dumps({"weight_map": {"a": FIRST, "b": SECOND}}).encode(),
 }
 UNUSED = {
     "pytorch_model.bin": b"pickle",
@@ -48,8 +46,6 @@ UNUSED = {
     "original/tokenizer.model": b"the same tokenizer again",
     "original/consolidated.00.safetensors": b"and again",
 }
-# What is obtained, its registry, and the keys that only such an entry has.
-SOURCES = ((obtain_model, "models", {}), (obtain_text, "texts", {"member": "a.txt"}))
 TEXT = "première\n\ndeuxième\n".encode()
 
 
@@ -70,26 +66,24 @@ def entry(revision: str, repository: str = "team/tiny", **more: Any) -> dict[str
     return {"source": "hub", "repository": repository, "revision": revision, **more}
 
 
+def content(files: dict[str, Path]) -> dict[str, bytes]:
+    return {name: path.read_bytes() for name, path in files.items()}
+
+
 def test_downloads_a_model_and_nothing_it_does_not_need(hub: HubStandIn, scratch: Path) -> None:
     commit = hub.add("team/tiny", USED | UNUSED)
+    hub.add("team/tiny", {**USED, "config.json": b'{"model_type": "other"}'})
     obtained = obtain_model(entry(commit, licence="MIT"), scratch)
-    assert {name: (obtained.path / name).read_bytes() for name in USED} == USED
-    assert not any((obtained.path / name).exists() for name in UNUSED)
+    assert content(obtained.files) == USED
+    assert not any((obtained.path.parent / name).exists() for name in UNUSED)
     assert not any("original" in request or ".bin" in request for request in hub.requests)
     assert obtained.origin == {
         "source": "hub",
         "repository": "team/tiny",
         "revision": commit,
-        "files": {name: hashlib.sha256(content).hexdigest() for name, content in USED.items()},
+        "files": {name: hashlib.sha256(USED[name]).hexdigest() for name in USED},
     }
     assert not [*scratch.iterdir()]
-
-
-def test_downloads_the_commit_that_the_config_names(hub: HubStandIn, scratch: Path) -> None:
-    old = hub.add("team/tiny", USED)
-    hub.add("team/tiny", {**USED, "config.json": b'{"model_type": "other"}'})
-    obtained = obtain_model(entry(old), scratch)
-    assert (obtained.path / "config.json").read_bytes() == USED["config.json"]
 
 
 def test_fetches_a_text_of_a_dataset(hub: HubStandIn, tmp_path: Path) -> None:
@@ -115,10 +109,10 @@ def test_respects_the_endpoint_home_and_token_of_the_environment(
     commit = hub.add("team/tiny", USED, gated=True)
     program = (
         "import json, pathlib, sys\n"
-        "from freelunch.data.sources import obtain_model\n"
+        "from freelunch.data.sources import obtain\n"
         "from freelunch.study.sources import read_model\n"
         "entry = read_model(json.loads(sys.argv[1]))\n"
-        "obtained = obtain_model('tiny', entry, pathlib.Path(sys.argv[2]))\n"
+        "obtained = obtain('models.tiny', entry, pathlib.Path(sys.argv[2]))\n"
         "print(json.dumps(obtained.origin['files']))"
     )
     environment = {
@@ -139,51 +133,60 @@ def test_respects_the_endpoint_home_and_token_of_the_environment(
     assert set(json.loads(result.stdout)) == set(USED)
 
 
-def test_refuses_a_repository_of_pickles(hub: HubStandIn, scratch: Path) -> None:
+@pytest.mark.parametrize(
+    "others", [{}, {"consolidated.safetensors": b"other", "onnx/model.safetensors": b"other"}]
+)
+def test_refuses_a_repository_of_pickles(
+    others: dict[str, bytes], hub: HubStandIn, scratch: Path
+) -> None:
+    """Weights in another layout do not count, which no step would read."""
     files = {name: USED[name] for name in ("config.json", "tokenizer.json")}
-    commit = hub.add("team/tiny", {**files, "pytorch_model.bin": b"pickle"})
-    message = refused(obtain_model, entry(commit), scratch)
-    assert "models.tiny.repository" in message and "safetensors only" in message
-    assert "pytorch_model.bin" in message
-    assert not any(".bin" in request for request in hub.requests), "the pickle was downloaded"
-    # Nor do weights in another layout count, which no step would read.
-    others = {"consolidated.safetensors": b"other", "onnx/model.safetensors": b"other"}
     commit = hub.add("team/tiny", {**files, "pytorch_model.bin": b"pickle", **others})
-    assert "safetensors only" in refused(obtain_model, entry(commit), scratch)
+    with refused(where="models.tiny.repository", found="pytorch_model.bin", expected="safetensors"):
+        obtain_model(entry(commit), scratch)
+    assert not any(".bin" in request for request in hub.requests), "the pickle was downloaded"
 
 
-def test_refuses_experts_before_their_weights_travel(hub: HubStandIn, scratch: Path) -> None:
-    config = b'{"model_type": "mixtral", "num_local_experts": 8}'
-    commit = hub.add("team/tiny", {**USED, "config.json": config})
-    message = refused(obtain_model, entry(commit), scratch)
-    assert message.startswith("models.tiny: this model is a mixture of experts")
-    assert "num_local_experts = 8" in message
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, "num_local_experts = 8"),
+        ({"model_type": "llama", "quantization_config": {"quant_method": "fp8"}}, "fp8"),
+    ],
+)
+def test_refuses_what_cannot_be_pruned_before_its_weights_travel(
+    config: dict[str, Any], found: str, hub: HubStandIn, scratch: Path
+) -> None:
+    commit = hub.add("team/tiny", {**USED, "config.json": json.dumps(config).encode()})
+    with refused(where="models.tiny", found=found):
+        obtain_model(entry(commit), scratch)
     assert not any(".safetensors" in request for request in hub.requests)
 
 
-def test_names_an_unknown_revision(hub: HubStandIn, scratch: Path) -> None:
-    hub.add("team/tiny", USED)
-    hub.add("team/words", {"a.txt": TEXT}, kind="datasets")
-    message = refused(obtain_model, entry("f" * 40), scratch)
-    assert "models.tiny.revision: the revision is not there" in message and "f" * 40 in message
-    message = refused(obtain_text, entry("f" * 40, "team/words", member="a.txt"), scratch)
-    assert "texts.tiny.revision: the revision is not there" in message
-
-
-def test_names_an_unknown_repository(hub: HubStandIn, scratch: Path) -> None:
-    commit = hub.add("team/tiny", USED)
-    message = refused(obtain_model, entry(commit, "team/tyni"), scratch)
-    assert "models.tiny.repository: the repository is not there" in message
-    assert "team/tyni" in message and hub.endpoint in message and "HF_TOKEN" in message
-    # A model is no dataset.
-    message = refused(obtain_text, entry(commit, member="config.json"), scratch)
-    assert "texts.tiny.repository: the repository is not there" in message
-
-
-def test_names_an_unknown_file(hub: HubStandIn, scratch: Path) -> None:
-    commit = hub.add("team/words", {"a.txt": TEXT}, kind="datasets")
-    message = refused(obtain_text, entry(commit, "team/words", member="b.txt"), scratch)
-    assert "texts.tiny.member: the file is not there" in message and "b.txt" in message
+@pytest.mark.parametrize(
+    ("changes", "key", "found"),
+    [
+        ({"revision": "f" * 40}, "revision", "f" * 40),
+        ({"repository": "team/tyni"}, "repository", "team/tyni"),
+        # A dataset is no model, nor the reverse.
+        ({"repository": "team/other"}, "repository", "team/other"),
+        ({"member": "b.txt"}, "member", "b.txt"),
+    ],
+)
+def test_names_what_is_not_there(
+    changes: dict[str, str], key: str, found: str, hub: HubStandIn, scratch: Path
+) -> None:
+    model = entry(hub.add("team/tiny", USED))
+    text = entry(
+        hub.add("team/words", {"a.txt": TEXT}, kind="datasets"), "team/words", member="a.txt"
+    )
+    hub.add("team/other", {"a.txt": TEXT}, kind="models" if key == "member" else "datasets")
+    if key != "member":
+        with refused(where=f"models.tiny.{key}", found=found):
+            obtain_model({**model, **changes}, scratch)
+    if changes.get("repository") != "team/other":
+        with refused(where=f"texts.tiny.{key}", found=found):
+            obtain_text({**text, **changes}, scratch)
 
 
 def test_a_member_cannot_leave_its_folder(hub: HubStandIn, scratch: Path) -> None:
@@ -200,17 +203,16 @@ def test_says_that_a_repository_is_gated(
     commit = hub.add("team/tiny", USED, gated=True)
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    message = refused(obtain_model, entry(commit), scratch)
-    assert "models.tiny.repository: the repository is gated" in message and "HF_TOKEN" in message
-    assert "hf_another" not in message
+    with refused(where="models.tiny.repository", todo="HF_TOKEN") as error:
+        obtain_model(entry(commit), scratch)
+    assert "hf_another" not in str(error.value)
 
 
 def test_refuses_a_truncated_download(hub: HubStandIn, scratch: Path) -> None:
     commit = hub.add("team/tiny", USED)
-    name = "model-00002-of-00002.safetensors"
-    hub.spoiled[name] = USED[name][:100]
-    message = refused(obtain_model, entry(commit), scratch)
-    assert "models.tiny.repository" in message and "but has size 100" in message
+    hub.spoiled[SECOND] = USED[SECOND][:100]
+    with refused(where="models.tiny.repository", found="but has size 100"):
+        obtain_model(entry(commit), scratch)
 
 
 def test_a_download_that_breaks_off_goes_on_where_it_stopped(
@@ -219,13 +221,11 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits before it goes on
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # of 10 MB: it keeps whole chunks
     commit = hub.add("team/tiny", USED)
-    name = "model-00002-of-00002.safetensors"
-    hub.breaking[name] = 1234
+    hub.breaking[SECOND] = 1234
     obtained = obtain_model(entry(commit), scratch)
-    assert (obtained.path / name).read_bytes() == USED[name]
+    assert content(obtained.files) == USED
     assert not hub.breaking, "nothing broke off"
-    digest = hashlib.sha256(USED[name]).hexdigest()
-    assert f"GET /lfs/{digest} from 1000" in hub.requests
+    assert f"GET /lfs/{hashlib.sha256(USED[SECOND]).hexdigest()} from 1000" in hub.requests
 
 
 def test_a_download_that_was_interrupted_goes_on_in_the_next_run(
@@ -238,26 +238,24 @@ def test_a_download_that_was_interrupted_goes_on_in_the_next_run(
 
     def fetch(revision: str) -> dict[str, bytes]:
         with fetching(folder) as scratch:
-            path = obtain_model(entry(revision), scratch).path
-            return {it: (path / it).read_bytes() for it in USED}
+            return content(obtain_model(entry(revision), scratch).files)
 
     old = hub.add("team/tiny", {**USED, "generation_config.json": b'{"old": 1}'})
     commit, folder = hub.add("team/tiny", USED), tmp_path / "models" / "tiny"
-    first, name = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
     for revision in (old, commit):
         # It waits before it goes on, and then a user does not wait.
-        hub.breaking[name] = 1234
+        hub.breaking[SECOND] = 1234
         with monkeypatch.context() as patch:
             patch.setattr("time.sleep", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 fetch(revision)
-        (kept,) = folder.with_name(".tiny.downloads").iterdir()
-        assert kept.name == revision, "there is more than the last one"
-        assert (kept / first).read_bytes() == USED[first]
+        (left,) = folder.with_name(".tiny.downloads").iterdir()
+        assert left.name == revision, "there is more than the last one"
+        assert (left / FIRST).read_bytes() == USED[FIRST]
     hub.requests.clear()
     assert fetch(commit) == USED
-    asked = [it for it in hub.requests if it.startswith("GET /lfs")]
-    assert asked == [f"GET /lfs/{hashlib.sha256(USED[name]).hexdigest()}"]
+    asked = [request for request in hub.requests if request.startswith("GET /lfs")]
+    assert asked == [f"GET /lfs/{hashlib.sha256(USED[SECOND]).hexdigest()}"]
     assert not [*folder.parent.iterdir()]
 
 
@@ -266,16 +264,12 @@ def test_follows_a_repository_to_its_new_name(hub: HubStandIn, scratch: Path) ->
     commit = hub.add("team/tiny", USED)
     hub.rename("team/tiny", "company/small")
     obtained = obtain_model(entry(commit), scratch)
-    assert {name: (obtained.path / name).read_bytes() for name in USED} == USED
+    assert content(obtained.files) == USED
     assert obtained.origin["repository"] == "team/tiny"
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("model-00002-of-00002.safetensors", "model.safetensors.index.json"),
-        *("config.json", "tokenizer.json"),
-    ],
+    "name", [SECOND, "model.safetensors.index.json", "config.json", "tokenizer.json"]
 )
 def test_refuses_a_file_that_changed_under_the_same_commit(
     name: str, hub: HubStandIn, scratch: Path
@@ -283,15 +277,14 @@ def test_refuses_a_file_that_changed_under_the_same_commit(
     """In Git LFS, as weights are, and outside of it."""
     commit = hub.add("team/tiny", USED)
     hub.spoiled[name] = b"X" + USED[name][1:]
-    message = refused(obtain_model, entry(commit), scratch)
-    assert message.startswith(f"models.tiny.repository: {name} was damaged on its way")
     blob = b"blob %d\0" % len(USED[name]) + USED[name]
     sha256, git = hashlib.sha256(USED[name]), hashlib.sha1(blob)
-    digest = sha256 if name.endswith(".safetensors") else git
-    assert f" {digest.hexdigest()}, as the hub lists it" in message
+    digest = (sha256 if name.endswith(".safetensors") else git).hexdigest()
+    with refused(where="models.tiny.repository", expected=digest):
+        obtain_model(entry(commit), scratch)
     # What it says to do helps.
     hub.spoiled.clear()
-    assert (obtain_model(entry(commit), scratch).path / name).read_bytes() == USED[name]
+    assert content(obtain_model(entry(commit), scratch).files) == USED
 
 
 @pytest.mark.parametrize("member", ["a.txt", "data/a.txt"])
@@ -299,13 +292,12 @@ def test_refuses_a_text_that_changed_under_the_same_commit(
     member: str, hub: HubStandIn, scratch: Path
 ) -> None:
     commit = hub.add("team/words", {member: TEXT, "other.txt": TEXT}, kind="datasets")
+    text = entry(commit, "team/words", member=member)
     hub.spoiled[member] = b"X" + TEXT[1:]
-    message = refused(obtain_text, entry(commit, "team/words", member=member), scratch)
-    assert message.startswith(f"texts.tiny.member: {member} was damaged on its way")
-    # What it says to do helps.
+    with refused(where="texts.tiny.member", expected="as the hub lists it"):
+        obtain_text(text, scratch)
     hub.spoiled.clear()
-    obtained = obtain_text(entry(commit, "team/words", member=member), scratch)
-    assert obtained.path.read_bytes() == TEXT
+    assert obtain_text(text, scratch).path.read_bytes() == TEXT
 
 
 def test_what_was_refused_for_a_setting_does_not_travel_again(
@@ -314,12 +306,12 @@ def test_what_was_refused_for_a_setting_does_not_travel_again(
     commit = hub.add("team/words", {"a.txt": TEXT}, kind="datasets")
     text = entry(commit, "team/words", member="a.txt")
     folder = tmp_path / "texts" / "tiny"
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="not valid JSON"):
         fetch_text("tiny", read_text({**text, "format": "jsonl"}), folder, "fingerprint")
     hub.requests.clear()
     fetched = fetch_text("tiny", read_text({**text, "format": "lines"}), folder, "fingerprint")
     assert read_documents(fetched.folder) == ["première", "deuxième"]
-    assert not [it for it in hub.requests if it.startswith("GET") and "a.txt" in it]
+    assert not [asked for asked in hub.requests if asked.startswith("GET") and "a.txt" in asked]
     assert not [*folder.parent.glob("*.downloads")]
 
 
@@ -328,10 +320,10 @@ def test_says_that_the_hub_cannot_be_reached(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits between tries
     use_endpoint(monkeypatch, "http://127.0.0.1:9")
-    for obtain, registry, more in SOURCES:
-        message = refused(obtain, entry("f" * 40, **more), scratch)
-        assert f"{registry}.tiny.repository" in message and "http://127.0.0.1:9" in message
-        assert "ConnectError" in message and "HF_ENDPOINT" in message
+    with refused(where="models.tiny.repository", found="ConnectError", todo="HF_ENDPOINT"):
+        obtain_model(entry("f" * 40), scratch)
+    with refused(where="texts.tiny.repository", found="ConnectError", todo="HF_ENDPOINT"):
+        obtain_text(entry("f" * 40, member="a.txt"), scratch)
 
 
 def test_offline_it_uses_the_cache_and_only_that(
@@ -341,11 +333,34 @@ def test_offline_it_uses_the_cache_and_only_that(
     snapshot_download("team/tiny", revision=commit)
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    obtained = obtain_model(entry(commit), scratch)
-    assert obtained.origin["files"] == {
-        name: hashlib.sha256(content).hexdigest() for name, content in USED.items()
-    }
-    for obtain, registry, more in SOURCES:
-        message = refused(obtain, entry("f" * 40, **more), scratch)
-        assert f"{registry}.tiny.repository" in message and "HF_HUB_OFFLINE" in message
+    assert content(obtain_model(entry(commit), scratch).files) == USED
+    with refused(where="models.tiny.repository", todo="HF_HUB_OFFLINE"):
+        obtain_model(entry("f" * 40), scratch)
     assert not hub.requests
+
+
+def answered(status: int) -> Exception:
+    request = httpx2.Request("GET", "https://hub.invalid/api")
+    return HfHubHTTPError("no", response=httpx2.Response(status, request=request))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_the_hub"),
+    [
+        (answered(429), True),
+        (answered(503), True),
+        (httpx2.ConnectError("refused"), True),
+        (OfflineModeIsEnabled("offline"), True),
+        (OSError("no space left"), True),
+        (answered(403), False),
+        (answered(400), False),
+        (ValueError("not valid JSON"), False),
+    ],
+)
+def test_an_error_is_of_the_hub_or_of_one_repository(error: Exception, is_of_the_hub: bool) -> None:
+    """After one of the hub itself, no other source is asked for."""
+    model = HubModel.model_construct(repository="team/one", revision="main")
+    with pytest.raises(UserError) as caught, hub_errors("models.one", model):
+        raise error
+    assert isinstance(caught.value, Unreachable) == is_of_the_hub
+    assert caught.value.where == "models.one.repository"

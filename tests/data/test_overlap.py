@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from freelunch.data import overlap
-from freelunch.data.overlap import RUN, Seen
+from freelunch.data.overlap import RUN, PassageIndex
 
 
 def of_letters(name: str, count: int) -> str:
@@ -42,7 +42,7 @@ def test_what_is_repeated_is_what_the_reference_finds(
         for source in [*sources, "\u00e9\U0001f600" * 99]
     ]
     generator.shuffle(pieces)
-    seen = Seen()
+    seen = PassageIndex()
     seen.add(sources[:2])
     seen.add(sources[2:])
     for document in ("".join(pieces), *pieces, *sources):
@@ -50,7 +50,7 @@ def test_what_is_repeated_is_what_the_reference_finds(
 
 
 def test_spaces_and_case_do_not_count() -> None:
-    seen = Seen()
+    seen = PassageIndex()
     assert seen.repeated("any thing") == (0, 8) and seen.repeated(" ") == (0, 0)
     seen.add([" A Stra\u00dfe\n\tand\u00a0B ", "one"])
     assert seen.repeated("astrasseandb") == (12, 12) == seen.repeated("A STRASSE AND B")
@@ -59,7 +59,7 @@ def test_spaces_and_case_do_not_count() -> None:
 
 def test_a_copied_passage_is_found_from_twice_a_run_on() -> None:
     source = of_letters("source", 900)
-    seen = Seen()
+    seen = PassageIndex()
     seen.add([source])
     for at in range(64):
         passage = source[at : at + 2 * RUN - 1]
@@ -67,14 +67,14 @@ def test_a_copied_passage_is_found_from_twice_a_run_on() -> None:
 
 
 def test_ruled_lines_say_nothing() -> None:
-    seen = Seen()
+    seen = PassageIndex()
     seen.add(["-" * 500 + " 1", "=+" * 300])
     assert seen.repeated("-" * 500)[0] == 0 and seen.repeated("=+" * 301)[0] == 0
 
 
 def test_a_document_takes_a_few_bytes_of_memory_for_each_character() -> None:
     document = of_letters("long", 2**20) * 4
-    seen = Seen()
+    seen = PassageIndex()
     seen.add(["something else"])
     tracemalloc.start()
     try:

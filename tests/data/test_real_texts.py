@@ -3,29 +3,23 @@
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
-from torch import Tensor
 
 from freelunch.core.artifact import Artifact
 from freelunch.data.calibration import sample_calibration, sample_held_out
 from freelunch.data.drawing import GRAM
 from freelunch.data.models import fetch_model
 from freelunch.data.texts import fetch_text
-from freelunch.model.token_ids import TOKENS
+from freelunch.model.token_ids import read_tokens
 from freelunch.study.study import Study
 from repository import ROOT
+from token_jobs import job_of
 
 MODEL, TEXT = "smollm2-135m", "c4"
 
 
-def rows_of(sample: Artifact) -> Tensor:
-    """Return the token ids of a sample, (sequences, length)."""
-    return load_file(sample.path(TOKENS))["input_ids"]
-
-
 def grams(sample: Artifact) -> set[tuple[int, ...]]:
     """Return the different runs of 13 tokens of a sample."""
-    rows = rows_of(sample).tolist()
+    rows = read_tokens(sample).tolist()
     return {tuple(row[at : at + GRAM]) for row in rows for at in range(len(row) - GRAM + 1)}
 
 
@@ -43,11 +37,11 @@ def test_the_samples_of_the_kept_study_are_apart(tmp_path: Path) -> None:
     drawn, drift = study.calibration, study.drift
     assert drift is not None
     for seed, distinct in ((0, 7_696), (1, 8_192), (2, 7_113)):
-        folder, counts = tmp_path / f"sample{seed}", (drawn.samples, drawn.length, seed)
-        sample = sample_calibration(model, text, *counts, folder, "test")
-        folder = tmp_path / f"held_out{seed}"
-        held_out = sample_held_out(model, text, sample, 0, drift.samples, folder, "test")
-        assert rows_of(sample).shape == (32, 256)
-        assert rows_of(held_out).shape == (drift.samples, 256)
+        job = job_of(model, text, tmp_path / f"sample{seed}")
+        sample = sample_calibration(job, drawn.samples, drawn.length, seed)
+        job = job_of(model, text, tmp_path / f"held_out{seed}", sample)
+        held_out = sample_held_out(job, 0, drift.samples)
+        assert read_tokens(sample).shape == (32, 256)
+        assert read_tokens(held_out).shape == (drift.samples, 256)
         assert sample.facts["distinct_tokens"] == distinct
         assert not grams(sample) & grams(held_out)

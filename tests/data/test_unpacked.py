@@ -30,10 +30,8 @@ def test_an_archive_that_unpacks_to_far_more_than_text(tmp_path: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("a.gz", "not a complete gzip"), ("a.bz2", "not a complete bzip2")]
-)
-def test_a_file_that_cannot_be_decompressed(tmp_path: Path, name: str, said: str) -> None:
+@pytest.mark.parametrize("name", ["a.gz", "a.bz2"])
+def test_a_file_that_cannot_be_decompressed(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     packed = (gzip if name == "a.gz" else bz2).compress(b"one\n" * 100)
     more = b"X" + packed[1:]
@@ -41,7 +39,7 @@ def test_a_file_that_cannot_be_decompressed(tmp_path: Path, name: str, said: str
     # A file may be several streams: damage to the second must not end the text.
     for content in (*broken, packed + b"garbage", packed + packed[:-9], packed + more):
         path.write_bytes(content)
-        with pytest.raises(Incomplete, match=said):
+        with pytest.raises(Incomplete):
             list(lines_of(path))
 
 

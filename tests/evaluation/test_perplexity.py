@@ -18,16 +18,15 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.data.text_windows import TextWindows, drawn, text_windows
+from freelunch.data.text_windows import CutWindows, drawn, text_windows
 from freelunch.data.texts import fetch_text
 from freelunch.evaluation.identity import checkpoint_digest
 from freelunch.evaluation.perplexity import per_text
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.token_loss import check_dense, window_loss
-from freelunch.study.batching import HEAD_PLACES
 from freelunch.study.sources import read_text
-from freelunch.study.steps import JOINED
+from freelunch.study.steps import HEAD_PLACES, JOINED
 from measuring import identity_of, perplexity_of
 from tiny_models import (
     BLOCKS,
@@ -271,7 +270,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 def joined_windows(
     prepared: Prepared, text: Artifact, length: int, windows: int | None, stride: int | None = None
-) -> TextWindows:
+) -> CutWindows:
     return text_windows(prepared.model.artifact, text, length, windows, stride, JOINED)
 
 

@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
-from freelunch.data.stock_tasks import stock_task
-from freelunch.data.tasks import fetch_task
+from freelunch.data.tasks import fetch_task, stock_task
 from freelunch.evaluation.identity import checkpoint_digest
 from freelunch.evaluation.tasks import (
     PackedLM,

@@ -19,8 +19,8 @@ from freelunch.costs.shapes import Shapes
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.pruning import dense_pass
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.methods import FULL
+from freelunch.study.retraining import read_adaptation
 from random_models import llama, prune_by_wanda, run_step, status, write_model
 from tiny_models import (
     Prepared,

@@ -14,14 +14,13 @@ import pytest
 from matplotlib.image import imread
 
 from audits_for_tests import KEPT, Audited, make_kept
-from freelunch.audit import rebuild_docs as kept_pages
 from freelunch.audit.verdicts import FAILS, HOLDS, UNDECIDED, kind
-from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import plan_text
+from freelunch.costs.plan_text import device_table, plan_text
 from freelunch.records.read import load_records
-from freelunch.study.reference import reference
+from freelunch.reporting import kept as kept_pages
+from freelunch.study.settings_page import settings_page
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of
 from repository import ROOT
@@ -228,7 +227,7 @@ def test_numbers_in_prose_stand_in_the_tables(page: Path, measured: set[str]):
 
 
 def test_the_page_of_settings():
-    assert (DOCS / "guide" / "settings.md").read_text() == reference(), "run `make settings`"
+    assert (DOCS / "guide" / "settings.md").read_text() == settings_page(), "run `make settings`"
 
 
 def test_the_plan_of_72b():

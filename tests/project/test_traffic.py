@@ -14,8 +14,8 @@ from freelunch.costs.reconstruction import reconstruct
 from freelunch.costs.retraining import retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import Cost
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Adaptation
+from freelunch.study.retraining import read_adaptation
 from random_models import WANDA, llama, take_step, write_model, written
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -50,7 +50,7 @@ def drawn(found: Results) -> Figure:
 def test_rows_are_of_the_budgets_that_several_criteria_have() -> None:
     found = results()
     budgets = {("tiny", "u50"): [["recon_block", "recon_3", "recon_10"]]}
-    assert found.study.budgets_of_criteria == budgets
+    assert found.study.comparisons.criteria_budgets == budgets
     rows = found.criteria_budgets
     assert {row["adaptation"] for row in rows} == {"none", "recon_block", "recon_3", "recon_10"}
     tokens = {row["adaptation"]: row["tokens"] for row in rows}
@@ -63,7 +63,7 @@ def test_rows_are_of_the_budgets_that_several_criteria_have() -> None:
 def test_one_budget_or_one_criterion_is_no_comparison() -> None:
     one = make_study(ENTRIES, adaptations=["none", "recon_block", "recon_all"])
     other = make_study(ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", "recon_3"])
-    assert one.budgets_of_criteria == other.budgets_of_criteria == {}
+    assert one.comparisons.criteria_budgets == other.comparisons.criteria_budgets == {}
 
 
 def test_each_model_shows_the_first_of_its_own_budgets() -> None:
@@ -74,7 +74,7 @@ def test_each_model_shows_the_first_of_its_own_budgets() -> None:
         config["study"]["grids"].append({**grid, "models": models, "adaptations": names})
     study = Study.check(config, "made-up.yaml")
     found = Results(study, make_records(study, {}), Path("nowhere"))
-    assert study.budgets_of_criteria == {("tiny", "u50"): [["recon_block", "recon_3"]]}
+    assert study.comparisons.criteria_budgets == {("tiny", "u50"): [["recon_block", "recon_3"]]}
     shown = {(row["model"], row["adaptation"]) for row in found.criteria}
     adapted = {pair for pair in shown if pair[1] != "none"}
     assert adapted == {("tiny", "recon_block"), ("tiny-2", "recon_3")}

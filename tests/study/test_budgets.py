@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from configs import changed, checked, refusal, with_adaptations
+from configs import changed, checked, problems, with_adaptations
 from freelunch.study.adaptations import Training
 from freelunch.study.study import Study
-from repository import ROOT
 
 
 @pytest.mark.parametrize(
@@ -107,17 +106,9 @@ def test_amounts_that_are_refused(entry: dict[str, Any], key: str, expected: str
         "multiple": {"method": "full", "budget": {"times": 2, "of": "recon_block"}},
         "exact": {"method": "least_squares"},
     }
-    message = refusal(with_adaptations(x=entry, **others))
-    assert "1 problem in the config" in message
-    assert f"adaptations.x{'' if key == 'x' else '.' + key}" in message
-    assert expected in message
-
-
-def test_a_tokens_source_cannot_be_extended() -> None:
-    given = with_adaptations(x={"method": "full", "samples": 9})
-    given["texts"]["c4"] = {"source": "tokens", "path": str(ROOT / "README.md")}
-    message = refusal(given)
-    assert "9 sequences are more than the `tokens` source" in message
+    (line,) = problems(with_adaptations(x=entry, **others))
+    assert line.startswith(f"adaptations.x{'' if key == 'x' else '.' + key}: ")
+    assert expected in line
 
 
 def test_series_are_what_differs_in_more_than_the_budget() -> None:
@@ -136,8 +127,8 @@ def test_series_are_what_differs_in_more_than_the_budget() -> None:
         "branches": {"method": "reconstruction", "trains": "lora"},
     }
     found = Study.check(with_adaptations(**entries), "config.yaml")
-    assert found.compares_budgets
-    assert found.series == {
+    assert found.comparisons.of_budgets
+    assert found.comparisons.series == {
         "recon_block": "reconstruction, window 1",
         "recon_two": "reconstruction, window 2",
         "full_1": "full",
@@ -147,8 +138,8 @@ def test_series_are_what_differs_in_more_than_the_budget() -> None:
         "full_9": "full",
         "branches": "reconstruction, window 1, lora, dense",
     }
-    assert "branches" not in found.references
-    assert not checked().compares_budgets
+    assert "branches" not in found.comparisons.references
+    assert not checked().comparisons.of_budgets
 
 
 def test_a_reconstruction_chosen_on_the_evaluation_text_is_the_last_reference() -> None:
@@ -159,7 +150,7 @@ def test_a_reconstruction_chosen_on_the_evaluation_text_is_the_last_reference() 
     }
     local = {"method": "reconstruction", "inputs": "sparse", "targets": "local"}
     found = Study.check(with_adaptations(tuned=tuned, local=local), "config.yaml")
-    assert found.references == ["recon_block", "recon_two", "local", "tuned"]
+    assert found.comparisons.references == ["recon_block", "recon_two", "local", "tuned"]
 
 
 def test_the_reference_sees_as_much_text_as_most_others() -> None:
@@ -174,14 +165,18 @@ def test_the_reference_sees_as_much_text_as_most_others() -> None:
         "full_large": {"method": "full", "budget": {"tokens": 128}},
     }
     found = Study.check(with_adaptations(**entries), "config.yaml")
-    assert found.references[0] == "middle"
-    assert found.budgets_of("middle", entries) == ["small", "middle", "large"]
-    assert found.budgets_of("middle", ["none", "middle", "full_middle"]) == ["middle"]
+    assert found.comparisons.references[0] == "middle"
+    assert found.comparisons.budgets_of("middle", entries) == ["small", "middle", "large"]
+    assert found.comparisons.budgets_of("middle", ["none", "middle", "full_middle"]) == ["middle"]
     tuned = {**block, "budget": {"tokens": 32}, "learning_rate": [0.1, 0.2]}
     tuned["select_on"] = "evaluation"
     again = {**block, "budget": {"tokens": 64}, "learning_rate": 0.5}
     more = Study.check(with_adaptations(**entries, tuned=tuned, again=again), "config.yaml")
-    assert more.budgets_of("middle", [*entries, "tuned", "again"]) == ["small", "middle", "large"]
+    assert more.comparisons.budgets_of("middle", [*entries, "tuned", "again"]) == [
+        "small",
+        "middle",
+        "large",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +194,7 @@ def test_the_reference_sees_as_much_text_as_most_others() -> None:
 def test_how_many_sequences_an_adaptation_sees(entry: dict[str, Any], sequences: int) -> None:
     """Repeats count, so that equal budgets are compared, whatever their epochs."""
     found = Study.check(with_adaptations(x={"method": "reconstruction", **entry}), "config.yaml")
-    assert found.sequences["x"] == sequences
+    assert found.comparisons.sequences["x"] == sequences
 
 
 @pytest.mark.parametrize("most", [6, 10**6])

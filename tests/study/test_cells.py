@@ -10,7 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 from configs import ASKED, changed, checked, config, smoke
 from freelunch.study import settings
 from freelunch.study.cell import NAME, WORD, Cell, derive_seed
-from freelunch.study.measurements import measurements
 
 
 def test_cells_in_order_dense_first() -> None:
@@ -117,7 +116,7 @@ def test_candidates_are_measured_on_the_text_that_chooses_among_them(
         }
     )
     candidates = study.candidates(Cell.parse("tiny/wanda-u50/recon_block/seed0"))
-    assert [[*measurements(study, each)] for each in candidates] == [[expected]] * 2
+    assert [[*study.measurements(each)] for each in candidates] == [[expected]] * 2
 
 
 def test_gram_matrices_are_for_the_seeds_that_need_them_and_tasks_for_their_grids() -> None:

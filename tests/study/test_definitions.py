@@ -5,12 +5,11 @@ from typing import get_args
 
 import pytest
 
-from configs import refusal, with_adaptations
+from configs import with_adaptations
 from freelunch.costs.shapes import DTYPE_BYTES
-from freelunch.study.cell import Cell
+from freelunch.study.cell import Cell, pruned_model
+from freelunch.study.config import KINDS
 from freelunch.study.methods import METHODS
-from freelunch.study.naming import pruned_model
-from freelunch.study.retraining import RETRAINING
 from freelunch.study.sources import Dtype
 from freelunch.study.study import Study
 from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX, WINDOWS, window_size
@@ -20,12 +19,10 @@ LIBRARY = ROOT / "workflow" / "scripts" / "freelunch"
 
 
 def test_every_method_has_a_class_of_settings() -> None:
-    assert tuple(RETRAINING) == METHODS
+    assert tuple(KINDS["adaptations"])[2:] == METHODS
     for method in METHODS:
         entry = {"method": "reconstruction", "trains": method}
         Study.check(with_adaptations(own=entry, retrained={"method": method}), "config.yaml")
-    message = refusal(with_adaptations(own={"method": "reconstruction", "trains": "lor"}))
-    assert f"lora (nearest) out of: {', '.join(sorted(METHODS))}" in message
 
 
 def test_every_dtype_has_a_size() -> None:

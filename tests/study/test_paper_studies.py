@@ -14,7 +14,7 @@ from freelunch.audit.verdicts import HOLDS
 from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of, dtype_of
 from freelunch.costs.plan import Plan
-from freelunch.records.whole import made_by_steps
+from freelunch.records.whole import step_outputs
 from freelunch.study.adaptations import Reconstruction, Training
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part
@@ -228,7 +228,7 @@ def test_a_part_has_only_the_tasks_of_its_cells() -> None:
     """Otherwise `make verify` would miss what no job of the part fetches."""
     part = TINY.of_part(Part(models=["qwen2"]))
     assert TINY.tasks and not part.tasks
-    made = [{each.what for each in made_by_steps(study)} for study in (TINY, part)]
+    made = [{each.what for each in step_outputs(study)} for study in (TINY, part)]
     assert made[0] - made[1] == {"tasks"}
 
 
@@ -238,29 +238,6 @@ def test_a_part_that_a_file_asks_for_is_like_one_of_the_command_line(tmp_path: P
     written = Study.check(given.as_json(), "written.yaml")
     assert written.cells == given.cells == PAPER.of_part(asked).cells
     assert given.part_words == " MODELS=opt-125m"
-
-
-@pytest.mark.parametrize(
-    ("part", "message"),
-    [
-        ({"models": ["opt-125"]}, "no grid is for 'opt-125'; expected opt-125m (nearest)"),
-        ({"seeds": [3]}, "seeds: no grid is for 3; expected one of: 0, 1, 2"),
-        ({"claims": ["C5"]}, "no grid is for 'C5'; expected one of: C1, C2"),
-        (
-            {"models": ["opt-125m"], "claims": ["C4"]},
-            "no grid is for all of CLAIMS=C4 MODELS=opt-125m",
-        ),
-    ],
-)
-def test_an_unknown_part_is_refused(part: dict[str, list[Any]], message: str) -> None:
-    with pytest.raises(UserError) as refused:
-        Study.load(Path("studies/paper.yaml"), part=Part(**part))
-    assert message in str(refused.value)
-
-
-def test_a_claim_of_a_study_whose_grids_have_none_is_refused() -> None:
-    with pytest.raises(UserError, match="no grid says which claims it is for, so none is for C1"):
-        Study.load(Path("studies/smoke.yaml"), part=Part(claims=["C1"]))
 
 
 # --- Sequences of models with fewer positions

@@ -1,4 +1,4 @@
-"""The JSON Schema for editors, and the reference: both are written from the classes."""
+"""The JSON Schema for editors, and the page of settings: both are written from the classes."""
 
 import re
 from pathlib import Path
@@ -10,9 +10,9 @@ import yaml
 
 from configs import STUDIES, changed, config, everything, refusal
 from freelunch.study.adaptations import Reconstruction
-from freelunch.study.reference import reference
+from freelunch.study.config import CHOSEN_BY, KINDS
 from freelunch.study.schema import SCHEMA, file_schema, schema_text
-from freelunch.study.settings import KEYS, TAGGED
+from freelunch.study.settings_page import settings_page
 from freelunch.study.study import Study
 
 VALIDATOR = jsonschema.Draft202012Validator(file_schema())
@@ -100,44 +100,44 @@ def test_a_file_may_name_a_part_of_another_study(given: dict[str, Any], valid: b
     assert VALIDATOR.is_valid(given) is valid
 
 
-# --- The reference
+# --- The page of the documentation
 
 
-def test_the_reference_has_every_setting_of_every_entry() -> None:
-    text = reference()
-    for tag, kind in TAGGED.items():
-        registry, _, value = tag.strip("()").partition(".")
+def test_the_page_has_every_setting_of_every_entry() -> None:
+    text = settings_page()
+    entries = [(registry, *entry) for registry in KINDS for entry in KINDS[registry].items()]
+    for registry, value, kind in entries:
         heading = f"## {registry}: {value}\n"
         assert heading in text
         section = text[text.index(heading) :].split("\n## ")[0]
-        assert f"`{KEYS[registry]}: {value}`" in section
+        assert f"`{CHOSEN_BY[registry]}: {value}`" in section
         # What it shares with others of its registry stands in sections that it links to.
         for words in re.findall(r"\[(every [^\]]+)\]\(#", section):
             section += text[text.index(f"## {registry}: {words}\n") :].split("\n## ")[0]
-        for name in kind.model_fields.keys() - {KEYS[registry]}:
-            assert section.count(f"| `{name}` |") == 1, f"{registry}: {value}: {name}"
+        for name in kind.model_fields.keys() - {CHOSEN_BY[registry]}:
+            assert f"| `{name}` |" in section, f"{registry}: {value}: {name}"
     for part in ("study", "study.calibration", "study.evaluation.drift", "study.grids"):
         assert f"## {part}\n" in text
 
 
-def test_a_row_of_the_reference() -> None:
+def test_a_row_of_the_settings_page() -> None:
     found = Reconstruction.model_fields["warmup"]
     expected = f"| `warmup` | number at least 0, less than 1 | `0.1` | {found.description} |"
-    assert expected in reference()
-    assert "| `text` | text | required | A key of `texts`. |" in reference()
+    assert expected in settings_page()
+    assert "| `text` | text | required | A key of `texts`. |" in settings_page()
     # Markdown would take a bare <name> for HTML.
     words = "lower-case letters and digits, with single . _ or - between"
     row = f"| `name` | {words} | required | Results go to results/&lt;name>/. |"
-    assert row in reference()
-    assert "| `study` | [a mapping](#study) | required |" in reference()
+    assert row in settings_page()
+    assert "| `study` | [a mapping](#study) | required |" in settings_page()
 
 
 def test_no_setting_is_without_a_description() -> None:
-    assert "|  |\n" not in reference()
+    assert "|  |\n" not in settings_page()
 
 
 def test_a_mapping_links_to_its_section() -> None:
-    text = reference()
+    text = settings_page()
     headings = {
         re.sub(r"[^\w\s-]", "", heading).lower().replace(" ", "-")
         for heading in re.findall(r"^## (.+)$", text, re.MULTILINE)

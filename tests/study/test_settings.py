@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from configs import changed, everything, mappings, refusal
-from freelunch.study.adaptation_entries import read_adaptation
+from configs import everything
 from freelunch.study.criteria import read_criterion
-from freelunch.study.settings import TAGGED, Settings
+from freelunch.study.retraining import read_adaptation
+from freelunch.study.settings import Settings
 
 
 def classes(kind: type[Settings] = Settings) -> Iterator[type[Settings]]:
@@ -33,39 +33,6 @@ def test_every_class_and_every_setting_is_described(kind: type[Settings]) -> Non
 def test_every_class_is_strict(kind: type[Settings]) -> None:
     expected = {"extra": "forbid", "frozen": True, "strict": True, "allow_inf_nan": False}
     assert {key: kind.model_config.get(key) for key in expected} == expected
-
-
-def test_every_class_of_an_entry_is_chosen_by_its_own_value() -> None:
-    """Its deciding key has one value: the one by which it is chosen."""
-    keys = {"models": "source", "texts": "source", "tasks": "source"}
-    keys |= {"criteria": "score", "adaptations": "method"}
-    for tag, kind in TAGGED.items():
-        registry, _, value = tag.strip("()").partition(".")
-        assert kind.model_fields[keys[registry]].annotation.__args__ == (value,), tag
-
-
-EVERYWHERE = mappings(everything())
-
-
-@pytest.mark.parametrize("key", EVERYWHERE)
-def test_a_misspelt_key_is_refused_wherever_it_is(key: str) -> None:
-    """With the key that was meant."""
-    meant = max(EVERYWHERE[key] or ["samples"], key=len)
-    misspelt = f"{key}.{meant}s".lstrip(".")
-    message = refusal(changed({misspelt: 1}, everything()))
-    assert "1 problem in the config" in message
-    assert f"  {misspelt}: unknown key; expected {meant} (nearest)" in message
-
-
-def test_the_keys_that_there_are_instead_of_an_unknown_one() -> None:
-    message = refusal(changed({"study.calibration.lenght": 1}, everything()))
-    expected = "expected length (nearest) out of: length, samples, text"
-    assert f"  study.calibration.lenght: unknown key; {expected}" in message
-    message = refusal(changed({"adaptations.biases.rank": 1}, everything()))
-    assert "  adaptations.biases.rank: unknown key; expected one of: batch, " in message
-    message = refusal(changed({"bse": "base.yaml"}))
-    expected = "base (nearest) out of: adaptations, base, criteria, models, study, tasks, texts"
-    assert f"  bse: unknown key; expected {expected}" in message
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,8 @@ from typing import Any
 import pytest
 
 from freelunch.core.errors import UserError
-from freelunch.study.adaptations import RECONSTRUCTION
-from freelunch.study.criteria import CRITERIA
-from freelunch.study.retraining import RETRAINING
+from freelunch.study.config import KINDS
 from freelunch.study.study import Study
-from freelunch.study.windows import LEAST_SQUARES
 from freelunch.study.yaml_file import read_yaml
 from repository import ROOT
 
@@ -93,7 +90,6 @@ def everything() -> dict[str, Any]:
     hub = {"source": "hub", "repository": "a/b", "revision": "0" * 40}
     # Any file will do: these entries are never read.
     own = {"source": "path", "path": str(ROOT / "README.md")}
-    methods = (RECONSTRUCTION, LEAST_SQUARES, *RETRAINING)
     return changed(
         {
             **ASKED,
@@ -108,9 +104,9 @@ def everything() -> dict[str, Any]:
             "texts.ids": {**own, "source": "tokens"},
             "tasks.hub": {**hub, "member": "m", "format": "jsonl", "documents": 2},
             "tasks.own": {**own, "format": "jsonl", "documents": 2},
-            "criteria": {score: {"score": score} for score in CRITERIA},
+            "criteria": {score: {"score": score} for score in KINDS["criteria"]},
             "adaptations": {
-                **{method: {"method": method} for method in methods},
+                **{method: {"method": method} for method in KINDS["adaptations"]},
                 "recon_block": {"method": "reconstruction", "budget": {"tokens": 64}},
                 "searched": {"method": "full", "learning_rate": [0.1, 0.2], "epochs": [1, 2]},
             },
@@ -146,6 +142,14 @@ def refusal(new: object) -> str:
     with pytest.raises(UserError) as caught:
         Study.check(new, "config.yaml")
     return str(caught.value)
+
+
+def problems(new: object) -> list[str]:
+    """Return the problems that a config must be refused for, each of which begins with its key."""
+    first, *lines = refusal(new).split("\n  ")
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    assert first == f"config.yaml: {count} in the config"
+    return lines
 
 
 def mappings(value: object, key: str = "") -> dict[str, Mapping[str, Any]]:

@@ -24,16 +24,15 @@ import transformers
 from freelunch.adaptation.reconstruction.driver import reconstruct_windows
 from freelunch.adaptation.retraining.driver import Training
 from freelunch.core.artifact import Artifact
-from freelunch.costs.reconstruction import reconstruct
-from freelunch.costs.reconstruction_work import reconstruction_flops
-from freelunch.costs.retraining import retrain, retraining_flops
+from freelunch.costs.reconstruction import reconstruct, reconstruction_work
+from freelunch.costs.retraining import retrain, retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.work import PROCESS_BYTES
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_states import DenseStates, open_states
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Reconstruction
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.windows import split_windows
 from random_models import llama, take_step, write_model
 
@@ -273,7 +272,8 @@ def measure(report: Report, case: Case) -> None:
         peak(case)
         took = training_s(states)
         least, most = (
-            reconstruction_flops(shapes, samples, length, its, blocks=1) for its in (few, many)
+            reconstruction_work(shapes, samples, length, its, blocks=1).total()
+            for its in (few, many)
         )
         say_rate("window of a block", most - least, took, WINDOW_SHARE)
         say_memory("window of a block", reconstruct(shapes, samples, length, many).memory_bytes)
@@ -296,7 +296,7 @@ def measure(report: Report, case: Case) -> None:
                 peak(case)
                 took = timed(case, lambda t=training, r=rows: t.step(1, 1e-6, r))
                 many = 10**6 // samples * samples
-                every = retraining_flops(shapes, many, length, retraining, streamed)
+                every = retraining_work(shapes, many, length, retraining, streamed).total()
                 what = f"step of {method}, {'streamed' if streamed else 'in memory'}"
                 bound = STREAMED_SHARE if streamed else 0.0
                 say_rate(what, every / (many / samples), took, bound)

@@ -5,7 +5,6 @@ It speaks HTTP on 127.0.0.1, so that tests run the real huggingface_hub on real 
 - `GET /api/{models,datasets}/<repository>[/revision/<revision>]`: the commit, and the names of its
   files; everybody sees those of a gated repository, too;
 - `GET /api/{models,datasets}/<repository>/tree/<revision>[/<folder>]`: the list of files;
-- `GET /api/models/<repository>/discussions`: its pull requests, the newest first, two on a page;
 - `HEAD`, `GET /[datasets/]<repository>/resolve/<revision>/<file>`: one file, or a range of its
   bytes, with its ETag and its commit; a file that the hub keeps in Git LFS (here weights) is
   redirected to another host.
@@ -24,14 +23,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants
 
 _INFO = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?")
 _TREE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?")
-_DISCUSSIONS = re.compile(r"/api/models/([^/]+/[^/]+)/discussions")
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _LFS = re.compile(r"/lfs/([0-9a-f]{64})")
 
@@ -44,16 +42,11 @@ class Repository:
         commits: The files of each commit, by name.
         revisions: The commits of branches and tags.
         gated: Whether files are refused to requests without the hub's token.
-        offered: Its pull requests, as the hub lists them.
-        instead: What the hub answers in place of them, if anything; None if their owner switched
-            them off.
     """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
     gated: bool = False
-    offered: list[dict[str, object]] = field(default_factory=list)
-    instead: tuple[dict[str, object] | None, ...] = ()
 
 
 class HubStandIn:
@@ -101,33 +94,6 @@ class HubStandIn:
         repository.gated = gated
         return commit
 
-    def offer(self, name: str, files: Mapping[str, bytes], title: str, author: str) -> str:
-        """Offer a model's files as a pull request; return its revision."""
-        repository = self._repositories["models", name]
-        number = len(repository.offered) + 1
-        revision = f"refs/pr/{number}"
-        self.add(name, files, gated=repository.gated, branch=revision)
-        repository.offered.append(
-            {
-                "num": number,
-                "title": title,
-                "author": {"name": author},
-                "status": "open",
-                "isPullRequest": True,
-                "createdAt": "2026-11-29T00:00:00.000Z",
-                "repo": {"name": name, "type": "model"},
-            }
-        )
-        return revision
-
-    def close(self, revision: str, name: str) -> None:
-        """Remove the files of a pull request, which stays in the list."""
-        del self._repositories["models", name].revisions[revision]
-
-    def answer_discussions(self, name: str, answer: dict[str, object] | None) -> None:
-        """Answer this in place of a model's pull requests; None: they are switched off."""
-        self._repositories["models", name].instead = (answer,)
-
     def commit(self, name: str, *, kind: str = "models") -> str:
         """Return the commit of a repository's branch `main`."""
         return self._repositories[kind, name].revisions["main"]
@@ -158,10 +124,8 @@ class HubStandIn:
         self._server.server_close()
         self._thread.join()
 
-    def answer(
-        self, path: str, authorization: str | None, page: int = 0
-    ) -> tuple[int, dict[str, str], bytes]:
-        """Return status, headers and body for a path; `page` is that of a list."""
+    def answer(self, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+        """Return status, headers and body for a path."""
         if match := _LFS.fullmatch(path):
             name, content = self._blobs[match[1]]
             content = self.spoiled.get(name, content)
@@ -173,8 +137,6 @@ class HubStandIn:
         elif match := _FILE.fullmatch(path):
             kind = "datasets" if match[1] else "models"
             name, revision, wanted = match[2], match[3], match[4]
-        elif match := _DISCUSSIONS.fullmatch(path):
-            return self._discussions(match[1], page)
         else:
             return _refuse(404, "")
         if new := self._renamed.get((kind, name)):
@@ -199,15 +161,6 @@ class HubStandIn:
         if wanted not in files:
             return _refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
         return self._file(wanted, files[wanted], commit)
-
-    def _discussions(self, name: str, page: int) -> tuple[int, dict[str, str], bytes]:
-        repository = self._repositories["models", name]
-        for answer in repository.instead:
-            return _refuse(403, "DiscussionsDisabled") if answer is None else _json(answer)
-        listed = repository.offered[::-1]
-        start = 2 * page
-        some = listed[start : start + 2]
-        return _json({"discussions": some, "count": len(listed), "start": start})
 
     def breaks_after(self, path: str) -> int | None:
         """Return after how many bytes this download breaks off; None if it does not."""
@@ -261,11 +214,9 @@ def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
             self._reply(with_body=False)
 
         def _reply(self, *, with_body: bool) -> None:
-            url = urlsplit(self.path)
-            path, query = unquote(url.path), parse_qs(url.query)
+            path = unquote(urlsplit(self.path).path)
             hub.requests.append(f"{self.command} {path}")
-            page = int(query.get("p", ["0"])[0])
-            status, headers, body = hub.answer(path, self.headers["Authorization"], page)
+            status, headers, body = hub.answer(path, self.headers["Authorization"])
             if status == 200 and (
                 asked := re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "")
             ):

@@ -4,10 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from freelunch.cli.new import write_study
-from freelunch.core.errors import UserError
 from freelunch.costs.machine import Machine
 from freelunch.study.study import Study
 from own_models import machine
@@ -31,12 +28,6 @@ def new(
     return write_study(
         str(model), str(text), name, str(evaluation) if evaluation else None, on
     ).study
-
-
-def refused(model: object, text: object, **more: Any) -> str:
-    with pytest.raises(UserError) as caught:
-        new(model, text, **more)
-    return str(caught.value)
 
 
 def edit_config(folder: Path, **changes: Any) -> Path:

@@ -8,9 +8,9 @@ import pyarrow
 from pyarrow import parquet
 
 from freelunch.costs.machine import Machine
-from freelunch.data.model_source import read_source
-from freelunch.data.sources.folder import model_files
-from freelunch.study.gguf import gguf_of
+from freelunch.data.model_source import read_model_folder
+from freelunch.data.sources.model_folder import model_files
+from freelunch.study.source_files import gguf_of
 
 GIGABYTES = 10**9
 # Long documents with words of the tiny tokenizer.
@@ -21,7 +21,7 @@ DOCUMENTS = [
 
 def machine(flops: float = 1e11, memory: float = 16) -> Machine:
     """Return a machine with this rate and this memory in GB."""
-    return Machine(flops, 1e9, 1e9, 1e8, int(memory * GIGABYTES))
+    return Machine(flops, 1e9, 1e8, int(memory * GIGABYTES))
 
 
 def write_lines(folder: Path) -> Path:
@@ -55,4 +55,4 @@ TEXTS: dict[tuple[str, str], Callable[[Path], Path]] = {
 def check_here(path: Path, where: str) -> None:
     """Do what `check_as_fetched` does, without the seconds that a process of its own takes."""
     if gguf_of(path, where) is None:
-        read_source(where, path, model_files(where, path))
+        read_model_folder(where, path, model_files(where, path))

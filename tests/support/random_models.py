@@ -43,11 +43,10 @@ from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
 from freelunch.pruning.sharing import Pruning
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
-from freelunch.study.retraining import Retraining
+from freelunch.study.retraining import Retraining, read_adaptation
 from freelunch.study.windows import split_windows
 from measuring import perplexity_of
 

@@ -13,7 +13,7 @@ from transformers import OPTConfig, PreTrainedConfig
 
 from freelunch.costs.retraining import memory_bytes
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.study.retraining import read_adaptation
 from random_models import llama, prune_by_wanda, run_step, write_model
 
 SEQUENCES = 4

@@ -5,5 +5,6 @@ from freelunch.core import code_digest as digest
 
 def forget_sources() -> None:
     """Let digests of code read all sources again, as another process would."""
-    for known in (digest._parsed, digest._files, digest._cache):
-        known.cache_clear()
+    for function in vars(digest).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()

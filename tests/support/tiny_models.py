@@ -53,11 +53,11 @@ from freelunch.pruning.prune import prune_model
 from freelunch.pruning.pruners import prune_matrices
 from freelunch.pruning.sharing import Pruning
 from freelunch.pruning.statistics import InputStatistics
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.criteria import OfWeights, read_criterion
 from freelunch.study.methods import LOW_RANK
 from freelunch.study.patterns import Pattern
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.sources import read_model
 from freelunch.study.windows import LEAST_SQUARES, split_windows
 

@@ -12,10 +12,9 @@ from freelunch.costs.shapes import Shapes
 from freelunch.model import hidden_states
 from freelunch.model.hidden_states import DenseStates
 from freelunch.model.mask_store import count_pruned
-from freelunch.study.adaptation_entries import read_adaptation
-from freelunch.study.boundaries import kept_boundaries
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.windows import adapted_windows
+from freelunch.study.windows import adapted_windows, kept_boundaries
 from tiny_models import BLOCKS, LENGTH, SEQUENCES, Prepared, reconstruct
 
 # (inputs, targets), as study.md section 2 names them.

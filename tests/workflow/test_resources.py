@@ -112,6 +112,6 @@ def test_windows_share_out_the_gpus_that_cells_leave(folder, tmp_path):
     (tmp_path / "bin").symlink_to(folder.path.parent / "bin")
     study = WithGpus(folder.copy(tmp_path / "study").path).warm()
     # However short a job is.
-    study.edit("workflow/scripts/freelunch/costs/groups.py", "WORTH_S = 600.0", "WORTH_S = 1e-9")
+    study.edit("workflow/scripts/freelunch/costs/requests.py", "WORTH_S = 600.0", "WORTH_S = 1e-9")
     study.edit("config.yaml", "criteria: [magnitude, wanda]", "criteria: [wanda]")
     assert study.planned()["reconstruct_window"] == 3

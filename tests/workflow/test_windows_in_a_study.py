@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from freelunch.costs.fits import amount
+from freelunch.core.units import amount
 from study_folder import SHOWN
 
 # Each starts as many jobs as it is good for: they are most of what the tests take.
@@ -280,13 +280,13 @@ def test_tidying_removes_the_candidates_of_finished_cells(wide, tmp_path):
     assert "Would remove" in study.make("tidy", "DRY_RUN=1").stdout
     assert candidates(study) == there
     said = study.make("tidy").stdout
-    assert "of 2 candidates of 1 finished cell: " in said
+    assert "of 2 candidate(s) of 1 finished cell(s): " in said
     assert f": {amount(size - bytes_on_disk(study))}." in said
     assert candidates(study) == {name for name in there if name.startswith("as_the_paper")}
     # The rest of the study goes on, and nothing else runs again.
     assert study.planned().keys() == {"collect_records", *SHOWN}
     study.run()
-    assert "of 2 candidates of 1 finished cell: " in study.make("tidy").stdout
+    assert "of 2 candidate(s) of 1 finished cell(s): " in study.make("tidy").stdout
     assert not candidates(study)
     assert "Nothing to remove" in study.make("tidy").stdout
     study.make("verify")

@@ -14,7 +14,7 @@ rule capture_dense:
         "../../envs/freelunch.yaml"
     threads: 2
     resources:
-        **asks_with_device(lambda wildcards: Job(steps.CAPTURE_DENSE, wildcards.model)),
+        **asks_with_device(lambda wildcards: PlannedJob.of(steps.CAPTURE_DENSE, Cell.dense(wildcards.model))),
         # This affects disk and time, not results. As a resource, it reruns nothing.
         keep_hidden_states=STUDY.block.keep_hidden_states,
     params:
@@ -40,7 +40,7 @@ rule capture_reference:
         "../../envs/freelunch.yaml"
     threads: 1
     resources:
-        **asks_with_device(lambda wildcards: Job(steps.CAPTURE_REFERENCE, wildcards.model)),
+        **asks_with_device(lambda wildcards: PlannedJob.of(steps.CAPTURE_REFERENCE, Cell.dense(wildcards.model))),
         keep_hidden_states=STUDY.block.keep_hidden_states,
     params:
         hidden=str(PATHS.reference_hidden("{model}", "{seed}")),

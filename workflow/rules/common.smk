@@ -44,7 +44,7 @@ def asks(job_of):
 
         return resource
 
-    return {name: asked(name) for name in Request._fields}
+    return {name: asked(name) for name in JobRequest._fields}
 
 
 def asks_with_device(job_of):
@@ -116,7 +116,7 @@ def window_groups():
     if "windows" not in given and not workflow.remote_exec:
         found = finished_groups(STUDY)
         if found is None:
-            found = groups.window_groups(PLAN, planned_machine(), workers()) if workers() > 1 else 1
+            found = requests.window_groups(PLAN, planned_machine(), workers()) if workers() > 1 else 1
         # This passes the number on to jobs that start on other machines.
         workflow.resource_settings.overwrite_scatter = {**given, "windows": found}
     return workflow.resource_settings.overwrite_scatter.get("windows", 1)
@@ -202,18 +202,19 @@ def pruning_job(wildcards):
     """Return the job that prunes a cell. On this machine it may choose masks by the study's other criteria,
     too, and then takes as much memory as the largest of these jobs.
     """
-    own = Job(steps.PRUNE_MODEL, wildcards.model, wildcards.criterion)
-    if not share_passes() or not groups.is_shared(STUDY, wildcards.criterion):
+    pruned = Cell(wildcards.model, wildcards.criterion, wildcards.pattern, NONE, int(wildcards.seed))
+    own = PlannedJob(steps.PRUNE_MODEL, pruned)
+    if not share_passes() or not requests.is_shared(STUDY, wildcards.criterion):
         return own
     return max([own, *pruning_jobs(wildcards.model)], key=lambda job: first_request(job).mem_mb)
 
 
 @cache
 def pruning_jobs(model):
-    """Return jobs that prune a model and can share a pass, one for each criterion."""
-    criteria = {cell.criterion for cell in CELLS if cell.model == model and not cell.is_dense}
-    shared = sorted(name for name in criteria if groups.is_shared(STUDY, name))
-    return [Job(steps.PRUNE_MODEL, model, criterion) for criterion in shared]
+    """Return jobs that prune a model and can share a pass."""
+    cells = [cell for cell in CELLS if cell.model == model and not cell.is_dense]
+    shared = [cell for cell in cells if requests.is_shared(STUDY, cell.criterion)]
+    return sorted({PlannedJob.of(steps.PRUNE_MODEL, cell) for cell in shared})
 
 
 def share_passes():
@@ -244,7 +245,7 @@ def masks_together(wildcards):
     }
     # All workers may begin with the same model and seed, and none should have to wait.
     workers = (len(DEVICES) if USES_GPUS else workflow.resource_settings.cores) or 1
-    divided = groups.mask_groups(PLAN, planned_machine(), wildcards.model, jobs, workers)
+    divided = requests.mask_groups(PLAN, planned_machine(), wildcards.model, jobs, workers)
     shared = {name for group in divided for name in group}
     if f"{wildcards.criterion}-{wildcards.pattern}" not in shared or len(shared) == len(divided):
         return None
@@ -332,7 +333,7 @@ def measured_with(wildcards):
     }
     return {
         name: [paths.manifest(folder) for folder in needed.get(name, [])]
-        for name in measurements(STUDY, Cell.parse(cell_of(wildcards)))
+        for name in STUDY.measurements(Cell.parse(cell_of(wildcards)))
     }
 
 

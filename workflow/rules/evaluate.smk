@@ -48,11 +48,11 @@ rule evaluate_cell:
         # Forcing this rule repeats all its measurements. As a resource, this reruns nothing by itself.
         anew=lambda wildcards: is_forced("evaluate_cell"),
     params:
-        measurements=lambda wildcards: measurements(STUDY, Cell.parse(cell_of(wildcards))),
+        measurements=lambda wildcards: STUDY.measurements(Cell.parse(cell_of(wildcards))),
         # Each measurement has its own digest, so changing one repeats no other.
         measuring=lambda wildcards: {
             name: code_digest("evaluate_cell", f"freelunch.evaluation.{name}")
-            for name in measurements(STUDY, Cell.parse(cell_of(wildcards)))
+            for name in STUDY.measurements(Cell.parse(cell_of(wildcards)))
         },
         dense_limit=lambda wildcards: (
             STUDY.block.dense_limit if wildcards.pruning == DENSE else None

@@ -20,7 +20,7 @@ rule fetch_model:
     container:
         None
     resources:
-        **asks(lambda wildcards: Job(steps.FETCH_MODEL, wildcards.model)),
+        **asks(lambda wildcards: PlannedJob.of(steps.FETCH_MODEL, Cell.dense(wildcards.model))),
     params:
         entry=lambda wildcards: STUDY.model(wildcards.model).fetched(),
         code=code_digest("fetch_model"),
@@ -65,9 +65,9 @@ if TEXT_FILES:
             None
         params:
             entry=lambda wildcards: STUDY.text(wildcards.text).fetched(),
-            code=code_digest("fetch_text_files"),
+            code=code_digest("fetch_text"),
         script:
-            "../scripts/fetch_text_files.py"
+            "../scripts/fetch_text.py"
 
     ruleorder: fetch_text_files > fetch_text
 

@@ -34,7 +34,7 @@ rule reconstruct_window:
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
         # The decided window is a parameter of the job, so correcting a memory formula retrains only the
         # cells whose window changes.
-        window=lambda wildcards: PLAN.decided(wildcards.model, wildcards.adaptation),
+        window=lambda wildcards: PLAN.window(wildcards.model, wildcards.adaptation)[0],
         code=code_digest("reconstruct_window"),
     script:
         "../scripts/reconstruct_window.py"

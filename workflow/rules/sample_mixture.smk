@@ -16,7 +16,7 @@ rule sample_calibration:
         "../../envs/freelunch.yaml"
     resources:
         # Only whether the text suffices depends on it. As a resource, it reruns nothing.
-        most_samples=most_samples(STUDY),
+        most_samples=STUDY.most_samples,
     params:
         settings=lambda wildcards: {
             "samples": STUDY.calibration.samples,

@@ -8,8 +8,8 @@ from freelunch.adaptation import reconstruction
 from freelunch.adaptation.selection import Candidate, choose_candidate
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.job import running
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.paths import read_run
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import compared_by
 from freelunch.study.steps import METRICS, SEARCH, metrics_file
 

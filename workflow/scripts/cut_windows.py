@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from freelunch.core.job import running
-from freelunch.data.job_inputs import token_id_inputs
 from freelunch.data.text_windows import cut_windows
+from freelunch.data.token_job import TokenJob
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -12,4 +12,11 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         settings = snakemake.params.settings
-        job.made(cut_windows(**token_id_inputs(snakemake, settings), settings=settings))
+        cutting = TokenJob.of_manifests(
+            model=snakemake.input.model,
+            text=snakemake.input.text,
+            output=snakemake.output.manifest,
+            code=snakemake.params.code,
+            settings=settings,
+        )
+        job.made(cut_windows(cutting, settings))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.job import running
 from freelunch.data.calibration import extend_calibration
-from freelunch.data.job_inputs import token_id_inputs
+from freelunch.data.token_job import TokenJob
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -12,5 +12,13 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake) as job:
         samples = int(snakemake.wildcards.samples)
-        given = {"held_out": None, **token_id_inputs(snakemake, samples)}
-        job.made(extend_calibration(**given, samples=samples))
+        drawing = TokenJob.of_manifests(
+            model=snakemake.input.model,
+            text=snakemake.input.text,
+            calibration=snakemake.input.calibration,
+            held_out=snakemake.input.held_out,
+            output=snakemake.output.manifest,
+            code=snakemake.params.code,
+            settings=samples,
+        )
+        job.made(extend_calibration(drawing, samples))

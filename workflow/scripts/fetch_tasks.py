@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import fingerprint
 from freelunch.core.job import running
-from freelunch.data.stock_tasks import stock_task
-from freelunch.data.tasks import fetch_task
+from freelunch.data.tasks import fetch_task, stock_task
 from freelunch.study.sources import read_task
 
 if TYPE_CHECKING:

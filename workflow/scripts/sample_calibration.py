@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.job import running
 from freelunch.data.calibration import sample_calibration
-from freelunch.data.job_inputs import token_id_inputs
+from freelunch.data.token_job import TokenJob
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -16,5 +16,12 @@ if __name__ == "__main__":
             "length": snakemake.params.length,
             "seed": int(snakemake.wildcards.seed),
         }
-        job.made(sample_calibration(**token_id_inputs(snakemake, settings), **settings))
+        drawing = TokenJob.of_manifests(
+            model=snakemake.input.model,
+            text=snakemake.input.text,
+            output=snakemake.output.manifest,
+            code=snakemake.params.code,
+            settings=settings,
+        )
+        job.made(sample_calibration(drawing, **settings))
         job.counts["tokens"] = settings["samples"] * settings["length"]

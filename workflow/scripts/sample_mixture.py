@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
-from freelunch.data.job_inputs import token_id_inputs
-from freelunch.data.mixture_samples import sample_mixture
+from freelunch.data.mixture_drawing import sample_mixture
+from freelunch.data.token_job import TokenJob
 from freelunch.study.steps import TEXT, TEXT_WINDOWS
 
 if TYPE_CHECKING:
@@ -18,15 +18,16 @@ if __name__ == "__main__":
             settings["samples"] = int(samples)
         evaluation = Artifact.at(snakemake.input.evaluation, TEXT)
         windows = Artifact.at(snakemake.input.windows, TEXT_WINDOWS)
-        depends_on = {**settings, "evaluation": evaluation.digest, "windows": windows.digest}
-        job.made(
-            sample_mixture(
-                **token_id_inputs(snakemake, depends_on),
-                evaluation=evaluation,
-                windows=windows,
-                settings=settings,
-                most=snakemake.resources.get("most_samples", 0),
-            )
+        calibration = snakemake.input.get("calibration")
+        drawing = TokenJob.of_manifests(
+            model=snakemake.input.model,
+            text=snakemake.input.text,
+            calibration=calibration,
+            output=snakemake.output.manifest,
+            code=snakemake.params.code,
+            settings={**settings, "evaluation": evaluation.digest, "windows": windows.digest},
         )
-        if snakemake.input.get("calibration") is None:
+        most = snakemake.resources.get("most_samples", 0)
+        job.made(sample_mixture(drawing, evaluation, windows, settings, most))
+        if calibration is None:
             job.counts["tokens"] = settings["samples"] * settings["length"]

@@ -1,9 +1,10 @@
-"""`freelunch new`: a study of one's own model and text that needs no edit, or one clear error."""
+"""`freelunch new`: a study of one's own model and text that needs no edit."""
 
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,16 +14,28 @@ from freelunch.cli import new as new_module
 from freelunch.cli.cell_choices import _windows
 from freelunch.cli.check import check_study
 from freelunch.cli.choices import Choices
+from freelunch.cli.main import main
 from freelunch.cli.new import _about_model
-from freelunch.costs import room
-from freelunch.data.seen_model import CONVERTED, SeenModel
+from freelunch.costs import fits
+from freelunch.data.inspect_model import CONVERTED, InspectedModel
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study
-from new_studies import HERE, edit_config, model, new, refused
+from new_studies import HERE, edit_config, model, new
 from own_models import DOCUMENTS, TEXTS, machine, write_lines
+from refusals import refused
 from tiny_gguf import write_gguf
 from tiny_models import FAMILIES, VARIANTS, save_tiny_model, tiny_model
+
+
+def said_in(study: Study) -> str:
+    """Return the text of a study's file without marks of comments, in which lines are wrapped."""
+    return " ".join(Path(study.source).read_text().replace("#", "").split())
+
+
+def adaptations_of(study: Study) -> set[str]:
+    return {name for grid in study.block.grids for name in grid.adaptations}
+
 
 # --- Each family, each kind of text
 
@@ -38,7 +51,7 @@ def test_a_family_needs_no_edit(models: Path, tmp_path: Path, family: str) -> No
         assert study.drift is not None
         # The tiny models have 64 positions, but for BLOOM, which has any number of them.
         assert study.calibration.length == (256 if family == "bloom" else 64)
-        halves = any("recon_attention_mlp" in grid.adaptations for grid in study.block.grids)
+        halves = "recon_attention_mlp" in adaptations_of(study)
         assert halves == (family not in ("gpt_neox", "falcon"))
 
 
@@ -47,8 +60,8 @@ def test_a_variant_has_the_windows_that_its_blocks_have(models: Path, variant: s
     family, changes = VARIANTS[variant]
     study = new(model(models, family, **changes), write_lines(Path()))
     assert "all is well" in check_study(study, HERE, fetches=True)
-    text = Path(study.source).read_text()
-    assert ("half a block is not a window here" in text) == ("recon_attention_mlp" not in text)
+    has_halves = "recon_attention_mlp" in adaptations_of(study)
+    assert ("half a block is not a window here" in said_in(study)) == (not has_halves)
 
 
 def test_a_model_that_names_its_sizes_otherwise() -> None:
@@ -56,34 +69,26 @@ def test_a_model_that_names_its_sizes_otherwise() -> None:
     bloom = {"model_type": "bloom", "n_layer": 24, "n_embed": 1024, "n_head": 16}
     gptj = {"model_type": "gptj", "n_layer": 28, "n_embd": 4096, "n_head": 16}
     for config, about in ((bloom, "24 blocks, hidden size 1024"), (gptj, "unknown blocks")):
-        seen = SeenModel({**config, "vocab_size": 100}, "bfloat16", None, gguf=False)
-        assert about in _about_model("it", seen)
-        assert ("recon_5" in _windows(seen)[0]) == (config is bloom)
-
-
-def test_a_text_whose_name_begins_with_a_tilde(models: Path) -> None:
-    write_lines(Path()).rename("~notes.txt")
-    study = new(model(models, "llama"), Path("~notes.txt"))
-    assert study.text(study.calibration.text).path == "~notes.txt"
+        inspected = InspectedModel({**config, "vocab_size": 100}, "bfloat16", None, gguf=False)
+        assert about in _about_model(inspected)
+        assert ("recon_5" in _windows(inspected)[0]) == (config is bloom)
 
 
 def test_every_tested_family_is_tried() -> None:
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
     assert set(FAMILIES) == set(TABLE)
+    assert set(CONVERTED) == {*TABLE, "gemma3"} & {*GGUF_SUPPORTED_ARCHITECTURES}
 
 
-def test_a_gguf_file_is_planned_before_it_is_fetched(tmp_path: Path) -> None:
+def test_a_gguf_file_needs_no_edit(tmp_path: Path) -> None:
     write_gguf(tmp_path / "Tiny-Q8_0.gguf", tiny_model("qwen2"))
     study = new("Tiny-Q8_0.gguf", write_lines(tmp_path))
     (entry,) = study.as_json()["models"].values()
-    assert entry["path"] == "Tiny-Q8_0.gguf" and entry["architecture"]["num_hidden_layers"] == 3
-    assert "memory and disk" in check_study(study, HERE, fetches=True)
-
-
-def test_the_families_of_gguf_files_are_those_that_transformers_converts() -> None:
-    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
-
-    tested = {*TABLE, "gemma3"} & {*GGUF_SUPPORTED_ARCHITECTURES}
-    assert set(CONVERTED) == tested
+    assert entry == {"source": "path", "path": "Tiny-Q8_0.gguf"}
+    assert study.calibration.length == 64
+    assert {"recon_attention_mlp", "recon_all"} < adaptations_of(study)
+    assert "all is well" in check_study(study, HERE, fetches=True)
 
 
 # --- What is chosen
@@ -91,19 +96,18 @@ def test_the_families_of_gguf_files_are_those_that_transformers_converts() -> No
 
 def test_the_file_says_what_was_chosen_and_why(models: Path, tmp_path: Path) -> None:
     study = new(model(models), write_lines(tmp_path))
-    text = Path(study.source).read_text()
-    assert len(text.splitlines()) < 60 and max(map(len, text.splitlines())) <= 120
+    lines = Path(study.source).read_text().splitlines()
+    assert len(lines) < 70 and max(map(len, lines)) <= 120
     for said in (
         "llama, 3 blocks, hidden size 16",
         "64 documents are longer than 64 tokens",
         "windows of different documents are independent",
         "calibration has seen parts of this text",
-        "to settle a claim, add `seeds: [0, 1, 2]` to the grids",
+        "To settle a claim, add `seeds: [0, 1, 2]` to the grids",
         "tuned for SmolLM2-135M",
-        "recon_block: {method: reconstruction, learning_rate: [0.0003, 0.001, 0.003], ",
+        "learning_rate: [0.0003, 0.001, 0.003]",
     ):
-        # Comments are wrapped.
-        assert said in " ".join(text.replace("#", "").split()), said
+        assert said in said_in(study), said
 
 
 def test_the_search_for_learning_rates_is_a_valid_study(models: Path, tmp_path: Path) -> None:
@@ -116,28 +120,22 @@ def test_the_search_for_learning_rates_is_a_valid_study(models: Path, tmp_path: 
         settings, start, rates = path.read_text().partition("#adaptations:")
         path.write_text(settings + re.sub("^#", "", start + rates, flags=re.MULTILINE))
         study = Study.load(path)
-        names = {name for grid in study.block.grids for name in grid.adaptations} - {"none"}
+        names = adaptations_of(study) - {"none"}
         assert len(names) > 3
         assert {len(study.candidate_names(name)) for name in names} == {3}
         assert "all is well" in check_study(study, HERE, fetches=True)
 
 
-def test_one_document_leaves_nothing_to_hold_out(models: Path, tmp_path: Path) -> None:
-    (tmp_path / "book.txt").write_text("\n".join(DOCUMENTS[0].split(" ") * 50))
-    study = new(model(models), "book.txt")
-    text = study.text("book")
-    assert isinstance(text, LocalText) and text.format == "plain"
-    assert study.drift is None
-
-
-def test_a_text_that_hardly_decides_a_claim_says_so(models: Path, tmp_path: Path) -> None:
-    folder = model(models)
+def test_short_texts(models: Path, tmp_path: Path) -> None:
+    """One document leaves nothing to hold out; few windows hardly decide a claim."""
     for words in (200, 4_000):
         (tmp_path / f"of{words}.txt").write_text("\n".join(["word"] * words))
-        study = new(folder, f"of{words}.txt")
-        text = " ".join(Path(study.source).read_text().replace("#", "").split())
+        study = new(model(models), f"of{words}.txt")
+        text = study.text(f"of{words}")
+        assert isinstance(text, LocalText) and text.format == "plain"
+        assert study.drift is None
         few = (study.perplexity.windows or 0) < 24
-        assert few == (words == 200) == ("so few windows hardly decide a claim" in text)
+        assert few == (words == 200) == ("so few windows hardly decide a claim" in said_in(study))
 
 
 def test_another_text_is_evaluated_on(models: Path, tmp_path: Path) -> None:
@@ -145,7 +143,7 @@ def test_another_text_is_evaluated_on(models: Path, tmp_path: Path) -> None:
     other = write_lines(tmp_path / "other")
     study = new(model(models), write_lines(tmp_path), evaluation=other)
     assert (study.calibration.text, study.perplexity.text) == ("notes", "notes-2")
-    assert "has seen parts" not in Path(study.source).read_text()
+    assert "has seen parts" not in said_in(study)
 
 
 def test_a_slow_machine_gets_a_smaller_study(models: Path, tmp_path: Path) -> None:
@@ -166,15 +164,14 @@ def test_windows_that_do_not_fit_into_memory_are_left_out(
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     edit_config(folder, **large, **heads, vocab_size=128256, dtype="bfloat16")
     # Whatever is free on the disk of this machine; and there are no weights of this size.
-    monkeypatch.setattr(room, "lacking_disk", lambda plan: None)
+    monkeypatch.setattr(fits, "lacking_disk", lambda plan: None)
     monkeypatch.setattr(new_module, "check_as_fetched", lambda *arguments: None)
-    fast = replace(machine(1e15, 24), read_per_s=1e12, write_per_s=1e12)
+    fast = replace(machine(1e15, 24), disk_per_s=1e12)
     study = new(folder, write_lines(tmp_path), on=fast)
-    adaptations = {name for grid in study.block.grids for name in grid.adaptations}
-    assert "recon_block" in adaptations and "recon_all" not in adaptations
-    assert "no recon_all: it does not fit" in Path(study.source).read_text()
-    said = refused(folder, "notes.txt", name="b", on=machine(1, 1))
-    assert "not even a small study" in said and "recon_block of large does not fit: needs" in said
+    assert "recon_block" in adaptations_of(study) and "recon_all" not in adaptations_of(study)
+    assert "no recon_all: it does not fit" in said_in(study)
+    with refused(found="recon_block of large does not fit", todo="--elsewhere"):
+        new(folder, "notes.txt", name="b", on=machine(1, 1))
     assert len(new(folder, "notes.txt", name="c", on=None).cells) == 15
 
 
@@ -183,9 +180,8 @@ def test_a_study_has_the_cells_that_the_claims_need(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "mine", num_hidden_layers=6, hidden_size=64)
     study = new(folder, write_lines(tmp_path), on=None)
     criteria = {name for grid in study.block.grids for name in grid.criteria}
-    adaptations = {name for grid in study.block.grids for name in grid.adaptations}
-    found = [study.adaptation(name) for name in adaptations - {"none"}]
-    windows = {str(each.window) for each in found if not each.is_retraining}
+    chosen = [study.adaptation(name) for name in adaptations_of(study) - {"none"}]
+    windows = {str(each.window) for each in chosen if not each.is_retraining}
     # C4 is about models of 70 billion parameters.
     claims = [claim for claim in load_claims() if claim.id != "C4"]
     asked = [part.settings for claim in claims for part in claim.parts]
@@ -193,7 +189,7 @@ def test_a_study_has_the_cells_that_the_claims_need(tmp_path: Path) -> None:
     for settings in asked:
         assert criteria >= set(settings.get("criteria", []))
         assert windows >= set(map(str, settings.get("windows", [])))
-        assert adaptations >= set(settings.get("methods", []))
+        assert adaptations_of(study) >= set(settings.get("methods", []))
 
 
 def test_what_only_claims_need_is_left_out_first() -> None:
@@ -213,3 +209,29 @@ def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_pat
         study = new(edit_config(folder, dtype=dtype), write_lines(tmp_path), name=dtype)
         assert study.model("half").dtype == "float32"
         assert "all is well" in check_study(study, HERE, fetches=True)
+
+
+# --- The command
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_command_ends_with_the_next_command(
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    elsewhere: bool,
+) -> None:
+    command: list[Any] = ["new", model(models), write_lines(tmp_path), "--name", "Mine!"]
+    command += ["--elsewhere"] * elsewhere
+    monkeypatch.setattr("sys.argv", ["freelunch", *map(str, command)])
+    assert main() == 0
+    out = capsys.readouterr().out
+    assert "named mine: Mine! is not a valid name" in out
+    if elsewhere:
+        assert "GFLOP/s" not in out and "whatever its speed, memory and disk" in out
+        assert out.splitlines()[-1].startswith("  make plan STUDY=studies/mine.yaml TFLOPS=")
+    else:
+        assert "The study `mine` (studies/mine.yaml): 13 cells" in out
+        assert "make study STUDY=studies/mine.yaml" in out.splitlines()[-2]
+    assert main() == 1, "it was overwritten"

@@ -1,4 +1,4 @@
-"""What `freelunch new` refuses: one clear error, before anything is written."""
+"""Names and paths that `freelunch new` gets, and what it refuses: one error, before it writes."""
 
 import bz2
 import csv
@@ -6,217 +6,299 @@ import gzip
 import io
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from freelunch.cli import new as new_module
 from freelunch.cli.check import check_study
-from freelunch.cli.main import main
-from freelunch.core.errors import UserError
+from freelunch.cli.choices import Choices
+from freelunch.cli.new import numbered, valid_name
+from freelunch.cli.study_file import study_text
+from freelunch.study.settings import Name
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study
-from new_studies import HERE, edit_config, model, new, refused
+from hub_standin import HubStandIn, hub_here, use_endpoint
+from new_studies import HERE, edit_config, model, new
 from own_models import DOCUMENTS, write_lines
+from refusals import refused
 from tiny_gguf import write_gguf
 from tiny_models import tiny_model
 
+# --- Names and paths
+
+
+@given(st.text())
+@example("CON.x")
+@example(f"aux.{'a' * 60}")
+@example(f"{'a' * 45}-2024")
+def test_every_name_is_made_valid(text: str) -> None:
+    name = valid_name(text)
+    for each in (name, next(numbered(name))):
+        TypeAdapter(Name).validate_python(each)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
+@example("0x10")
+@example("Notes: mine # 2")
+@example("\x85\x7f")
+@example("no")
+def test_every_path_is_read_as_it_is_written(path: str) -> None:
+    choices = Choices(8, 32, "why", 0, 8, 32, "documents", "why", why_cells="why")
+    config = {"texts": {valid_name(path): {"source": "path", "path": path}}}
+    assert yaml.safe_load(study_text(config, choices, [f"text {path}: plain"])) == config
+
+
+@pytest.mark.parametrize("name", ["2024", "2024-05-01", "1.5", "true", "no", "null", "1e3"])
+def test_a_name_may_be_one_that_yaml_reads_as_other_than_text(
+    models: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(model(models), tmp_path / name)
+    text = write_lines(tmp_path).rename(f"{name}.txt")
+    study = new(name, text, name=name)
+    assert Study.load(Path(study.source)) == study
+    assert study.name == study.calibration.text == name
+    assert list(study.config.models) == [name]
+
+
+def test_a_path_may_be_relative_or_begin_with_a_tilde(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copytree(model(models), home / "My Model (v1.0)")
+    text = write_lines(home)
+    shutil.copy(text, "~notes.txt")
+    monkeypatch.setenv("HOME", str(home))
+    study = new("~/My Model (v1.0)", "home/notes.txt")
+    assert Path(study.source) == Path("studies/my-model-v1.0-notes.yaml")
+    assert study.as_json()["models"]["my-model-v1.0"]["path"] == "home/My Model (v1.0)"
+    study = new("~/My Model (v1.0)", "~notes.txt", name="tilde")
+    assert study.text(study.calibration.text).path == "~notes.txt"
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    assert new("../home/My Model (v1.0)", "~/notes.txt").text("notes").path == str(text)
+
+
+def test_two_models_never_share_a_name(models: Path, tmp_path: Path) -> None:
+    """All studies share resources/models/NAME; a study would fetch what another one replaced."""
+    for name in ("a", "b"):
+        shutil.copytree(model(models), tmp_path / name / "smollm2-135m")
+    text = write_lines(tmp_path)
+    studies = [new(f"{name}/smollm2-135m", text, name=name) for name in ("a", "b")]
+    named = [next(iter(study.config.models)) for study in studies]
+    # The registry has a model of this name.
+    assert named == ["smollm2-135m-2", "smollm2-135m-3"]
+
 
 def test_a_study_that_is_there_is_kept(models: Path, tmp_path: Path) -> None:
-    path = Path(new(model(models), write_lines(tmp_path), name="mine").source)
+    """Two of one name would write into results/NAME, whatever their files are called."""
+    given = model(models), write_lines(tmp_path)
+    path = Path(new(*given, name="mine").source)
     path.write_text("# mine\n")
-    said = refused(model(models), "notes.txt", name="mine")
-    assert "it is kept as it is" in said and "NAME=mine-2" in said
+    with refused(where=path, found="mine", todo="NAME=mine-2"):
+        new(*given, name="mine")
     assert path.read_text() == "# mine\n"
-
-
-@pytest.mark.parametrize("file", ["config.yaml", "studies/other.yaml"])
-def test_two_studies_never_share_a_name(models: Path, tmp_path: Path, file: str) -> None:
-    """Both would write into results/NAME, whatever their files are called."""
-    Path("studies").mkdir()
     Path("studies/laptop-2.yaml").touch()
-    Path(file).write_text("study: {name: laptop}\n")
-    said = refused(model(models), write_lines(tmp_path), name="laptop")
-    assert said.startswith(f"{file}: there is already a study of this name")
-    assert said.endswith("NAME=laptop-3")
-
-
-@pytest.mark.parametrize("evaluation", ["none.txt", "short.txt"])
-def test_the_command_to_type_keeps_what_was_given(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluation: str
-) -> None:
-    """With only what was wrong left open, in the words of who typed it."""
-    Path("short.txt").write_text("few")
-    given = (model(models), write_lines(tmp_path))
-    more = {"name": "mine", "evaluation": Path(evaluation), "on": None}
-    said = refused(*given, **more)
-    head, tail = f"MODEL={given[0]} TEXT={given[1]}", "NAME=mine EVALUATION=<file> ELSEWHERE=1"
-    assert evaluation in said and said.endswith(f"  then:     make new {head} {tail}")
-    monkeypatch.delenv("MAKELEVEL")
-    head, tail = f"{given[0]} {given[1]}", "--name mine --evaluation <file> --elsewhere"
-    assert refused(*given, **more).endswith(f"  then:     freelunch new {head} {tail}")
+    Path("studies/other.yaml").write_text("study: {name: laptop}\n")
+    with refused(where="studies/other.yaml", todo="NAME=laptop-3"):
+        new(*given, name="laptop")
+    shutil.rmtree("studies")
+    Path("studies").touch()
+    with refused(where="studies", todo="rename it"):
+        new(*given)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "where"), [("a: [", "studies/mine.yaml"), ("a: 1", "studies/mine.yaml: a")]
+)
+def test_a_file_that_cannot_be_read_back_is_not_written(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, where: str
+) -> None:
+    """It would stand in the way of the next try, which never overwrites a study."""
+    monkeypatch.setattr(new_module, "study_text", lambda *arguments: text)
+    with refused(where=where.split(":")[0]):
+        new(model(models), write_lines(tmp_path), name="mine")
+    assert not Path("studies/mine.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [(("m", ""), "no TEXT"), (("", "t"), "no MODEL"), (("", ""), "no TEXT")]
+)
+def test_what_is_missing_is_said(given: tuple[str, str], found: str) -> None:
+    """`make new` passes on empty text for what is not given."""
+    with refused(found=found, todo="make new MODEL="):
+        new(*given)
+
+
+# --- Texts
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
     [
-        (None, "there is no such file"),
-        (b"", "the text is empty"),
-        (b"\n \n", "the text has no documents"),
-        (b"a few words", "the text is too short"),
+        (None, "does not exist"),
+        (b"", "text"),
+        (b"\n \n", "blank lines only"),
+        (b"a few words", "tokens, in documents of at most"),
         # Fewer tokens than the smallest sample, and than the fewest windows.
-        (b"hello world\n" * 3, "the text is too short"),
-        (b"\x00\x01\x02" * 99, "binary, not text"),
-        (("the cat sat on the mat\n" * 99).encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
-        (b"caf\xe9 " * 99, "not valid UTF-8"),
-        (b'[{"text": "a"}]', "one JSON object a line"),
-        (b'{"a": 1}\n', "no field holds text in each row"),
-        (b"PAR1 and no more", "not a valid Parquet file"),
-        (b"<doc>\nnever closed\n", "the last <doc> has no </doc>"),
+        (b"hello world\n" * 3, "tokens, in documents of at most"),
+        (b"\x00\x01\x02" * 99, "a NUL byte"),
+        (("the cat sat on the mat\n" * 99).encode("utf-16"), "a NUL byte"),
+        (b"caf\xe9 " * 99, "0xe9"),
+        (b'{"a": 1}\n', "fields a"),
+        (b"PAR1 and no more", "Parquet"),
+        (b"<doc>\nnever closed\n", None),
     ],
 )
-def test_a_text_that_is_none(models: Path, text: bytes | None, said: str) -> None:
-    path = Path("text.json" if text and text.startswith(b"[") else "text")
+def test_a_text_that_is_none(models: Path, text: bytes | None, found: str | None) -> None:
     if text is not None:
-        path.write_bytes(text)
-    found = refused(model(models), path)
-    assert said in found
-    fits = "TEXT=text.jsonl" if path.suffix else "TEXT=<file>"
-    assert found.endswith(f"\n  then:     make new MODEL={model(models)} {fits}")
+        Path("text").write_bytes(text)
+    with refused(where="TEXT", found=found):
+        new(model(models), "text")
     assert not Path("studies").exists()
 
 
-@pytest.mark.parametrize("text", [b'"text": "cut off at the front"}\n', b"[" * 100_000, b"1\n2\n"])
-def test_damaged_lines_are_not_taken_for_plain_text(models: Path, text: bytes) -> None:
-    Path("text.jsonl").write_bytes(text * 20)
-    found = refused(model(models), Path("text.jsonl"))
-    assert "named as JSON Lines, but its first line is not a JSON object" in found
-
-
-def test_what_is_missing_is_said_with_the_whole_command(models: Path) -> None:
-    """`make new` passes on empty text for what is not given."""
-    given = model(models)
-    said = refused(given, "")
-    assert said.startswith("TEXT is missing") and f"make new MODEL={given} TEXT=<file>" in said
-    said = refused("", "my notes.txt")
-    assert said.startswith("MODEL is missing") and said.endswith("TEXT='my notes.txt'")
-    assert refused("", "").startswith("MODEL and TEXT are missing")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("text.json", b'[{"text": "a"}]'),
+        ("text.jsonl", b'"text": "cut off at the front"}\n' * 20),
+        ("text.jsonl", b"[" * 100_000),
+        ("text.jsonl", b"1\n2\n" * 20),
+    ],
+)
+def test_damaged_lines_are_not_taken_for_plain_text(
+    models: Path, name: str, content: bytes
+) -> None:
+    Path(name).write_bytes(content)
+    with refused(where="TEXT", found=name, expected="one object a line"):
+        new(model(models), name)
 
 
 @pytest.mark.parametrize("name", ["notes.csv", "My notes.TSV", "notes.csv.gz", "notes.csv.bz2"])
 def test_a_table_is_refused_with_the_command_that_converts_it(models: Path, name: str) -> None:
     """Its separators and other columns would otherwise be read as text."""
     rows = io.StringIO()
-    delimiter = "\t" if "TSV" in name else ","
-    writer = csv.writer(rows, delimiter=delimiter)
+    writer = csv.writer(rows, delimiter="\t" if "TSV" in name else ",")
     writer.writerow(["id", "story"])
     writer.writerows(enumerate(f'"{text}",\nand so on' for text in DOCUMENTS))
-    content = rows.getvalue().encode()
     pack = {".gz": gzip.compress, ".bz2": bz2.compress}.get(Path(name).suffix, bytes)
-    Path(name).write_bytes(pack(content))
-    said = refused(model(models), name)
-    assert "this is a table" in said and "columns id, story" in said
-    (command,) = (line for line in said.splitlines() if "to do:" in line)
-    subprocess.run(command.partition("convert it: ")[2], shell=True, check=True)
-    (made,) = Path().glob("*.jsonl")
-    study = new(model(models), made)
+    Path(name).write_bytes(pack(rows.getvalue().encode()))
+    with refused(where=f"TEXT: {name}", found="columns id, story") as error:
+        new(model(models), name)
+    command = str(error.value.todo).partition("convert it: python")[2]
+    subprocess.run(sys.executable + command, shell=True, check=True)
+    (converted,) = Path().glob("*.parquet")
+    study = new(model(models), converted)
     text = study.text(study.calibration.text)
-    assert isinstance(text, LocalText) and (text.format, text.field) == ("jsonl", "story")
+    assert isinstance(text, LocalText) and (text.format, text.field) == ("parquet", "story")
     # The same of a study that names the table.
     path = Path(study.source)
-    path.write_text(
-        path.read_text()
-        .replace(made.name, name)
-        .replace("format: jsonl", "format: lines")
-        .replace("    field: story\n", "")
-    )
-    with pytest.raises(UserError, match=r"texts\..*path: .*: this is a table"):
+    written = path.read_text().replace(converted.name, name)
+    path.write_text(written.replace("format: parquet, field: story", "format: lines"))
+    with refused(where="texts.", found="columns id, story"):
         check_study(Study.load(path), HERE, fetches=True)
 
 
-def test_a_study_for_another_machine_is_planned_for_none(
-    models: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    given = ["new", str(model(models)), str(write_lines(tmp_path)), "--elsewhere"]
-    monkeypatch.setattr("sys.argv", ["freelunch", *given])
-    assert main() == 0
-    out, err = capsys.readouterr()
-    assert "GFLOP/s" not in out + err and "whatever its speed, memory and disk" in out
-    assert out.splitlines()[-1].startswith("  make plan STUDY=studies/llama-notes.yaml TFLOPS=")
-
-
-def test_a_folder_is_no_text(models: Path, tmp_path: Path) -> None:
-    write_lines(tmp_path)
+def test_a_folder_is_no_text(models: Path) -> None:
     Path("a folder").mkdir()
     Path("a folder/the notes.txt").touch()
-    said = refused(model(models), "a folder")
-    assert "name one of its files" in said
-    assert said.endswith(f"make new MODEL={model(models)} TEXT='a folder/the notes.txt'")
+    with refused(where="TEXT", found="the folder a folder, with the notes.txt"):
+        new(model(models), "a folder")
+
+
+# --- Models
 
 
 def test_models_that_are_none_or_several(models: Path, tmp_path: Path) -> None:
     text = write_lines(tmp_path)
-    said = refused("gpt2", text)
-    assert "does not exist" in said and "Hugging Face hub, which is owner/name" in said
     Path("empty").mkdir()
-    said = refused("empty", text)
-    assert "this folder is empty" in said
-    assert "give the path of a model" in refused(text, text)
-    model(models)
-    model(models, "qwen2")
-    said = refused(models, text)
-    assert "holds several models, but is not one itself" in said and f"such as {models}" in said
-    (models / "one.gguf").write_bytes(b"GGUF")
-    assert "a GGUF file, and other models in folders" in refused(models, text)
-    shutil.copytree(model(models), "cache/snapshots/0123")
-    said = refused("cache", text)
-    assert "give the path of a model, such as cache/snapshots/0123" in said
-    assert said.endswith(f"make new MODEL=cache/snapshots/0123 TEXT={text}")
-    folder = shutil.copytree(model(models), tmp_path / "twice")
-    (folder / "model.gguf").write_bytes(b"GGUF")
-    assert "the weights twice" in refused(folder, text)
-    assert "name its folder" in refused(model(models) / "model.safetensors", text)
     Path("bad.gguf").write_bytes(b"GGUF\x03" + bytes(99))
     write_gguf(Path("cut.gguf"), tiny_model("qwen2"))
     Path("cut.gguf").write_bytes(Path("cut.gguf").read_bytes()[:-1000])
-    for name in ("bad.gguf", "cut.gguf"):
-        said = refused(name, text)
-        assert "not a valid GGUF file: it is damaged or cut off" in said
-        assert f"found:    {name}\n" in said and "fetch the file again" in said
+    model(models)
+    model(models, "qwen2")
+    for path, found in (
+        ("gpt2", "does not exist"),
+        ("empty", "an empty folder"),
+        (text, "is a file"),
+        (models, "llama/, qwen2/"),
+        (model(models) / "model.safetensors", "is a file"),
+        ("bad.gguf", "bad.gguf"),
+        ("cut.gguf", "cut.gguf"),
+    ):
+        with refused(where=f"MODEL={path}", found=found):
+            new(path, text)
+    (models / "one.gguf").write_bytes(b"GGUF")
+    with refused(found="one.gguf, llama, qwen2"):
+        new(models, text)
+    folder = shutil.copytree(model(models), tmp_path / "twice")
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    with refused(found="model.gguf, model.safetensors"):
+        new(folder, text)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "found"),
     [
-        ({"model_type": "mixtral", "num_local_experts": 8}, "a mixture of experts"),
-        ({"model_type": "gpt2"}, "matrices outside of linear layers"),
-        ({"model_type": None}, "names no family"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "the weights are quantised"),
-        ({"hidden_size": -1}, "no model has this shape"),
-        ({"vocab_size": 3}, "the tokenizer does not fit"),
+        ({"model_type": "mixtral", "num_local_experts": 8}, "num_local_experts = 8"),
+        ({"model_type": "gpt2"}, "model_type = gpt2"),
+        ({"model_type": None}, "no `model_type`"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
+        ({"hidden_size": -1}, "hidden_size = -1"),
+        ({"vocab_size": 3}, "a token with the number"),
     ],
 )
 def test_a_model_that_cannot_work_is_said_here(
-    models: Path, tmp_path: Path, changes: dict[str, Any], said: str
+    models: Path, tmp_path: Path, changes: dict[str, Any], found: str
 ) -> None:
     folder = edit_config(shutil.copytree(model(models), tmp_path / "changed"), **changes)
-    assert said in refused(folder, write_lines(tmp_path))
+    with refused(found=found):
+        new(folder, write_lines(tmp_path))
 
 
-def test_the_command_ends_with_the_plan_and_the_next_command(
-    models: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+# --- The hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
+    with hub_here(monkeypatch, tmp_path) as standin:
+        yield standin
+
+
+def test_a_model_on_the_hub_is_planned_without_its_weights(
+    hub: HubStandIn, models: Path, tmp_path: Path
 ) -> None:
-    given = ["new", str(model(models)), str(write_lines(tmp_path)), "--name", "Mine!"]
-    monkeypatch.setattr("sys.argv", ["freelunch", *given])
-    assert main() == 0
-    out = capsys.readouterr().out
-    assert "The study `mine` (studies/mine.yaml): 13 cells" in out
-    assert "make study STUDY=studies/mine.yaml" in out.splitlines()[-2]
-    assert "named mine: a name has only lower-case letters" in out
-    assert main() == 1
+    files = {path.name: path.read_bytes() for path in model(models).iterdir()}
+    commit = hub.add("owner/Tiny-Llama", files)
+    study = new("owner/Tiny-Llama", write_lines(tmp_path))
+    entry = study.as_json()["models"]["tiny-llama"]
+    assert (entry["repository"], entry["revision"]) == ("owner/Tiny-Llama", commit)
+    assert entry["architecture"]["num_hidden_layers"] == 3
+    assert "still to be downloaded: tiny-llama" in check_study(study, HERE, fetches=True)
+    assert not [asked for asked in hub.requests if "safetensors" in asked]
+
+
+def test_a_hub_without_such_a_model(
+    hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = write_lines(tmp_path)
+    with refused(where="MODEL=owner/nothing", todo="if a folder is meant"):
+        new("owner/nothing", text)
+    hub.add("owner/gated", {"config.json": b"{}"}, gated=True)
+    with refused(where="MODEL=owner/gated", todo=f"{hub.endpoint}/owner/gated"):
+        new("owner/gated", text)
+    hub.add("owner/pickle", {"config.json": b"{}", "pytorch_model.bin": b""})
+    with refused(where="MODEL=owner/pickle", found="pytorch_model.bin"):
+        new("owner/pickle", text)
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
+    with refused(where="MODEL=owner/model", found="ConnectError"):
+        new("owner/model", text)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from freelunch.study.choice import open_study
 from freelunch.study.config import Part
+from freelunch.study.open_study import open_study
 from hub_standin import HubStandIn
 from pinned_studies import COMMAND, CONFIG, PINS, STUDY, Said, pins, write_study
 
@@ -84,9 +84,9 @@ def test_a_pin_stays_when_the_branch_moves(hub: HubStandIn, did: Said) -> None:
     )
     assert open_study(STUDY) == before
     # Without its entry, it moves, and so does what depends on it: nothing else.
-    kept = pins()
-    del kept["models"]["team/one"]
-    PINS.write_text(yaml.safe_dump(kept))
+    left = pins()
+    del left["models"]["team/one"]
+    PINS.write_text(yaml.safe_dump(left))
     did("pin", str(STUDY))
     after = open_study(STUDY)
     changed = {str(cell) for cell in after.cells if before.spec(cell) != after.spec(cell)}
@@ -125,12 +125,24 @@ def test_a_model_and_a_dataset_of_one_name_are_two(hub: HubStandIn, did: Said) -
     assert study.model("one").fetched()["revision"] == hub.commit("team/one") != dataset
 
 
-def test_a_pin_that_the_study_no_longer_names_is_removed(hub: HubStandIn, did: Said) -> None:
+def test_a_pin_of_another_revision_does_not_apply(
+    hub: HubStandIn, did: Said, refused: Said
+) -> None:
     did("pin", str(STUDY))
-    write_study({"models.two": {"revision": hub.commit("team/two")}})
-    said = did("pin", str(STUDY))
-    assert "removed from models: team/two at main, which the study does not name\n" in said
-    assert list(pins()["models"]) == ["team/one"]
+    tagged = hub.add("team/one", {**CONFIG, "tagged": b""}, branch="v2")
+    write_study({"models.one": {"revision": "v2"}})
+    said = refused("check", str(STUDY))
+    assert "found:    models.one.revision: v2 (the pin is of main)\n" in said and COMMAND in said
+    assert "removed from models: team/one at main" in did("pin", str(STUDY))
+    assert open_study(STUDY).model("one").fetched()["revision"] == tagged
+    assert list(pins()["models"]["team/one"]) == ["v2"]
+
+
+def test_a_renamed_repository_is_followed(hub: HubStandIn, did: Said) -> None:
+    commit = hub.commit("team/one")
+    hub.rename("team/one", "company/uno")
+    did("pin", str(STUDY))
+    assert open_study(STUDY).model("one").fetched()["revision"] == commit
 
 
 def test_a_full_commit_needs_no_pin(hub: HubStandIn, did: Said) -> None:
@@ -146,7 +158,7 @@ def test_a_full_commit_needs_no_pin(hub: HubStandIn, did: Said) -> None:
     assert open_study(STUDY).text("words").fetched()["revision"] == words
     hub.requests.clear()
     said = did("pin", str(STUDY))
-    assert said.count("removed from ") == 3 and said.endswith("so there is nothing to pin.\n")
+    assert said.count("removed from ") == 3 and said.endswith("since it names no branch or tag.\n")
     assert not PINS.exists() and not hub.requests
 
 

@@ -1,7 +1,9 @@
-"""What is refused without pins, and what cannot be pinned."""
+"""What is refused without pins, what cannot be pinned, and what a check asks the hub."""
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,51 +11,37 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
+from artifacts import write_facts
 from freelunch.core.errors import UserError
-from freelunch.data.hub_revisions import OnHub, look_up
-from freelunch.study.choice import chosen_study, open_study
+from freelunch.data.hub_lookup import newest_commit
+from freelunch.study.open_study import chosen_study, open_study
 from freelunch.study.sources import Hub
+from freelunch.study.study import Study
 from hub_standin import HubStandIn, use_endpoint
 from pinned_studies import COMMAND, CONFIG, PINS, STUDY, Said, entry_of, pins, write_study
+from repository import ROOT
+
+PICKLES = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
 
 
 def test_a_study_without_pins_is_only_planned(
     hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("freelunch.cli.main.run_snakemake", lambda *given, **options: 1 / 0)
-    message = (
-        "studies/mine.yaml: the study names branches or tags, which move, and their commits are "
-        "not pinned\n"
-        "  found:    models.one.revision: main, models.two.revision: main, "
-        "texts.words.revision: main\n"
-        "  expected: full commits, or pins in studies/mine.yaml.pins\n"
-        f"  to do:    run `{COMMAND}`, which asks the hub for the commits"
-    )
+    found = "models.one.revision: main, models.two.revision: main, texts.words.revision: main\n"
     for command in (["check"], ["run"], ["run", "--elsewhere"], ["summary"], ["verify"]):
-        assert refused(*command, str(STUDY)) == f"error: {message}\n"
+        said = refused(*command, str(STUDY))
+        assert said.startswith(f"error: {STUDY}: ") and found in said and f"`{COMMAND}`" in said
     # As Snakemake itself, without a check before it.
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(COMMAND)):
         chosen_study({"study": str(STUDY)})
-    rates = ("--tflops", "1", "--disk", "1GB/s")
-    did("plan", *rates, str(STUDY))
+    did("plan", "--tflops", "1", "--disk", "1GB/s", str(STUDY))
     assert did("name", str(STUDY)) == "mine\n"
     assert f"; still to be pinned: `{COMMAND}`)." in did("check", "--elsewhere", str(STUDY))
     # It asks for no pins.
     (Path("results") / "mine" / "records").mkdir(parents=True)
     assert "Nothing to remove" in did("tidy", str(STUDY))
     assert not hub.requests, "a plan needs no hub"
-
-
-def test_a_pin_of_another_revision_does_not_apply(
-    hub: HubStandIn, did: Said, refused: Said
-) -> None:
-    did("pin", str(STUDY))
-    tagged = hub.add("team/one", {**CONFIG, "tagged": b""}, branch="v2")
-    write_study({"models.one": {"revision": "v2"}})
-    said = refused("check", str(STUDY))
-    assert "found:    models.one.revision: v2 (the pin is of main)\n" in said and COMMAND in said
-    assert "removed from models: team/one at main" in did("pin", str(STUDY))
-    assert open_study(STUDY).model("one").fetched()["revision"] == tagged
 
 
 def test_many_revisions_without_pins_are_counted(hub: HubStandIn, refused: Said) -> None:
@@ -66,40 +54,33 @@ def test_many_revisions_without_pins_are_counted(hub: HubStandIn, refused: Said)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("place", "change", "where", "found"),
     [
-        (
-            {"models.one": {"revision": "dev"}},
-            "models.one.revision: the revision is not there\n  found:    dev, in {hub}/team/one\n",
-        ),
-        (
-            {"texts.words": {"revision": "dev"}},
-            "texts.words.revision: the revision is not there\n"
-            "  found:    dev, in {hub}/datasets/team/words\n",
-        ),
-        (
-            {"models.one": {"repository": "team/eno"}},
-            "models.one.repository: the repository is not there\n  found:    {hub}/team/eno\n",
-        ),
-        (
-            {"texts.words": {"member": "b.txt"}},
-            "texts.words.member: the file is not there\n"
-            "  found:    b.txt, in {hub}/datasets/team/words at ",
-        ),
+        ("models.one", {"revision": "dev"}, "revision", "dev, in {hub}/team/one\n"),
+        ("texts.words", {"revision": "dev"}, "revision", "dev, in {hub}/datasets/team/words\n"),
+        ("models.one", {"repository": "team/eno"}, "repository", "{hub}/team/eno\n"),
+        ("models.one", {"repository": "team/empty"}, "repository", "{hub}/team/empty at "),
+        ("models.one", {"repository": "team/pickle"}, "models.one", "pytorch_model.bin\n"),
+        ("texts.words", {"member": "b.txt"}, "member", "b.txt, in {hub}/datasets/team/words at "),
     ],
 )
-def test_what_is_not_on_the_hub_is_not_pinned(
-    changes: dict[str, dict[str, Any]], said: str, hub: HubStandIn, refused: Said
+def test_what_cannot_be_fetched_is_not_pinned(
+    place: str, change: dict[str, Any], where: str, found: str, hub: HubStandIn, refused: Said
 ) -> None:
-    write_study(changes)
-    assert f"error: {said.format(hub=hub.endpoint)}" in refused("pin", str(STUDY))
-    of_model = "models.one" in changes
+    hub.add("team/empty", {"README.md": b""})
+    hub.add("team/pickle", PICKLES)
+    write_study({place: change})
+    said = refused("pin", str(STUDY))
+    assert said.startswith(f"error: {where if where == place else f'{place}.{where}'}: ")
+    assert f"found:    {found.format(hub=hub.endpoint)}" in said
+    assert ("refs/pr/NUMBER" in said) == (change.get("repository") == "team/pickle")
+    of_model = place == "models.one"
     assert set(pins()["models"]) == ({"team/two"} if of_model else {"team/one", "team/two"})
     assert ("datasets" in pins()) == of_model
 
 
 def test_all_that_cannot_be_pinned_is_told_and_the_rest_is_pinned(
-    hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
+    hub: HubStandIn, did: Said, refused: Said
 ) -> None:
     """Or else, each licence to accept would need a run of its own."""
     did("pin", str(STUDY))
@@ -123,14 +104,11 @@ def test_all_that_cannot_be_pinned_is_told_and_the_rest_is_pinned(
     hub.add("team/words", {"a.txt": b"words"}, kind="datasets", gated=True)
     said = refused("check", "--models", "one", str(STUDY))
     assert f"{STUDY}: 2 sources cannot be downloaded\n" in said
-    assert all(f"\n  {it}.repository: the rep" in said for it in ("models.one", "texts.words"))
-
-
-def test_a_repository_without_a_config_is_no_model(hub: HubStandIn, refused: Said) -> None:
-    hub.add("team/empty", {"README.md": b""})
-    write_study({"models.one": {"repository": "team/empty"}})
-    said = refused("pin", str(STUDY))
-    assert "models.one.repository: config.json is not there\n  found:    team/empty, in " in said
+    assert all(f"\n  {place}.repository: " in said for place in ("models.one", "texts.words"))
+    # Without any pin, there is no file of them.
+    PINS.unlink()
+    assert "2 sources could not be pinned" in refused("pin", "--models", "one", str(STUDY))
+    assert not PINS.exists()
 
 
 def test_a_pinned_commit_that_vanished_is_named(hub: HubStandIn, did: Said, refused: Said) -> None:
@@ -141,137 +119,64 @@ def test_a_pinned_commit_that_vanished_is_named(hub: HubStandIn, did: Said, refu
     for command in ("pin", "check"):
         said = refused(command, str(STUDY))
         assert "models.one.revision: the revision is not there" in said and old in said
-        assert f"remove its entry from {PINS}, and run `make pin STUDY={STUDY}`" in said
+        assert "*.pins" in said and f"run `{COMMAND}`" in said
     # As it says.
-    kept = pins()
-    del kept["models"]["team/one"]
-    PINS.write_text(yaml.safe_dump(kept))
+    left = pins()
+    del left["models"]["team/one"]
+    PINS.write_text(yaml.safe_dump(left))
     did("pin", str(STUDY))
     assert open_study(STUDY).model("one").fetched()["revision"] == new
 
 
 @pytest.mark.parametrize("token", [None, "hf_another"])
 def test_a_gated_model_says_what_to_accept_and_where_the_token_goes(
-    token: str | None,
-    hub: HubStandIn,
-    did: Said,
-    refused: Said,
-    monkeypatch: pytest.MonkeyPatch,
+    token: str | None, hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = hub.add("team/one", CONFIG, gated=True)
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    expected = (
-        "error: models.one.repository: the repository is gated: the hub gives it only to accounts "
-        "that have accepted its terms\n"
-        "  found:    Access to team/one is restricted and you are not in the authorized list.\n"
-        f"  to do:    accept the terms at {hub.endpoint}/team/one, and set the environment "
-        "variable HF_TOKEN to a token of the same account that may read gated repositories "
-        f"({hub.endpoint}/settings/tokens)\n"
-    )
-    assert refused("pin", str(STUDY)) == expected
+    said = refused("pin", str(STUDY))
+    assert said.startswith("error: models.one.repository: the repository is gated")
+    assert "found:    Access to team/one is restricted and you are not in the authorized" in said
+    assert f"{hub.endpoint}/team/one, and" in said and f"({hub.endpoint}/settings/tokens)" in said
+    assert "hf_another" not in said
     # The same without pins, before a run.
     words, two = hub.commit("team/words", kind="datasets"), hub.commit("team/two")
-    write_study(
-        {
-            "models.one": {"revision": commit},
-            "models.two": {"revision": two},
-            "texts.words": {"revision": words},
-        }
-    )
-    assert refused("check", str(STUDY)) == expected
+    revisions = {"models.one": commit, "models.two": two, "texts.words": words}
+    write_study({place: {"revision": revision} for place, revision in revisions.items()})
+    assert refused("check", str(STUDY)) == said
     # Downloads run here, wherever jobs run.
     for options in (["--profile", "slurm"], ["--tflops", "400"], ["--elsewhere"]):
-        assert refused("run", *options, str(STUDY)) == expected
+        assert refused("run", *options, str(STUDY)) == said
     monkeypatch.setenv("HF_TOKEN", hub.token)
     assert "all is well" in did("check", str(STUDY))
     write_study()
     assert commit in did("pin", str(STUDY))
 
 
-def test_a_renamed_repository_is_followed_and_named(hub: HubStandIn, did: Said) -> None:
-    commit = hub.commit("team/one")
-    hub.rename("team/one", "company/uno")
-    said = did("pin", str(STUDY))
-    assert (
-        "models.one: team/one was renamed on the hub; write the new name, `repository: co" in said
-    )
-    assert open_study(STUDY).model("one").fetched()["revision"] == commit
+@pytest.mark.parametrize("ending", ["models.two", "texts.words"])
+def test_a_hub_that_ends_in_between(
+    ending: str, hub: HubStandIn, refused: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not asked again, hides no earlier problem, and what was pinned by then is pinned."""
 
-
-def end_at(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the hub end when it is asked for a source."""
-
-    def ask(where: str, entry: Hub) -> OnHub:
-        if where == source:
+    def ask(where: str, entry: Hub) -> str:
+        if where == ending:
             use_endpoint(monkeypatch, "http://127.0.0.1:9")
-        return look_up(where, entry)
+        return newest_commit(where, entry)
 
-    monkeypatch.setattr("freelunch.cli.pin.look_up", ask)
-
-
-def test_a_hub_that_ends_is_not_asked_again(
-    hub: HubStandIn, refused: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What was pinned by then is pinned."""
-    end_at("models.two", monkeypatch)
-    said = refused("pin", str(STUDY))
-    assert "error: models.two.repository: team/two cannot be read from" in said
-    assert "texts.words" not in said and set(pins()["models"]) == {"team/one"}
-
-
-def test_a_hub_that_ends_in_between_hides_no_problem(
-    hub: HubStandIn, refused: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    monkeypatch.setattr("freelunch.cli.pin.newest_commit", ask)
     hub.add("team/two", CONFIG, gated=True)
-    end_at("texts.words", monkeypatch)
     said = refused("pin", str(STUDY))
-    assert "2 sources could not be pinned\n  models.two.repository: the repository is gated" in said
-    assert "\n  texts.words.repository: team/words cannot be read from http://127.0.0.1:9" in said
-    assert set(pins()) == {"models"} and set(pins()["models"]) == {"team/one"}
-
-
-def test_a_study_of_which_nothing_can_be_pinned_has_no_file_of_pins(
-    hub: HubStandIn, refused: Said
-) -> None:
-    hub.add("team/one", CONFIG, gated=True)
-    hub.add("team/words", {"a.txt": b"words"}, kind="datasets", gated=True)
-    assert "2 sources could not be pinned" in refused("pin", "--models", "one", str(STUDY))
-    assert not PINS.exists()
-
-
-def test_a_vanished_commit_is_looked_for_in_all_pins(
-    hub: HubStandIn, did: Said, refused: Said
-) -> None:
-    """Though there is a damaged file of another study beside them, and a folder."""
-    did("pin", str(STUDY))
-    Path("studies/other.yaml.pins").write_bytes(PINS.read_bytes())
-    old = hub.commit("team/one")
-    hub.add("team/one", {**CONFIG, "rewritten": b""})
-    hub.forget("team/one", old)
-    both = (
-        f"remove its entry from {PINS} and studies/other.yaml.pins, and run `{COMMAND}`, which "
-        "pins the newest commit; if the study or its base names the commit itself, name another "
-        "there"
+    assert (
+        f"{ending}.repository: team/" in said and "cannot be read from http://127.0.0.1:9" in said
     )
-    assert both in refused("check", str(STUDY))
-    Path("studies/third.yaml.pins").write_text("<<<<<<<")
-    Path("studies/folder.pins").mkdir()
-    said = refused("check", str(STUDY))
-    assert "models.one.revision: the revision is not there" in said and both in said
-    assert "third" not in said
-
-
-def test_a_vanished_commit_that_nobody_pinned(hub: HubStandIn, refused: Said) -> None:
-    commits = {place: hub.commit(f"team/{place[-3:]}") for place in ("models.one", "models.two")}
-    words = hub.commit("team/words", kind="datasets")
-    hub.add("team/one", {**CONFIG, "rewritten": b""})
-    hub.forget("team/one", commits["models.one"])
-    changes = {place: {"revision": commit} for place, commit in commits.items()}
-    write_study({**changes, "texts.words": {"revision": words}})
-    said = refused("check", str(STUDY))
-    assert "models.one.revision: the revision is not there" in said
-    assert "to do:    name a branch, a tag or a full commit of the repository" in said
+    assert (
+        ("texts.words" in said)
+        == ("2 sources could not be pinned" in said)
+        == (ending == "texts.words")
+    )
+    assert set(pins()) == {"models"} and set(pins()["models"]) == {"team/one"}
 
 
 def test_a_hub_that_cannot_be_reached_changes_nothing(
@@ -280,34 +185,83 @@ def test_a_hub_that_cannot_be_reached_changes_nothing(
     did("pin", str(STUDY))
     written = PINS.read_bytes()
     use_endpoint(monkeypatch, "http://127.0.0.1:9")
-    said = refused("pin", str(STUDY))
-    assert said.startswith("error: models.one.repository: team/one cannot be read from http://127")
-    assert "ConnectError" in said
-    assert refused("check", str(STUDY)).startswith("error: models.one.repository: team/one cannot")
+    for command in ("pin", "check"):
+        said = refused(command, str(STUDY))
+        assert said.startswith("error: models.one.repository: team/one cannot be read from http:")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "OfflineModeIsEnabled" in refused("pin", str(STUDY))
     assert PINS.read_bytes() == written
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "where"),
     [
-        ("", ": this is not a valid file of pins\n"),
-        ("[]", ": this is not a valid file of pins\n"),
-        ("modles: {}", ": modles: this is not a valid file of pins\n"),
+        ("", ": "),
+        ("[]", ": "),
+        ("modles: {}", ": modles: "),
         (
             "models: {team/one: {main: {commit: main, resolved: 2026-01-31}}}",
-            ": models.team/one.main.commit: this is not a valid file of pins\n  found:    main\n",
+            ": models.team/one.main.commit: ",
         ),
-        ("models: {team/one: {main: {}}}", ": models.team/one.main.commit: this is not a valid "),
-        ("models: {a: 1, a: 2}", ", line 1: the key `a` is given twice"),
-        ("models: [", ": not a valid YAML file\n"),
+        ("models: {team/one: {main: {}}}", ": models.team/one.main.commit: "),
+        ("models: {a: 1, a: 2}", ", line 1: "),
+        ("models: [", ": "),
     ],
 )
 def test_a_damaged_file_of_pins_is_named(
-    content: str, said: str, hub: HubStandIn, refused: Said
+    content: str, where: str, hub: HubStandIn, refused: Said
 ) -> None:
     PINS.write_text(content)
     for command in ("pin", "check"):
-        assert refused(command, str(STUDY)).startswith(f"error: {PINS}{said}")
+        assert refused(command, str(STUDY)).startswith(f"error: {PINS}{where}")
     assert PINS.read_text() == content
+
+
+# --- What a check asks the hub, and what is read without it
+
+
+def test_a_check_asks_for_what_is_not_here_yet(
+    hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did("pin", str(STUDY))
+    hub.requests.clear()
+    did("check", str(STUDY))
+    assert len(hub.requests) == 5, "one request for each, and for each model its files"
+    hub.requests.clear()
+    did("check", "--elsewhere", str(STUDY))
+    study = open_study(STUDY)
+    fetched = study.paths.model("one")
+    settings = study.model("one").deciding()
+    # Another commit was fetched, perhaps for another study.
+    write_facts(fetched, settings={**settings, "revision": 40 * "0"})
+    did("check", str(STUDY))
+    assert len(hub.requests) == 5
+    hub.requests.clear()
+    write_facts(fetched, settings=settings)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    did("check", str(STUDY))
+    assert not hub.requests
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    did("check", str(STUDY))
+    assert len(hub.requests) == 3
+    use_endpoint(monkeypatch, "http://127.0.0.1:9")
+    assert "team/two cannot be read from http://127.0.0.1:9" in refused("check", str(STUDY))
+
+
+def test_pins_are_read_without_the_library_of_the_hub(hub: HubStandIn, did: Said) -> None:
+    did("pin", str(STUDY))
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom freelunch.study.choice import open_study\n"
+        f"open_study(Path('{STUDY}'))\nassert 'huggingface_hub' not in sys.modules"
+    )
+    environment = {"PYTHONPATH": str(ROOT / "workflow" / "scripts")}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
+def test_a_study_of_the_repository_names_no_commit_that_nobody_made() -> None:
+    """Such as forty zeros: what is not known yet is a branch, for `make pin`."""
+    for path in (ROOT / "config" / "registry.yaml", *(ROOT / "studies").glob("*.yaml")):
+        assert "0" * 40 not in path.read_text(), path
+    assert not (ROOT / "studies" / "large.yaml.pins").exists()
+    study = Study.load(Path("studies/large.yaml"), ROOT)
+    assert study.model("qwen2.5-72b").fetched()["revision"] == "main"

@@ -14,8 +14,8 @@ from freelunch.core.job import Job
 from freelunch.model import mask_store, token_ids
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import open_states
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import Training
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
 from freelunch.study.windows import AUTO
 

@@ -1,7 +1,7 @@
 """Compare retraining with reconstruction by their budgets: the first result of the paper.
 
 The adaptations of one pruned model that differ only in their budget form a series. Each
-retraining series is compared with one reconstruction, the reference (`Study.references`).
+retraining series is compared with one reconstruction, the reference (`Comparisons.references`).
 `analysis.reach` finds the budget at which a series reaches the reference.
 """
 
@@ -24,6 +24,7 @@ from freelunch.analysis.pairing import (
     pruned_models,
     window_means,
 )
+from freelunch.records.record import CostFacts, adaptation_facts
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import chosen_of
@@ -146,11 +147,11 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
     their seeds that the unadapted model has. What shares no seed with the reference is left out.
     """
     found = []
-    series = study.series
+    series = study.comparisons.series
     for cells in pruned_models(records):
         by_name = by_adaptation(cells)
         unadapted = by_name.pop(NONE, {})
-        local = [name for name in study.references if name in by_name]
+        local = [name for name in study.comparisons.references if name in by_name]
         retrained = [name for name in by_name if study.config.adaptations[name].is_retraining]
         if not local or not retrained or not unadapted.keys() & by_name[local[0]].keys():
             continue
@@ -170,9 +171,9 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
         for name, of_series in members.items():
             kept = {each.name for each in of_series}
             if name == series[reference]:
-                kept = {*study.budgets_of(reference, kept)}
+                kept = {*study.comparisons.budgets_of(reference, kept)}
             else:
-                kept = kept - {*study.selected_on_evaluation} or kept
+                kept = kept - {*study.comparisons.selected_on_evaluation} or kept
             of_series.sort(key=lambda each: each.tokens)
             curves[name] = [each for each in of_series if each.name in kept]
         found.append(BudgetComparison(unadapted, of_reference, members, curves))
@@ -241,28 +242,30 @@ def _run(cell: Cell, settings: Adaptation, records: Records) -> Run:
         cell,
         paired_losses(cell, records)[0],
         cost["tokens"],
-        records[cell]["adaptation"]["distinct_tokens"],
+        adaptation_facts(records[cell])["distinct_tokens"],
         operations(cost),
     )
 
 
-def _cost(cell: Cell, settings: Adaptation, records: Records) -> Mapping[str, Any]:
-    cost: Mapping[str, Any] = records[cell]["cost"][settings.rule]
-    return cost
+def _cost(cell: Cell, settings: Adaptation, records: Records) -> CostFacts:
+    return records[cell]["cost"][settings.rule]
 
 
 def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Row:
     adapted = adapted.with_seeds(comparison.reference.seeds)
     reference = comparison.reference.with_seeds(adapted.seeds)
     cells, one = adapted.cells, adapted.cells[0]
-    settings, found = adapted.settings, [records[cell]["adaptation"] for cell in cells]
+    settings, found = adapted.settings, [adaptation_facts(records[cell]) for cell in cells]
     written = settings.as_json()
     chosen = [chosen_of(each["choice"], written) for each in found]
     costs = [_cost(cell, settings, records) for cell in cells]
     perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
     unadapted = [comparison.unadapted[cell.seed] for cell in cells]
     before = mean_over_seeds([measured_perplexity(records[cell]) for cell in unadapted])
-    searches = [records[cell]["cost"].get("search", {}).get("flops", 0) for cell in cells]
+    searches = [
+        records[cell]["cost"]["search"]["flops"] if "search" in records[cell]["cost"] else 0
+        for cell in cells
+    ]
     difference, error = paired_difference(adapted.mean_losses, reference.mean_losses)
     return {
         **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
@@ -273,7 +276,9 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
         "reference": reference.name,
         "learning_rate": _shared(each["learning_rate"] for each in chosen),
         "epochs": _shared(each["epochs"] for each in chosen),
-        "selected_on": _shared((each["choice"] or {}).get("selected_on") for each in found),
+        "selected_on": _shared(
+            each["choice"]["selected_on"] if each["choice"] else None for each in found
+        ),
         "tokens": adapted.tokens,
         "distinct_tokens": adapted.distinct_tokens,
         "steps": _shared(each["steps"] for each in found),

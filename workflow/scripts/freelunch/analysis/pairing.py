@@ -13,10 +13,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from freelunch.core.errors import UserError, run_again
+from freelunch.records.record import Records as Records
 from freelunch.study.cell import Cell
 from freelunch.study.steps import EVALUATE_CELL
 
-Records = Mapping[Cell, Mapping[str, Any]]
 # None is an empty field, NaN a number that is not finite.
 Row = dict[str, str | int | float | None]
 # Seeds from which more can be said than what holds for these samples and orders.
@@ -31,10 +31,10 @@ def seed_groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     return [of_seeds for of_model in groups.values() for of_seeds in of_model.values()]
 
 
-def pruned_models(records: Records) -> list[list[Cell]]:
+def pruned_models(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Return the cells of each pruned model, with all adaptations and seeds."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in records:
+    for cell in cells:
         if not cell.is_dense:
             groups.setdefault((cell.model, cell.criterion, cell.pattern), []).append(cell)
     return list(groups.values())

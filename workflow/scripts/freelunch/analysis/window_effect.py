@@ -25,10 +25,10 @@ from freelunch.analysis.pairing import (
     standard_error,
     window_means,
 )
-from freelunch.study.adaptation_entries import read_adaptation
+from freelunch.records.record import adaptation_facts
 from freelunch.study.adaptations import LeastSquares, Local
-from freelunch.study.cell import NONE, Cell
-from freelunch.study.naming import pruned_model
+from freelunch.study.cell import NONE, Cell, pruned_model
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
 from freelunch.study.windows import window_size
@@ -83,7 +83,7 @@ class AdaptedCells:
 def window_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with WINDOW_COLUMNS, for each reconstruction of a model that was also
     reconstructed with the same amount of text and another window, or other inputs or targets, and
-    with the same settings otherwise (`Study.compared_windows`).
+    with the same settings otherwise (`Comparisons.window_group`).
 
     Among reconstructions with the same window, inputs and targets, only the first in the config has
     a row. All are compared over the seeds that they share with the unadapted model. What was chosen
@@ -124,7 +124,7 @@ def _rows_of(cells: Sequence[Cell], records: Records, study: Study) -> list[Row]
     adapted = [
         _adapted(name, [cell for cell in cells if cell.adaptation == name], records, study)
         for name in dict.fromkeys(cell.adaptation for cell in cells)
-        if name in study.compared_windows(cells[0])
+        if name in study.comparisons.window_group(cells[0])
     ]
     return [
         row
@@ -223,12 +223,12 @@ def _missed(
 
 def _adapted(name: str, cells: Sequence[Cell], records: Records, study: Study) -> AdaptedCells:
     record = records[cells[0]]
-    settings = read_adaptation(record["spec"]["adaptation"])
-    tokens = study.sequences[name] * study.calibration_of(cells[0].model).length
-    window = record["adaptation"]["window"]
-    choice = record["adaptation"]["choice"] or {}
+    settings = read_adaptation(record["spec"]["adaptation"] or {})
+    tokens = study.comparisons.sequences[name] * study.calibration_of(cells[0].model).length
+    facts = adaptation_facts(record)
+    selected_on = facts["choice"]["selected_on"] if facts["choice"] else None
     by_seed = {cell.seed: cell for cell in cells}
-    return AdaptedCells(name, by_seed, settings, tokens, window, choice.get("selected_on"))
+    return AdaptedCells(name, by_seed, settings, tokens, facts["window"], selected_on)
 
 
 def _size(adapted: AdaptedCells) -> tuple[object, ...]:

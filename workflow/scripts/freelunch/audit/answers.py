@@ -221,7 +221,7 @@ def _is_rival(study: Study, one: AdaptationAnswer, first: AdaptationAnswer) -> b
 
 def _first(study: Study, adaptations: Sequence[AdaptationAnswer]) -> AdaptationAnswer:
     """Return the adaptation that the answer is about."""
-    wanted = [*study.references, *study.config.adaptations]
+    wanted = [*study.comparisons.references, *study.config.adaptations]
     return min(adaptations, key=lambda each: wanted.index(each.adaptation))
 
 

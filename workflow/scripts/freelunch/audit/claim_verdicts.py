@@ -296,7 +296,8 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
 def _chosen_on_evaluation(cells: Iterable[Cell], evidence: Evidence) -> list[str]:
     """Return the adaptations of cells whose settings were chosen on the evaluation text."""
     adaptations = dict.fromkeys(cell.adaptation for cell in cells)
-    return [name for name in adaptations if name in evidence.study.selected_on_evaluation]
+    favoured = evidence.study.comparisons.selected_on_evaluation
+    return [name for name in adaptations if name in favoured]
 
 
 def reason_text(findings: Sequence[Any], verdict: str, without: str) -> str:

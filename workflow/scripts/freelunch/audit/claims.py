@@ -14,8 +14,6 @@ from freelunch.core.errors import UserError, nearest
 from freelunch.study.yaml_file import read_yaml
 
 _WORKFLOW = Path(__file__).resolve().parents[3]
-# What the audit refers to is here, wherever the audited study is run.
-REPOSITORY = _WORKFLOW.parent
 DATA = _WORKFLOW / "data"
 # What lays out the page, the cards and the checklist.
 REPORT = _WORKFLOW / "report"

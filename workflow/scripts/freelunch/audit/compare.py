@@ -11,12 +11,12 @@ from typing import Any
 from freelunch.analysis.pairing import measured_perplexity, paired_difference
 from freelunch.core.errors import UserError
 from freelunch.records.read import differences, read_record
+from freelunch.records.record import Record
 from freelunch.reporting.formatting import with_error
 from freelunch.reporting.metrics import METRICS
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
-Record = Mapping[str, Any]
 # The facts of an environment that can change a number.
 _ENVIRONMENT = (
     *("commit", "uncommitted_changes", "python", "packages", "platform", "processor"),
@@ -95,7 +95,7 @@ class Comparison:
     only_in_b: list[Cell]
 
 
-def records_of_run(name: str) -> dict[Cell, dict[str, Any]]:
+def records_of_run(name: str) -> dict[Cell, Record]:
     """Return the records of a run.
 
     Args:
@@ -126,7 +126,7 @@ def records_of_run(name: str) -> dict[Cell, dict[str, Any]]:
             expected="a study's config that was run, its results, or a folder of records",
             todo=todo,
         )
-    records: dict[Cell, dict[str, Any]] = {}
+    records: dict[Cell, Record] = {}
     for file in files:
         record = read_record(file)
         cell = Cell.parse(record["cell"])

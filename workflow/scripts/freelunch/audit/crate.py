@@ -13,7 +13,6 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from freelunch.analysis.pairing import Records
-from freelunch.audit.claims import REPOSITORY
 from freelunch.audit.output_files import (
     AUDIT_FILES,
     CONFIG,
@@ -25,6 +24,7 @@ from freelunch.audit.provenance import Provenance, gather_provenance
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically, write_json
+from freelunch.study.registry import REPOSITORY
 from freelunch.study.study import Study
 
 PROFILE = "https://w3id.org/workflowhub/workflow-ro-crate/1.0"

@@ -82,8 +82,8 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
     differ from it, for example, in how much text they see.
     """
     study = evidence.study
-    entries, amounts = study.as_json()["adaptations"], study.sequences
-    wanted = {amounts[name] for name in study.references[:1]}
+    entries, amounts = study.as_json()["adaptations"], study.comparisons.sequences
+    wanted = {amounts[name] for name in study.comparisons.references[:1]}
     ordered = sorted(entries, key=lambda name: amounts[name] not in wanted)
     firsts = first_of_kinds({name: entries[name] for name in ordered}).values()
     for by_name in evidence.pruned:

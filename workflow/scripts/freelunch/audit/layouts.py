@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
 from freelunch.audit.claims import REPORT
-from freelunch.audit.provenance import Provenance
+from freelunch.audit.provenance import Facts, Provenance
 from freelunch.audit.scope import measured_text
 from freelunch.reporting.formatting import NOTHING, duration, three_digits, with_error
 from freelunch.reporting.labels import place_text
@@ -15,7 +15,7 @@ from freelunch.reporting.labels import place_text
 _MACHINE = ("device_name", "device", "processor", "cores", "platform", "python")
 
 
-def layout(name: str, names: Mapping[str, Any] | None = None, **filters: Any) -> Template:
+def layout(name: str, names: Mapping[str, object] | None = None, **filters: Any) -> Template:
     """Return a layout.
 
     Args:
@@ -61,7 +61,7 @@ def computed_text(provenance: Provenance) -> str:
     return f"until {last or 'an unknown time'}, by commit {commits or 'unknown'}"
 
 
-def _machine_text(machine: Mapping[str, Any]) -> str:
+def _machine_text(machine: Facts) -> str:
     return ", ".join(
         f"{key.replace('_', ' ')} {machine[key]}" for key in _MACHINE if machine.get(key)
     )

@@ -19,49 +19,43 @@ from freelunch.audit.output_files import (
     figure_sums,
     own_files,
     table_files,
-    table_names,
 )
 from freelunch.audit.texts import audit_texts
 from freelunch.core.errors import UserError
 from freelunch.core.sums import check_sums
-from freelunch.records.made import Made
 from freelunch.records.read import differences, load_records
+from freelunch.records.whole import Output
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study import steps
 from freelunch.study.study import Study
 
 
-def made_from_records(study: Study) -> Iterator[Made]:
+def made_from_records(study: Study) -> Iterator[Output]:
     """Yield what rules derive from the records of a study."""
 
     def tables() -> dict[str, str]:
         results = Results(study, load_records(study), study.paths.records)
         return table_texts(results, TABLES_OF_CLAIMS)
 
-    rule, files = steps.BUILD_TABLES, table_files(study)
-    yield _made(study, "tables", rule, TABLE_SUMS, files, table_names(), tables)
-    for figure in figures_of(study):
-        rule, files = steps.DRAW_FIGURE, figure_files(figure.name)
-        # Its data is one of the tables.
-        yield _made(study, "figures", rule, figure_sums(figure.name), files, files[1:])
-
     def audit() -> dict[str, str]:
         return audit_texts(study, load_records(study))
 
-    rule, files = steps.AUDIT_STUDY, audit_files(study)
-    yield _made(study, "audit", rule, AUDIT_SUMS, files, audit_outputs(study), audit)
+    yield _output(study, "tables", steps.BUILD_TABLES, TABLE_SUMS, table_files(study), tables)
+    for figure in figures_of(study):
+        sums, files = figure_sums(figure.name), figure_files(figure.name)
+        yield _output(study, "figures", steps.DRAW_FIGURE, sums, files)
+    yield _output(study, "audit", steps.AUDIT_STUDY, AUDIT_SUMS, audit_files(study), audit)
 
 
-def _made(
+def _output(
     study: Study,
     what: str,
     rule: str,
     sums: str,
     files: Sequence[str],
-    outputs: Sequence[str],
     texts: Callable[[], Mapping[str, str]] = dict,
-) -> Made:
+) -> Output:
     """Return what a rule derives.
 
     Args:
@@ -70,7 +64,6 @@ def _made(
         rule: The rule.
         sums: The file of digests.
         files: The files with a digest in it.
-        outputs: The files that the rule writes.
         texts: Returns what the records give for those that are functions of them.
     """
     root = study.paths.root
@@ -81,9 +74,7 @@ def _made(
             if (root / name).read_text(encoding="utf-8") != text:
                 raise UserError("this file differs from what the records give", where=root / name)
 
-    return Made(
-        what, rule, root / sums, True, check, root / sums, [root / name for name in outputs]
-    )
+    return Output(what, rule, root / sums, check)
 
 
 def check_finished(study: Study) -> None:

@@ -1,10 +1,11 @@
 """Gather from the records of a study where its numbers come from, and what they cost."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from freelunch.analysis.pairing import Records
+from freelunch.records.record import CostFacts, Record, adaptation_facts
 from freelunch.study.cell import Cell
 from freelunch.study.steps import (
     CAPTURE_DENSE,
@@ -68,7 +69,7 @@ class StepCost:
     tokens: int = 0
     peak_bytes: int = 0
 
-    def add(self, cost: Mapping[str, Any]) -> None:
+    def add(self, cost: CostFacts) -> None:
         """Add the cost of a job, as records have it."""
         for key in ("jobs", "wall_s", "cpu_s", "flops", "tokens"):
             setattr(self, key, getattr(self, key) + cost.get(key, 0))
@@ -122,16 +123,16 @@ def gather_costs(records: Records) -> list[StepCost]:
     return list(costs.values())
 
 
-def _job(step: str, cell: Cell, record: Mapping[str, Any]) -> tuple[Any, ...]:
+def _job(step: str, cell: Cell, record: Record) -> tuple[Any, ...]:
     """Return the key that tells the jobs of a step apart."""
     if step == EXTEND_CALIBRATION:
-        return cell.model, cell.seed, record["adaptation"]["samples"]
+        return cell.model, cell.seed, adaptation_facts(record)["samples"]
     if step in SHARED:
         return tuple(getattr(cell, key) for key in SHARED[step])
     return (cell,)
 
 
-def _origins(cell: Cell, record: Mapping[str, Any]) -> list[tuple[str, str, Facts]]:
+def _origins(cell: Cell, record: Record) -> list[tuple[str, str, Facts]]:
     """Return the kind, name and origin of all that a cell was made from.
 
     An origin that is not recorded is empty.
@@ -154,16 +155,16 @@ def _origins(cell: Cell, record: Mapping[str, Any]) -> list[tuple[str, str, Fact
     return found
 
 
-def _token_ids(record: Mapping[str, Any]) -> dict[str, str]:
+def _token_ids(record: Record) -> dict[str, str]:
     digests = record["provenance"]["digests"]
     return {name: digest for name, digest in digests.items() if name.endswith("token_ids")}
 
 
-def _some(facts: Mapping[str, Any], keys: Iterable[str]) -> Facts:
+def _some(facts: Facts, keys: Iterable[str]) -> Facts:
     return {key: facts[key] for key in keys if key in facts}
 
 
-def _each_once(values: Iterable[Mapping[str, Any]]) -> list[Facts]:
+def _each_once(values: Iterable[Facts]) -> list[Facts]:
     found: list[Facts] = []
     for value in values:
         if value not in found:

@@ -6,7 +6,7 @@ the same tasks.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -15,13 +15,14 @@ from typing import Any
 
 from freelunch.analysis.pairing import mean_over_seeds, measured_perplexity, seed_groups
 from freelunch.audit.claim_verdicts import command, snakemake
-from freelunch.audit.claims import REPOSITORY
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.protocol import text_identity
 from freelunch.audit.published_file import TEXTS, TOLERANCES, Published
+from freelunch.records.record import Record
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.paths import Paths
 from freelunch.study.pins import pin_command
+from freelunch.study.registry import REPOSITORY
 from freelunch.study.sources import Hub
 from freelunch.study.steps import EVALUATE_CELL, JOINED
 from freelunch.study.study import Study
@@ -164,7 +165,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _accuracy(tasks: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def _accuracy(tasks: Sequence[str], records: Sequence[Record]) -> tuple[float, float]:
     """Return the mean over tasks and seeds in percent, and its error over the documents.
 
     Seeds share the documents, so the error is not smaller for several of them.

@@ -49,7 +49,7 @@ class PublishedTable(Evidence):
     @property
     def reconstructs(self) -> bool:
         """Return whether a pruned model of the table was reconstructed; claims are about that."""
-        return any(by_name.keys() & self.study.references for by_name in self.pruned)
+        return any(by_name.keys() & self.study.comparisons.references for by_name in self.pruned)
 
     def losses(self, cell: Cell, metric: str) -> list[list[float]] | None:
         """Return the loss of a cell as a single window; None if it was not published."""
@@ -92,7 +92,7 @@ class PublishedTable(Evidence):
     @cached_property
     def pruned(self) -> list[dict[str, dict[int, Cell]]]:
         """Return the cells of each pruned model, by adaptation and then by seed."""
-        return [by_adaptation(cells) for cells in pruned_models({cell: {} for cell in self.rows})]
+        return [by_adaptation(cells) for cells in pruned_models(self.rows)]
 
 
 def published_tables(published: Iterable[Published], meaning: Study) -> list[PublishedTable]:

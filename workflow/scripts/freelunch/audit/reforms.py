@@ -7,7 +7,7 @@ licence. An item that a study cannot answer says so.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,15 @@ from typing import Any
 import yaml
 
 from freelunch.analysis.pairing import Records, seed_groups
-from freelunch.audit.claims import REPOSITORY
 from freelunch.audit.layouts import layout
 from freelunch.audit.protocol import ComparedSetting
+from freelunch.audit.provenance import Facts
 from freelunch.audit.verdicts import UNTESTED
+from freelunch.records.record import ChoiceFacts, PerplexityFacts, adaptation_facts
 from freelunch.reporting.formatting import parts_text, range_text, with_error
 from freelunch.study import steps
 from freelunch.study.cell import NONE, Cell
+from freelunch.study.registry import REPOSITORY
 from freelunch.study.search import is_searched
 from freelunch.study.sources import (
     AnyText,
@@ -127,7 +129,8 @@ class _Facts:
     @cached_property
     def chosen_on_evaluation(self) -> list[str]:
         """Return the adaptations that chose on the text that the study is judged by."""
-        return [name for name in self.searched if name in self.study.selected_on_evaluation]
+        favoured = self.study.comparisons.selected_on_evaluation
+        return [name for name in self.searched if name in favoured]
 
     def told(self, adaptation: str) -> str:
         """Return the settings of an adaptation that say what it is."""
@@ -135,10 +138,11 @@ class _Facts:
         told = ", ".join(f"{key} {entry[key]}" for key in _TOLD if key in entry)
         return told.replace("_", " ")
 
-    def choices(self, adaptation: str) -> list[Mapping[str, Any]]:
+    def choices(self, adaptation: str) -> list[ChoiceFacts]:
         """Return what each cell of an adaptation chose among which candidates."""
         cells = [cell for cell in self.records if cell.adaptation == adaptation]
-        return [self.records[cell]["adaptation"]["choice"] for cell in cells]
+        choices = [adaptation_facts(self.records[cell])["choice"] for cell in cells]
+        return [choice for choice in choices if choice is not None]
 
     def chosen(self, adaptation: str) -> Counter[str]:
         """Return how many cells chose each candidate of an adaptation."""
@@ -182,7 +186,7 @@ class _Facts:
         ]
 
     @property
-    def _perplexities(self) -> dict[Cell, Mapping[str, Any]]:
+    def _perplexities(self) -> dict[Cell, PerplexityFacts]:
         return {cell: it["metrics"][steps.PERPLEXITY] for cell, it in self.records.items()}
 
     @property
@@ -243,7 +247,7 @@ class _Facts:
         return "; ".join(f"{', '.join(names)} from {place}" for place, names in found.items())
 
     @property
-    def commits(self) -> list[Mapping[str, Any]]:
+    def commits(self) -> list[Facts]:
         return [each for each in self.audit.provenance.commits if each["commit"]]
 
     @property

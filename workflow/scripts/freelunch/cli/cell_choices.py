@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from freelunch.cli.choices import LEAST_LENGTH, Choices
 from freelunch.core.errors import UserError
+from freelunch.core.units import duration
+from freelunch.costs.checks import checked_plan
+from freelunch.costs.fits import lacking, misfits
 from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import duration
-from freelunch.costs.room import lacking, misfits
 from freelunch.costs.work import Cost
-from freelunch.data.seen_model import SeenModel
+from freelunch.data.inspect_model import InspectedModel
 from freelunch.study.families import has_halves, whole_of
 from freelunch.study.methods import RANK
 from freelunch.study.study import Study
@@ -28,7 +29,7 @@ _BLOCKS = 5
 def choose_cells(
     lengths: Choices,
     study_of: Callable[[Choices], Study],
-    model: SeenModel,
+    model: InspectedModel,
     machine: Machine | None,
 ) -> Choices:
     """Return choices with the criteria and adaptations that fit a model and a machine.
@@ -44,14 +45,14 @@ def choose_cells(
             machine.
     """
     windows, no_halves = _windows(model)
-    retraining, no_adapter = _retraining(Plan.of(study_of(lengths)))
+    retraining, no_adapter = _retraining(checked_plan(study_of(lengths)))
     largest = replace(lengths, adaptations=(*windows, *retraining))
     said = f"windows and retraining are compared for Wanda{no_halves}{no_adapter}"
     if machine is None:
-        Plan.of(study_of(largest))
+        checked_plan(study_of(largest))
         said += "; chosen for another machine, whatever its speed, memory and disk"
         return replace(largest, why_cells=said)
-    plan = Plan.of(study_of(largest), machine.device_bytes)
+    plan = checked_plan(study_of(largest), machine.device_bytes)
     if not plan.shapes:
         said += "; the time is unknown until the model is fetched"
         return replace(largest, why_cells=said)
@@ -63,10 +64,10 @@ def choose_cells(
     smallest: Choices | None = None
     problems: list[str] = []
     for choices, what in _smaller(replace(largest, adaptations=fitting), said):
-        plan = Plan.of(study_of(choices), machine.device_bytes)
+        plan = checked_plan(study_of(choices), machine.device_bytes)
         problems = lacking(plan, machine)
         if not problems:
-            costs = [plan.step(*job) or Cost() for job in jobs_of(plan.study)]
+            costs = [plan.cost(job) or Cost() for job in jobs_of(plan.study)]
             seconds = sum(cost.seconds(machine) for cost in costs)
             took = f"about {duration(seconds)} on this machine, job after job"
             smallest = replace(choices, why_cells=f"{what}; {took}")
@@ -82,7 +83,7 @@ def choose_cells(
     )
 
 
-def _windows(model: SeenModel) -> tuple[list[str], str]:
+def _windows(model: InspectedModel) -> tuple[list[str], str]:
     """Return the windows that a model has, as adaptations, and why half a block is not one."""
     whole, blocks = whole_of(model.config), model.sizes.get("num_hidden_layers")
     halves = has_halves(model.family, whole)

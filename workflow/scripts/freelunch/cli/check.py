@@ -9,30 +9,27 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from freelunch.cli.problems import Problems
+from freelunch.cli.pin import ask_for_all
 from freelunch.core.devices import memory_bytes
-from freelunch.core.errors import UserError, first_of
+from freelunch.core.errors import UserError
+from freelunch.costs.checks import SELECTION, checked_plan, samples_drawn
+from freelunch.costs.fits import lacking
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plausible import SELECTION, samples_drawn
-from freelunch.costs.room import lacking
-from freelunch.data.hub_revisions import check_download, is_offline
-from freelunch.data.mixture import documents_of_parts
-from freelunch.data.seen_model import (
+from freelunch.data.hub_lookup import check_download, is_offline
+from freelunch.data.inspect_model import (
     TOKENIZER,
-    SeenModel,
+    InspectedModel,
     check_as_fetched,
-    model_at,
+    inspect_path,
     read_tokenizer,
-    tensors_in,
 )
-from freelunch.data.seen_text import read_documents
-from freelunch.data.stock_tasks import stock_task
-from freelunch.data.text_amounts import Amounts
+from freelunch.data.inspect_text import Amounts, read_documents
+from freelunch.data.mixture import documents_of_parts
+from freelunch.data.tasks import stock_task
 from freelunch.records.read import is_finished
 from freelunch.study.config import Calibration, PerplexitySettings
 from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
-from freelunch.study.mixtures import mixture_of, most_samples, texts_of
 from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Mixture, Tokens
 from freelunch.study.steps import DOCUMENTS, JOINED
@@ -57,10 +54,10 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     Raises:
         UserError: Something in the study, or in what it needs, would stop a run.
     """
-    plan = Plan.of(study, machine.device_bytes if machine else None)
+    plan = checked_plan(study, machine.device_bytes if machine else None)
     seen = {name: found for name in study.models if (found := _seen(study, name)) is not None}
     documents = {
-        name: each for name in texts_of(study) if (each := _documents(study, name)) is not None
+        name: each for name in study.texts if (each := _documents(study, name)) is not None
     }
     _check_mixture(study, documents)
     for name in study.tasks.get("tasks", {}):
@@ -90,15 +87,15 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
 
 def this_machine(device_bytes: int | None) -> Machine:
     """Return this machine as far as memory goes; its rates are not measured."""
-    return Machine(1.0, 1.0, 1.0, 1.0, memory_bytes(), device_bytes)
+    return Machine(1.0, 1.0, 1.0, memory_bytes(), device_bytes)
 
 
-def _seen(study: Study, name: str) -> SeenModel | None:
+def _seen(study: Study, name: str) -> InspectedModel | None:
     """Look at a model on this machine; None if the study downloads it."""
     entry = study.model(name)
     if not isinstance(entry, LocalModel):
         return None
-    found = model_at(Path(entry.path), f"models.{name}.path")
+    found = inspect_path(Path(entry.path), f"models.{name}.path")
     if found.dtype is None and entry.dtype is None:
         raise UserError(
             "the model's config.json states no dtype that can be used here",
@@ -122,15 +119,6 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
             found=f"the folder {entry.path}",
             todo="name the file",
         )
-    if isinstance(entry, Tokens):
-        names = tensors_in(Path(entry.path), f"correct {where}, or save the token ids again")
-        if "input_ids" not in names:
-            raise UserError(
-                "a file of token ids has no `input_ids`",
-                where=where,
-                found=", ".join(first_of(names, 8)) or "no tensor",
-                expected="integers of shape (samples, length) under that name",
-            )
     fetched = fetched_text(study, name)
     if isinstance(entry, Tokens) or not fetched or not (fetched / DOCUMENTS).is_file():
         return None
@@ -139,14 +127,14 @@ def _documents(study: Study, name: str) -> tuple[list[str], bool] | None:
 
 def _check_mixture(study: Study, documents: dict[str, tuple[list[str], bool]]) -> None:
     """Refuse a mixture whose parts overlap, if all of them are here."""
-    parts = list(mixture.parts) if (mixture := mixture_of(study)) else []
+    parts = list(mixture.parts) if (mixture := study.mixture) else []
     if all(part in documents and documents[part][1] for part in parts):
         read = ((part, documents[part][0]) for part in parts)
         deque(documents_of_parts(study.calibration.text, read), maxlen=0)
 
 
 def _amounts(
-    study: Study, seen: dict[str, SeenModel], documents: dict[str, tuple[list[str], bool]]
+    study: Study, seen: dict[str, InspectedModel], documents: dict[str, tuple[list[str], bool]]
 ) -> Iterator[str]:
     """Yield the settings for which a text is too short, by each model's tokenizer."""
     for model in study.models:
@@ -161,7 +149,7 @@ def _amounts(
         if (text := counted.get(study.perplexity.text)) and text.complete:
             yield from _evaluated(study.perplexity_of(model), text)
         sample = study.calibration_of(model)
-        if mixture := mixture_of(study):
+        if mixture := study.mixture:
             yield from _mixed(study, sample, mixture, counted)
         elif (text := counted.get(sample.text)) and text.complete:
             yield from _drawn(study, sample, text)
@@ -244,20 +232,14 @@ def _check_downloads(study: Study) -> None:
     # Offline, the hub's cache may have it, which only the download can tell.
     if not waiting or is_offline():
         return
-    problems = Problems()
-    for where, entry in waiting.items():
-        with problems.collected():
-            check_download(where, entry)
-        if problems.are_of_the_hub:
-            break
-    problems.raise_any("sources cannot be downloaded", study.source)
+    ask_for_all(waiting, check_download, "sources cannot be downloaded", study.source)
 
 
 def _mixed(
     study: Study, asked: Calibration, mixture: Mixture, counted: dict[str, Amounts]
 ) -> Iterator[str]:
     """Yield the parts that are too short for their shares of the largest sample."""
-    length, most = asked.length, most_samples(study)
+    length, most = asked.length, study.most_samples
     for part, share in mixture.parts.items():
         text = counted.get(part)
         if text is None or not text.complete:
@@ -295,7 +277,7 @@ def _all_is_well(study: Study, plan: Plan, here: bool) -> str:
     later = [name for name in later if not fetched_model(study, name)]
     later += sorted(
         name
-        for name in texts_of(study)
+        for name in study.texts
         if not isinstance(study.text(name), LocalText | Tokens) and not fetched_text(study, name)
     )
     checked = "settings, files and texts" + (", memory and disk" if here else "")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from freelunch.core.errors import UserError
-from freelunch.data.seen_model import SeenModel
-from freelunch.data.text_amounts import Amounts
+from freelunch.data.inspect_model import InspectedModel
+from freelunch.data.inspect_text import Amounts
 from freelunch.study.steps import JOINED, WITHIN
 
 # The settings of the default study, for which the learning rates were tuned.
@@ -94,7 +94,7 @@ class Choices:
         return {**study, "grids": grids}
 
 
-def _lengths(longest: int, model: SeenModel) -> Iterator[int]:
+def _lengths(longest: int, model: InspectedModel) -> Iterator[int]:
     """Yield lengths from the longest sensible one down, each half of the one before."""
     length = min(longest, model.positions or longest)
     while length >= LEAST_LENGTH:
@@ -102,7 +102,9 @@ def _lengths(longest: int, model: SeenModel) -> Iterator[int]:
         length //= 2
 
 
-def choose_calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int, int, str, int]:
+def choose_calibration(
+    model: InspectedModel, text: Amounts, where: str
+) -> tuple[int, int, str, int]:
     """Return the first four settings of `Choices`: those of the calibration sample.
 
     Args:
@@ -151,7 +153,7 @@ def choose_calibration(model: SeenModel, text: Amounts, where: str) -> tuple[int
     )
 
 
-def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, int, str, str]:
+def choose_windows(model: InspectedModel, text: Amounts, where: str) -> tuple[int, int, str, str]:
     """Return the next four settings of `Choices`: the windows of the perplexity.
 
     Args:
@@ -187,7 +189,7 @@ def choose_windows(model: SeenModel, text: Amounts, where: str) -> tuple[int, in
     )
 
 
-def _why_windows(model: SeenModel, text: Amounts, length: int) -> str:
+def _why_windows(model: InspectedModel, text: Amounts, length: int) -> str:
     """Return why windows have this length."""
     about = "" if text.exact else "about "
     has = f"the text has {about}{text.tokens:,} tokens"

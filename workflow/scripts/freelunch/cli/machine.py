@@ -47,7 +47,7 @@ def assumed_machine(device: int | None) -> Machine:
     Args:
         device: As `machine_of` takes it.
     """
-    return Machine.assumed(device, _learnt(device))
+    return Machine.of(device_bytes=device, learnt=_learnt(device), measures=False)
 
 
 def _learnt(device: int | None) -> Learnt | None:

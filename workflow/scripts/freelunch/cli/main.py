@@ -47,13 +47,12 @@ from freelunch.cli.run import (
 )
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError, mend
-from freelunch.costs.device_table import device_table
+from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import read_gigabytes
-from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import plan_text
-from freelunch.study.choice import open_study, part_of, read_study
-from freelunch.study.reference import reference
+from freelunch.costs.plan_text import device_table, plan_text
+from freelunch.study.open_study import open_study, part_of, read_study
 from freelunch.study.schema import schema_text
+from freelunch.study.settings_page import settings_page
 from freelunch.study.study import Study as Opened
 
 # Without colours and frames, help and errors are plain text everywhere.
@@ -173,7 +172,7 @@ def new_command(
             f"Describe it to see one:\n  make plan STUDY={path} TFLOPS=400 DEVICE_MEMORY=80"
         )
         return
-    terminal.show(plan_text(Plan.of(open_study(written.path), device, said), machine))
+    terminal.show(plan_text(checked_plan(open_study(written.path), device, said), machine))
     terminal.show(
         f"Written: {path}. Look at it, then run it: make study STUDY={path}\n"
         f"(or, in the activated environment: freelunch run {path})"
@@ -231,7 +230,7 @@ def plan_command(
     opened = read_study(study, part_of(models, claims, seeds))
     device, said = device_of(device_memory, tflops)
     machine = machine_of(tflops, disk, network, device)
-    terminal.show(plan_text(Plan.of(opened, device, said), machine))
+    terminal.show(plan_text(checked_plan(opened, device, said), machine))
 
 
 @command("run")
@@ -415,8 +414,8 @@ def schema_command() -> None:
 
 @command("settings")
 def settings_command() -> None:
-    """Print the reference of all settings."""
-    print(reference(), end="")  # noqa: T201
+    """Print the settings_page of all settings."""
+    print(settings_page(), end="")  # noqa: T201
 
 
 def _show_summary(study: Opened) -> None:

@@ -1,11 +1,12 @@
 """`freelunch pin`: write the commits of a study's branches and tags into a file beside it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
-from freelunch.cli.problems import Problems
+from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
-from freelunch.data.hub_revisions import check_download, look_up
+from freelunch.data.hub_errors import Unreachable
+from freelunch.data.hub_lookup import check_download, newest_commit
 from freelunch.study.pins import Pin, Pins, hub_entries, pins_file, pins_of_others, read_pins
 from freelunch.study.sources import Hub
 from freelunch.study.study import Study
@@ -31,46 +32,71 @@ def pin_study(study: Study) -> Iterator[str]:
     """
     path, before = pins_file(study.source), read_pins(study.source)
     known = {path: before, **pins_of_others(study.source)}
-    pins: dict[Hub, Pin] = {}
-    problems = Problems()
-    asked = hub_entries(study)
-    for where, entry in hub_entries(study.of_part(None)).items():
-        if entry.is_commit:
-            continue
-        if where not in asked:
-            if (kept := before.of(entry)) is not None:
-                pins[entry] = kept
-            continue
-        with problems.collected():
-            found = look_up(where, entry)
-            if found.repository != entry.repository:
-                yield (
-                    f"{where}: {entry.repository} was renamed on the hub; write the new name, "
-                    f"`repository: {found.repository}`, into the study, and pin it again"
-                )
-            pin, said = Pin(commit=found.commit, resolved=datetime.now(UTC).date()), ""
-            for file, others in known.items():
-                if (other := others.of(entry)) is not None:
-                    pin, said = other, f", pinned on {other.resolved} in {file}"
-                    break
-            said += f"; the hub has {found.commit} now" if found.commit != pin.commit else ""
-            check_download(where, entry.model_copy(update={"revision": pin.commit}))
-            pins[entry] = pin
-            yield f"{where}: {entry.repository} at {entry.revision} is {pin.commit}{said}"
-        if problems.are_of_the_hub:
-            break
+    every = hub_entries(study.of_part(None))
+    moving = {where: entry for where, entry in every.items() if not entry.is_commit}
+    asked = {where: moving[where] for where in hub_entries(study) if where in moving}
+    others = [entry for where, entry in moving.items() if where not in asked]
+    pins = {entry: pin for entry in others if (pin := before.of(entry)) is not None}
+    lines: list[str] = []
+
+    def pin_one(where: str, entry: Hub) -> None:
+        newest = newest_commit(where, entry)
+        pinned = [(pin, file) for file, each in known.items() if (pin := each.of(entry))]
+        pin, said = Pin(commit=newest, resolved=datetime.now(UTC).date()), ""
+        if pinned:
+            pin, said = pinned[0][0], f", pinned on {pinned[0][0].resolved} in {pinned[0][1]}"
+        said += f"; the hub has {newest} now" if newest != pin.commit else ""
+        check_download(where, entry.model_copy(update={"revision": pin.commit}))
+        pins[entry] = pin
+        lines.append(f"{where}: {entry.repository} at {entry.revision} is {pin.commit}{said}")
+
+    problem: UserError | None = None
+    try:
+        ask_for_all(asked, pin_one, "sources could not be pinned", study.source)
+    except UserError as error:
+        problem = error
+    yield from lines
     # A name that is not on the hub may be a slip of the pen, whose correction needs the pin.
-    after = Pins.joined(pins).over(before if problems else Pins())
-    for kind, repository, revision in before.names():
-        if (kind, repository, revision) not in after.names():
-            yield f"removed from {kind}: {repository} at {revision}, which the study does not name"
+    after = Pins.joined(pins).over(before if problem else Pins())
+    for kind, repository, revision in sorted({*before.names()} - {*after.names()}):
+        yield f"removed from {kind}: {repository} at {revision}, which the study does not name"
     if after == Pins():
         path.unlink(missing_ok=True)
-        nothing = "names no branch or tag on the hub, so there is nothing to pin"
-        yield f"{study.source} {'has no pins' if problems else nothing}."
+        yield f"{study.source} has no pins{'' if problem else ', since it names no branch or tag'}."
     elif after == before:
         yield f"{path} is as it was."
     else:
         write_atomically(path, after.text(study.source))
         yield f"Written: {path}. Keep it with the study."
-    problems.raise_any("sources could not be pinned", study.source)
+    if problem:
+        raise problem
+
+
+def ask_for_all(
+    entries: Mapping[str, Hub], ask: Callable[[str, Hub], None], what: str, study: str
+) -> None:
+    """Ask the hub for several sources, and tell all problems at once.
+
+    Args:
+        entries: The sources, by the places of their entries.
+        ask: Function that asks for one of them, and raises UserError.
+        what: What happened if it did, such as "sources could not be pinned".
+        study: The study's file, for messages.
+
+    Raises:
+        UserError: There are problems; a single one is raised as it is. If the hub itself fails, no
+            more sources are asked for.
+    """
+    problems: list[UserError] = []
+    for where, entry in entries.items():
+        try:
+            ask(where, entry)
+        except UserError as error:
+            problems.append(error)
+            if isinstance(error, Unreachable):
+                break
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        lines = [f"  {line}" for each in problems for line in str(each).splitlines()]
+        raise UserError("\n".join([f"{len(problems)} {what}", *lines]), where=study)

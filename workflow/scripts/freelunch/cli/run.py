@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from freelunch.core.errors import UserError, nearest
-from freelunch.study.base import REPOSITORY
-from freelunch.study.choice import DEVICE, KEY, TFLOPS
 from freelunch.study.config import Part
+from freelunch.study.open_study import DEVICE, KEY, TFLOPS
+from freelunch.study.registry import REPOSITORY
 from snakemake_logger_plugin_freelunch.story import COMMAND
 
 LOCAL = "local"

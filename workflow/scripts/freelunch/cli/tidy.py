@@ -9,8 +9,8 @@ from freelunch.core.artifact import MANIFEST
 from freelunch.core.checked import SUFFIX
 from freelunch.core.files import remove_path
 from freelunch.core.lock import remove_lock, wait_for_lock
-from freelunch.costs.fits import amount
-from freelunch.costs.room import files_in
+from freelunch.core.units import amount
+from freelunch.costs.fits import files_in
 from freelunch.records.read import finished_records
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
@@ -35,32 +35,27 @@ def tidy(study: Study, dry_run: bool = False) -> str:
     Raises:
         UserError: A record is damaged.
     """
-    nothing = "Nothing to remove: no finished cell has candidates on disk."
-    if not study.paths.records.is_dir():
-        return nothing
-    lock = wait_for_lock(study.paths.root / ".tidy.lock")
-    try:
-        records = finished_records(study, study.paths.records)[0]
-        found = {
-            (cell, candidate): folders
-            for cell in records
-            if _is_settled(study, cell)
-            for candidate in study.candidates(cell)
-            if (folders := [each for each in _folders(study, candidate) if each.is_dir()])
-        }
-        folders = [folder for of_candidate in found.values() for folder in of_candidate]
-        freed = amount(freed_bytes(folders))
-        if not dry_run:
-            for folder in folders:
+    found: dict[Cell, list[Path]] = {}
+    cells, freed = 0, 0
+    if study.paths.records.is_dir():
+        lock = wait_for_lock(study.paths.root / ".tidy.lock")
+        try:
+            for cell in finished_records(study, study.paths.records)[0]:
+                if _is_settled(study, cell):
+                    of_cell = {each: _folders(study, each) for each in study.candidates(cell)}
+                    cells += any(of_cell.values())
+                    found |= {each: folders for each, folders in of_cell.items() if folders}
+            folders = [folder for of_candidate in found.values() for folder in of_candidate]
+            freed = freed_bytes(folders)
+            for folder in () if dry_run else folders:
                 _remove(folder)
-    finally:
-        remove_lock(lock)
+        finally:
+            remove_lock(lock)
     if not found:
-        return nothing
-    cells = len({cell for cell, _ in found})
+        return "Nothing to remove: no finished cell has candidates on disk."
     return (
         f"{'Would remove' if dry_run else 'Removed'} the adapted blocks and checkpoints of "
-        f"{_count(len(found), 'candidate')} of {_count(cells, 'finished cell')}: {freed}."
+        f"{len(found):,} candidate(s) of {cells:,} finished cell(s): {amount(freed)}."
     )
 
 
@@ -94,11 +89,10 @@ def _manifests(study: Study, candidate: Cell) -> Iterator[Path]:
         yield folder / MANIFEST
 
 
-def _folders(study: Study, candidate: Cell) -> Iterator[Path]:
-    """Yield where a candidate's blocks and checkpoint are, what an interrupted run left first."""
-    for folder in (study.paths.windows(candidate, ""), study.paths.checkpoint(candidate)):
-        yield _removing(folder)
-        yield folder
+def _folders(study: Study, candidate: Cell) -> list[Path]:
+    """Return where a candidate's blocks and checkpoint are, what an interrupted run left first."""
+    own = (study.paths.windows(candidate, ""), study.paths.checkpoint(candidate))
+    return [path for folder in own for path in (_removing(folder), folder) if path.is_dir()]
 
 
 def _removing(folder: Path) -> Path:
@@ -114,7 +108,3 @@ def _remove(folder: Path) -> None:
     # The folder of all seeds of the candidate, once it is empty.
     with suppress(OSError):
         folder.parent.rmdir()
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

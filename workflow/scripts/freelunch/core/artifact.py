@@ -23,6 +23,10 @@ MANIFEST = "manifest.json"
 class Artifact:
     """A finished folder, as its manifest describes it.
 
+    Args:
+        folder: Where the files are.
+        kind: What the folder has to hold; None if it may hold anything.
+
     Attributes:
         folder: Where the files are.
         kind: What the folder holds, e.g. "model".
@@ -38,7 +42,7 @@ class Artifact:
             Digests are known for files that did not change since (`freelunch.core.checked`).
     """
 
-    def __init__(self, folder: Path, kind: str) -> None:
+    def __init__(self, folder: Path, kind: str | None) -> None:
         path = folder / MANIFEST
         if not path.is_file():
             raise UserError("there is no manifest", where=path, todo=mend())
@@ -46,7 +50,7 @@ class Artifact:
         self.kind: str = manifest["kind"]
         self.facts: dict[str, Any] = manifest["facts"]
         self.files: dict[str, dict[str, Any]] = manifest["files"]
-        if self.kind != kind:
+        if kind not in (None, self.kind):
             raise UserError(
                 "wrong kind of folder",
                 where=path,
@@ -66,7 +70,8 @@ class Artifact:
 
     def path(self, name: str) -> Path:
         """Return the path of a file that the manifest names; KeyError if it does not."""
-        self.files[name]
+        if name not in self.files:
+            raise KeyError(name)
         return self.folder / name
 
     def verify(self) -> None:

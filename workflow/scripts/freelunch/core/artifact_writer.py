@@ -31,10 +31,6 @@ FINISHED_JOURNAL = "finished.jsonl"
 # belongs to writes.
 LEFT = "left"
 LOCK = ".lock"
-# The permissions that this process gives new files. Reading the umask means setting it, so this is
-# done once, before there are threads.
-os.umask(_umask := os.umask(0))
-_NEW_FILE = 0o666 & ~_umask
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -88,7 +84,7 @@ class ArtifactWriter:
             if path.name not in {*self._files, JOURNAL, LOCK}:
                 remove_path(path)
         if not self._files:
-            self._write_text(JOURNAL, _line({"fingerprint": fingerprint}))
+            self._write_journal({"fingerprint": fingerprint})
         self._elsewhere = self._look_elsewhere()
 
     @classmethod
@@ -132,8 +128,8 @@ class ArtifactWriter:
         temporary = self.folder / f".{name}.part"
         with no_half_file(temporary):
             write(temporary)
-            # safetensors makes files for their owner alone.
-            temporary.chmod(_NEW_FILE)
+            # safetensors makes files for their owner alone; the journal has the usual permissions.
+            shutil.copymode(self.folder / JOURNAL, temporary)
             self._adopt(temporary, name, facts)
 
     def add_text(self, name: str, text: str, **facts: Any) -> None:
@@ -158,7 +154,7 @@ class ArtifactWriter:
     def finish(self, **facts: Any) -> Artifact:
         """Write the manifest, which makes the folder complete, and return the artifact."""
         self._checked.save()
-        self._write_text(MANIFEST, manifest_text(self.kind, facts, self._files))
+        write_atomically(self.folder / MANIFEST, manifest_text(self.kind, facts, self._files))
         if not self._keep_journal:
             (self.folder / JOURNAL).replace(self.folder / FINISHED_JOURNAL)
         self.release()
@@ -174,7 +170,7 @@ class ArtifactWriter:
         """
         self._checked.save()
         first, lines = _read_journal(self.folder / JOURNAL, self.fingerprint)
-        self._write_text(JOURNAL, "".join(map(_line, [{**first, LEFT: True}, *lines.values()])))
+        self._write_journal({**first, LEFT: True}, lines.values())
         return self.release()
 
     def release(self) -> Spent:
@@ -225,7 +221,7 @@ class ArtifactWriter:
             **facts,
         }
         if spent is None:
-            spent = self._spent_since_last()
+            spent, self._uncounted = self._clock.lap() + self._uncounted, Spent()
             self._spent_here += spent
         text = _line({"name": name, "entry": entry, "spent": spent.as_json()})
         # A process that is killed between these two makes the file once more.
@@ -261,17 +257,20 @@ class ArtifactWriter:
         first = {"fingerprint": self.fingerprint, "attempts": attempts}
         # A job that looks for folders to fill finds this one left or finished at any moment.
         first |= {LEFT: True} if self.left else {}
-        self._write_text(JOURNAL, "".join(map(_line, [first, *intact.values()])))
+        self._write_journal(first, intact.values())
         return {name: line["entry"] for name, line in intact.items()}
+
+    def _write_journal(
+        self, first: Mapping[str, Any], files: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
+        write_atomically(self.folder / JOURNAL, "".join(map(_line, [first, *files])))
 
     def _facts_of_finished(self) -> dict[str, Any] | None:
         """Return the facts of the manifest, if it is one of just the files that were kept."""
         path = self.folder / MANIFEST
-        made = unsealed(path.read_bytes()) if self._files and path.is_file() else None
-        if made is None or (made["kind"], made["files"]) != (self.kind, self._files):
-            return None
-        facts: dict[str, Any] = made["facts"]
-        return facts
+        manifest = unsealed(path.read_bytes()) if self._files and path.is_file() else None
+        is_ours = manifest and (manifest["kind"], manifest["files"]) == (self.kind, self._files)
+        return manifest["facts"] if manifest and is_ours else None
 
     def _look_elsewhere(self) -> dict[str, tuple[Path, dict[str, Any]]]:
         """Return the paths and journal lines of files of this fingerprint in the other folders."""
@@ -282,14 +281,6 @@ class ArtifactWriter:
             for journal in (JOURNAL, FINISHED_JOURNAL)
             for name, line in _read_journal(folder / journal, self.fingerprint)[1].items()
         }
-
-    def _spent_since_last(self) -> Spent:
-        """Return what this attempt spent since it last finished a file."""
-        uncounted, self._uncounted = self._uncounted, Spent()
-        return self._clock.lap() + uncounted
-
-    def _write_text(self, name: str, text: str) -> None:
-        write_atomically(self.folder / name, text)
 
 
 def is_left(folder: Path, fingerprint: str) -> bool:

@@ -4,18 +4,19 @@ Snakemake notices an edited script, but not an edited module that the script imp
 therefore carries `code_digest(script)` in its `params`. The digest covers the script, every module
 of this library that its import statements reach, and the versions of the packages that compute.
 
-Only code that can change a result counts. Layout, comments, docstrings and messages do not (see
-`freelunch.core.words`), nor do the modules in `SURROUNDINGS`.
+It holds contents, never names of files: a module that is renamed or moved, and the import lines
+that follow it, run nothing again. Comments, docstrings and layout do not count, nor do the modules
+in `SURROUNDINGS`.
 """
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
-from freelunch.core import words
-from freelunch.core.code_cache import CodeCache, Source
 from freelunch.core.digest import json_digest
 
 LIBRARY = Path(__file__).resolve().parents[1]
@@ -23,24 +24,55 @@ SCRIPTS = LIBRARY.parent
 
 # Packages whose version can change a number.
 PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
-# Packages that compute for one module alone. An upgrade of lm-eval, whose prompts and metrics are
-# those of tasks, repeats no other measurement.
-PACKAGES_OF = {
-    "evaluation/tasks.py": ("lm-eval",),
-    "data/wiki_markup.py": ("mwparserfromhell",),
-}
+# Packages that count only where a module imports them, by the name of the import. An upgrade of
+# lm-eval, whose prompts and metrics are those of tasks, repeats no other measurement.
+PACKAGES_OF = {"lm_eval": "lm-eval", "mwparserfromhell": "mwparserfromhell"}
 # Modules that every script imports and no result is computed from: how an error is laid out, what a
 # job logs and measures of itself, which of the machine's GPUs it takes, how a folder is locked,
-# which files need not be read for a check. They are code, which the rule about words does not
-# cover; and a clearer progress line must not make a study of a 72B model run again.
+# which files need not be read for a check. A clearer progress line must not make a study of a 72B
+# model run again.
 #
 # Modules that only declare: settings, whose values a job gets in `params`, defaults included, so
 # that another criterion, model or description changes nothing for it; names of rules and files.
 SURROUNDINGS = (
-    *("core/checked.py", "core/devices.py", "core/disk.py"),
-    *("core/errors.py", "core/job.py", "core/lock.py", "core/spent.py"),
-    *("study/settings.py", "study/sources.py", "study/criteria.py", "study/steps.py"),
+    "freelunch.core.checked",
+    "freelunch.core.devices",
+    "freelunch.core.disk",
+    "freelunch.core.errors",
+    "freelunch.core.job",
+    "freelunch.core.lock",
+    "freelunch.core.spent",
+    "freelunch.study.criteria",
+    "freelunch.study.settings",
+    "freelunch.study.sources",
+    "freelunch.study.steps",
 )
+
+
+class Import(NamedTuple):
+    """A name that an import statement binds: that of a module, or of something in it."""
+
+    module: str
+    # Empty if the module itself is imported.
+    name: str
+    bound: str
+
+    @property
+    def package(self) -> str:
+        """The package that the module is in."""
+        return self.module.partition(".")[0]
+
+    @property
+    def files(self) -> list[Path]:
+        """The library files that the import runs, the one with the name last."""
+        return _files(f"{self.module}.{self.name}".rstrip("."))
+
+
+class Source(NamedTuple):
+    """A source file: the digest of its code without docstrings and imports, and its imports."""
+
+    code: str
+    imports: list[Import]
 
 
 def code_digest(script: str, *modules: str) -> str:
@@ -52,31 +84,31 @@ def code_digest(script: str, *modules: str) -> str:
             criterion's.
     """
     covered = covered_files(script, *modules)
-    code = {str(path.relative_to(SCRIPTS)): _parsed(path)[0] for path in covered}
-    _cache().save()
-    packages = list(PACKAGES)
-    for name, those in PACKAGES_OF.items():
-        packages += those if LIBRARY / name in covered else ()
-    return json_digest([code, {name: _version(name) for name in packages}])[:16]
+    imported = {each.package for path in covered for each in _source(path).imports}
+    packages = [*PACKAGES, *(PACKAGES_OF[name] for name in PACKAGES_OF if name in imported)]
+    contents = sorted({_content(path) for path in covered})
+    return json_digest([contents, {name: _version(name) for name in packages}])[:16]
 
 
 def covered_files(script: str, *modules: str) -> list[Path]:
     """Return the files that `code_digest` of the same arguments covers, sorted."""
     roots = [SCRIPTS / f"{script}.py", *(file for name in modules for file in _files(name))]
     reached = {path for root in roots for path in reachable_files(root)}
-    return sorted(reached - {LIBRARY / name for name in SURROUNDINGS})
+    return sorted(reached - _surroundings())
 
 
 def reachable_files(path: Path) -> list[Path]:
     """Return a file and every file of the library that its import statements reach, sorted."""
-    reached: set[Path] = set()
-    waiting = [path]
+    reached, waiting = set[Path](), {path}
     while waiting:
-        current = waiting.pop()
-        if current not in reached:
-            reached.add(current)
-            waiting.extend(_parsed(current)[1])
+        reached |= waiting
+        waiting = {file for current in waiting for file in _imported_files(current)} - reached
     return sorted(reached)
+
+
+@cache
+def _imported_files(path: Path) -> frozenset[Path]:
+    return frozenset(file for each in _source(path).imports for file in each.files)
 
 
 @cache
@@ -86,44 +118,69 @@ def _version(package: str) -> str:
 
 
 @cache
-def _parsed(path: Path) -> tuple[str, tuple[Path, ...]]:
-    """Return the digest of a file's code and the library files that its import statements name."""
-    content = path.read_bytes()
-    source = _cache().get(path, content)
-    if source is None:
-        source = _parse(path, content)
-        _cache().add(path, content, source)
-    return source.code, tuple(sorted({each for name in source.names for each in _files(name)}))
+def _content(path: Path) -> str:
+    """Return the digest of a file's code, and of that of the files that it imports by name.
+
+    So an import of an equal name from another module counts, although no module's name does.
+    """
+    imports = []
+    for each in _source(path).imports:
+        if each.files:
+            origin = each.files[-1]
+            name = each.name if origin == _files(each.module)[-1] else ""
+            code = "" if origin in _surroundings() else _source(origin).code
+            imports.append((code, name, each.bound))
+    return json_digest([_source(path).code, sorted(imports)])
 
 
 @cache
-def _cache() -> CodeCache:
-    return CodeCache(SCRIPTS, [Path(__file__), Path(words.__file__)])
+def _source(path: Path) -> Source:
+    """Read a source file."""
+    tree = ast.parse(path.read_bytes(), filename=str(path))
+    imports = list(_take_imports_(tree, path))
+    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports)
 
 
-def _parse(path: Path, content: bytes) -> Source:
-    tree = ast.parse(content, filename=str(path))
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(path, node)
-            names.update([base, *(f"{base}.{alias.name}" for alias in node.names)])
-    words.drop_words_(tree)
-    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), sorted(names))
+def _take_imports_(node: ast.AST, path: Path) -> Iterator[Import]:
+    """Yield all imports in a tree, and remove those of the library, and docstrings, in place."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+        del node.body[0]
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        statements: list[ast.AST] = getattr(node, field, [])
+        for statement in [*statements]:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                imports = list(_imports(statement, path))
+                yield from imports
+                if all(each.package == LIBRARY.name for each in imports):
+                    statements.remove(statement)
+            else:
+                yield from _take_imports_(statement, path)
 
 
-def _absolute(path: Path, node: ast.ImportFrom) -> str:
-    if node.level == 0:
-        return node.module or ""
-    package = path.resolve().relative_to(SCRIPTS).parts[: -node.level]
-    return ".".join([*package, *([node.module] if node.module else [])])
+def _imports(statement: ast.Import | ast.ImportFrom, path: Path) -> Iterator[Import]:
+    """Yield what an import statement takes from each module."""
+    for alias in statement.names:
+        if isinstance(statement, ast.Import):
+            yield Import(alias.name, "", alias.asname or alias.name)
+        else:
+            parts = [statement.module] if statement.module else []
+            if statement.level:
+                parts[:0] = path.resolve().relative_to(SCRIPTS).parts[: -statement.level]
+            yield Import(".".join(parts), alias.name, alias.asname or alias.name)
+
+
+@cache
+def _surroundings() -> set[Path]:
+    return {SCRIPTS.joinpath(*name.split(".")).with_suffix(".py") for name in SURROUNDINGS}
 
 
 @cache
 def _files(name: str) -> list[Path]:
-    """Return the library files that `import name` runs: the module and its packages."""
+    """Return the library files that `import name` runs: the module and its packages.
+
+    What is no module, such as a function, is passed over.
+    """
     parts = name.split(".")
     if parts[0] != LIBRARY.name:
         return []

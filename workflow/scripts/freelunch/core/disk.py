@@ -8,37 +8,19 @@ from pathlib import Path
 
 from freelunch.core.errors import UserError
 
-_SPACE = "free space and run the same command again: finished files are kept"
-_OWNER = "make it writable for this user (`ls -ld` shows its owner and mode)"
-# By the number of the error: what happened, and what to do about it.
-_REFUSALS = {
-    errno.ENOSPC: ("no space left on the device", _SPACE),
-    errno.EDQUOT: ("no space left on the device: the disk quota is used up", _SPACE),
-    errno.EFBIG: (
-        "the file is larger than this file system or this user's limit allows",
-        "raise the limit (`ulimit -f`) or use another file system, and run the same command again:"
-        " finished files are kept",
-    ),
-    errno.EROFS: (
-        "the file system is read-only",
-        "mount it writable and run the same command again: finished files are kept",
-    ),
-    errno.EACCES: (
-        "permission denied",
-        f"{_OWNER} and run the same command again: finished files are kept",
-    ),
-    errno.EPERM: (
-        "the operation is not permitted",
-        f"{_OWNER} and run the same command again: finished files are kept",
-    ),
-    errno.EIO: (
-        "the disk cannot be read or written",
-        "check the disk; then run the same command again: finished files are kept",
-    ),
-    errno.ENAMETOOLONG: (
-        "the name of a file is too long for this file system",
-        "use a shorter name or a folder higher up, and run the same command again",
-    ),
+_AGAIN = "run the same command again: finished files are kept"
+_SPACE = f"free space and {_AGAIN}"
+_OWNER = f"make it writable for this user (`ls -ld` shows its owner and mode) and {_AGAIN}"
+# What to do, by the number of the error.
+_TODO = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: f"raise the limit (`ulimit -f`) or use another file system, and {_AGAIN}",
+    errno.EROFS: f"mount it writable and {_AGAIN}",
+    errno.EACCES: _OWNER,
+    errno.EPERM: _OWNER,
+    errno.EIO: f"check the disk, and {_AGAIN}",
+    errno.ENAMETOOLONG: f"use a shorter name or a folder higher up, and {_AGAIN}",
 }
 # safetensors reports the number as text only.
 _NUMBER = re.compile(r"(?:os error|code:) (\d+)\b")
@@ -54,28 +36,22 @@ def disk_error(error: BaseException, path: Path | None = None) -> UserError | No
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (match := _NUMBER.search(str(error))):
         number = int(match[1])
-    if number not in _REFUSALS:
+    if number not in _TODO:
         return None
     named = error.filename if isinstance(error, OSError) else None
     where = path or (Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None)
-    problem, todo = _REFUSALS[number]
-    room = todo == _SPACE
-    return UserError(
-        problem,
-        where=where,
-        found=f"{_free_megabytes(where)} MB free" if room else error,
-        expected="room for the next file (`make plan` shows what the study needs)"
-        if room
-        else None,
-        todo=todo,
-    )
+    found, expected = f"{error}", None
+    if _TODO[number] == _SPACE:
+        found = f"{_free_megabytes(where)} MB free"
+        expected = "room for the next file (`make plan` shows what the study needs)"
+    problem = os.strerror(number).lower()
+    return UserError(problem, where=where, found=found, expected=expected, todo=_TODO[number])
 
 
 def _free_megabytes(path: Path | None) -> str:
     """Return the free space where a file is or was to be."""
-    folder = (path or Path()).absolute()
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
+    absolute = (path or Path()).absolute()
+    folder = next(each for each in (absolute, *absolute.parents) if each.is_dir())
     try:
         return f"{shutil.disk_usage(folder).free / 1e6:.0f}"
     except OSError:

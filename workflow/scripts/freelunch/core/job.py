@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -124,23 +124,23 @@ class Job:
             time.perf_counter() - self._started - waited_s() + self._waited_s - self._lent.wall_s,
             time.process_time() - self._cpu_started - self._lent.cpu_s,
         )
-        all_in_all = self._earlier + own
-        peaks = {"peak_bytes": all_in_all.host_bytes}
-        if all_in_all.work_bytes is not None:
-            peaks["peak_work_bytes"] = all_in_all.work_bytes
+        total = self._earlier + own
         if self.device == CUDA:
             # Torch counts only what it allocates, so all of it is the work's.
             peaks = {
-                "peak_bytes": all_in_all.device_bytes,
-                "peak_work_bytes": all_in_all.device_bytes,
-                "peak_host_bytes": all_in_all.host_bytes,
+                "peak_bytes": total.device_bytes,
+                "peak_work_bytes": total.device_bytes,
+                "peak_host_bytes": total.host_bytes,
             }
-        facts: dict[str, Any] = {
+        else:
+            work = {} if total.work_bytes is None else {"peak_work_bytes": total.work_bytes}
+            peaks = {"peak_bytes": total.host_bytes, **work}
+        return {
             "rule": self.rule,
             "cost": {
-                "wall_s": round(all_in_all.wall_s, 3),
-                "cpu_s": round(all_in_all.cpu_s, 3),
-                "attempts": 1 + all_in_all.attempts,
+                "wall_s": round(total.wall_s, 3),
+                "cpu_s": round(total.cpu_s, 3),
+                "attempts": 1 + total.attempts,
                 **peaks,
                 **self.requested,
             },
@@ -149,7 +149,6 @@ class Job:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "shared": self.shared,
         }
-        return facts
 
 
 @contextmanager
@@ -181,53 +180,41 @@ def running(snakemake: Any) -> Iterator[Job]:
         if "run" in snakemake.output.keys():  # noqa: SIM118 (Snakemake's list has names, not keys)
             path = Path(snakemake.output.run)
             write_json(path, sealed({**job.run_facts(), "manifest": manifest_digest(path.parent)}))
-    except UserError as error:
-        log.exception("stopped")
-        _stop(job, f"error: {error}")
     except KeyboardInterrupt:
         log.exception("interrupted")
         _stop(job, "interrupted; finished files are kept: run the same command to resume")
     except Exception as error:  # The process ends here: the traceback belongs in the log.
-        log.exception("failed")
-        if (known := disk_error(error)) is not None:
-            _stop(job, f"error: {known}")
-        _stop(job, f"error: {type(error).__name__}: {error} (traceback in {snakemake.log[0]})")
+        log.exception("stopped")
+        known = error if isinstance(error, UserError) else disk_error(error)
+        said = known or f"{type(error).__name__}: {error} (traceback in {snakemake.log[0]})"
+        _stop(job, f"error: {said}")
     logging.shutdown()
-
-
-class _Log(logging.FileHandler):
-    """A job's log. If it cannot be written, the job says so once and goes on."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's own name)
-        """Say why a line cannot be written, instead of a traceback for each line."""
-        error = sys.exc_info()[1]
-        logging.getLogger().removeHandler(self)
-        # Otherwise what is in its buffer would be written, and fail, once more at the end.
-        stream, self.stream = self.stream, None
-        with suppress(OSError):
-            if stream is not None:
-                stream.close()
-        print(f"the log {self.baseFilename} cannot be written: {error}", file=sys.stderr)  # noqa: T201
 
 
 def _log_to(path: Path) -> None:
     """Have all log lines of this process go to a file; say so if they cannot."""
-    logging.basicConfig(handlers=[logging.NullHandler()], level=logging.INFO, force=True)
+    # A full disk stops the job by itself; logging would print a traceback for each line.
+    logging.raiseExceptions = False
+    handler: logging.Handler = logging.NullHandler()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = _Log(path, mode="w", encoding="utf-8")
+        handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     except OSError as error:
         print(f"the log {path} cannot be written: {error}", file=sys.stderr)  # noqa: T201
-        return
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
+    logging.basicConfig(
+        handlers=[handler],
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
     """Return the code and machine that a number was computed with."""
+    changes = _git("status", "--porcelain", "--untracked-files=no")
     facts: dict[str, Any] = {
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": _has_changes(),
+        "uncommitted_changes": None if changes is None else bool(changes),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
@@ -255,14 +242,14 @@ def _configure_libraries(job: Job) -> None:
     torch.set_num_threads(job.threads)
     if job.device == CUDA:
         claim_device()
-    if job.device == CUDA and not torch.cuda.is_available():
-        raise UserError(
-            "this job computes on a GPU, but torch sees none",
-            where=job.name,
-            found=f"torch {torch.__version__}",
-            todo="say `device=cpu` in the profile's default-resources, or install a CUDA build of "
-            "torch",
-        )
+        if not torch.cuda.is_available():
+            raise UserError(
+                "this job computes on a GPU, but torch sees none",
+                where=job.name,
+                found=f"torch {torch.__version__}",
+                todo="say `device=cpu` in the profile's default-resources, or install a CUDA build "
+                "of torch",
+            )
     if "transformers" in sys.modules:
         import transformers
 
@@ -294,11 +281,6 @@ def _git(*arguments: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _has_changes() -> bool | None:
-    status = _git("status", "--porcelain", "--untracked-files=no")
-    return None if status is None else bool(status)
 
 
 def _version(package: str) -> str | None:

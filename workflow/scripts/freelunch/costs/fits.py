@@ -1,229 +1,159 @@
-"""What fits into memory: what `auto` decides, and what does not fit."""
+"""Whether a study fits a machine: the memory of each job, and the disk space of all of them."""
 
-import math
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
-from freelunch.core.devices import memory_bytes as memory_of_machine
-from freelunch.core.errors import UserError
-from freelunch.costs import reconstruction, retraining
+from freelunch.core.units import amount
+from freelunch.costs import retraining
+from freelunch.costs.automatic import STREAMED, windows_by_size
+from freelunch.costs.jobs import ADAPTING, PlannedJob, adaptation_jobs, jobs_of
 from freelunch.costs.machine import Machine
-from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import PROCESS_BYTES, Cost
-from freelunch.study.adaptations import Reconstruction, Windowed, with_window
-from freelunch.study.families import has_halves
+from freelunch.costs.plan import Plan
+from freelunch.costs.work import Cost, together
+from freelunch.study.adaptations import Reconstruction
+from freelunch.study.cell import Cell
 from freelunch.study.retraining import Retraining
-from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX, Window
+from freelunch.study.search import adaptation_of
+from freelunch.study.source_files import downloads_of, scratch_of
+from freelunch.study.study import Study
 
-STREAMED = "streamed"
 
-
-class _Room(NamedTuple):
-    """Memory into which a job has to fit.
+class Misfit(NamedTuple):
+    """A kind of job that does not fit into the memory of a machine.
 
     Attributes:
-        size: How much, in bytes.
-        beside: What a job holds beside it: with a device, the process on the host.
-        name: What has it, as a possessive; empty for a budget that the settings give.
+        name: The adaptation, or else the rule.
+        model: The model.
+        problem: What it needs, what the machine has, and what would fit.
     """
 
-    size: float
-    beside: int
     name: str
+    model: str
+    problem: str
 
-    def holds(self, memory: int) -> bool:
-        """Return whether a job of this peak memory fits."""
-        return memory - self.beside <= self.size
-
-    def needs(self, memory: int) -> float:
-        """Return what a job of this peak memory needs of it, in GB, rounded up."""
-        return math.ceil((memory - self.beside) / 1e6) / 1000
+    def __str__(self) -> str:
+        return f"{self.name} of {self.model} {self.problem}"
 
 
-def _room(memory_gb: float | None, device_bytes: int | None) -> _Room | None:
-    """Return the smaller of a budget in the settings and the memory of a device; None without."""
-    rooms = []
-    if memory_gb is not None:
-        rooms.append(_Room(memory_gb * 1e9, 0, ""))
-    if device_bytes is not None:
-        rooms.append(_Room(device_bytes, PROCESS_BYTES, "the device's "))
-    return min(rooms, key=lambda room: room.size + room.beside, default=None)
+def misfits(plan: Plan, machine: Machine) -> list[Misfit]:
+    """Return the kinds of jobs that do not fit into the memory of a machine, each once."""
+    jobs = list(adaptation_jobs(plan.study).values())
+    jobs += [job for job in jobs_of(plan.study) if job.rule not in ADAPTING]
+    found = dict[Misfit, None]()
+    for job in jobs:
+        if problem := misfit(plan, job, machine):
+            name = adaptation_of(job.cell.adaptation) if job.rule in ADAPTING else job.rule
+            found[Misfit(name, job.cell.model, problem)] = None
+    return list(found)
 
 
-def decide_window(
-    shapes: Shapes,
-    samples: int,
-    length: int,
-    settings: Windowed | Retraining,
-    device_bytes: int | None = None,
-) -> tuple[Window, str | None]:
-    """Return the window of an adaptation, and the reason if the settings say `auto`.
-
-    Args:
-        shapes: Sizes of the model.
-        samples: Number of sequences.
-        length: Tokens in a sequence.
-        settings: Settings of the adaptation.
-        device_bytes: Memory of the device that computes, if there is one. A window has to fit into
-            it as well as into the settings' own budget; if none does, the smallest is returned.
-
-    Raises:
-        UserError: Even the smallest window does not fit into the settings' own budget.
+def misfit(plan: Plan, job: PlannedJob, machine: Machine) -> str | None:
+    """Return in words that a job does not fit into a machine, and what would fit; None if it fits,
+    or if the machine's memory is not known.
     """
-    if settings.window != AUTO:
-        return settings.window, None
-    assert isinstance(settings, Reconstruction) and settings.memory_gb is not None  # Checked.
-    room = _room(settings.memory_gb, device_bytes)
-    assert room is not None
-    refused: tuple[Window, int] | None = None
-    for window, memory in _largest_first(shapes, samples, length, settings):
-        if room.holds(memory):
-            why = f"window {window} needs {room.needs(memory):.3f} of {room.name}"
-            why += f"{room.size / 1e9:g} GB"
-            if refused:
-                why += f"; window {refused[0]} would need {room.needs(refused[1]):.3f} GB"
-            return window, why
-        refused = window, memory
-    assert refused is not None
-    if room.name:
-        return refused[0], None
-    todo = "raise memory_gb, or shorten study.calibration.length or `batch`"
-    if settings.train_norms:
-        whole = with_window(settings, MATRIX)
-        matrix = reconstruction.memory_bytes(shapes, samples, length, whole)
-        todo += f"; with `train_norms: false` a window `matrix` needs {_advised(matrix)} GB"
-    raise UserError(
-        "no window fits into the memory budget",
-        where="memory_gb",
-        found=f"{settings.memory_gb:g} GB",
-        expected=f"at least {_advised(refused[1])} GB, which a window `{refused[0]}` needs",
-        todo=todo,
-    )
+    cost = plan.cost(job)
+    problem = _misfit(cost, machine) if cost is not None else None
+    if problem and job.rule in ADAPTING:
+        return f"{problem}; {_way_out(plan, job, machine)}"
+    return problem
 
 
-def _largest_first(
-    shapes: Shapes, samples: int, length: int, settings: Reconstruction
-) -> Iterator[tuple[Window, int]]:
-    """Yield windows and the memory that each takes, the largest first."""
-    windows: list[Window] = [ALL, *range(shapes.blocks - 1, 0, -1)]
-    if has_halves(shapes.model_type, shapes.whole):
-        windows.append(HALVES)
-    if not settings.train_norms:
-        windows.append(MATRIX)
-    for window in windows:
-        decided = with_window(settings, window)
-        yield window, reconstruction.memory_bytes(shapes, samples, length, decided)
-
-
-def decide_residency(
-    shapes: Shapes,
-    samples: int,
-    length: int,
-    settings: Retraining,
-    device_bytes: int | None = None,
-) -> tuple[bool, str | None]:
-    """Return whether a retraining is streamed, and the reason if its settings say `auto`.
-
-    Args:
-        shapes: Sizes of the model.
-        samples: Number of sequences.
-        length: Tokens in a sequence.
-        settings: Settings of the retraining.
-        device_bytes: Memory of the device that computes, if there is one.
-
-    Raises:
-        UserError: The settings give a memory budget, and the retraining fits into it neither way.
-    """
-    if settings.residency != AUTO:
-        return settings.residency == STREAMED, None
-    given = settings.memory_gb
-    room = _room(given, device_bytes) or _Room(memory_of_machine(), 0, "this machine's ")
-    has = f"{room.name}{room.size / 1e9:,.1f} GB"
-    memory = retraining.memory_bytes(shapes, samples, length, settings)
-    if room.holds(memory):
-        return False, f"the model fits: needs {room.needs(memory):,.1f} of {has}"
-    streamed = retraining.memory_bytes(shapes, samples, length, settings, streamed=True)
-    if not room.holds(streamed) and not room.name:
-        raise UserError(
-            "this retraining does not fit into its memory budget, not even block by block",
-            where="memory_gb",
-            found=f"{given:g} GB",
-            expected=f"at least {_advised(streamed)} GB",
-            todo="raise memory_gb, or set a smaller `micro_batch` or study.calibration.length",
-        )
-    why = f"the model does not fit: needs {room.needs(memory):,.1f} GB, "
-    return True, f"{why}streamed {room.needs(streamed):,.1f} of {has}"
-
-
-def misfit(cost: Cost, machine: Machine) -> str | None:
-    """Return in words that a job does not fit into a machine; None if it fits, or if the machine's
-    memory is not known.
-    """
-    memory = cost.memory(machine.device_bytes is not None)
-    if machine.device_bytes is not None and memory.device > machine.device_bytes:
-        return _misfit(memory.device, "the device", machine.device_bytes)
-    if machine.memory_bytes is not None and memory.host > machine.memory_bytes:
-        return _misfit(memory.host, "this machine", machine.memory_bytes)
+def _misfit(cost: Cost, machine: Machine) -> str | None:
+    host, device = cost.memory(machine.device_bytes is not None)
+    for needs, owner, size in (
+        (device, "the device", machine.device_bytes),
+        (host, "this machine", machine.memory_bytes),
+    ):
+        if size is not None and needs > size:
+            return f"does not fit: needs {amount(needs)}, {owner} has {amount(size)}"
     return None
 
 
-def way_out(
-    shapes: Shapes,
-    samples: int,
-    length: int,
-    settings: Windowed | Retraining,
-    streamed: bool,
-    machine: Machine,
-) -> str:
-    """Return in words what fits instead of an adaptation that does not fit into a machine.
-
-    Args:
-        shapes: Sizes of the model.
-        samples: Number of sequences.
-        length: Tokens in a sequence.
-        settings: Settings of the adaptation, with its window decided.
-        streamed: Whether a retraining is streamed.
-        machine: The machine.
-    """
-    device = machine.device_bytes is not None
-
-    def needs(cost: Cost) -> str:
-        memory = cost.memory(device)
-        return amount(memory.device if device else memory.host)
-
+def _way_out(plan: Plan, job: PlannedJob, machine: Machine) -> str:
+    """Return in words what fits instead of an adaptation that does not fit into a machine."""
+    model, adaptation = job.cell.model, job.cell.adaptation
+    settings, shapes = plan.study.adaptation(adaptation), plan.shapes[model]
+    sample = plan.study.samples(adaptation), plan.study.calibration_of(model).length
+    ways, otherwise = dict[str, Cost](), "no window fits"
     if isinstance(settings, Retraining):
-        if streamed:
-            least = settings.model_copy(update={"micro_batch": 1})
-            change = "`micro_batch: 1`"
-            while misfit(
-                cost := retraining.retrain(shapes, samples, length, least, streamed=True), machine
-            ):
-                if (length := length // 2) == 0:
-                    return "no length of sequences fits"
-                also = "" if settings.micro_batch == 1 else "`micro_batch: 1` with "
-                change = f"{also}`study.calibration.length: {length}`"
-            return f"{change} needs {needs(cost)}"
-        cost = retraining.retrain(shapes, samples, length, settings, streamed=True)
-        return f"`residency: {STREAMED}` needs {needs(cost)}"
-    if isinstance(settings, Reconstruction):
-        for window, memory in _largest_first(shapes, samples, length, settings):
-            cost = Cost(memory_bytes=memory)
-            if misfit(cost, machine) is None:
-                return f"`window: {window}` needs {needs(cost)}"
-    return "no window fits"
+        change = f"`residency: {STREAMED}`"
+        if plan.streamed(model, adaptation)[0]:
+            change, settings = "`micro_batch: 1`", settings.model_copy(update={"micro_batch": 1})
+        ways[change] = retraining.retrain(shapes, *sample, settings, streamed=True)
+        otherwise = "shorten study.calibration.length"
+    elif isinstance(settings, Reconstruction):
+        ways = {
+            f"`window: {window}`": Cost(memory_bytes=memory)
+            for window, memory in windows_by_size(shapes, *sample, settings)
+        }
+    for change, cost in ways.items():
+        if _misfit(cost, machine) is None:
+            host, device = cost.memory(machine.device_bytes is not None)
+            return f"{change} needs {amount(device or host)}"
+    return otherwise
 
 
-def _misfit(needs: int, name: str, size: int) -> str:
-    return f"does not fit: needs {amount(needs)}, {name} has {amount(size)}"
+def lacking(plan: Plan, machine: Machine) -> list[str]:
+    """Return what does not fit a machine: kinds of jobs, and the whole study on its disk."""
+    disk = lacking_disk(plan)
+    return [*map(str, misfits(plan, machine)), *([f"the study {disk}"] if disk else [])]
 
 
-def amount(size: float) -> str:
-    """Return bytes in GB, or in MB below a tenth of a GB; with a fraction below 100."""
-    number, unit = (size / 1e9, "GB") if size >= 0.1e9 else (size / 1e6, "MB")
-    text = f"{number:,.0f}" if number >= 100 else f"{number:,.1f}".removesuffix(".0")
-    return f"{text} {unit}"
+def lacking_disk(plan: Plan) -> str | None:
+    """Return in words that a study does not fit on the disk; None if it fits.
+
+    What the study made earlier counts as space that it already has, and what `freelunch tidy`
+    removed is not made again.
+    """
+    study = plan.study
+    models = [study.paths.model(name) for name in plan.shapes]
+    downloads = [downloads_of(scratch_of(folder)) for folder in models]
+    places = [study.paths.root, *models, *downloads]
+    there = sum(map(_bytes_in, places))
+    tidied = {cell for cell in study.cells if _is_tidied(study, cell)}
+    needed, least = (_most_disk(plan, cells) - there for cells in (tidied, set(study.cells)))
+    folder = study.paths.root.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed <= free:
+        return None
+    lacks = f"needs {amount(needed)} more on disk, but {folder} has only {amount(free)} free"
+    if least < needed:
+        lacks += f" (at least {amount(max(0, least))} if `{study.command('tidy')}` removes the"
+        lacks += " candidates of finished cells meanwhile)"
+    return lacks
 
 
-def _advised(needs: int) -> str:
-    """Return bytes in GB, rounded up so that the advised amount is enough."""
-    return f"{math.ceil(needs / 1e6) / 1000:.3f}"
+def _most_disk(plan: Plan, tidied: Collection[Cell]) -> int:
+    whole = whole_cost(plan, tidied)
+    return whole.disk_bytes + whole.scratch_bytes
+
+
+def whole_cost(plan: Plan, tidied: Collection[Cell] = ()) -> Cost:
+    """Return the cost of all jobs of a study together; of tidied cells, as `jobs_of` says."""
+    return together([plan.cost(job) or Cost() for job in jobs_of(plan.study, tidied)])
+
+
+def _is_tidied(study: Study, cell: Cell) -> bool:
+    """Return whether a cell has finished, and nothing that its candidates adapted is there."""
+    folders = [study.paths.windows(each, "") for each in study.candidates(cell)]
+    return study.paths.record(cell).is_file() and not any(map(Path.is_dir, folders))
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the bytes that a folder takes, hard links counted once."""
+    return sum({status.st_ino: status.st_size for status in files_in(folder)}.values())
+
+
+def files_in(folder: Path) -> Iterator[os.stat_result]:
+    """Yield the status of each file below a folder, of a hard link once for each of its names."""
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            # A job that is at work may remove a file meanwhile.
+            with suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(inside, name))

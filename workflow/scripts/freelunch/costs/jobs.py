@@ -1,10 +1,12 @@
-"""The jobs of a study that compute, and what decides the cost of each."""
+"""The jobs of a study that compute."""
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from freelunch.study.adaptations import Windowed
-from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import adaptation_of
 from freelunch.study.steps import (
     CAPTURE_DENSE,
@@ -27,34 +29,65 @@ RULES = (
     RETRAIN_MODEL,
     EVALUATE_CELL,
 )
+ADAPTING = (RECONSTRUCT_WINDOW, RETRAIN_MODEL)
+_PARTS = re.compile(r"\d+-of-(\d+)")
 
 
-class Job(NamedTuple):
-    """A job that computes, identified by what decides its cost: its rule and its cell."""
+class PlannedJob(NamedTuple):
+    """A job that computes.
+
+    Attributes:
+        rule: Its rule, one of RULES.
+        cell: The cell or candidate that it is a job of. Cells share jobs: that of a fetched model
+            and of a dense pass is the dense one, and that of masks is not adapted.
+    """
 
     rule: str
-    model: str
-    criterion: str = DENSE
-    adaptation: str = NONE
-    pattern: str = "u50"
-    seed: int = 0
+    cell: Cell
+
+    @classmethod
+    def of(cls, rule: str, cell: Cell) -> "PlannedJob":
+        """Return a cell's job of a rule."""
+        if rule in (CAPTURE_DENSE, CAPTURE_REFERENCE):
+            return cls(rule, replace(Cell.dense(cell.model), seed=cell.seed))
+        if rule == FETCH_MODEL:
+            return cls(rule, Cell.dense(cell.model))
+        return cls(rule, replace(cell, adaptation=NONE) if rule == PRUNE_MODEL else cell)
+
+    @classmethod
+    def of_wildcards(cls, rule: str, wildcards: Mapping[str, str]) -> "PlannedJob | None":
+        """Return the job that a rule has for wildcards; None if it is none that computes.
+
+        Args:
+            rule: The rule. Where another workflow imports it, its name may have a prefix.
+            wildcards: The wildcards of Snakemake's job.
+        """
+        own = next((own for own in RULES if rule == own or rule.endswith(f"_{own}")), None)
+        if own is None:
+            return None
+        if own in (FETCH_MODEL, CAPTURE_DENSE, CAPTURE_REFERENCE):
+            cell = replace(Cell.dense(wildcards["model"]), seed=int(wildcards.get("seed", 0)))
+        elif own == PRUNE_MODEL:
+            cell = Cell.parse("{model}/{criterion}-{pattern}/none/seed{seed}".format(**wildcards))
+        else:
+            cell = Cell.parse("{model}/{pruning}/{adaptation}/seed{seed}".format(**wildcards))
+        return cls.of(own, cell)
 
 
-def evaluation(cell: Cell) -> Job:
+def evaluation(cell: Cell) -> PlannedJob:
     """Return the job that evaluates a cell or a candidate."""
-    return Job(EVALUATE_CELL, cell.model, cell.criterion, cell.adaptation, cell.pattern, cell.seed)
+    return PlannedJob(EVALUATE_CELL, cell)
 
 
-def adapting_jobs(study: Study, cell: Cell) -> list[Job]:
+def adapting_jobs(study: Study, cell: Cell) -> list[PlannedJob]:
     """Return the jobs that adapt and evaluate a cell or a candidate."""
     settings = study.adaptation(cell.adaptation)
     if settings is None or study.candidates(cell):
         return [evaluation(cell)]
-    adapting = Job(settings.rule, cell.model, cell.criterion, cell.adaptation, cell.pattern)
-    return [adapting, evaluation(cell)]
+    return [PlannedJob(settings.rule, cell), evaluation(cell)]
 
 
-def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[Job]:
+def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[PlannedJob]:
     """Return every job that computes.
 
     Args:
@@ -63,86 +96,43 @@ def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[Job]:
             those with results that stay. The adapted blocks of one candidate do: the cell shares
             them.
     """
-    jobs: dict[tuple[object, ...], Job] = {}
+    jobs: list[PlannedJob] = []
     for cell in study.cells:
-        model, criterion, pattern, seed = cell.model, cell.criterion, cell.pattern, cell.seed
-        jobs[FETCH_MODEL, model] = Job(FETCH_MODEL, model)
+        jobs.append(PlannedJob.of(FETCH_MODEL, cell))
         if not cell.is_dense:
-            jobs[CAPTURE_DENSE, model, seed] = Job(CAPTURE_DENSE, model)
-            pruning = PRUNE_MODEL, model, cell.pruning, seed
-            jobs[pruning] = Job(PRUNE_MODEL, model, criterion, NONE, pattern)
+            jobs += [PlannedJob.of(CAPTURE_DENSE, cell), PlannedJob.of(PRUNE_MODEL, cell)]
         if study.measures_drift(cell):
-            jobs[CAPTURE_REFERENCE, model, seed] = Job(CAPTURE_REFERENCE, model)
+            jobs.append(PlannedJob.of(CAPTURE_REFERENCE, cell))
         candidates = adapted = study.candidates(cell)
         if cell in tidied:
             candidates, adapted = [], candidates[:1]
         settings = study.adaptation(cell.adaptation)
         if settings is not None:
-            rule = settings.rule
-            for each in adapted or [cell]:
-                jobs[rule, each] = Job(rule, model, criterion, each.adaptation, pattern)
-        for each in [*candidates, cell]:
-            jobs[EVALUATE_CELL, each] = evaluation(each)
-    return list(jobs.values())
+            jobs += [PlannedJob(settings.rule, each) for each in adapted or [cell]]
+        jobs += map(evaluation, [*candidates, cell])
+    return list(dict.fromkeys(jobs))
 
 
-def chains_of(study: Study) -> Iterator[list[Job]]:
-    """Yield the jobs of each cell that run one after another; of a search, for each candidate."""
-    for cell in study.cells:
-        model, last = cell.model, evaluation(cell)
-        if cell.is_dense:
-            yield [Job(FETCH_MODEL, model), last]
-            continue
-        before = [
-            Job(FETCH_MODEL, model),
-            Job(CAPTURE_DENSE, model),
-            Job(PRUNE_MODEL, model, cell.criterion, NONE, cell.pattern),
-        ]
-        settings, candidates = study.adaptation(cell.adaptation), study.candidates(cell)
-        for each in candidates or [cell]:
-            chain = [*before, last]
-            if settings is not None:
-                adapting = Job(settings.rule, model, cell.criterion, each.adaptation, cell.pattern)
-                chain += [adapting, *([evaluation(each)] if candidates else [])]
-            yield chain
-
-
-def can_be_shared(study: Study, job: Job) -> bool:
+def can_be_shared(study: Study, job: PlannedJob) -> bool:
     """Return whether several jobs can share what one does: windows that are independent."""
-    settings = study.adaptation(job.adaptation)
-    return (
-        job.rule == RECONSTRUCT_WINDOW
-        and isinstance(settings, Windowed)
-        and not settings.is_sequential
-    )
+    settings = study.adaptation(job.cell.adaptation)
+    if job.rule != RECONSTRUCT_WINDOW or not isinstance(settings, Windowed):
+        return False
+    return not settings.is_sequential
 
 
-def scheduled_jobs(study: Study, groups: int = 1) -> int:
-    """Return how many jobs a scheduler gets.
-
-    Fetching runs where the study is started. A cell's adaptation, evaluation and record are one
-    job, unless several jobs share the windows of a reconstruction.
-
-    Args:
-        study: The study.
-        groups: How many jobs share the windows of each reconstruction whose windows are
-            independent.
-    """
-    alone = (CAPTURE_DENSE, CAPTURE_REFERENCE, PRUNE_MODEL, EVALUATE_CELL)
-    jobs = jobs_of(study)
-    number = sum(job.rule in alone for job in jobs)
-    if groups > 1:
-        windows = (job for job in jobs if job.rule == RECONSTRUCT_WINDOW)
-        number += sum(groups if can_be_shared(study, job) else 1 for job in windows)
-    return number
+def sharers_of(wildcards: Mapping[str, str]) -> int:
+    """Return how many jobs share the windows of the reconstruction that wildcards are of."""
+    match = _PARTS.fullmatch(wildcards.get("scatteritem", ""))
+    return int(match[1]) if match else 1
 
 
-def adaptation_jobs(study: Study) -> dict[tuple[str, str], Job]:
+def adaptation_jobs(study: Study) -> dict[tuple[str, str], PlannedJob]:
     """Return the first job of each adaptation of a model, sorted by their names; the others differ
     in what is pruned.
     """
-    found: dict[tuple[str, str], Job] = {}
+    jobs: dict[tuple[str, str], PlannedJob] = {}
     for job in jobs_of(study):
-        if job.rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
-            found.setdefault((job.model, adaptation_of(job.adaptation)), job)
-    return dict(sorted(found.items()))
+        if job.rule in ADAPTING:
+            jobs.setdefault((job.cell.model, adaptation_of(job.cell.adaptation)), job)
+    return dict(sorted(jobs.items()))

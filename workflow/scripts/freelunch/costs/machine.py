@@ -1,4 +1,4 @@
-"""The machine that a plan is for: its rates and its memory, given or measured here."""
+"""The machine that a plan is for: its rates and its memory, given, learnt, measured or assumed."""
 
 import os
 import re
@@ -6,22 +6,17 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from math import nan
-from pathlib import Path
 from typing import NamedTuple
 
 from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError
-from freelunch.costs.disk import disk_rates
 
-# Where artifacts are written.
-_RESULTS = Path("results")
-# Bytes per second over the network if nothing is given: nobody wants a plan to download anything.
-NETWORK_PER_S = 100e6
+# Bytes per second of the network and of the disk if nothing is given.
+NETWORK_PER_S, DISK_PER_S = 100e6, 500e6
 # Operations per second of a GPU if nothing is given: few, since jobs ask for time by it.
 GPU_FLOPS_PER_S = 50e12
-# What `Machine.assumed` takes for one core, in float32, and for the disk.
+# What one core is assumed to compute in float32, where nothing may be measured.
 CORE_FLOPS_PER_S = 50e9
-DISK_PER_S = 500e6
 # What users may say of a machine: beyond these, a plan's seconds and bytes are no numbers.
 SLOWEST_TFLOPS, FASTEST_TFLOPS = 1e-9, 1e6
 _LEAST_GB, _MOST_GB = 1e-6, 1e6
@@ -42,24 +37,13 @@ class Learnt(NamedTuple):
     jobs: int
 
 
-class _Rate(NamedTuple):
-    """A rate per second, and where it comes from."""
-
-    per_s: float
-    origin: str
-
-
-_NETWORK = _Rate(NETWORK_PER_S, "assumed")
-
-
 @dataclass(frozen=True)
 class Machine:
     """A machine, and where what is known of it comes from.
 
     Attributes:
         flops_per_s: Rate of a large matrix product, in the precision of the models' passes.
-        read_per_s: Bytes read from disk per second.
-        write_per_s: Bytes written to disk per second.
+        disk_per_s: Bytes per second that the disk reads, and that it writes.
         network_per_s: Bytes downloaded per second.
         memory_bytes: Memory of the host; None if it is not known.
         device_bytes: Memory of the device that computes; None if the host's processor computes.
@@ -67,8 +51,7 @@ class Machine:
     """
 
     flops_per_s: float
-    read_per_s: float
-    write_per_s: float
+    disk_per_s: float
     network_per_s: float
     memory_bytes: int | None = None
     device_bytes: int | None = None
@@ -82,8 +65,10 @@ class Machine:
         network_per_s: float | None = None,
         device_bytes: int | None = None,
         learnt: Learnt | None = None,
+        *,
+        measures: bool = True,
     ) -> "Machine":
-        """Return a machine with these rates, and measure those that are not given on this one.
+        """Return a machine with these rates; None for what is not given.
 
         Args:
             flops_per_s: Rate of a large matrix product. If it is given, the plan is for another
@@ -92,68 +77,29 @@ class Machine:
             network_per_s: Bytes per second over the network.
             device_bytes: Memory of the device that computes.
             learnt: The rate of earlier jobs, which is preferred to an assumed or measured one.
+            measures: Whether the rate of this machine's processor is measured if it is not known.
+                If not, the machine is the same however busy it is.
         """
-        product = _Rate(flops_per_s, "as given") if flops_per_s else _known(device_bytes, learnt)
-        if disk_per_s is not None:
-            disk, disk_origin = (disk_per_s, disk_per_s), "as given"
-        elif (measured := disk_rates(_RESULTS)) is not None:
-            disk, disk_origin = measured, "as measured on this disk"
-        else:
-            disk, disk_origin = (DISK_PER_S, DISK_PER_S), "assumed, as this disk takes no file"
-        return cls._at(
-            product or _Rate(matmul_rate(), "on this machine now"),
-            disk,
-            disk_origin,
-            _Rate(network_per_s, "as given") if network_per_s else _NETWORK,
-            None if flops_per_s else memory_bytes(),
-            device_bytes,
-        )
-
-    @classmethod
-    def assumed(cls, device_bytes: int | None = None, learnt: Learnt | None = None) -> "Machine":
-        """Return this machine without measuring anything, so that it is the same however busy the
-        machine is. A rate that is not known is assumed.
-
-        Args:
-            device_bytes: As `of` takes it.
-            learnt: As `of` takes it.
-        """
-        cores = len(os.sched_getaffinity(0))
-        said = f"assumed for {cores} core{'s' if cores > 1 else ''}"
-        return cls._at(
-            _known(device_bytes, learnt) or _Rate(cores * CORE_FLOPS_PER_S, said),
-            (DISK_PER_S, DISK_PER_S),
-            "assumed",
-            _NETWORK,
-            memory_bytes(),
-            device_bytes,
-        )
-
-    @classmethod
-    def _at(
-        cls,
-        product: _Rate,
-        disk: tuple[float, float],
-        disk_origin: str,
-        network: _Rate,
-        memory: int | None,
-        device_bytes: int | None,
-    ) -> "Machine":
-        read, write = disk
+        flops, source = flops_per_s, "as given"
+        if not flops and learnt:
+            flops = learnt.flops_per_s
+            source = f"estimated from the time of {learnt.jobs} earlier jobs"
+        if not flops and device_bytes is not None:
+            flops, source = GPU_FLOPS_PER_S, "assumed"
+        if not flops and measures:
+            flops, source = matmul_rate(), "on this machine now"
+        if not flops:
+            cores = len(os.sched_getaffinity(0))
+            flops = cores * CORE_FLOPS_PER_S
+            source = f"assumed for {cores} core{'s' if cores > 1 else ''}"
+        disk, network = disk_per_s or DISK_PER_S, network_per_s or NETWORK_PER_S
         rates = (
-            f"a matrix product at {_flops_text(product.per_s)} {product.origin}",
-            f"reading at {rate_text(read)}, writing at {rate_text(write)} {disk_origin}",
-            f"downloads at {rate_text(network.per_s)} {network.origin}",
+            f"a matrix product at {_flops_text(flops)} {source}",
+            f"reading and writing at {_rate_text(disk)} {'as given' if disk_per_s else 'assumed'}",
+            f"downloads at {_rate_text(network)} {'as given' if network_per_s else 'assumed'}",
         )
-        return cls(product.per_s, read, write, network.per_s, memory, device_bytes, rates)
-
-
-def _known(device_bytes: int | None, learnt: Learnt | None) -> _Rate | None:
-    """Return the rate of a matrix product that is known without a measurement; None if none is."""
-    if learnt:
-        said = f"estimated from the time of {learnt.jobs} earlier jobs"
-        return _Rate(learnt.flops_per_s, said)
-    return None if device_bytes is None else _Rate(GPU_FLOPS_PER_S, "assumed")
+        memory = None if flops_per_s else memory_bytes()
+        return cls(flops, disk, network, memory, device_bytes, rates)
 
 
 @cache
@@ -173,56 +119,52 @@ def matmul_rate() -> float:
 
 def read_rate(text: str) -> float:
     """Return the bytes per second that a text such as `500MB/s` says; ValueError if it is none."""
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMG]?)B/s", text.strip())
-    rate = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMG]?)B/s", text.strip())
+    rate = float(match[1]) * _UNITS[match[2]] if match else 0.0
     if not 1 <= rate <= _FASTEST_PER_S:
         raise ValueError(f"expected a rate such as 500MB/s or 2GB/s, found {text!r}")
     return rate
 
 
-def read_gigabytes(found: object, where: str) -> int:
+def read_gigabytes(given: object, where: str) -> int:
     """Return the bytes of a number of GB (1e9 bytes), such as a device has.
 
     Raises:
         UserError: It is no number that the memory of a device may have.
     """
-    gigabytes = number_in(found)
-    if not _LEAST_GB <= gigabytes <= _MOST_GB:
-        raise UserError(
-            "the memory of a device is a number of GB",
-            where=where,
-            found=found,
-            expected=f"a number from {_LEAST_GB:g} to {_MOST_GB:g}, such as 80",
-        )
-    return int(gigabytes * 1e9)
+    problem = "the memory of a device is a number of GB"
+    return int(_number_between(given, _LEAST_GB, _MOST_GB, problem, where, 80) * 1e9)
 
 
-def read_tflops(found: object, where: str) -> float:
+def read_tflops(given: object, where: str) -> float:
     """Return the operations per second of a number of TFLOP/s.
 
     Raises:
         UserError: It is no number that the rate of a machine may have.
     """
-    if not SLOWEST_TFLOPS <= (tflops := number_in(found)) <= FASTEST_TFLOPS:
-        raise UserError(
-            "the rate of a matrix product is a number of TFLOP/s",
-            where=where,
-            found=found,
-            expected=f"a number from {SLOWEST_TFLOPS:g} to {FASTEST_TFLOPS:g}, such as 400",
-        )
-    return tflops * 1e12
+    problem = "the rate of a matrix product is a number of TFLOP/s"
+    return _number_between(given, SLOWEST_TFLOPS, FASTEST_TFLOPS, problem, where, 400) * 1e12
 
 
-def number_in(found: object) -> float:
+def _number_between(
+    given: object, least: float, most: float, problem: str, where: str, example: int
+) -> float:
+    number = number_in(given)
+    if not least <= number <= most:
+        expected = f"a number from {least:g} to {most:g}, such as {example}"
+        raise UserError(problem, where=where, found=given, expected=expected)
+    return number
+
+
+def number_in(given: object) -> float:
     """Return what a user gives as a number; NaN, which is in no range, if it is none."""
     try:
-        return float(found)  # type: ignore[arg-type]
+        return float(given)  # type: ignore[arg-type]
     except (OverflowError, TypeError, ValueError):
         return nan
 
 
-def rate_text(per_s: float) -> str:
-    """Return bytes per second in words."""
+def _rate_text(per_s: float) -> str:
     return f"{per_s / 1e9:,.1f} GB/s" if per_s >= 1e9 else f"{per_s / 1e6:,.0f} MB/s"
 
 

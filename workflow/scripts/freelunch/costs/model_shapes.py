@@ -3,37 +3,43 @@ from `architecture` in the study.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
 from freelunch.study.fetched import fetched_model
-from freelunch.study.gguf import gguf_of
-from freelunch.study.shape_limits import check_shapes
+from freelunch.study.model_limits import check_shapes
+from freelunch.study.source_files import gguf_of
 from freelunch.study.sources import LocalModel, WheelModel
 from freelunch.study.study import Study
 
 
 def shapes_of(study: Study, model: str) -> Shapes | None:
-    """Return the shapes of a model; None if they are not known yet."""
-    entry, dtype = study.model(model), dtype_of(study, model)
-    for place in _configs(study, model):
-        if found := _read_shapes(place, dtype):
-            return found
-    if entry.architecture is None:
-        return None
-    return Shapes.of(entry.architecture.as_json(), dtype)
+    """Return the shapes of a model; None if they are not known yet.
+
+    A config.json that leaves shapes to defaults is passed over: once it is fetched, it is complete.
+
+    Raises:
+        UserError: No model can have the shapes in its config.json.
+    """
+    dtype = dtype_of(study, model)
+    for path, config in _configs(study, model):
+        check_shapes(config, path)
+        with suppress(ValueError, KeyError, TypeError, AttributeError):
+            shapes = Shapes.of_whole(config, dtype)
+            # `null` in place of a number survives until it is used.
+            if None not in (shapes.blocks, shapes.intermediate):
+                return shapes
+    architecture = study.model(model).architecture
+    return None if architecture is None else Shapes.of(architecture.as_json(), dtype)
 
 
 def config_of(study: Study, model: str) -> Mapping[str, Any]:
     """Return what is known of a model's config; empty if nothing is."""
-    for place in _configs(study, model):
-        with suppress(ValueError, RecursionError):
-            config = json.loads(place.read_text())
-            if isinstance(config, dict):
-                return config
+    for _, config in _configs(study, model):
+        return config
     architecture = study.model(model).architecture
     return {} if architecture is None else architecture.as_json()
 
@@ -44,16 +50,6 @@ def is_gguf(study: Study, model: str) -> bool:
     if isinstance(entry, LocalModel):
         return gguf_of(Path(entry.path), f"models.{model}.path") is not None
     return isinstance(entry, WheelModel)
-
-
-def _configs(study: Study, model: str) -> list[Path]:
-    """Return the paths of a model's own config.json that exist."""
-    entry, fetched = study.model(model), fetched_model(study, model)
-    places = [fetched / "config.json"] if fetched else []
-    # What lies beside a GGUF file is not used.
-    if isinstance(entry, LocalModel) and not is_gguf(study, model):
-        places.insert(0, Path(entry.path) / "config.json")
-    return [place for place in places if place.is_file()]
 
 
 def dtype_of(study: Study, model: str) -> str:
@@ -67,29 +63,25 @@ def dtype_of(study: Study, model: str) -> str:
         return entry.dtype
     if is_gguf(study, model):
         return "float32"
-    for place in _configs(study, model):
-        with suppress(ValueError, AttributeError, TypeError, RecursionError):
-            config = json.loads(place.read_text())
-            # transformers wrote `torch_dtype` before version 5.
-            found = config.get("dtype") or config.get("torch_dtype")
-            # Fetching refuses any other dtype.
-            if found in DTYPE_BYTES:
-                return str(found)
+    for _, config in _configs(study, model):
+        # transformers wrote `torch_dtype` before version 5.
+        stated = config.get("dtype") or config.get("torch_dtype")
+        # Fetching refuses any other dtype.
+        if isinstance(stated, str) and stated in DTYPE_BYTES:
+            return stated
     return "bfloat16"
 
 
-def _read_shapes(config_json: Path, dtype: str) -> Shapes | None:
-    """Return the shapes in a model's config; None if it is damaged or leaves them to defaults.
-
-    Fetching the model then says what is wrong, or writes a complete config.
-
-    Raises:
-        UserError: No model can have these shapes.
+def _configs(study: Study, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each config.json that a model has on disk and that is JSON: in its own folder, and in
+    the fetched model's.
     """
-    try:
-        check_shapes(json.loads(config_json.read_text()), config_json)
-        shapes = Shapes.read(config_json, dtype)
-        # `null` in place of a number survives until it is used.
-        return None if None in (shapes.blocks, shapes.intermediate) else shapes
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+    entry, folders = study.model(model), [fetched_model(study, model)]
+    # What lies beside a GGUF file is not used.
+    if isinstance(entry, LocalModel) and not is_gguf(study, model):
+        folders.insert(0, Path(entry.path))
+    for folder in filter(None, folders):
+        with suppress(OSError, ValueError, RecursionError):
+            config = json.loads((folder / "config.json").read_text())
+            if isinstance(config, dict):
+                yield folder / "config.json", config

@@ -1,4 +1,4 @@
-"""Cost of fetching a model and of passing the dense one, from shapes alone.
+"""Cost of fetching a model, passing the dense one, and measuring a checkpoint, from shapes alone.
 
 Memory is that of a job on a CPU. The outer part, which is memory-mapped, does not count where it is
 hardly touched. While a block is passed, the next one is read, so that two blocks are in memory; at
@@ -12,14 +12,31 @@ width d together and sequence length S, a block's forward pass takes 2 T P + 2 T
 causal, so half of each of its two products counts), and its backward pass takes twice that.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import ATTENTION, GRAM, OVERLAPPING, PASSES, PROCESS_BYTES, Cost, Work
-from freelunch.study.batching import BATCH_TOKENS
-from freelunch.study.boundaries import ALL, kept_boundaries
-from freelunch.study.steps import CAPTURE_DENSE, CAPTURE_REFERENCE
+from freelunch.costs.work import ATTENTION, GRAM, PASSES, PROCESS_BYTES, Cost, Work, together
+from freelunch.study.steps import BATCH_TOKENS, HEAD_PLACES
+from freelunch.study.windows import KEEP_ALL, kept_boundaries
 
 # Bytes of a weight in a GGUF file: 4 bits, and the scale of each group.
 _QUANTISED = 0.6
+# Resident memory that lm-eval and datasets add (measured).
+HARNESS_BYTES = 250_000_000
+# Tokens per document of a zero-shot task: those passed (shared ones once, with padding), and those
+# predicted (measured on 200 documents of each task with the tokenizer of SmolLM2).
+DOCUMENT_TOKENS = {
+    "arc_challenge": (60, 23),
+    "arc_easy": (46, 17),
+    "boolq": (157, 2),
+    "hellaswag": (171, 118),
+    "openbookqa": (30, 14),
+    "rte": (88, 2),
+    "winogrande": (31, 11),
+}
+# For any other task: the average.
+OTHER_TOKENS = (83, 27)
 
 
 def passing(shapes: Shapes, tokens: int, length: int, blocks: int | None = None) -> Work:
@@ -29,11 +46,22 @@ def passing(shapes: Shapes, tokens: int, length: int, blocks: int | None = None)
     return Work({PASSES: flops - attention, ATTENTION: attention})
 
 
-def staged_bytes(shapes: Shapes) -> int:
-    """Return what passes through the host's memory on its way to a device: the outer part as a
-    whole, and later block after block.
+def _pass_bytes(
+    shapes: Shapes, length: int, beside: int = 0, predicted: int | None = None, models: int = 1
+) -> int:
+    """Return the peak memory of a process that passes sequences of this length.
+
+    Args:
+        shapes: Sizes of the model.
+        length: Tokens in a sequence.
+        beside: Bytes that are in memory beside a block that is passed.
+        predicted: Tokens whose logits are computed together; by default those of a sequence.
+        models: How many models of these sizes are passed at the same time.
     """
-    return max(shapes.outer_bytes, shapes.block_bytes)
+    block = models * shapes.block_bytes
+    passed = block + shapes.passing_bytes(max(BATCH_TOKENS, length), length) + beside
+    at_head = shapes.head_bytes(length if predicted is None else predicted)
+    return PROCESS_BYTES + models * shapes.outer_bytes + block + max(passed, at_head)
 
 
 def fetch_model(shapes: Shapes, source: str, is_gguf: bool) -> Cost:
@@ -44,16 +72,15 @@ def fetch_model(shapes: Shapes, source: str, is_gguf: bool) -> Cost:
     """
     model, weights = shapes.model_bytes, shapes.model_bytes // shapes.bytes_each
     if is_gguf:
-        held, obtained = int(2.5 * 4 * weights), int(_QUANTISED * weights)
+        peak, obtained = int(2.5 * 4 * weights), int(_QUANTISED * weights)
         # The wheel, the file in it, and what is dequantised from it.
         scratch = (2 * obtained if source == "wheel" else 0) + 4 * weights
     else:
-        held, obtained = 2 * max(shapes.outer_bytes, shapes.block_bytes), model
+        peak, obtained = 2 * shapes.staged_bytes, model
         scratch = model if source == "hub" else 0
-    memory = PROCESS_BYTES + held
     return Cost(
-        memory_bytes=memory,
-        host_bytes=memory,
+        memory_bytes=PROCESS_BYTES + peak,
+        host_bytes=PROCESS_BYTES + peak,
         # Its files are digested, and read again for the shards.
         read_bytes=2 * (4 * weights if is_gguf else model),
         written_bytes=scratch + model,
@@ -64,28 +91,28 @@ def fetch_model(shapes: Shapes, source: str, is_gguf: bool) -> Cost:
 
 
 def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: str) -> Cost:
-    tokens = samples * length
+    """Return the cost of the dense pass.
+
+    Args:
+        shapes: Sizes of the model.
+        samples: Number of calibration sequences.
+        length: Tokens in a sequence.
+        gram: Whether Gram matrices are summed.
+        keep: Hidden states that stay on disk.
+    """
     gram_bytes = shapes.gram_bytes if gram else 0
     kept = len(kept_boundaries(keep, shapes.blocks))
-    hidden = shapes.hidden_bytes(tokens)
+    hidden = shapes.hidden_bytes(samples * length)
     return Cost(
         capture_work(shapes, samples, length, gram),
-        PROCESS_BYTES
-        + shapes.outer_bytes
-        + shapes.block_bytes
-        + max(
-            shapes.block_bytes
-            + gram_bytes
-            + shapes.passing_bytes(max(BATCH_TOKENS, length), length),
-            shapes.head_bytes(length),
-        ),
-        staged_bytes=staged_bytes(shapes),
+        _pass_bytes(shapes, length, gram_bytes),
+        staged_bytes=shapes.staged_bytes,
         read_bytes=shapes.model_bytes + shapes.blocks * hidden,
         written_bytes=(shapes.blocks + 1) * hidden + shapes.blocks * gram_bytes,
         disk_bytes=kept * hidden + shapes.blocks * gram_bytes,
         # Hidden states that are not kept take turns in two files.
         scratch_bytes=2 * hidden if kept <= shapes.blocks else 0,
-        overlaps=CAPTURE_DENSE in OVERLAPPING,
+        overlaps=True,
     )
 
 
@@ -98,28 +125,22 @@ def capture_work(shapes: Shapes, samples: int, length: int, gram: bool) -> Work:
 
 def capture_reference(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
     """Return the cost of a pass of the dense model that keeps all its outputs, or none."""
-    tokens, held = sequences * length, max(BATCH_TOKENS, length)
+    tokens, keeps = sequences * length, keep == KEEP_ALL
     hidden = shapes.hidden_bytes(tokens)
+    widths = (shapes.output_width + shapes.hidden) * shapes.bytes_each
     # Outputs of each matrix and of the block, all of them again side by side, and those of the
     # batch before, which are written.
-    widths = shapes.output_width + shapes.hidden
-    outputs = (3 if keep == ALL else 2) * held * shapes.bytes_each * widths
-    kept = hidden + tokens * shapes.bytes_each * shapes.blocks * widths if keep == ALL else 0
+    outputs = (3 if keeps else 2) * max(BATCH_TOKENS, length) * widths
+    kept = hidden + tokens * shapes.blocks * widths if keeps else 0
     return Cost(
         reference_work(shapes, sequences, length),
-        PROCESS_BYTES
-        + shapes.outer_bytes
-        + shapes.block_bytes
-        + max(
-            shapes.block_bytes + shapes.passing_bytes(held, length) + outputs,
-            shapes.head_bytes(length),
-        ),
-        staged_bytes=staged_bytes(shapes),
+        _pass_bytes(shapes, length, outputs),
+        staged_bytes=shapes.staged_bytes,
         read_bytes=shapes.model_bytes + (shapes.blocks + 1) * hidden,
         written_bytes=(shapes.blocks + 1) * hidden + kept,
         disk_bytes=kept,
         scratch_bytes=hidden,
-        overlaps=CAPTURE_REFERENCE in OVERLAPPING,
+        overlaps=True,
     )
 
 
@@ -127,3 +148,97 @@ def reference_work(shapes: Shapes, sequences: int, length: int) -> Work:
     """Return the operations of passing sequences through a model and computing their loss."""
     tokens = sequences * length
     return passing(shapes, tokens, length) + Work({PASSES: shapes.head_flops(tokens)})
+
+
+def evaluate_cell(shapes: Shapes, parts: Sequence[Cost], writes: bool) -> Cost:
+    """Return the cost of assembling a checkpoint and measuring it, one measurement after another.
+
+    Args:
+        shapes: Sizes of the model.
+        parts: Cost of each measurement on its own.
+        writes: Whether the checkpoint's blocks are written, from the dense model and the masks,
+            rather than linked.
+    """
+    assembling = PROCESS_BYTES + (2 * shapes.block_bytes if writes else 0)
+    largest = max(parts, key=lambda part: part.memory_bytes)
+    measured = together(parts)
+    # The checkpoint is digested, and its blocks are passed.
+    read = measured.read_bytes + 2 * shapes.model_bytes
+    return replace(
+        measured,
+        memory_bytes=max(assembling, largest.memory_bytes),
+        host_bytes=largest.host_bytes,
+        staged_bytes=shapes.staged_bytes,
+        read_bytes=read + (shapes.blocks_bytes + shapes.masks_bytes if writes else 0),
+        written_bytes=measured.written_bytes + (shapes.blocks_bytes if writes else 0),
+        disk_bytes=shapes.blocks_bytes if writes else 0,
+        # All measurements have hidden states of their own at once.
+        scratch_bytes=sum(part.scratch_bytes for part in parts),
+        overlaps=True,
+    )
+
+
+def measure_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
+    """Return the cost of measuring perplexity on windows of a text."""
+    hidden = shapes.hidden_bytes(windows * length)
+    return Cost(
+        reference_work(shapes, windows, length),
+        _pass_bytes(shapes, length),
+        read_bytes=(shapes.blocks + 1) * hidden,
+        written_bytes=(shapes.blocks + 1) * hidden,
+        scratch_bytes=hidden,
+    )
+
+
+def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
+    """Return the cost of measuring drift: two passes of a checkpoint that hold all outputs of a
+    block beside the dense model's outputs. If these are not kept, the dense model passes again.
+    """
+    tokens, again = sequences * length, keep != KEEP_ALL
+    hidden = shapes.hidden_bytes(tokens)
+    # Each matrix's output in two passes, those of the dense model that are read meanwhile, and
+    # float32 copies of the largest.
+    widths = (2 if again else 3) * shapes.output_width
+    outputs = shapes.bytes_each * widths + 4 * 3 * shapes.intermediate
+    kept = tokens * shapes.bytes_each * shapes.blocks * (shapes.output_width + shapes.hidden)
+    return Cost(
+        drift_work(shapes, sequences, length, shapes.blocks if again else 0),
+        _pass_bytes(shapes, length, max(BATCH_TOKENS, length) * outputs, models=1 + again),
+        # The checkpoint's hidden states and the dense model's, and what the dense model gives.
+        read_bytes=2 * (shapes.blocks + 1) * hidden + (shapes.model_bytes if again else kept),
+        written_bytes=2 * (shapes.blocks + 1) * hidden,
+        scratch_bytes=2 * hidden,
+    )
+
+
+def drift_work(shapes: Shapes, sequences: int, length: int, dense_blocks: int) -> Work:
+    """Return the operations of measuring drift, with those of `dense_blocks` dense blocks."""
+    tokens = sequences * length
+    work = passing(shapes, 2 * tokens, length) + passing(shapes, tokens, length, dense_blocks)
+    return work + Work({PASSES: shapes.head_flops(tokens)})
+
+
+def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
+    """Return the cost of evaluating zero-shot tasks, by the number of documents of each."""
+    work, passed, longest = Work(), 0, 0
+    for task, count in documents.items():
+        tokens, predicted = DOCUMENT_TOKENS.get(task, OTHER_TOKENS)
+        work += task_work(shapes, count * tokens, count, count * predicted)
+        passed += count * tokens
+        longest = max(longest, tokens)
+    hidden = shapes.hidden_bytes(passed)
+    return Cost(
+        work,
+        HARNESS_BYTES + _pass_bytes(shapes, longest, predicted=HEAD_PLACES),
+        host_bytes=PROCESS_BYTES + HARNESS_BYTES,
+        read_bytes=(shapes.blocks + 1) * hidden,
+        written_bytes=(shapes.blocks + 1) * hidden,
+        scratch_bytes=hidden,
+    )
+
+
+def task_work(shapes: Shapes, tokens: int, sequences: int, predicted: int) -> Work:
+    """Return the operations of passing packed sequences and predicting some of their tokens."""
+    # An explicit mask saves no half.
+    length = (1 if shapes.family.scores else 2) * tokens // max(1, sequences)
+    return passing(shapes, tokens, length) + Work({PASSES: shapes.head_flops(predicted)})

@@ -1,19 +1,29 @@
-"""Cost of adapting windows, from shapes alone: memory, and what is read and written."""
+"""Cost of adapting windows, from shapes alone.
 
-from collections import Counter
-from collections.abc import Sequence
+With T tokens, P weights in a window's linear layers, heads of width d together, and sequence length
+S, one epoch of training takes three forward passes, 6 T P + 6 T S d. The gradient of a window's
+inputs is never needed. An epoch on one matrix therefore takes 4 T P, after one recorded pass of the
+dense block. If norms are not trained, the linear layers at the start of a window save 2 T per
+weight.
+"""
 
-from freelunch.costs.adapters import adapter_bytes, held_bytes
-from freelunch.costs.passes import passing, staged_bytes
-from freelunch.costs.reconstruction_work import reads_dense_states, reconstruction_work
+from collections.abc import Collection, Sequence
+
+from freelunch.costs.adapters import TrainedBlock
+from freelunch.costs.passes import passing
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import OVERLAPPING, PROCESS_BYTES, Cost
-from freelunch.study import boundaries
-from freelunch.study.adaptations import LeastSquares, Windowed
-from freelunch.study.batching import BATCH_TOKENS, CHECK_SEQUENCES
-from freelunch.study.boundaries import kept_boundaries
-from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.windows import HALVES, MATRIX, blocks_in, group_windows, split_windows
+from freelunch.costs.work import ATTENTION, GRAM, PASSES, PROCESS_BYTES, SOLVING, Cost, Work
+from freelunch.study.adaptations import LeastSquares, Reconstruction, Windowed
+from freelunch.study.steps import BATCH_TOKENS, CHECK_SEQUENCES
+from freelunch.study.windows import (
+    HALVES,
+    KEEP_ALL,
+    MATRIX,
+    blocks_in,
+    group_windows,
+    kept_boundaries,
+    split_windows,
+)
 
 # Memory that the allocator keeps in addition (measured).
 BESIDE_BYTES = 80_000_000
@@ -25,7 +35,7 @@ def reconstruct(
     length: int,
     settings: Windowed,
     sparsity: float = 0.5,
-    keep: str = boundaries.ALL,
+    keep: str = KEEP_ALL,
     groups: int = 1,
 ) -> Cost:
     """Return the cost of a job that adapts windows; memory is that of one window.
@@ -53,27 +63,23 @@ def reconstruct(
 
     work = reconstruction_work(shapes, samples, length, settings, sparsity)
     return Cost(
-        Counter({kind: of_largest(flops) for kind, flops in work.items()})
+        Work({kind: of_largest(flops) for kind, flops in work.items()})
         + passing(shapes, samples * length, length, remade),
         memory_bytes(shapes, samples, length, settings),
-        staged_bytes=staged_bytes(shapes),
+        staged_bytes=shapes.staged_bytes,
         read_bytes=of_largest(read) + remade * (shapes.block_bytes + hidden),
         written_bytes=of_largest(written) + remade * hidden,
         disk_bytes=of_largest(shapes.blocks_bytes),
         scratch_bytes=scratch + (2 * hidden if remade else 0),
-        overlaps=RECONSTRUCT_WINDOW in OVERLAPPING,
+        overlaps=True,
     )
 
 
-def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
-    """Return the peak memory, in bytes, of a job that adapts windows of a decided size."""
-    return (
-        PROCESS_BYTES
-        + BESIDE_BYTES
-        # The library of matrix products packs both factors of a product.
-        + 8 * shapes.largest_matrix
-        + _window_bytes(shapes, samples, length, settings)
-    )
+def reads_dense_states(settings: Windowed) -> bool:
+    """Return whether the dense model's hidden states make a window's inputs or targets, besides
+    those that enter the first block.
+    """
+    return not (settings.local_targets or settings.lost_residual)
 
 
 def _remade_blocks(keep: str, num_blocks: int, settings: Windowed, windows: Sequence[range]) -> int:
@@ -86,10 +92,9 @@ def _remade_blocks(keep: str, num_blocks: int, settings: Windowed, windows: Sequ
     if not reads_dense_states(settings):
         return 0
     window, kept = settings.window, kept_boundaries(keep, num_blocks)
-    sparse = settings.sparse_inputs
     needed = [0]
     for indices in windows:
-        if not sparse or window in (MATRIX, HALVES):
+        if not settings.sparse_inputs or window in (MATRIX, HALVES):
             needed.append(indices.start)
         if window != MATRIX:
             needed.append(indices.stop)
@@ -102,57 +107,193 @@ def _remade_blocks(keep: str, num_blocks: int, settings: Windowed, windows: Sequ
     return passed
 
 
+# --- Operations
+
+
+def reconstruction_work(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    settings: Windowed,
+    sparsity: float = 0.5,
+    blocks: int | None = None,
+) -> Work:
+    """Return the operations of adapting `blocks` blocks (all by default), including the losses
+    before and after, and making inputs and targets from dense hidden states that are on disk.
+    """
+    blocks = shapes.blocks if blocks is None else blocks
+    tokens = samples * length
+    work = _data_work(shapes, samples, length, settings, blocks)
+    # One sequence through the blocks, and the part of it that multiplies weights.
+    once = passing(shapes, length, length, blocks)
+    weights = once[PASSES]
+    if isinstance(settings, LeastSquares):
+        work[PASSES] += 2 * samples * weights
+        work[GRAM] += blocks * _grams_flops(shapes, tokens)
+        work[SOLVING] += blocks * _factors_flops(shapes, sparsity)
+        return work
+    epochs, trained = settings.passes, TrainedBlock(shapes, settings.trained)
+    begun, groups = _nothing_before(shapes, blocks, settings)
+    checked = 2 * min(CHECK_SEQUENCES, samples)
+    # The losses before and after are measured without adapters.
+    work[PASSES] += trained.product_flops(
+        blocks,
+        passes=epochs * -(-samples // settings.batch),
+        first=begun * trained.weights_in(groups),
+    )
+    work[PASSES] += 3 * epochs * blocks * trained.branch_flops(tokens)
+    work[PASSES] -= epochs * begun * trained.input_branch_flops(tokens, groups)
+    if not settings.trained.needs_weight_gradient:
+        work[PASSES] -= epochs * samples * weights
+    if settings.window == MATRIX:
+        work[PASSES] += (2 * epochs * samples + checked) * weights
+        return work
+    work[PASSES] -= epochs * 2 * tokens * begun * sum(shapes.weights[group] for group in groups)
+    return work + _times(3 * epochs * samples + checked, once)
+
+
+def _data_work(shapes: Shapes, samples: int, length: int, settings: Windowed, blocks: int) -> Work:
+    """Return the operations of making the inputs and targets of windows."""
+    window, tokens = settings.window, samples * length
+    forward = passing(shapes, tokens, length, blocks)
+    attention_half = Work(
+        {
+            PASSES: 2 * tokens * sum(shapes.weights[:2]) * blocks,
+            ATTENTION: forward[ATTENTION],
+        }
+    )
+    work = Work()
+    if window == MATRIX:
+        # One sequence is passed to see which matrices share an input.
+        work += passing(shapes, length, length, blocks)
+    if settings.sparse_inputs:
+        # Passes to the next window and, for windows within a block, within the block.
+        work += passing(shapes, tokens, length, split_windows(blocks, window)[-1].start)
+        if window == MATRIX:
+            work += _times(4, forward)
+        if window == HALVES:
+            work += attention_half
+    if settings.targets_behind_sparse:
+        work += _behind_sparse_work(shapes, tokens, length, settings, blocks)
+    elif window == MATRIX and settings.local_targets:
+        work[PASSES] += forward[PASSES]
+    elif window == MATRIX or settings.local_targets:
+        work += forward
+    elif window == HALVES:
+        work += attention_half
+    return work
+
+
+def _behind_sparse_work(
+    shapes: Shapes, tokens: int, length: int, settings: Windowed, blocks: int
+) -> Work:
+    """Return the operations of making targets of matrices behind sparse ones.
+
+    For each of the four groups of matrices, what enters it passes the block. If the residual stream
+    is lost, it passes half a block; the attention is passed once more for what enters the MLP, and
+    both halves for what enters the next block.
+    """
+    once = shapes.attention_flops(tokens, length, 1)
+    first, output, _, last = (2 * tokens * weights for weights in shapes.weights)
+    # Each matrix's own dense weights make its targets.
+    block = 2 * tokens * shapes.block_weights
+    if not settings.lost_residual:
+        return _times(blocks, Work({PASSES: 5 * block, ATTENTION: 4 * once}))
+    before_last = split_windows(blocks, settings.window)[-1].start
+    flops = blocks * (3 * block + first + 2 * output) + before_last * (block + output + last)
+    return Work({PASSES: flops, ATTENTION: (3 * blocks + before_last) * once})
+
+
+def _nothing_before(
+    shapes: Shapes, blocks: int, settings: Reconstruction
+) -> tuple[int, Collection[int]]:
+    """Return the linear layers before which nothing is trained, so that no gradient passes through
+    them: the number of blocks that have them, and their groups, as indices into `shapes.inputs`.
+    """
+    if settings.window == MATRIX:
+        return blocks, range(len(shapes.inputs))
+    if settings.trained.norms and shapes.family.begins_with_norm:
+        return 0, ()
+    if settings.window == HALVES:
+        return blocks, (0, 2)
+    return -(-blocks // blocks_in(settings.window, shapes.blocks)), (0,)
+
+
+def _grams_flops(shapes: Shapes, tokens: int) -> int:
+    """Return the operations of the Gram and cross-Gram matrix of each linear layer of a block."""
+    pairs = (matrix.inputs * (matrix.inputs + matrix.outputs) for matrix in shapes.matrices)
+    return 2 * tokens * sum(pairs)
+
+
+def _factors_flops(shapes: Shapes, sparsity: float) -> int:
+    """Return the operations of solving for each row of the linear layers of a block: a
+    factorisation of the kept part of the Gram matrix, and two triangular systems.
+    """
+    flops = 0
+    for matrix in shapes.matrices:
+        kept = int((1 - sparsity) * matrix.inputs)
+        flops += matrix.outputs * (kept**3 // 3 + 2 * kept**2)
+    return flops
+
+
+def _times(count: int, work: Work) -> Work:
+    return Work({kind: count * flops for kind, flops in work.items()})
+
+
+# --- Memory and disk
+
+
+def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
+    """Return the peak memory, in bytes, of a job that adapts windows of a decided size."""
+    window = _window_bytes(shapes, samples, length, settings)
+    # The library of matrix products packs both factors of a product.
+    return PROCESS_BYTES + BESIDE_BYTES + 8 * shapes.largest_matrix + window
+
+
 def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
     """Return the bytes that one window holds at its peak: during training, or while its training
     data is made.
     """
-    window = settings.window
+    window, largest = settings.window, shapes.largest_matrix
     # The pruned block with its masks. Windows within a block first need the dense block.
     block = shapes.block_bytes + shapes.block_weights
     making = shapes.block_bytes + shapes.passing_bytes(max(BATCH_TOKENS, length), length)
     if isinstance(settings, LeastSquares):
         # Gram and cross-Gram matrix, right sides, start and solution; one system and its factor.
         solving = max(8 * (2 * matrix.inputs**2 + 4 * matrix.weights) for matrix in shapes.matrices)
-        return block + max(making, 4 * shapes.largest_matrix + solving)
-    batch: int = min(settings.batch, samples) * length
-    trained, optimiser = settings.trained, settings.optimiser
+        return block + max(making, 4 * largest + solving)
+    batch = min(settings.batch, samples) * length
+    trained = TrainedBlock(shapes, settings.trained)
     # A window is widened to float32 as a whole.
-    held = held_bytes(trained, optimiser, stored=4)
-    adapters = adapter_bytes(shapes, trained, optimiser)
+    each = trained.weight_bytes(settings.optimiser, stored=4)
+    adapters = trained.adapter_bytes(settings.optimiser)
     # The block already holds the masks and the stored weights of what is trained.
-    more = held - shapes.bytes_each
+    more = each - shapes.bytes_each
     if window == MATRIX:
         width = max(matrix.inputs + 4 * matrix.outputs for matrix in shapes.matrices)
         # The gradient, and twice its size while it is made (measured).
-        return block + max(
-            making, (more + 12) * shapes.largest_matrix + adapters + 4 * batch * width
-        )
+        return block + max(making, (more + 12) * largest + adapters + 4 * batch * width)
+    saved = shapes.saved_bytes(batch, length)
     if window == HALVES:
         mlp = sum(shapes.weights[2:])
-        half = max(mlp, shapes.block_weights - mlp)
-        return block + max(
-            making,
-            more * half
-            + adapters
-            + 4 * shapes.largest_matrix
-            + shapes.saved_bytes(batch, length)
-            + shapes.scores_bytes(batch, length)
-            # The next inputs and targets.
-            + 2 * shapes.hidden_bytes(batch),
-        )
+        training = more * max(mlp, shapes.block_weights - mlp) + adapters + 4 * largest
+        # With the next inputs and targets.
+        batches = saved + shapes.scores_bytes(batch, length) + 2 * shapes.hidden_bytes(batch)
+        return block + max(making, training + batches)
     blocks = blocks_in(window, shapes.blocks)
-    saved = blocks * shapes.saved_bytes(batch, length) + shapes.passing_bytes(batch, length)
     # With masks.
-    weights = blocks * ((held + 1) * shapes.block_weights + adapters)
-    return weights + 4 * shapes.largest_matrix + saved
+    weights = blocks * ((each + 1) * shapes.block_weights + adapters)
+    return weights + 4 * largest + blocks * saved + shapes.passing_bytes(batch, length)
 
 
 def _traffic(shapes: Shapes, samples: int, length: int, settings: Windowed) -> tuple[int, int, int]:
     """Return the bytes that are read and written for all windows, and those of scratch files, if
     the dense hidden states at the ends of all windows are on disk.
     """
-    window, local, blocks = settings.window, settings.local_targets, shapes.blocks
+    window, blocks = settings.window, shapes.blocks
     hidden = shapes.hidden_bytes(samples * length)
+    # Bytes of one channel of all tokens.
+    channel = hidden // shapes.hidden
     visits = 1.0 if isinstance(settings, LeastSquares) else float(settings.passes)
     # The losses before and after.
     visits += 2 * min(CHECK_SEQUENCES, samples) / samples
@@ -160,24 +301,37 @@ def _traffic(shapes: Shapes, samples: int, length: int, settings: Windowed) -> t
     read = shapes.model_bytes + shapes.masks_bytes
     written, scratch = shapes.blocks_bytes, 0
     if window == MATRIX:
-        each = shapes.hidden_bytes(samples * length) // shapes.hidden
-        recorded = each * (sum(shapes.inputs) + shapes.output_width)
-        ends = each * sum(matrix.inputs + matrix.outputs for matrix in shapes.matrices)
+        inputs = sum(matrix.inputs for matrix in shapes.matrices)
+        recorded = channel * (sum(shapes.inputs) + shapes.output_width)
+        ends = channel * (inputs + shapes.output_width)
         read += shapes.blocks_bytes + blocks * (hidden + int(visits * ends))
         written += blocks * recorded
         scratch += recorded
         if settings.targets_behind_sparse:
-            more = _behind_sparse_traffic(shapes, samples, length, settings)
-            read, written, scratch = read + more[0], written + more[1], scratch + more[2]
+            # Each group sees the block's inputs, and each matrix its own, to make its targets.
+            read += blocks * (3 * hidden + channel * inputs)
+        if settings.targets_behind_sparse and settings.sparse_inputs:
+            # What arrives with dense hidden states is recorded beside the sparse inputs.
+            written += blocks * channel * sum(shapes.inputs)
+            scratch += channel * sum(shapes.inputs)
+        if settings.lost_residual:
+            _, output, _, last = shapes.inputs
+            # What leaves the attention, once for the MLP and once for the next block; what leaves
+            # that.
+            moved = (2 * blocks - 1) * (hidden + channel * output)
+            moved += (blocks - 1) * (hidden + channel * last)
+            read += moved + (blocks - 1) * shapes.block_bytes
+            written += moved
+            scratch += 2 * hidden
     elif window == HALVES:
         # The middle of a dense block, or local targets of both halves; the middle of a sparse one.
-        made = (2 if local else 1) + (1 if settings.sparse_inputs else 0)
-        read += shapes.blocks_bytes + blocks * (made * hidden + int(visits * 4 * hidden))
-        written += blocks * made * hidden
-        scratch += made * hidden
+        made = (1 + settings.local_targets + settings.sparse_inputs) * hidden
+        read += shapes.blocks_bytes + blocks * (made + int(visits * 4 * hidden))
+        written += blocks * made
+        scratch += made
     else:
         read += int(len(split_windows(blocks, window)) * visits * 2 * hidden)
-        if local:
+        if settings.local_targets:
             read += shapes.blocks_bytes + blocks * hidden
             written += blocks * hidden
             scratch += hidden
@@ -189,30 +343,4 @@ def _traffic(shapes: Shapes, samples: int, length: int, settings: Windowed) -> t
         read += passed * (shapes.block_bytes + hidden) + blocks * groups * hidden
         written += passed * hidden
         scratch += hidden
-    return read, written, scratch
-
-
-def _behind_sparse_traffic(
-    shapes: Shapes, samples: int, length: int, settings: Windowed
-) -> tuple[int, int, int]:
-    """Return what targets of matrices behind sparse ones read and write in addition to dense ones,
-    and their additional scratch files.
-    """
-    hidden = shapes.hidden_bytes(samples * length)
-    each = hidden // shapes.hidden
-    # Each group sees the block's inputs, and each matrix its own, to make its targets.
-    read = shapes.blocks * (3 * hidden + each * sum(matrix.inputs for matrix in shapes.matrices))
-    written = scratch = 0
-    if settings.sparse_inputs:
-        # What arrives with dense hidden states is recorded beside the sparse inputs.
-        written += shapes.blocks * each * sum(shapes.inputs)
-        scratch += each * sum(shapes.inputs)
-    if settings.lost_residual:
-        _, output, _, last = shapes.inputs
-        passed = 2 * shapes.blocks - 1
-        # What leaves the attention, once for the MLP and once for the next block; what leaves that.
-        read += passed * (hidden + each * output) + (shapes.blocks - 1) * (hidden + each * last)
-        read += (shapes.blocks - 1) * shapes.block_bytes
-        written += passed * (hidden + each * output) + (shapes.blocks - 1) * (hidden + each * last)
-        scratch += 2 * hidden
     return read, written, scratch

@@ -1,17 +1,22 @@
-"""What a job asks a scheduler for, from its predicted cost: memory, time and disk.
+"""What jobs ask a scheduler for, and how they share work, from their predicted cost.
 
 A scheduler ends a job that takes more than it asked for. Requests therefore have margins, and grow
 with each attempt at the job.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, inf
 from typing import Any, NamedTuple
 
 from freelunch.core.job import KEPT_BYTES
-from freelunch.costs.jobs import Job
+from freelunch.costs.jobs import PlannedJob, can_be_shared, jobs_of, sharers_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
+from freelunch.costs.work import START_S
+from freelunch.study.cell import NONE, Cell
+from freelunch.study.criteria import OfWeights
+from freelunch.study.steps import PRUNE_MODEL
+from freelunch.study.study import Study
 
 # The request is the prediction times this.
 MEMORY_MARGIN, TIME_MARGIN = 1.15, 2.0
@@ -24,9 +29,12 @@ AROUND_BYTES = 400_000_000
 LEAST_MINUTES = 10
 # Requests of a job whose cost is not known, because its model is not here yet.
 UNKNOWN_MB, UNKNOWN_MINUTES = 4000, 240
+# A job of less than this many seconds is not divided: starting more jobs, or waiting for them in a
+# queue, would cost more than it saves.
+WORTH_S = 600.0
 
 
-class Request(NamedTuple):
+class JobRequest(NamedTuple):
     """What a job asks for.
 
     Attributes:
@@ -41,7 +49,7 @@ class Request(NamedTuple):
 
 
 # What collecting the record of a cell asks for.
-RECORD = Request(mem_mb=700, runtime=10, disk_mb=0)
+RECORD = JobRequest(mem_mb=700, runtime=10, disk_mb=0)
 
 
 class Limits(NamedTuple):
@@ -62,7 +70,7 @@ class Limits(NamedTuple):
         )
 
 
-def request(plan: Plan, machine: Machine, job: Job, groups: int = 1) -> Request:
+def request(plan: Plan, machine: Machine, job: PlannedJob, groups: int = 1) -> JobRequest:
     """Return what a job of a plan asks for at its first attempt.
 
     Args:
@@ -72,26 +80,38 @@ def request(plan: Plan, machine: Machine, job: Job, groups: int = 1) -> Request:
         groups: How many jobs share the windows of each reconstruction whose windows are
             independent; each asks for what the one needs that has most to do.
     """
-    cost = plan.step(*job, groups=groups)
+    cost = plan.cost(job, groups)
     if cost is None:
-        return Request(UNKNOWN_MB, UNKNOWN_MINUTES, 1000)
+        return JobRequest(UNKNOWN_MB, UNKNOWN_MINUTES, 1000)
     host = cost.memory(plan.device_bytes is not None).host
     memory = host * MEMORY_MARGIN + KEPT_BYTES + AROUND_BYTES
     minutes = max(LEAST_MINUTES, cost.seconds(machine) * TIME_MARGIN / 60)
-    return Request(
-        ceil(memory / 1e6),
-        ceil(minutes),
-        ceil((cost.disk_bytes + cost.scratch_bytes) / 1e6),
-    )
+    disk = cost.disk_bytes + cost.scratch_bytes
+    return JobRequest(ceil(memory / 1e6), ceil(minutes), ceil(disk / 1e6))
 
 
-def together(requests: Sequence[Request]) -> Request:
+def planned_s(plan: Plan, machine: Machine, rule: str, wildcards: Mapping[str, str]) -> float:
+    """Return the seconds that the plan gives one job of a run, by which the terminal's bar weights
+    it; for a job whose cost the plan does not know, the time that any job takes to start.
+
+    Args:
+        plan: The plan.
+        machine: The machine whose rates the plan takes.
+        rule: The job's rule. Where another workflow imports it, its name may have a prefix.
+        wildcards: The job's wildcards. Several jobs may share the windows of a reconstruction.
+    """
+    job = PlannedJob.of_wildcards(rule, wildcards)
+    cost = plan.cost(job, sharers_of(wildcards)) if job is not None else None
+    return START_S if cost is None else cost.seconds(machine)
+
+
+def together(requests: Sequence[JobRequest]) -> JobRequest:
     """Return what jobs ask for that a scheduler runs one after another as one job."""
     memory, time, disk = zip(*requests, strict=True)
-    return Request(max(memory), sum(time), max(disk))
+    return JobRequest(max(memory), sum(time), max(disk))
 
 
-def again(first: Request, attempt: int, whole: Request, most: Limits) -> Request:
+def again(first: JobRequest, attempt: int, whole: JobRequest, most: Limits) -> JobRequest:
     """Return what a further attempt at a job asks for: more, up to a limit.
 
     Snakemake does not say what ran out, so time and memory both grow.
@@ -106,3 +126,58 @@ def again(first: Request, attempt: int, whole: Request, most: Limits) -> Request
     more_time = min(MORE_TIME ** (attempt - 1), max(1.0, most.runtime / whole.runtime))
     # Rounding up could exceed the limit.
     return first._replace(mem_mb=int(memory), runtime=int(first.runtime * more_time))
+
+
+def window_groups(plan: Plan, machine: Machine, workers: int) -> int:
+    """Return how many jobs share the windows of each reconstruction, if the user does not say.
+
+    Cells run side by side first. The windows of each cell share the workers that are left.
+
+    Args:
+        plan: The plan.
+        machine: The machine whose rates it takes.
+        workers: How many jobs can compute at a time: GPUs of this machine, or nodes of a cluster.
+    """
+    jobs = [job for job in jobs_of(plan.study) if can_be_shared(plan.study, job)]
+    spare = workers // max(1, len(jobs))
+    costs = [plan.cost(job) for job in jobs]
+    longest = max((cost.seconds(machine) for cost in costs if cost), default=0.0)
+    return max(1, min(spare, int(longest // WORTH_S)))
+
+
+def is_shared(study: Study, criterion: str) -> bool:
+    """Return whether masks of a criterion can be chosen with others: those of single weights, from
+    the dense model's statistics.
+    """
+    settings = study.criterion(criterion)
+    return isinstance(settings, OfWeights) and settings.statistics == "dense"
+
+
+def mask_groups(
+    plan: Plan, machine: Machine, model: str, prunings: Iterable[str], workers: int
+) -> list[list[str]]:
+    """Divide masks of a model and seed into groups, each of which one job chooses in one pass.
+
+    Args:
+        plan: The plan.
+        machine: The machine whose rates it takes.
+        model: The model.
+        prunings: The masks to be made, as `{criterion}-{pattern}`. Those that cannot be chosen
+            together, since their statistics are not the dense model's or they are of units, are in
+            no group.
+        workers: How many jobs can choose masks of this model and seed at a time. Masks are divided
+            into this many groups, which take about the same time.
+    """
+    seconds = {}
+    for pruning in sorted(prunings):
+        criterion, pattern = pruning.split("-")
+        if is_shared(plan.study, criterion):
+            cost = plan.cost(PlannedJob(PRUNE_MODEL, Cell(model, criterion, pattern, NONE, 0)))
+            seconds[pruning] = cost.seconds(machine) if cost else 1.0
+    groups: list[list[str]] = [[] for _ in range(min(workers, len(seconds)))]
+    loads = [0.0] * len(groups)
+    for pruning in sorted(seconds, key=seconds.__getitem__, reverse=True):
+        lightest = loads.index(min(loads))
+        groups[lightest].append(pruning)
+        loads[lightest] += seconds[pruning]
+    return groups

@@ -10,29 +10,18 @@ Element-wise work is left out: norms, activations, softmax, masks, the optimiser
 causal. Its backward pass counts as two forward passes, although kernels recompute some of it.
 """
 
-from freelunch.costs.adapters import (
-    MOMENT_BYTES,
-    adapter_bytes,
-    adapter_flops,
-    branch_flops,
-    first_weights,
-    head_branch_flops,
-    held_bytes,
-    input_branch_flops,
-    last_flops,
-    trained_matrices,
-    trained_parameters,
-    trained_weights,
-)
-from freelunch.costs.passes import passing, staged_bytes
+from dataclasses import dataclass
+from functools import cached_property
+
+from freelunch.costs.adapters import MOMENT_BYTES, TrainedBlock
+from freelunch.costs.passes import passing
 from freelunch.costs.reconstruction import BESIDE_BYTES
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.work import ATTENTION, OVERLAPPING, PASSES, PROCESS_BYTES, Cost, Work
-from freelunch.study.batching import CHECK_SEQUENCES
-from freelunch.study.boundaries import ALL, NONE
-from freelunch.study.methods import BRANCHES, FULL, LOW_RANK, Trained, matrix_parameters
+from freelunch.costs.work import ATTENTION, PASSES, PROCESS_BYTES, Cost, Work
+from freelunch.study.methods import FULL, matrix_parameters
 from freelunch.study.retraining import Retraining
-from freelunch.study.steps import RETRAIN_MODEL
+from freelunch.study.steps import CHECK_SEQUENCES
+from freelunch.study.windows import KEEP_ALL, KEEP_NONE
 
 
 def retrain(
@@ -40,7 +29,7 @@ def retrain(
     samples: int,
     length: int,
     settings: Retraining,
-    keep: str = ALL,
+    keep: str = KEEP_ALL,
     streamed: bool = False,
 ) -> Cost:
     """Return the cost of retraining a model.
@@ -54,290 +43,292 @@ def retrain(
             that it lacks.
         streamed: Whether one block at a time is in memory, or the whole model.
     """
+    run = _Run(shapes, samples, length, settings, streamed)
     # If any hidden states are kept, those after the last block are.
-    remade = shapes.blocks if settings.distils and keep == NONE else 0
+    remade = shapes.blocks if settings.distils and keep == KEEP_NONE else 0
     hidden = shapes.hidden_bytes(samples * length)
-    read, written = _traffic(shapes, samples, length, settings, streamed)
-    alone = _moved(shapes, samples, settings) if streamed else 0
+    read, written = run.traffic()
     # The final norm and the head are written with the whole outer part.
     outer = settings.trained.norms or settings.trained.head
     leaves = shapes.blocks_bytes + (shapes.outer_bytes if outer else 0)
-    on_disk = streamed and settings.trained.weights == FULL
     return Cost(
-        retraining_work(shapes, samples, length, settings, streamed)
-        + passing(shapes, samples * length, length, remade),
-        memory_bytes(shapes, samples, length, settings, streamed),
-        staged_bytes=max(staged_bytes(shapes), _staged_bytes(shapes, settings, on_disk)),
-        read_bytes=read + alone + remade * (shapes.block_bytes + hidden),
-        written_bytes=leaves + written + alone + remade * hidden,
+        run.work() + passing(shapes, samples * length, length, remade),
+        run.memory_bytes(),
+        staged_bytes=max(shapes.staged_bytes, run.staged_bytes),
+        read_bytes=read + run.moved_bytes + remade * (shapes.block_bytes + hidden),
+        written_bytes=leaves + written + run.moved_bytes + remade * hidden,
         disk_bytes=leaves,
-        scratch_bytes=scratch_bytes(shapes, samples, length, settings, streamed)
-        + (2 * hidden if remade else 0),
-        saved_bytes=_state_bytes(shapes, settings),
+        scratch_bytes=run.scratch_bytes() + (2 * hidden if remade else 0),
+        saved_bytes=run.state_bytes,
         # Not after the last step.
-        saves=_steps(samples, settings) - 1,
-        overlaps=streamed and RETRAIN_MODEL in OVERLAPPING,
-        alone_read_bytes=alone,
-        alone_written_bytes=alone,
+        saves=run.steps - 1,
+        overlaps=streamed,
+        alone_bytes=run.moved_bytes,
     )
-
-
-def _steps(samples: int, settings: Retraining) -> int:
-    return settings.passes * -(-samples // min(settings.batch, samples))
-
-
-def _traffic(
-    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
-) -> tuple[int, int]:
-    """Return the bytes that are read and written, except for the retrained model itself and for
-    what a step of a streamed training moves.
-    """
-    trained = settings.trained
-    pruned = shapes.blocks_bytes + shapes.masks_bytes
-    seen = settings.passes * samples + 2 * min(CHECK_SEQUENCES, samples)
-    teacher = seen * shapes.hidden_bytes(length) if settings.distils else 0
-    if not streamed:
-        # Masks are read again to merge.
-        return shapes.outer_bytes + pruned + shapes.masks_bytes + teacher, 0
-    # Twice a step; for the losses before and after; and to write the shards. Masks are read again
-    # when blocks are merged for the last two.
-    visits = 2 * _steps(samples, settings) + 3
-    read = shapes.outer_bytes + visits * pruned + 2 * shapes.masks_bytes + teacher
-    between = _between_bytes(shapes, settings) * settings.passes * samples * length
-    # Hidden states at each boundary, and their gradients, except where the embedding ends.
-    written = (2 * shapes.blocks + 1) * between
-    read += (3 * shapes.blocks + 1) * between
-    if trained.weights == FULL:
-        weights = _weights_bytes(shapes, settings)
-        read += visits * weights
-        written += weights
-    return read, written
-
-
-def _moved(shapes: Shapes, samples: int, settings: Retraining) -> int:
-    """Return the bytes that the steps of a streamed training read between their passes, and as many
-    that they write: gradients, weights and moments, one after another.
-    """
-    if settings.trained.weights != FULL:
-        return 0
-    # Without a trained head, which stays in memory. A gradient is in float32, too.
-    numbers = shapes.blocks * trained_parameters(shapes, settings.trained)
-    return _steps(samples, settings) * (_number_bytes(settings) + 4) * numbers
-
-
-def _weights_bytes(shapes: Shapes, settings: Retraining) -> int:
-    return 4 * shapes.blocks * trained_parameters(shapes, settings.trained)
-
-
-def _between_bytes(shapes: Shapes, settings: Retraining) -> int:
-    """Return the bytes of a token's hidden states between the blocks of a model in training."""
-    return max(shapes.bytes_each, precision_bytes(settings, shapes.bytes_each)) * shapes.hidden
-
-
-def _state_bytes(shapes: Shapes, settings: Retraining) -> int:
-    """Return the bytes of what a retraining moves, with its moments, in float32."""
-    trained = settings.trained
-    numbers = shapes.blocks * trained_parameters(shapes, trained)
-    if trained.head and trained.weights == FULL:
-        numbers += shapes.vocabulary * shapes.hidden
-    return _number_bytes(settings) * numbers
-
-
-def _staged_bytes(shapes: Shapes, settings: Retraining, on_disk: bool) -> int:
-    """Return what passes through the host's memory besides the dense model: a state that is saved,
-    or a block that comes with its weights in training from the disk.
-    """
-    if not on_disk:
-        return _state_bytes(shapes, settings)
-    return shapes.block_bytes + 4 * trained_parameters(shapes, settings.trained)
-
-
-def _number_bytes(settings: Retraining) -> int:
-    """Return the bytes of a trained number with its moments, in float32."""
-    return 4 + MOMENT_BYTES[settings.optimiser]
-
-
-def retraining_work(
-    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool = False
-) -> Work:
-    """Return the operations of `retraining_flops`, by their kind."""
-    flops = retraining_flops(shapes, samples, length, settings, streamed)
-    forwards = 4 if streamed or settings.gradient_checkpointing else 3
-    checks = 2 * min(CHECK_SEQUENCES, samples) / samples
-    once = shapes.attention_flops(samples * length, length)
-    attention = int((settings.passes * forwards + checks) * once)
-    return Work({PASSES: flops - attention, ATTENTION: attention})
-
-
-def retraining_flops(
-    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool = False
-) -> int:
-    """Return the operations of a retraining, including the losses before and after it."""
-    trained, tokens = settings.trained, samples * length
-    blocks, head = shapes.forward_flops(tokens, length), shapes.head_flops(tokens)
-    attention = shapes.attention_flops(tokens, length)
-    weights = 2 * tokens * trained_weights(shapes, trained) * shapes.blocks
-    teacher = head if settings.distils else 0
-    branch = branch_flops(shapes, tokens, trained) * shapes.blocks
-    branch += head_branch_flops(shapes, tokens, trained)
-    forward = blocks + head + teacher
-    through = blocks + attention + head + 2 * branch
-    nothing_before = not (trained.norms and shapes.begins_with_norm)
-    if nothing_before:
-        # Nothing is trained before the first linear layers.
-        through -= 2 * tokens * shapes.weights[0] + input_branch_flops(shapes, tokens, trained, [0])
-    epoch = forward + branch + through
-    if trained.needs_weight_gradient:
-        epoch += weights + (head if trained.head else 0)
-    of_block = branch_flops(shapes, tokens, trained)
-    if streamed:
-        epoch += blocks + of_block * shapes.blocks
-    elif settings.gradient_checkpointing:
-        epoch += blocks + (of_block - last_flops(shapes, tokens, trained)) * shapes.blocks
-    whole, rest = divmod(samples, settings.batch)
-    together = _passed_together(settings, samples)
-    passes = settings.passes * (whole * -(-settings.batch // together) - (-rest // together))
-    checked = min(CHECK_SEQUENCES, samples)
-    # The loss before is measured with adapters, and the loss after without.
-    checks = checked / samples * (2 * forward + branch)
-    adapters = adapter_flops(
-        shapes,
-        trained,
-        shapes.blocks,
-        passes=passes,
-        again=passes if streamed or settings.gradient_checkpointing else 0,
-        checks=checked,
-        # Streamed, blocks are merged to measure the loss after, and again to write them.
-        merges=2 if streamed else 1,
-        first=first_weights(shapes, trained, [0]) if nothing_before else 0,
-    )
-    return int(settings.passes * epoch + checks + adapters)
 
 
 def memory_bytes(
     shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool = False
 ) -> int:
-    """Return the peak memory, in bytes, of a retraining.
+    """Return the peak memory, in bytes, of a retraining."""
+    return _Run(shapes, samples, length, settings, streamed).memory_bytes()
 
-    `freelunch.adaptation.retraining.trainee` holds it: frozen weights as they are stored, trained
-    ones in float32 with their moments and gradients, adapters with theirs.
+
+def retraining_work(
+    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool = False
+) -> Work:
+    """Return the operations of a retraining, including the losses before and after it."""
+    return _Run(shapes, samples, length, settings, streamed).work()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A retraining.
+
+    Attributes:
+        shapes, samples, length, settings, streamed: As `retrain` takes them.
     """
-    # The dense model's outer part, which the one in training shares unless passes in float32 widen
-    # it or its head is trained.
-    stored, head = shapes.bytes_each, shapes.vocabulary * shapes.hidden
-    outer = shapes.outer_weights * stored
-    if precision_bytes(settings, stored) > stored:
-        outer += shapes.outer_weights * 4
-    elif settings.trained.head:
-        outer += head * stored
-    return (
-        PROCESS_BYTES
-        + BESIDE_BYTES
-        + outer
-        + _head_state_bytes(shapes, settings)
-        + shapes.blocks * adapter_bytes(shapes, settings.trained, settings.optimiser)
-        + _working_bytes(shapes, samples, length, settings, streamed)
-    )
 
+    shapes: Shapes
+    samples: int
+    length: int
+    settings: Retraining
+    streamed: bool
 
-def _head_state_bytes(shapes: Shapes, settings: Retraining) -> int:
-    """Return the bytes of what trains the head, with gradients and moments."""
-    trained, head = settings.trained, shapes.vocabulary * shapes.hidden
-    if not trained.head or trained.weights is None:
-        return 0
-    numbers = matrix_parameters(trained, shapes.vocabulary, shapes.hidden, head)
-    # A mask, too, of a head that is trained itself.
-    mask = head if trained.weights == FULL else 0
-    return numbers * (4 + 4 + MOMENT_BYTES[settings.optimiser]) + mask
+    @cached_property
+    def trained(self) -> TrainedBlock:
+        """Return what is trained of each block."""
+        return TrainedBlock(self.shapes, self.settings.trained)
 
+    @property
+    def is_full(self) -> bool:
+        """Return whether matrices are trained themselves."""
+        return self.settings.trained.weights == FULL
 
-def _working_bytes(
-    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
-) -> int:
-    """Return the most memory, in bytes, that blocks take with what is computed with them and with
-    the head, except for adapters.
-    """
-    trained, optimiser, stored = settings.trained, settings.optimiser, shapes.bytes_each
-    together = _passed_together(settings, samples)
-    tokens, full = together * length, trained.weights == FULL
-    passed = 1 if streamed or settings.gradient_checkpointing else shapes.blocks
-    precision = precision_bytes(settings, stored)
-    head = shapes.vocabulary * shapes.hidden if trained.head else 0
-    computed, loss = 0, _loss_bytes(shapes, tokens, settings)
-    if trained.weights in LOW_RANK and trained.weights not in BRANCHES:
-        # A matrix that is computed from frozen weights, and its gradient, while it is used; beside
-        # a head, there are logits and their gradients.
-        computed = 4 * 3 * shapes.largest_matrix
-        loss = max(loss, 4 * 3 * head + 4 * 2 * tokens * shapes.vocabulary)
-    elif full and precision < 4 and together < min(settings.batch, samples):
-        # From the second micro-batch on, copies of the weights in the precision of the passes stand
-        # beside the gradients. In the first, there are no gradients yet.
-        computed = precision * shapes.block_weights * passed
-        loss += precision * head
-    elif not full and precision != stored:
-        # A frozen matrix that is converted while it is used.
-        computed = precision * shapes.largest_matrix
-    saved = (shapes.saved_bytes(tokens, length) + _dropped_bytes(shapes, tokens, trained)) * passed
-    # Gradients of scores, in the backward pass of a block.
-    scores = shapes.scores_bytes(tokens, length)
-    hidden = 4 * tokens * shapes.hidden
-    # While a matrix is merged and rounded, no pass runs.
-    merging = 8 * shapes.largest_matrix
-    if not streamed:
-        # The zeros of a frozen weight are its mask; a trained one has a mask and a gradient.
-        each = held_bytes(trained, optimiser, stored) + (1 + 4 if full else 0)
-        between = hidden * shapes.blocks if settings.gradient_checkpointing else 0
-        blocks = shapes.blocks * shapes.block_weights * each
-        return int(blocks + max(computed + saved + max(loss, scores), merging) + between)
-    # A block in use, and the next, if any, with its masks and its trained weights.
-    using = shapes.block_weights * (4 + 1 + 4 if full else stored)
-    each = stored + 1 + (4 if full else 0)
-    coming = shapes.block_weights * each if shapes.blocks > 1 else 0
-    # No block is in memory while the loss is computed, nor while weights in training move, one at a
-    # time; but then the next may be coming.
-    moving = (4 * 2 + MOMENT_BYTES[optimiser]) * shapes.largest_matrix + coming if full else 0
-    most = max(using + coming + max(computed + saved + scores, merging), loss, moving)
-    # Hidden states and gradients of a micro-batch, those of the next, and those that are written.
-    return int(most + 6 * hidden)
+    @property
+    def steps(self) -> int:
+        """Return the number of the optimiser's steps."""
+        return self.settings.passes * -(-self.samples // min(self.settings.batch, self.samples))
 
+    @property
+    def checked(self) -> int:
+        """Return on how many sequences the losses before and after are measured."""
+        return min(CHECK_SEQUENCES, self.samples)
 
-def _loss_bytes(shapes: Shapes, tokens: int, settings: Retraining) -> int:
-    """Return the bytes of logits and of what a loss makes of them, with gradients, in float32: four
-    arrays as large as the logits, or seven with a teacher's.
-    """
-    return 4 * (7 if settings.distils else 4) * tokens * shapes.vocabulary
+    @property
+    def together(self) -> int:
+        """Return how many sequences pass through the model together."""
+        batch = self.settings.batch
+        return min(self.settings.micro_batch or batch, batch, self.samples)
 
+    @property
+    def recomputes(self) -> bool:
+        """Return whether blocks run forward again for their backward passes."""
+        return self.streamed or self.settings.gradient_checkpointing
 
-def _dropped_bytes(shapes: Shapes, tokens: int, trained: Trained) -> int:
-    """Return the bytes that dropout keeps of a block's inputs for the backward pass: for each
-    branch, inputs in float32 and a mask.
-    """
-    if trained.weights not in BRANCHES or not trained.dropout:
-        return 0
-    return (4 + 1) * tokens * sum(it.inputs for it in trained_matrices(shapes, trained))
+    @property
+    def number_bytes(self) -> int:
+        """Return the bytes of a trained number with its moments, in float32."""
+        return 4 + MOMENT_BYTES[self.settings.optimiser]
 
+    @property
+    def precision_bytes(self) -> int:
+        """Return the bytes of a number in training passes."""
+        sizes = {"model": self.shapes.bytes_each, "float32": 4, "bfloat16": 2}
+        return sizes[self.settings.precision]
 
-def precision_bytes(settings: Retraining, stored: int) -> int:
-    """Return the bytes of a number in training passes."""
-    return {"model": stored, "float32": 4, "bfloat16": 2}[settings.precision]
+    @property
+    def between_bytes(self) -> int:
+        """Return the bytes of a token's hidden states between the blocks of a model in training."""
+        return max(self.shapes.bytes_each, self.precision_bytes) * self.shapes.hidden
 
+    @property
+    def numbers(self) -> int:
+        """Return how many numbers train the matrices of all blocks."""
+        return self.shapes.blocks * self.trained.parameters
 
-def scratch_bytes(
-    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
-) -> int:
-    """Return the bytes on disk while a retraining runs: its state twice, since the saved one stays
-    while the next is written, and of a streamed one the hidden states of a step between blocks. For
-    `full`, a streamed one has gradients there, too.
-    """
-    state = 2 * _state_bytes(shapes, settings)
-    if not streamed:
-        return state
-    tokens = min(settings.batch, samples) * length
-    between = (shapes.blocks + 2) * tokens * _between_bytes(shapes, settings)
-    gradients = _weights_bytes(shapes, settings) if settings.trained.weights == FULL else 0
-    return between + state + gradients
+    @property
+    def state_bytes(self) -> int:
+        """Return the bytes of what a retraining moves, with its moments, in float32."""
+        head = self.shapes.head_weights if self.is_full and self.settings.trained.head else 0
+        return self.number_bytes * (self.numbers + head)
 
+    @property
+    def staged_bytes(self) -> int:
+        """Return what passes through the host's memory besides the dense model: a state that is
+        saved, or a block that comes with its weights in training from the disk.
+        """
+        if self.streamed and self.is_full:
+            return self.shapes.block_bytes + 4 * self.trained.parameters
+        return self.state_bytes
 
-def _passed_together(settings: Retraining, samples: int) -> int:
-    """Return how many sequences pass through the model together."""
-    return min(settings.micro_batch or settings.batch, settings.batch, samples)
+    @property
+    def moved_bytes(self) -> int:
+        """Return the bytes that the steps of a streamed training read between their passes, and as
+        many that they write: gradients, weights and moments, one after another.
+        """
+        if not self.streamed or not self.is_full:
+            return 0
+        # Without a trained head, which stays in memory. A gradient is in float32, too.
+        return self.steps * (self.number_bytes + 4) * self.numbers
+
+    def traffic(self) -> tuple[int, int]:
+        """Return the bytes that are read and written, except for the retrained model itself and for
+        what a step of a streamed training moves.
+        """
+        shapes, settings = self.shapes, self.settings
+        pruned = shapes.blocks_bytes + shapes.masks_bytes
+        seen = settings.passes * self.samples + 2 * self.checked
+        read = shapes.outer_bytes + (seen * shapes.hidden_bytes(self.length) * settings.distils)
+        if not self.streamed:
+            # Masks are read again to merge.
+            return read + pruned + shapes.masks_bytes, 0
+        # Twice a step; for the losses before and after; and to write the shards. Masks are read
+        # again when blocks are merged for the last two.
+        visits = 2 * self.steps + 3
+        read += visits * pruned + 2 * shapes.masks_bytes
+        between = self.between_bytes * settings.passes * self.samples * self.length
+        # Hidden states at each boundary, and their gradients, except where the embedding ends.
+        written = (2 * shapes.blocks + 1) * between
+        read += (3 * shapes.blocks + 1) * between
+        if self.is_full:
+            read += visits * 4 * self.numbers
+            written += 4 * self.numbers
+        return read, written
+
+    def scratch_bytes(self) -> int:
+        """Return the bytes on disk while it runs: its state twice, since the saved one stays while
+        the next is written, and if it is streamed the hidden states of a step between blocks. For
+        `full`, a streamed one has gradients there, too.
+        """
+        state = 2 * self.state_bytes
+        if not self.streamed:
+            return state
+        tokens = min(self.settings.batch, self.samples) * self.length
+        between = (self.shapes.blocks + 2) * tokens * self.between_bytes
+        return between + state + (4 * self.numbers if self.is_full else 0)
+
+    def work(self) -> Work:
+        """Return the operations, including the losses before and after."""
+        shapes, settings, adapted = self.shapes, self.settings, self.trained
+        samples, tokens, epochs = self.samples, self.samples * self.length, self.settings.passes
+        trained, recomputes = settings.trained, self.recomputes
+        once = shapes.attention_flops(self.length, self.length)
+        seen = (4 if recomputes else 3) * epochs * samples + 2 * self.checked
+        attention = seen * once
+        blocks = 2 * tokens * shapes.block_weights * shapes.blocks
+        head = shapes.head_flops(tokens)
+        of_block = adapted.branch_flops(tokens)
+        branch = of_block * shapes.blocks + adapted.head_branch_flops(tokens)
+        # With the teacher's logits.
+        forward = blocks + head * (2 if settings.distils else 1)
+        through = blocks + head + 2 * branch
+        nothing_before = not (trained.norms and shapes.family.begins_with_norm)
+        if nothing_before:
+            # Nothing is trained before the first linear layers.
+            through -= 2 * tokens * shapes.weights[0] + adapted.input_branch_flops(tokens, [0])
+        epoch = forward + branch + through
+        if trained.needs_weight_gradient:
+            epoch += 2 * tokens * adapted.weights * shapes.blocks + (head if trained.head else 0)
+        if recomputes:
+            # Only a streamed block runs to its end again.
+            spared = 0 if self.streamed else adapted.last_flops(tokens)
+            epoch += blocks + (of_block - spared) * shapes.blocks
+        whole, rest = divmod(samples, settings.batch)
+        passes = epochs * (whole * -(-settings.batch // self.together) - (-rest // self.together))
+        # The loss before is measured with adapters, and the loss after without.
+        checks = self.checked * (2 * forward + branch) // samples
+        products = adapted.product_flops(
+            shapes.blocks,
+            passes=passes,
+            again=passes if recomputes else 0,
+            checks=self.checked,
+            # Streamed, blocks are merged to measure the loss after, and again to write them.
+            merges=2 if self.streamed else 1,
+            first=adapted.weights_in([0]) if nothing_before else 0,
+        )
+        return Work({PASSES: epochs * epoch + checks + products, ATTENTION: attention})
+
+    def memory_bytes(self) -> int:
+        """Return the peak memory, in bytes.
+
+        `freelunch.adaptation.retraining.trainee` holds it: frozen weights as they are stored,
+        trained ones in float32 with their moments and gradients, adapters with theirs.
+        """
+        shapes, trained = self.shapes, self.settings.trained
+        # The dense model's outer part, which the one in training shares unless passes in float32
+        # widen it or its head is trained.
+        outer = shapes.outer_bytes
+        if self.precision_bytes > shapes.bytes_each:
+            outer += shapes.outer_weights * 4
+        elif trained.head:
+            outer += shapes.head_weights * shapes.bytes_each
+        adapters = shapes.blocks * self.trained.adapter_bytes(self.settings.optimiser)
+        state = self._head_state_bytes()
+        return PROCESS_BYTES + BESIDE_BYTES + outer + state + adapters + self._working_bytes()
+
+    def _head_state_bytes(self) -> int:
+        """Return the bytes of what trains the head, with gradients and moments."""
+        trained, head = self.settings.trained, self.shapes.head_weights
+        if not trained.head or trained.weights is None:
+            return 0
+        numbers = matrix_parameters(trained, self.shapes.vocabulary, self.shapes.hidden, head)
+        # A mask, too, of a head that is trained itself.
+        return numbers * (4 + self.number_bytes) + (head if self.is_full else 0)
+
+    def _working_bytes(self) -> int:
+        """Return the most memory, in bytes, that blocks take with what is computed with them and
+        with the head, except for adapters.
+        """
+        shapes, settings, full = self.shapes, self.settings, self.is_full
+        stored, largest = shapes.bytes_each, shapes.largest_matrix
+        tokens, precision = self.together * self.length, self.precision_bytes
+        passed = 1 if self.recomputes else shapes.blocks
+        head = shapes.head_weights if settings.trained.head else 0
+        # Logits and what a loss makes of them, with gradients, in float32: four arrays as large as
+        # the logits, or seven with a teacher's.
+        loss = 4 * (7 if settings.distils else 4) * tokens * shapes.vocabulary
+        computed = 0
+        if self.trained.is_low_rank and not self.trained.has_branches:
+            # A matrix that is computed from frozen weights, and its gradient, while it is used;
+            # beside a head, there are logits and their gradients.
+            computed = 4 * 3 * largest
+            loss = max(loss, 4 * 3 * head + 4 * 2 * tokens * shapes.vocabulary)
+        elif full and precision < 4 and self.together < min(settings.batch, self.samples):
+            # From the second micro-batch on, copies of the weights in the precision of the passes
+            # stand beside the gradients. In the first, there are no gradients yet.
+            computed = precision * shapes.block_weights * passed
+            loss += precision * head
+        elif not full and precision != stored:
+            # A frozen matrix that is converted while it is used.
+            computed = precision * largest
+        saved = (shapes.saved_bytes(tokens, self.length) + self._dropped_bytes(tokens)) * passed
+        # Gradients of scores, in the backward pass of a block.
+        scores = shapes.scores_bytes(tokens, self.length)
+        hidden = 4 * tokens * shapes.hidden
+        # While a matrix is merged and rounded, no pass runs.
+        merging = 8 * largest
+        if not self.streamed:
+            # The zeros of a frozen weight are its mask; a trained one has a mask and a gradient.
+            each = self.trained.weight_bytes(settings.optimiser, stored) + (1 + 4 if full else 0)
+            between = hidden * shapes.blocks if settings.gradient_checkpointing else 0
+            blocks = shapes.blocks * shapes.block_weights * each
+            return blocks + max(computed + saved + max(loss, scores), merging) + between
+        # A block in use, and the next, if any, with its masks and its trained weights.
+        using = shapes.block_weights * (4 + 1 + 4 if full else stored)
+        each = stored + 1 + (4 if full else 0)
+        coming = shapes.block_weights * each if shapes.blocks > 1 else 0
+        # No block is in memory while the loss is computed, nor while weights in training move, one
+        # at a time; but then the next may be coming.
+        moving = (4 + self.number_bytes) * largest + coming if full else 0
+        most = max(using + coming + max(computed + saved + scores, merging), loss, moving)
+        # Hidden states and gradients of a micro-batch, those of the next, and those being written.
+        return most + 6 * hidden
+
+    def _dropped_bytes(self, tokens: int) -> int:
+        """Return the bytes that dropout keeps of a block's inputs for the backward pass: for each
+        branch, inputs in float32 and a mask.
+        """
+        if not self.trained.has_branches or not self.settings.trained.dropout:
+            return 0
+        return (4 + 1) * tokens * sum(matrix.inputs for matrix in self.trained.matrices)

@@ -7,22 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freelunch.study.batching import HEAD_PLACES
-from freelunch.study.dropout import dropout_of
 from freelunch.study.families import (
     FAMILIES,
     Family,
-    Scores,
     Whole,
+    dropout_of,
     has_biases,
     sizes_of,
     whole_of,
 )
+from freelunch.study.steps import HEAD_PLACES
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-class Matrix(NamedTuple):
+class LinearShape(NamedTuple):
     """The shape of a linear layer's weight in a block.
 
     Attributes:
@@ -49,19 +48,14 @@ class Shapes:
 
     Attributes:
         model_type: The family, as transformers calls it.
+        family: Its entry in the table of families; one like Llama's if it has none.
         blocks: Number of decoder blocks.
         hidden: The hidden size d.
-        attention: Width of the attention's output, before its projection.
         intermediate: Width of the MLP.
         heads: Number of query heads.
         key_heads: Number of key heads, and of value heads.
         head: Width of one head.
-        gated: Whether two matrices lead into the MLP.
-        norms: Number of norms of the hidden size in a block.
-        query_key_norms: Whether norms act on queries and keys.
-        begins_with_norm: Whether a norm precedes the attention.
         biases: Whether some linear layers of a block have a bias; None if it is not known.
-        scores: What attention holds of the scores of all pairs of tokens; None if it holds none.
         whole: The setting with which blocks have no halves; None if they have halves.
         dropout: The highest rate of dropout within a block; None if it is not known.
         outer_weights: Number of weights in embeddings and head.
@@ -70,19 +64,14 @@ class Shapes:
     """
 
     model_type: str
+    family: Family
     blocks: int
     hidden: int
-    attention: int
     intermediate: int
     heads: int
     key_heads: int
     head: int
-    gated: bool
-    norms: int
-    query_key_norms: bool
-    begins_with_norm: bool
     biases: bool | None
-    scores: Scores | None
     whole: Whole | None
     dropout: float | None
     outer_weights: int
@@ -93,24 +82,18 @@ class Shapes:
     def of(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
         """Read the sizes from a transformers config (or an excerpt with the same keys)."""
         sizes = sizes_of(config)
-        # An unknown family is taken for one like Llama.
-        family = FAMILIES.get(sizes.get("model_type", ""), Family())
+        model_type = sizes.get("model_type", "")
         embedding = sizes["vocab_size"] * sizes["hidden_size"]
         return cls(
-            model_type=sizes.get("model_type", ""),
+            model_type=model_type,
+            family=FAMILIES.get(model_type, Family()),
             blocks=sizes["num_hidden_layers"],
             hidden=sizes["hidden_size"],
-            attention=sizes["num_attention_heads"] * sizes["head_dim"],
             intermediate=sizes["intermediate_size"],
             heads=sizes["num_attention_heads"],
             key_heads=sizes["num_key_value_heads"],
             head=sizes["head_dim"],
-            gated=family.gated,
-            norms=family.norms,
-            query_key_norms=family.query_key_norms,
-            begins_with_norm=family.begins_with_norm,
             biases=has_biases(sizes),
-            scores=family.scores,
             whole=whole_of(sizes),
             dropout=dropout_of(sizes),
             outer_weights=embedding * (1 if sizes["tie_word_embeddings"] else 2),
@@ -127,28 +110,55 @@ class Shapes:
                 defaults.
         """
         config = json.loads(config_json.read_text())
-        # Families with several parts (text, vision) keep the decoder's shapes in their text part.
-        return cls.of(config.get("text_config", config), dtype or config["dtype"])
+        return cls.of_whole(config, dtype or config["dtype"])
+
+    @classmethod
+    def of_whole(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
+        """Read the sizes from a config that may have several parts (text, vision), of which the
+        text part has the decoder's shapes.
+        """
+        return cls.of(config.get("text_config", config), dtype)
+
+    @property
+    def is_known(self) -> bool:
+        """Return whether the table of families has this one."""
+        return self.model_type in FAMILIES
 
     @property
     def tied(self) -> bool:
         """Return whether the head shares the embedding's weights."""
-        return self.outer_weights == self.vocabulary * self.hidden
+        return self.outer_weights == self.head_weights
+
+    @property
+    def attention(self) -> int:
+        """Return the width of the attention's output, before its projection."""
+        return self.heads * self.head
+
+    @property
+    def head_weights(self) -> int:
+        """Return the number of weights in the language-model head."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def staged_bytes(self) -> int:
+        """Return the bytes that pass through the host's memory on their way to a device: the outer
+        part as a whole, and later block after block.
+        """
+        return max(self.outer_bytes, self.block_bytes)
 
     @cached_property
-    def matrices(self) -> tuple[Matrix, ...]:
+    def matrices(self) -> tuple[LinearShape, ...]:
         """Return the linear layers of a block, in the order of `Family.linears`."""
         keys = self.key_heads * self.head
         heads = [self.attention, keys, keys]
-        channels = [self.intermediate] * (2 if self.gated else 1)
-        family = FAMILIES.get(self.model_type)
-        if family is not None and family.fused:
+        channels = [self.intermediate] * (2 if self.family.gated else 1)
+        if self.family.fused:
             heads, channels = [sum(heads)], [sum(channels)]
         return (
-            *(Matrix(0, self.hidden, width) for width in heads),
-            Matrix(1, self.attention, self.hidden),
-            *(Matrix(2, self.hidden, width) for width in channels),
-            Matrix(3, self.intermediate, self.hidden),
+            *(LinearShape(0, self.hidden, width) for width in heads),
+            LinearShape(1, self.attention, self.hidden),
+            *(LinearShape(2, self.hidden, width) for width in channels),
+            LinearShape(3, self.intermediate, self.hidden),
         )
 
     @property
@@ -219,12 +229,12 @@ class Shapes:
         """Return the part of `forward_flops` that multiplies no weights: the two products of
         queries, keys and values.
         """
-        each = (4 if self.scores else 2) * tokens * length * self.attention
+        each = (4 if self.family.scores else 2) * tokens * length * self.attention
         return each * (self.blocks if blocks is None else blocks)
 
     def head_flops(self, tokens: int) -> int:
         """Return the operations of the language-model head."""
-        return 2 * tokens * self.vocabulary * self.hidden
+        return 2 * tokens * self.head_weights
 
     def head_bytes(self, tokens: int) -> int:
         """Return the bytes that the loss of a window of so many tokens holds: logits and two
@@ -240,11 +250,11 @@ class Shapes:
         autograd saves them in Llama's blocks); and what attention keeps of its scores.
         """
         attention = 2 * self.attention + 2 * self.key_heads * self.head
-        if self.query_key_norms:
+        if self.family.query_key_norms:
             attention += 2 * (self.attention + self.key_heads * self.head)
-        mlp = (4 if self.gated else 2) * self.intermediate
-        scores = self.scores.saved * self.heads * length if self.scores else 0
-        norms = 2 * (1 + self.norms) * self.hidden
+        mlp = (4 if self.family.gated else 2) * self.intermediate
+        scores = self.family.scores.saved * self.heads * length if self.family.scores else 0
+        norms = 2 * (1 + self.family.norms) * self.hidden
         return 4 * tokens * (norms + attention + mlp + scores)
 
     def scores_bytes(self, tokens: int, length: int) -> int:
@@ -252,11 +262,11 @@ class Shapes:
 
         In a backward pass, gradients of scores take about as much, beside what is saved.
         """
-        if self.scores is None:
+        if self.family.scores is None:
             return 0
         # The softmax in float32, and its input, if that has to be converted.
         softmax = 4 if self.bytes_each == 4 else 4 + 4
-        each = self.scores.passed * self.bytes_each + softmax
+        each = self.family.scores.passed * self.bytes_each + softmax
         return each * tokens * self.heads * length
 
     def passing_bytes(self, tokens: int, length: int) -> int:
@@ -264,7 +274,7 @@ class Shapes:
 
         They include the next inputs, which are read meanwhile, and the results that are written.
         """
-        mlp = (4 if self.gated else 2) * self.intermediate
+        mlp = (4 if self.family.gated else 2) * self.intermediate
         # Norms are computed in float32.
         norms = 0 if self.bytes_each == 4 else 4 * 2 * self.hidden
         held = max(self.bytes_each * mlp * tokens, self.scores_bytes(tokens, length))

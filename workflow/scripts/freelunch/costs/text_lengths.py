@@ -1,4 +1,4 @@
-"""How many windows an evaluation text has, for `windows: null`."""
+"""How long texts are: for `windows: null`, and to see that a sample is not longer than its text."""
 
 import json
 from contextlib import suppress
@@ -38,23 +38,23 @@ def text_windows(study: Study, model: str) -> TextWindows:
         return TextWindows(settings.windows)
     whole = f"evaluation on all of {settings.text}"
     cut = study.paths.text_windows(model)
-    if facts_at(cut).get("settings") == settings.cutting() and (
-        count := _count(cut / "tokens.safetensors")
+    if facts_at(cut).get("settings") == settings.cutting():
+        # A file that cannot be read says nothing.
+        with suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+            windows = _sequences(cut / "tokens.safetensors")
+            return TextWindows(windows, f"{whole}: {windows:,} windows")
+    tokens: float = ASSUMED_TOKENS
+    note = "its length is unknown until it is fetched, and a million tokens is assumed"
+    for size, unit in (
+        (characters_of(study, settings.text), "characters"),
+        (bytes_of(study.text(settings.text)), "bytes"),
     ):
-        return TextWindows(count, f"{whole}: {count:,} windows")
-
-    def windows(tokens: float) -> int:
-        return max(2, int(tokens - settings.length) // (settings.stride or settings.length) + 1)
-
-    size, unit = characters_of(study, settings.text), "characters"
-    if size is None:
-        size, unit = bytes_of(study.text(settings.text)), "bytes"
-    if size is not None:
-        tokens = size / TOKEN_CHARACTERS
-        found = f"about {tokens / 1e6:,.2f} million tokens, by its {size:,} {unit}"
-        return TextWindows(windows(tokens), f"{whole}: {found}")
-    unknown = "its length is unknown until it is fetched, and a million tokens is assumed"
-    return TextWindows(windows(ASSUMED_TOKENS), f"{whole}: {unknown}")
+        if size is not None:
+            tokens = size / TOKEN_CHARACTERS
+            note = f"about {tokens / 1e6:,.2f} million tokens, by its {size:,} {unit}"
+            break
+    steps = int(tokens - settings.length) // (settings.stride or settings.length)
+    return TextWindows(max(2, steps + 1), f"{whole}: {note}")
 
 
 def characters_of(study: Study, text: str) -> int | None:
@@ -76,16 +76,12 @@ def bytes_of(text: object) -> int | None:
     if not isinstance(text, LocalText) or text.format in (*TABLES, WIKI):
         return None
     path = Path(text.path)
-    if path.suffix in PACKED:
-        return None
-    return path.stat().st_size if path.is_file() else None
+    return path.stat().st_size if path.is_file() and path.suffix not in PACKED else None
 
 
-def _count(tokens: Path) -> int:
-    """Return how many sequences a safetensors file of token ids has; 0 if it cannot be read."""
-    with suppress(OSError, ValueError, KeyError, TypeError), tokens.open("rb") as file:
+def _sequences(tokens: Path) -> int:
+    """Return how many sequences a safetensors file of token ids has, by its header."""
+    with tokens.open("rb") as file:
         # A damaged file may announce a header of any size.
         size = min(int.from_bytes(file.read(8), "little"), 2**16)
-        header = json.loads(file.read(size))
-        return int(header["input_ids"]["shape"][0])
-    return 0
+        return int(json.loads(file.read(size))["input_ids"]["shape"][0])

@@ -10,13 +10,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from freelunch.costs.machine import Machine
-from freelunch.study.steps import (
-    CAPTURE_DENSE,
-    CAPTURE_REFERENCE,
-    EVALUATE_CELL,
-    RECONSTRUCT_WINDOW,
-    RETRAIN_MODEL,
-)
 
 # Resident memory before any weight: Python, torch, transformers, modules (measured, CPU build).
 PROCESS_BYTES = 385_000_000
@@ -24,11 +17,6 @@ PROCESS_BYTES = 385_000_000
 START_S = 4.0
 # Seconds between two saved states of a retraining.
 SAVE_S = 300.0
-# Rules whose jobs compute and move data at the same time: they take the longer of the two times,
-# and a job of another rule takes the sum. A retraining reads while it computes only if streamed.
-OVERLAPPING = frozenset(
-    {CAPTURE_DENSE, CAPTURE_REFERENCE, RECONSTRUCT_WINDOW, RETRAIN_MODEL, EVALUATE_CELL}
-)
 # Single precision without tensor cores against bfloat16 with them, by NVIDIA's data sheet of the
 # H100 (67 and 989 TFLOP/s). No GPU was there to measure it.
 SINGLE_ON_GPU = 67 / 989
@@ -71,10 +59,17 @@ SOLVING = Kind("least squares", 0.11, single=True)
 # Swaps: a search among the weights of each row. Alone, on matrices of SmolLM2's shapes: 0.04 to
 # 0.12, falling with the number of swaps.
 SWAPS = Kind("swaps", 0.05, single=True)
-
+KINDS = (PASSES, ATTENTION, GRAM, ELIMINATION, SOLVING, SWAPS)
 
 # Floating-point operations of each kind of work.
 Work = Counter[Kind]
+
+
+class Memory(NamedTuple):
+    """Memory of a job, in bytes: the host's, and the device's."""
+
+    host: int
+    device: int
 
 
 @dataclass(frozen=True)
@@ -91,11 +86,11 @@ class Cost:
         downloaded_bytes: Bytes that come over the network.
         disk_bytes: Bytes that the job leaves on disk.
         scratch_bytes: Bytes on disk while the job runs, beside those that it leaves.
-        saved_bytes: Bytes that it writes or reads each time that it saves its state.
+        saved_bytes: Bytes that it writes each time that it saves its state.
         saves: How often it can save its state at most.
         overlaps: Whether it computes while it reads and writes.
-        alone_read_bytes: Bytes read while nothing is computed, whether or not the rest overlaps.
-        alone_written_bytes: Bytes written in the same way.
+        alone_bytes: Bytes that it reads, and as many that it writes, while it computes nothing,
+            even if the rest overlaps.
     """
 
     work: Work = field(default_factory=Counter)
@@ -110,15 +105,14 @@ class Cost:
     saved_bytes: int = 0
     saves: int = 0
     overlaps: bool = False
-    alone_read_bytes: int = 0
-    alone_written_bytes: int = 0
+    alone_bytes: int = 0
 
     @property
     def flops(self) -> int:
         """Return the floating-point operations of all kinds of work."""
         return self.work.total()
 
-    def memory(self, device: bool) -> "Memory":
+    def memory(self, device: bool) -> Memory:
         """Return the memory that a job needs, with or without a device."""
         if not device:
             return Memory(self.memory_bytes, 0)
@@ -126,21 +120,13 @@ class Cost:
 
     def seconds(self, machine: Machine) -> float:
         """Return how long a job takes on a machine."""
-        moving = self.read_bytes / machine.read_per_s + self.written_bytes / machine.write_per_s
-        alone = self.alone_read_bytes / machine.read_per_s
-        alone += self.alone_written_bytes / machine.write_per_s
+        moving = (self.read_bytes + self.written_bytes) / machine.disk_per_s
+        alone = 2 * self.alone_bytes / machine.disk_per_s
         computing = sum(flops / rate_of(kind, machine) for kind, flops in self.work.items())
         both = max(moving - alone, computing) + alone if self.overlaps else moving + computing
         saves = min(both // SAVE_S, self.saves)
-        both += saves * self.saved_bytes / machine.write_per_s
+        both += saves * self.saved_bytes / machine.disk_per_s
         return START_S + both + self.downloaded_bytes / machine.network_per_s
-
-
-class Memory(NamedTuple):
-    """Memory of a job, in bytes: the host's, and the device's."""
-
-    host: int
-    device: int
 
 
 def rate_of(kind: Kind, machine: Machine) -> float:
@@ -153,13 +139,13 @@ def together(costs: Sequence[Cost]) -> Cost:
     """Return the cost of several jobs together; memory and scratch are those of the largest."""
 
     def total(name: str) -> int:
-        return sum(getattr(each, name) for each in costs)
+        return sum(getattr(cost, name) for cost in costs)
 
     def largest(name: str) -> int:
-        return max((getattr(each, name) for each in costs), default=0)
+        return max((getattr(cost, name) for cost in costs), default=0)
 
     return Cost(
-        sum((each.work for each in costs), Work()),
+        sum((cost.work for cost in costs), Work()),
         memory_bytes=largest("memory_bytes"),
         host_bytes=largest("host_bytes"),
         read_bytes=total("read_bytes"),

@@ -25,3 +25,8 @@ def read_documents(folder: Path) -> list[str]:
     # `splitlines` would also split at U+2028 and similar characters inside of a document.
     with path.open(encoding="utf-8") as file:
         return [json.loads(line)["text"] for line in file]
+
+
+def document_line(document: str) -> str:
+    """Return the line of a text's file that holds a document."""
+    return json.dumps({"text": document}, ensure_ascii=False) + "\n"

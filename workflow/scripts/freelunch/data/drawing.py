@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
+from freelunch.data.token_job import TokenJob, load_tokenizer
 from freelunch.study.cell import derive_seed
 
 # The file in a sample's artifact that says how it was drawn: `spans`, the document and the first
@@ -57,23 +57,22 @@ class Drawing:
         self.spans: list[Span] = []
 
     @classmethod
-    def begin(cls, model: Artifact, text: Artifact, length: int, seed: int) -> "Drawing":
-        """Return the drawing of a cell's first sample from a text, by a model's tokenizer."""
-        documents = read_documents(text.folder)
-        tokenizer = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
-        return cls(documents, tokenizer, length, seed, text.folder)
+    def begin(cls, job: TokenJob, length: int, seed: int) -> "Drawing":
+        """Return the drawing of a cell's first sample from a text."""
+        documents = read_documents(job.text.folder)
+        return cls(documents, load_tokenizer(job.model), length, seed, job.text.folder)
 
     @classmethod
-    def resume(cls, model: Artifact, text: Artifact, sample: Artifact) -> "Drawing":
+    def resume(cls, job: TokenJob, sample: Artifact) -> "Drawing":
         """Return a drawing that continues after a sample.
 
         Raises:
             UserError: The sample was not drawn from this text by this model's tokenizer.
         """
-        check_belongs(sample, "text", text)
-        check_belongs(sample, "model", model)
+        check_belongs(sample, "text", job.text)
+        check_belongs(sample, "model", job.model)
         settings = sample.facts["settings"]
-        drawing = cls.begin(model, text, settings["length"], settings["seed"])
+        drawing = cls.begin(job, settings["length"], settings["seed"])
         version, state, gauss = json.loads(sample.path(DRAWN).read_text())["generator"]
         drawing._generator.setstate((version, tuple(state), gauss))
         return drawing
@@ -108,8 +107,8 @@ class Drawing:
         return torch.tensor(sequences)
 
     def keep_apart(self, spans: Iterable[Span]) -> None:
-        """Skip the documents of these spans from now on, and sequences that share GRAM tokens in a
-        row with one of them; no longer those skipped before.
+        """Skip from now on the documents of these spans, and sequences that share GRAM tokens in a
+        row with one of them, and nothing else.
         """
         spans = list(spans)
         self._left_out = frozenset(document for document, _ in spans)
@@ -119,8 +118,8 @@ class Drawing:
             for gram in grams(self._tokens(document)[start : start + self._length])
         )
 
-    def drawn(self) -> str:
-        """Return the content of the file DRAWN for the last draw."""
+    def state(self) -> str:
+        """Return the content of the file DRAWN after the last draw."""
         return json.dumps({"spans": self.spans, "generator": self._generator.getstate()}) + "\n"
 
     def _tokens(self, index: int) -> list[int]:

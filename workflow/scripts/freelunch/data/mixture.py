@@ -1,6 +1,5 @@
 """Mix texts: the documents of all parts, one part after another, each document once."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import SHA256
 from freelunch.core.errors import UserError
-from freelunch.data.documents import read_documents
-from freelunch.data.overlap import Seen
+from freelunch.data.documents import document_line, read_documents
+from freelunch.data.overlap import PassageIndex
 from freelunch.study.steps import DOCUMENTS, TEXT
 
 # The largest share of a part's characters that earlier parts may hold, too. With more, the shares
@@ -50,27 +49,20 @@ def mix_text(
     lines: list[str] = []
     facts: list[dict[str, Any]] = []
     read = ((part, read_documents(text.folder)) for part, text in parts.items())
-    for part, kept, dropped in documents_of_parts(name, read):
-        lines += [json.dumps({"text": each}, ensure_ascii=False) + "\n" for each in kept]
-        facts.append(
-            {
-                "name": part,
-                "documents": len(kept),
-                "characters": sum(map(len, kept)),
-                "duplicates": dropped,
-                "text": parts[part].digest,
-            }
-        )
+    for part, documents, dropped in documents_of_parts(name, read):
+        lines += map(document_line, documents)
+        counts = {"documents": len(documents), "characters": sum(map(len, documents))}
+        digest = parts[part].digest
+        facts.append({"name": part, **counts, "duplicates": dropped, "text": digest})
     writer.add_text(DOCUMENTS, "".join(lines))
-    totals = {
-        key: sum(each[key] for each in facts) for key in ("documents", "characters", "duplicates")
-    }
     files = {f"{part}/{DOCUMENTS}": text.files[DOCUMENTS][SHA256] for part, text in parts.items()}
     return writer.finish(
         settings=dict(settings),
         origin={"source": settings["source"], "files": files},
         parts=facts,
-        **totals,
+        documents=sum(each["documents"] for each in facts),
+        characters=sum(each["characters"] for each in facts),
+        duplicates=sum(each["duplicates"] for each in facts),
     )
 
 
@@ -87,26 +79,20 @@ def documents_of_parts(
     Raises:
         UserError: A part repeats too much of the parts before it.
     """
-    seen = Seen()
-    for part, given in parts:
-        documents = [each for each in given if each.strip()]
+    before = PassageIndex()
+    for part, documents in parts:
+        written = [document for document in documents if document.strip()]
         # A table may repeat its own rows.
-        own = [*dict.fromkeys(documents)]
-        _check_overlap(f"texts.{name}.parts.{part}", own, seen)
-        kept = [each for each in own if each not in seen]
-        seen.add(own)
-        yield part, kept, len(documents) - len(kept)
+        once = list(dict.fromkeys(written))
+        _check_overlap(f"texts.{name}.parts.{part}", once, before)
+        new = [document for document in once if document not in before]
+        before.add(once)
+        yield part, new, len(written) - len(new)
 
 
-def _check_overlap(where: str, documents: list[str], seen: Seen) -> None:
-    """Refuse a part that repeats too much of the parts before it.
-
-    Args:
-        where: The part, for messages.
-        documents: Its documents, each once.
-        seen: The parts before it.
-    """
-    counts = [seen.repeated(document) for document in documents]
+def _check_overlap(where: str, documents: list[str], before: PassageIndex) -> None:
+    """Refuse a part, whose documents are given, that repeats too much of the parts before it."""
+    counts = [before.repeated(document) for document in documents]
     repeated = [count for count, _ in counts if count]
     share = sum(repeated) / max(sum(size for _, size in counts), 1)
     if share > LARGEST_OVERLAP:

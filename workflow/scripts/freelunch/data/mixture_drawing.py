@@ -8,18 +8,18 @@ drawn.
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
-from freelunch.core.artifact import Artifact
+from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
 from freelunch.data.drawing import GRAM, Gram, Span, grams
+from freelunch.data.token_job import TokenJob, load_tokenizer
 from freelunch.model.token_ids import read_tokens
 from freelunch.study.cell import derive_seed
 from freelunch.study.sources import REFUSE
@@ -28,13 +28,56 @@ from freelunch.study.sources import REFUSE
 TRAINING, SELECTION, MEASURED = "training", "selection", "measured"
 
 
+def sample_mixture(
+    job: TokenJob,
+    evaluation: Artifact,
+    windows: Artifact,
+    settings: dict[str, int],
+    most: int = 0,
+) -> Artifact:
+    """Write the token ids of a sample of a mixture, (samples, length), int64.
+
+    A sample that is larger than the calibration sample begins with it.
+
+    Args:
+        job: The job; its text is the mixture.
+        evaluation: The evaluation text.
+        windows: Its windows by the same tokenizer.
+        settings: `samples`, `length` and `seed`; for held-out text also `measured`, the number of
+            sequences on which cells are measured, which follow the `samples` on which candidates
+            are compared.
+        most: Sequences of the largest sample that the study draws, so that a mixture that is too
+            short for it is refused at once.
+
+    Raises:
+        UserError: A part of the mixture is too short or holds evaluation text, or the calibration
+            sample is of another text or model.
+    """
+    samples = settings["samples"]
+    last: dict[str, Any] = {"windows": windows.digest}
+    if job.calibration is not None:
+        check_belongs(job.calibration, "text", job.text)
+        check_belongs(job.calibration, "model", job.model)
+        last["calibration"] = job.calibration.digest
+    drawing = MixtureDrawing(job, evaluation, windows, settings["length"], settings["seed"])
+    if "measured" in settings:
+        drawn = (drawing.draw(SELECTION, samples), drawing.draw(MEASURED, settings["measured"]))
+        input_ids = torch.cat(drawn)
+    else:
+        input_ids = drawing.draw(TRAINING, max(samples, most))[:samples]
+        last["distinct_tokens"] = input_ids.numel()
+    parts = {part.name: {"share": part.share, **part.facts} for part in drawing.parts}
+    return job.write(input_ids, settings=settings, parts=parts, last=last)
+
+
 @dataclass
-class Part:
+class MixturePart:
     """A part of a mixture, as one seed divides it.
 
     Attributes:
         name: Key in `texts`.
         share: Its share of the tokens of every sample.
+        indices: Its documents for each use, by their numbers in the mixture.
         spans: The document and the first token of each sequence that may be drawn, in the order of
             drawing, for each use of the documents. No two overlap.
         facts: `documents` longer than a sequence, apart from evaluation text, and their `tokens`;
@@ -45,6 +88,7 @@ class Part:
 
     name: str
     share: float
+    indices: dict[str, list[int]] = field(default_factory=dict)
     spans: dict[str, list[Span]] = field(default_factory=dict)
     facts: dict[str, int] = field(default_factory=dict)
 
@@ -56,105 +100,59 @@ class MixtureDrawing:
     GRAM tokens in a row with a window of the evaluation text.
 
     Args:
-        documents: The documents of the mixture, one part after another.
-        parts: Name, share and number of documents of each part.
-        tokens: Token ids of each document.
-        evaluated: Documents that the evaluation uses, and GRAM tokens in a row in its windows.
+        job: The job; its text is the mixture.
+        evaluation: The evaluation text.
+        windows: Its windows by the same tokenizer.
         length: Tokens in a sequence.
         seed: The cell's seed.
-        settings: The mixture's settings: `evaluation_text` and `held_out` apply here.
-        where: The text's name in messages.
+
+    Attributes:
+        documents: The documents of the mixture, one part after another.
+        tokens: Token ids of each document.
+        parts: The parts, in their order.
 
     Raises:
         UserError: A part holds evaluation text and must not, or has too few documents.
     """
 
     def __init__(
-        self,
-        documents: Sequence[str],
-        parts: Iterable[tuple[str, float, int]],
-        tokens: Sequence[list[int]],
-        evaluated: tuple[frozenset[str], frozenset[Gram]],
-        length: int,
-        seed: int,
-        settings: Mapping[str, Any],
-        where: str,
+        self, job: TokenJob, evaluation: Artifact, windows: Artifact, length: int, seed: int
     ) -> None:
-        self._documents, self._tokens, self._evaluated = documents, tokens, evaluated
-        self._length, self._where, self._settings = length, where, settings
-        self.parts: list[Part] = []
-        used: dict[str, dict[str, list[int]]] = {}
+        self._length, self._where = length, f"texts.{job.text.folder.name}.parts"
+        self._settings: dict[str, Any] = job.text.facts["settings"]
+        self.documents = read_documents(job.text.folder)
+        self.tokens: list[list[int]] = load_tokenizer(job.model)(self.documents, verbose=False)[
+            "input_ids"
+        ]
+        evaluated = read_documents(evaluation.folder)
+        if windows.facts["documents"] is not None:
+            evaluated = [evaluated[index] for index in set(windows.facts["documents"])]
+        self._evaluated = frozenset(evaluated)
+        rows: list[list[int]] = read_tokens(windows).tolist()
+        self._in_windows = frozenset(gram for row in rows for gram in grams(row))
+        self.parts: list[MixturePart] = []
         first = 0
-        for name, share, count in parts:
-            self.parts.append(Part(name, share))
-            generator = random.Random(derive_seed(seed, "mixture", name))
-            used[name] = self._divided(self.parts[-1], range(first, first + count), generator)
-            first += count
-        held_out = {
-            use: frozenset(
-                gram
-                for divided in used.values()
-                for index in divided[use]
-                for gram in grams(tokens[index])
+        for facts in job.text.facts["parts"]:
+            name, end = facts["name"], first + facts["documents"]
+            part = MixturePart(name, self._settings["parts"][name]["share"])
+            self._divide_(
+                part, range(first, end), random.Random(derive_seed(seed, "mixture", name))
             )
-            for use in (SELECTION, MEASURED)
-        }
-        apart = {
-            SELECTION: frozenset[Gram](),
-            MEASURED: held_out[SELECTION],
-            TRAINING: held_out[SELECTION] | held_out[MEASURED],
-        }
+            self.parts.append(part)
+            first = end
+        chosen_on, measured = self._grams_of(SELECTION), self._grams_of(MEASURED)
+        apart = {SELECTION: frozenset(), MEASURED: chosen_on, TRAINING: chosen_on | measured}
         for part in self.parts:
             generator = random.Random(derive_seed(seed, "mixture", part.name, "sequences"))
-            for use, indices in used[part.name].items():
+            part.facts["repeating"] = 0
+            for use, indices in part.indices.items():
                 spans = self._sequences(indices, generator)
                 part.spans[use] = [
                     (index, at)
                     for index, at in spans
-                    if apart[use].isdisjoint(grams(tokens[index][at : at + length]))
+                    if apart[use].isdisjoint(grams(self.tokens[index][at : at + length]))
                 ]
-                lost = len(spans) - len(part.spans[use])
-                part.facts["repeating"] = part.facts.get("repeating", 0) + lost
-
-    @classmethod
-    def of(
-        cls,
-        model: Artifact,
-        text: Artifact,
-        evaluation: Artifact,
-        windows: Artifact,
-        length: int,
-        seed: int,
-    ) -> "MixtureDrawing":
-        """Return the drawing from a mixture's artifact, by a model's tokenizer.
-
-        Args:
-            model: For its tokenizer.
-            text: The mixture.
-            evaluation: The evaluation text.
-            windows: Its windows by the same tokenizer.
-            length: Tokens in a sequence.
-            seed: The cell's seed.
-        """
-        tokenizer = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
-        documents, settings = read_documents(text.folder), text.facts["settings"]
-        evaluated = read_documents(evaluation.folder)
-        if windows.facts["documents"] is not None:
-            evaluated = [evaluated[index] for index in set(windows.facts["documents"])]
-        in_windows = (gram for row in read_tokens(windows).tolist() for gram in grams(row))
-        return cls(
-            documents,
-            [
-                (part["name"], settings["parts"][part["name"]]["share"], part["documents"])
-                for part in text.facts["parts"]
-            ],
-            tokenizer(documents, verbose=False)["input_ids"],
-            (frozenset(evaluated), frozenset(in_windows)),
-            length,
-            seed,
-            settings,
-            f"texts.{text.folder.name}.parts",
-        )
+                part.facts["repeating"] += len(spans) - len(part.spans[use])
 
     def draw(self, use: str, count: int) -> Tensor:
         """Return the token ids of the first sequences for a use, (count, length), int64.
@@ -172,85 +170,85 @@ class MixtureDrawing:
             if drawn[part.name] == len(part.spans[use]):
                 raise self._too_short(part, use, count)
             index, at = part.spans[use][drawn[part.name]]
-            rows.append(self._tokens[index][at : at + self._length])
+            rows.append(self.tokens[index][at : at + self._length])
             drawn[part.name] += 1
         return torch.tensor(rows, dtype=torch.int64).reshape(count, self._length)
 
-    def _divided(
-        self, part: Part, indices: Iterable[int], generator: random.Random
-    ) -> dict[str, list[int]]:
-        """Return the documents of a part for each use, and note what was left out."""
-        indices = list(indices)
-        long = [index for index in indices if len(self._tokens[index]) > self._length]
-        kept = [index for index in long if not self._holds_evaluation_text(index)]
-        if len(kept) < len(long) and self._settings["evaluation_text"] == REFUSE:
-            raise self._evaluation_text(part, long, kept)
+    def _grams_of(self, use: str) -> frozenset[Gram]:
+        """Return GRAM tokens in a row of the documents of all parts for a use."""
+        return frozenset(
+            gram
+            for part in self.parts
+            for index in part.indices[use]
+            for gram in grams(self.tokens[index])
+        )
+
+    def _divide_(self, part: MixturePart, indices: range, generator: random.Random) -> None:
+        """Choose the documents of a part for each use, and note what is left out."""
+        long = [index for index in indices if len(self.tokens[index]) > self._length]
+        usable = [index for index in long if not self._holds_evaluation_text(index)]
+        if len(usable) < len(long) and self._settings["evaluation_text"] == REFUSE:
+            raise self._evaluation_text(part, long, usable)
         part.facts = {
-            "documents": len(kept),
-            "tokens": sum(len(self._tokens[index]) for index in kept),
+            "documents": len(usable),
+            "tokens": sum(len(self.tokens[index]) for index in usable),
             "short_documents": len(indices) - len(long),
-            "evaluation_documents": len(long) - len(kept),
+            "evaluation_documents": len(long) - len(usable),
         }
-        generator.shuffle(kept)
-        half = math.ceil(len(kept) * self._settings["held_out"] / 2)
-        if len(kept) <= 2 * half:
+        generator.shuffle(usable)
+        half = math.ceil(len(usable) * self._settings["held_out"] / 2)
+        if len(usable) <= 2 * half:
             raise UserError(
                 "a part of the mixture has too few documents",
                 where=f"{self._where}.{part.name}",
-                found=f"{len(kept)} documents of more than {self._length} tokens that the "
+                found=f"{len(usable)} documents of more than {self._length} tokens that the "
                 "evaluation does not use",
                 expected="at least 3: one to train on, and two that are held out",
                 todo="leave out the part, or shorten study.calibration.length",
             )
-        return {
-            SELECTION: kept[:half],
-            MEASURED: kept[half : 2 * half],
-            TRAINING: kept[2 * half :],
+        part.indices = {
+            SELECTION: usable[:half],
+            MEASURED: usable[half : 2 * half],
+            TRAINING: usable[2 * half :],
         }
 
     def _holds_evaluation_text(self, index: int) -> bool:
-        documents, in_windows = self._evaluated
-        return self._documents[index] in documents or not in_windows.isdisjoint(
-            grams(self._tokens[index])
+        return self.documents[index] in self._evaluated or not self._in_windows.isdisjoint(
+            grams(self.tokens[index])
         )
 
     def _sequences(self, indices: Iterable[int], generator: random.Random) -> list[Span]:
         """Return sequences of documents that do not overlap, in random order."""
         spans = []
         for index in indices:
-            count, left = divmod(len(self._tokens[index]), self._length)
+            count, left = divmod(len(self.tokens[index]), self._length)
             offset = generator.randrange(left + 1)
             spans += [(index, offset + at * self._length) for at in range(count)]
         generator.shuffle(spans)
         return spans
 
-    def _evaluation_text(self, part: Part, long: list[int], kept: list[int]) -> UserError:
-        tokens = {index: len(self._tokens[index]) for index in long}
-        share = 1 - sum(tokens[index] for index in kept) / sum(tokens.values())
-        held = len(long) - len(kept)
-        documents = f"{held:,} documents that share" if held > 1 else "a document that shares"
+    def _evaluation_text(self, part: MixturePart, long: list[int], usable: list[int]) -> UserError:
+        left, every = (sum(len(self.tokens[at]) for at in indices) for indices in (usable, long))
+        left_out = len(long) - len(usable)
         return UserError(
             "a part of the mixture holds evaluation text",
             where=f"{self._where}.{part.name}",
-            found=f"{share:.1%} of its tokens, in {documents} {GRAM} tokens in a row with a window "
-            "of the evaluation text",
+            found=f"{1 - left / every:.1%} of its tokens, in {left_out:,} documents, which share "
+            f"{GRAM} tokens in a row with a window of the evaluation text",
             expected="none",
             todo="set `evaluation_text: leave_out` in the mixture, which leaves these documents "
             "out, or use another text",
         )
 
-    def _too_short(self, part: Part, use: str, count: int) -> UserError:
-        found, needed = len(part.spans[use]), math.ceil(part.share * count)
-        todo = (
-            "give the part a smaller share, draw fewer sequences, or train several epochs on them"
-        )
+    def _too_short(self, part: MixturePart, use: str, count: int) -> UserError:
+        available, needed = len(part.spans[use]), math.ceil(part.share * count)
+        todo = "give the part a smaller share, draw fewer sequences, or train several epochs"
         if use != TRAINING:
             todo = "raise `held_out` in the mixture, or hold out fewer sequences"
         return UserError(
             "a part of the mixture is too short",
             where=f"{self._where}.{part.name}",
-            found=f"{found:,} sequences of {self._length} tokens for {use}, "
-            f"{found * self._length:,} tokens in all",
+            found=f"{available:,} sequences of {self._length} tokens for {use}",
             expected=f"{needed:,} sequences, {needed * self._length:,} tokens: {part.share:g} of "
             f"the {count:,} sequences that are drawn",
             todo=todo,

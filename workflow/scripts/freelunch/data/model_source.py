@@ -7,7 +7,7 @@ torch. It prints an error, and its exit status is then `REFUSED`.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +20,19 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
 from freelunch.core.errors import REFUSED, UserError, first_line, first_of
-from freelunch.data.sources.folder import check_json_files, check_rows, read_config
+from freelunch.data.sources.model_folder import (
+    CONFIG,
+    check_config,
+    check_rows,
+    read_config,
+    read_json,
+)
 from freelunch.model.blocks import check_blocks, find_blocks
 from freelunch.model.checkpoint import Sharding, load_config, meta_model
-from freelunch.study.shape_limits import check_shapes
-from freelunch.study.unsupported import check_supported
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelFolder:
     """A folder of a model, checked as far as possible without reading its weights.
 
     Attributes:
@@ -42,7 +46,7 @@ class Source:
     places: dict[str, tuple[Path, str]]
 
 
-def read_source(where: str, folder: Path, files: Iterable[str]) -> Source:
+def read_model_folder(where: str, folder: Path, files: Iterable[str]) -> ModelFolder:
     """Look at the folder of a model: its config, its tokenizer, and the headers of its weights.
 
     Args:
@@ -54,9 +58,7 @@ def read_source(where: str, folder: Path, files: Iterable[str]) -> Source:
         UserError: The model is of a kind that is not supported, or its files are damaged or do not
             fit each other.
     """
-    written = read_config(folder)
-    check_supported(written, where)
-    check_shapes(written, folder / "config.json")
+    check_config(read_config(folder), where, folder / CONFIG)
     config = load_config(folder)
     own, config.dtype = config.dtype, torch.float32
     # Shapes do not depend on the precision, which may be one that torch cannot compute in.
@@ -65,11 +67,12 @@ def read_source(where: str, folder: Path, files: Iterable[str]) -> Source:
     sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
     check_blocks(meta, sharding.path)
     others = [file for file in files if not file.endswith(".safetensors")]
-    check_json_files(folder, others)
+    for file in others:
+        if file.endswith(".json"):
+            # Whoever loads the checkpoint reads it.
+            read_json(folder / file)
     _check_tokenizer(where, folder, others, config.vocab_size)
-    places = _tensor_files(folder, files, meta, sharding)
-    _check_tensor_shapes(places, meta)
-    return Source(config, sharding, places)
+    return ModelFolder(config, sharding, _tensor_files(folder, files, meta, sharding))
 
 
 def _tensor_files(
@@ -80,13 +83,15 @@ def _tensor_files(
     Some checkpoints name tensors relative to the backbone (`layers...` for `model.layers...`), or
     as older releases of transformers did (`embed_out` for GPT-NeoX's head).
     """
-    found: dict[str, tuple[Path, str]] = {}
+    places: dict[str, tuple[Path, str]] = {}
+    shapes: dict[tuple[Path, str], list[int]] = {}
     for path in (folder / file for file in files if file.endswith(".safetensors")):
         with opened(path) as file:
             for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                found[name] = (path, name)
+                places[name] = (path, name)
+                shapes[path, name] = list(file.get_slice(name).get_shape())
     prefix = f"{meta.base_model_prefix}."
-    needed = set(meta.state_dict())
+    needed = {name: list(tensor.shape) for name, tensor in meta.state_dict().items()}
     conversions = get_model_conversion_mapping(meta)  # type: ignore[arg-type]
     renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
 
@@ -95,7 +100,7 @@ def _tensor_files(
             name = renaming.rename_source_key(name)[0]
         return name if name in needed or prefix + name not in needed else prefix + name
 
-    renamed = {today(name): place for name, place in found.items()}
+    renamed = {today(name): place for name, place in places.items()}
     # Tied tensors are stored once, under either name.
     tied = getattr(meta, "all_tied_weights_keys", None) or {}
     stored = {tied.get(name, name) for name in renamed}
@@ -118,39 +123,21 @@ def _tensor_files(
             expected=f"num_hidden_layers = {sharding.num_blocks} blocks",
             todo="use the config.json that belongs to the weights",
         )
-    return {name: place for name, place in renamed.items() if name in needed}
-
-
-def _check_tensor_shapes(places: Mapping[str, tuple[Path, str]], meta: torch.nn.Module) -> None:
-    """Refuse tensors whose shapes are not those that the model's config gives them.
-
-    Args:
-        places: The file that holds each tensor of the model, and the tensor's name there.
-        meta: The model without weights.
-
-    Raises:
-        UserError: There is such a tensor, so `from_pretrained` would refuse the checkpoint.
-    """
-    expected = {name: list(tensor.shape) for name, tensor in meta.state_dict().items()}
-    for name, (path, stored) in places.items():
-        with opened(path) as file:
-            found = list(file.get_slice(stored).get_shape())
-        if found != expected[name]:
+    used = {name: place for name, place in renamed.items() if name in needed}
+    for name, (path, stored_name) in used.items():
+        if (shape := shapes[path, stored_name]) != needed[name]:
             raise UserError(
                 "a tensor has another shape than the model's config gives it",
-                where=f"{path}: {stored}",
-                found=" x ".join(map(str, found)),
-                expected=" x ".join(map(str, expected[name])),
+                where=f"{path}: {stored_name}",
+                found=" x ".join(map(str, shape)),
+                expected=" x ".join(map(str, needed[name])),
                 todo="use the config.json that belongs to the weights",
             )
+    return used
 
 
 def _check_tokenizer(model: str, folder: Path, files: Iterable[str], vocabulary: int) -> None:
-    """Refuse a tokenizer that cannot be read, or has tokens for which there is no embedding.
-
-    Raises:
-        UserError: It is such a tokenizer.
-    """
+    """Refuse a tokenizer that cannot be read, or has tokens for which there is no embedding."""
     where = f"{model}: tokenizer"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -178,13 +165,14 @@ def opened(path: Path) -> Iterator[Any]:
             "not a complete safetensors file",
             where=path,
             found=f"{path.stat().st_size:,} bytes: {first_line(error)}",
-            todo="complete the download of the model",
+            todo="complete the download (a file of about 130 bytes is a pointer of Git "
+            "LFS: run `git lfs pull`)",
         ) from error
 
 
 if __name__ == "__main__":
     try:
-        read_source(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+        read_model_folder(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
     except UserError as error:
         print(error)  # noqa: T201
         sys.exit(REFUSED)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from gguf import GGUFReader
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
@@ -17,13 +16,13 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError, first_of
-from freelunch.data.model_source import opened, read_source
-from freelunch.data.sources import fetching, obtain_model
+from freelunch.data.model_source import opened, read_model_folder
+from freelunch.data.sources import fetching, obtain
+from freelunch.data.sources.model_folder import read_gguf_header
 from freelunch.model.checkpoint import KIND, Sharding, finish_checkpoint, write_shard
 from freelunch.study.families import FAMILIES, sizes_of
-from freelunch.study.gguf import SUFFIX as GGUF
+from freelunch.study.source_files import GGUF
 from freelunch.study.sources import Dtype, Model
-from freelunch.study.unsupported import check_supported
 
 DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, name) for name in get_args(Dtype))
 
@@ -47,22 +46,23 @@ def fetch_model(
             cannot be found, it lacks tensors, a weight is not finite, or its shapes differ from
             those in `architecture`.
     """
+    where = f"models.{name}"
     with fetching(folder) as scratch:
-        obtained = obtain_model(name, entry, scratch)
+        obtained = obtain(where, entry, scratch)
         # A file at a path may have been replaced since an attempt was interrupted.
-        whole = json_digest([fingerprint, obtained.origin["files"]])
-        writer = ArtifactWriter(folder, KIND, whole)
-        raw, files = obtained.path, sorted(obtained.origin["files"])
+        depends_on = json_digest([fingerprint, obtained.origin["files"]])
+        writer = ArtifactWriter(folder, KIND, depends_on)
+        raw, files = obtained.path.parent, sorted(obtained.files)
         if obtained.path.suffix == GGUF:
-            check_gguf(obtained.path, f"models.{name}")
+            _check_convertible(obtained.path, where)
             raw = scratch / "dequantised"
             dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
-        source = read_source(f"models.{name}", raw, files)
+        source = read_model_folder(where, raw, files)
         config, sharding = source.config, source.sharding
         if entry.architecture is not None:
-            _check_architecture(name, config, entry.architecture.as_json())
-        config.dtype = _dtype(name, entry, config)
+            _check_architecture(where, config, entry.architecture.as_json())
+        config.dtype = _dtype(where, entry, config)
         _write_shards(writer, sharding, source.places, config.dtype)
         for file in files:
             if not file.endswith((".safetensors", ".index.json")) and file != "config.json":
@@ -77,15 +77,15 @@ def fetch_model(
         )
 
 
-def _dtype(name: str, entry: Model, config: PreTrainedConfig) -> torch.dtype:
+def _dtype(where: str, entry: Model, config: PreTrainedConfig) -> torch.dtype:
     """Return the precision in which a model is stored: the entry's, or the checkpoint's own."""
     if entry.dtype is not None:
-        found: torch.dtype = getattr(torch, entry.dtype)
-        return found
+        asked: torch.dtype = getattr(torch, entry.dtype)
+        return asked
     if config.dtype not in DTYPES:
         raise UserError(
             "the model's config.json states no dtype that can be used here",
-            where=f"models.{name}.dtype",
+            where=f"{where}.dtype",
             found=config.dtype,
             expected=f"one of: {', '.join(get_args(Dtype))}",
             todo="set `dtype` in the model's entry",
@@ -93,27 +93,9 @@ def _dtype(name: str, entry: Model, config: PreTrainedConfig) -> torch.dtype:
     return config.dtype
 
 
-def check_gguf(gguf: Path, where: str) -> None:
-    """Refuse a GGUF file that cannot be converted exactly.
-
-    Raises:
-        UserError: The file is damaged, its model is of a kind that is not supported, or
-            transformers cannot convert its architecture.
-    """
-    try:
-        fields = GGUFReader(gguf).fields
-        architecture = str(fields["general.architecture"].contents())
-        experts = [it.contents() for key, it in fields.items() if key.endswith(".expert_count")]
-    except (ValueError, KeyError, IndexError, OSError) as error:
-        raise UserError(
-            "not a valid GGUF file: it is damaged or cut off",
-            where=where,
-            found=gguf,
-            todo="fetch the file again",
-        ) from error
-    # Of Mixtral, llama.cpp writes `llama` as the architecture: only the number of experts differs.
-    named = {"model_type": architecture.replace("-", "_"), "num_experts": max(experts, default=0)}
-    check_supported(named, where)
+def _check_convertible(gguf: Path, where: str) -> None:
+    """Refuse a GGUF file that is damaged, or that transformers cannot convert exactly."""
+    architecture = read_gguf_header(gguf, where).architecture
     if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
         convertible = sorted({*FAMILIES} & {*GGUF_SUPPORTED_ARCHITECTURES})
         raise UserError(
@@ -186,14 +168,13 @@ def _read(
         yield name, tensor
 
 
-def _check_architecture(name: str, config: PreTrainedConfig, announced: Mapping[str, Any]) -> None:
+def _check_architecture(where: str, config: PreTrainedConfig, announced: Mapping[str, Any]) -> None:
     sizes = sizes_of(config.to_dict())
-    found = {key: sizes.get(key) for key in announced}
-    different = {key: found[key] for key in announced if found[key] != announced[key]}
+    different = {key: sizes.get(key) for key in announced if sizes.get(key) != announced[key]}
     if different:
         raise UserError(
             "the model's shapes differ from what the config announces",
-            where=f"models.{name}.architecture",
+            where=f"{where}.architecture",
             found=json.dumps(different),
             expected=json.dumps({key: announced[key] for key in different}),
             todo="correct `architecture`, or the model's source",

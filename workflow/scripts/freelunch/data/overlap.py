@@ -27,9 +27,9 @@ Characters = NDArray[np.uint32]
 Hashes = NDArray[np.uint64]
 
 
-class Seen:
-    """What documents hold that were seen so far: 8 bytes for each RUN characters, and a digest of
-    each document.
+class PassageIndex:
+    """What the documents hold that were added so far: 8 bytes for each RUN characters, and a digest
+    of each document.
     """
 
     def __init__(self) -> None:
@@ -42,12 +42,12 @@ class Seen:
 
     def add(self, documents: Iterable[str]) -> None:
         """Add documents."""
-        found = [self._runs]
+        runs = [self._runs]
         for document in documents:
             plain = _plain(document)
             self._documents.add(_digest(plain))
-            found += [_aligned(piece) for _, piece in _pieces(plain)]
-        self._runs = np.unique(np.concatenate(found))
+            runs += [_aligned(piece) for _, piece in _pieces(plain)]
+        self._runs = np.unique(np.concatenate(runs))
 
     def repeated(self, document: str) -> tuple[int, int]:
         """Return how many characters of a document were seen, and how many it has; spaces do not
@@ -62,9 +62,9 @@ class Seen:
             for start, piece in _pieces(plain):
                 hashes = _hashes(piece)
                 places = np.minimum(np.searchsorted(self._runs, hashes), self._runs.size - 1)
-                found = start + np.flatnonzero(self._runs[places] == hashes)
-                inside[found] += 1
-                inside[found + RUN] -= 1
+                begins = start + np.flatnonzero(self._runs[places] == hashes)
+                inside[begins] += 1
+                inside[begins + RUN] -= 1
         return int(np.count_nonzero(np.cumsum(inside, out=inside))), len(plain)
 
 

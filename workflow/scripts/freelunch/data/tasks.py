@@ -1,18 +1,25 @@
-"""Fetch the documents of an evaluation task and write them in the form that lm-eval reads.
+"""Fetch the documents of an evaluation task and write them in the form that lm-eval reads, and find
+lm-eval's own tasks without importing lm-eval, which takes many seconds.
 
 A task becomes `documents.jsonl`: one document per line, in the order of the source, with the fields
 that lm-eval's own task of that name expects. Prompts, choices and metrics remain lm-eval's.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.errors import UserError
-from freelunch.data.sources import fetching, obtain_task
+from freelunch.core.errors import UserError, nearest
+from freelunch.data.sources import fetching, obtain
 from freelunch.data.unpacked import lines_of
 from freelunch.study.sources import Task
 from freelunch.study.steps import DOCUMENTS, TASK
@@ -22,10 +29,18 @@ _REPEATED = 1_000_000
 _QUESTION, _ANSWER = "Question: ", "\nAnswer:"
 
 Document = dict[str, Any]
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError),
-    RecursionError,
-)
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+
+
+# The task's name is on a line of its file.
+_NAME = re.compile(rb"^task: *[\"']?([^\s\"'#]+)", re.MULTILINE)
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """Read lm-eval's YAML, with `!function` tags as text."""
+
+
+_TaskLoader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def fetch_task(
@@ -40,7 +55,7 @@ def fetch_task(
     Args:
         name: Key in `tasks`, the name of a task of lm-eval.
         entry: The task's entry in the config.
-        stock: The task's file and split, as `freelunch.data.stock_tasks` returns them.
+        stock: The task's file and split, as `stock_task` returns them.
         folder: Output folder.
         fingerprint: Digest of everything the result depends on.
 
@@ -54,7 +69,7 @@ def fetch_task(
     """
     where = f"tasks.{name}"
     with fetching(folder) as scratch:
-        obtained = obtain_task(name, entry, scratch)
+        obtained = obtain(where, entry, scratch)
         try:
             documents = list(_FORMATS[entry.format](obtained.path))
         except _UNREADABLE as error:
@@ -114,7 +129,7 @@ def _requests(path: Path) -> Iterator[Document]:
             yield request["doc"]
 
 
-def _parts(query: str, marker: str) -> tuple[str, str]:
+def _question_of(query: str, marker: str) -> tuple[str, str]:
     """Return the text before the last marker, and the text between it and the query's end."""
     before, found, rest = query.removesuffix(_ANSWER).rpartition(marker)
     if not found or not query.endswith(_ANSWER):
@@ -125,7 +140,7 @@ def _parts(query: str, marker: str) -> tuple[str, str]:
 def _boolq_requests(path: Path) -> Iterator[Document]:
     """Yield documents in SuperGLUE's form: the passage begins with its title, label 1 is yes."""
     for document in _requests(path):
-        passage, question = _parts(document["query"], f"\n{_QUESTION}")
+        passage, question = _question_of(document["query"], f"\n{_QUESTION}")
         answer = document["choices"][document["gold"]]
         yield {
             "passage": passage,
@@ -139,7 +154,7 @@ def _choice_requests(field: str) -> Callable[[Path], Iterator[Document]]:
 
     def read(path: Path) -> Iterator[Document]:
         for document in _requests(path):
-            before, question = _parts(document["query"], _QUESTION)
+            before, question = _question_of(document["query"], _QUESTION)
             if before:
                 raise ValueError(f"{before[:80]!r} stands before {_QUESTION!r}")
             letters = [chr(ord("A") + at) for at in range(len(document["choices"]))]
@@ -168,3 +183,59 @@ _FORMATS: dict[str, Callable[[Path], Iterable[Document]]] = {
     "openbookqa_requests": _choice_requests("question_stem"),
     "lambada_requests": _lambada_requests,
 }
+
+
+def stock_task(name: str) -> dict[str, str]:
+    """Return the task's file, relative to lm-eval's tasks, and its split.
+
+    Raises:
+        UserError: lm-eval has no such task, or the task is of another kind.
+    """
+    files, where = _stock_files(), f"tasks.{name}"
+    if name not in files:
+        raise UserError(
+            "lm-eval has no such task",
+            where=where,
+            found=f"lm-eval {version('lm-eval')}",
+            expected=nearest(name, files)[:300],
+            todo="name a single task, as lm-eval does",
+        )
+    path = files[name]
+    config = _read(path)
+    kind = config.get("output_type")
+    if kind not in ("multiple_choice", "loglikelihood"):
+        raise UserError(
+            "not a multiple-choice or log-likelihood task",
+            where=where,
+            found=kind or "a program",
+            expected="multiple_choice or loglikelihood",
+            todo="name single tasks of that kind",
+        )
+    split = config.get("test_split") or config["validation_split"]
+    return {"file": str(path.relative_to(_folder())), "split": split}
+
+
+def _folder() -> Path:
+    spec = find_spec("lm_eval")
+    assert spec is not None and spec.submodule_search_locations  # A pinned dependency.
+    return Path(spec.submodule_search_locations[0]) / "tasks"
+
+
+@cache
+def _stock_files() -> Mapping[str, Path]:
+    """Return the file of each of lm-eval's tasks, by its name."""
+    found = {}
+    for path in sorted(_folder().rglob("*.yaml")):
+        if match := _NAME.search(path.read_bytes()):
+            found[match[1].decode()] = path
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the file's settings merged over those of the files it includes."""
+    config: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_TaskLoader)
+    included: dict[str, Any] = {}
+    names = config.pop("include", [])
+    for name in [names] if isinstance(names, str) else names:
+        included |= _read(path.parent / name)
+    return included | config

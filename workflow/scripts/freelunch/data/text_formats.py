@@ -1,39 +1,42 @@
 """Read the documents of a text from its source's file, in each format of `texts.*.format`."""
 
-import codecs
 import csv
 import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from freelunch.core.errors import UserError, nearest
-from freelunch.data.sources import Obtained
-from freelunch.data.unpacked import COMPRESSIONS, Incomplete, lines_of, unpacked_name
-from freelunch.data.wiki_export import NotAnExport, articles
+from freelunch.data.unpacked import Incomplete, lines_of, unpacked_name
+from freelunch.data.wiki import NotAnExport, articles
 
 # What to do, unless an error says it.
 _TODO = "correct or remove this entry, or fetch the file again"
 # A title of Wikipedia cannot contain angle brackets, so no line of an article matches.
 _OPENING = re.compile(r"<doc(\s[^<>]*)?>")
 _CLOSING = "</doc>"
-# Tables of one row a line, and how Python's `csv` reads them.
-_TABLES = {".csv": "", ".tsv": ", delimiter='\\t'"}
+# Separators of tables of one row a line, by the ending of the file's name.
+_TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 class SourceFile:
     """A file and how far it has been read, for messages that name the line.
 
+    Args:
+        where: The text, for messages.
+        path: The file.
+        name: Its name in the source; in the scratch folder, it may have another.
+        most: Characters after which no more lines are read; None to read all.
+
     Attributes:
         number: The line read last, counted from 1; 0 before the first.
     """
 
-    def __init__(self, where: str, obtained: Obtained) -> None:
-        self._where, self._path = where, obtained.path
-        # The file may have another name in the scratch folder; messages use its name in the source.
-        self._name = next(iter(obtained.origin["files"]))
+    def __init__(self, where: str, path: Path, name: str, most: int | None = None) -> None:
+        self._where, self._path, self._name, self._most = where, path, name, most
         self.number = 0
 
     def lines(self) -> Iterator[str]:
@@ -45,12 +48,24 @@ class SourceFile:
         Raises:
             UserError: The file is binary, is not in UTF-8, or cannot be decompressed.
         """
+        characters = 0
         try:
             for raw in lines_of(self._path):
                 self.number += 1
-                self._check_encoding(raw)
+                if b"\0" in raw:
+                    raise self.error(
+                        "this file is binary or in UTF-16",
+                        found=f"{self._path}: a NUL byte",
+                        expected="text in UTF-8, which may be compressed (.gz, .bz2), or Parquet",
+                        todo="convert the file to text in UTF-8, such as by `iconv -f UTF-16 -t "
+                        "UTF-8`",
+                    )
                 content = raw.removesuffix(b"\n").removesuffix(b"\r")
-                yield content.decode("utf-8-sig" if self.number == 1 else "utf-8")
+                line = content.decode("utf-8-sig" if self.number == 1 else "utf-8")
+                yield line
+                characters += len(line) + 1
+                if self._most is not None and characters >= self._most:
+                    return
         except UnicodeDecodeError as error:
             raise self.error(
                 "not valid UTF-8",
@@ -68,55 +83,26 @@ class SourceFile:
         except ValueError as error:
             raise self.error("this cannot be text", found=error, todo="use another file") from error
 
-    def _check_encoding(self, raw: bytes) -> None:
-        """Refuse a line that says by itself that the file is not text in UTF-8."""
-        if self.number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise self.error(
-                "this text is in UTF-16",
-                found=self._path,
-                expected="UTF-8",
-                todo=f"convert it: iconv -f UTF-16 -t UTF-8 {shlex.quote(str(self._path))} "
-                "> text.txt",
-            )
-        if b"\0" in raw:
-            raise self.error(
-                "this file is binary, not text",
-                found=f"{self._path}: a NUL byte",
-                expected="text in UTF-8, which may be compressed (.gz, .bz2), or Parquet",
-                todo="convert the file to text",
-            )
-
-    def check_no_table(self, lines: Iterable[str]) -> None:
-        """Refuse a table (CSV), whose separators and other columns would be read as text.
-
-        Args:
-            lines: The file's lines; the first is read only if the file is a table.
-        """
-        name = unpacked_name(self._name)
-        ending = next((each for each in _TABLES if name.lower().endswith(each)), None)
-        if ending is None:
+    def check_no_table(self) -> None:
+        """Refuse a table (CSV), whose separators and other columns would be read as text."""
+        name = Path(unpacked_name(self._name))
+        separator = _TABLES.get(name.suffix.lower())
+        if separator is None:
             return
-        reading = _TABLES[ending]
-        header = next(iter(lines), "")
-        columns = next(csv.reader([header], delimiter="\t" if reading else ","), [])
-        script = (
-            "import csv, json, sys; csv.field_size_limit(10**9); "
-            f"[print(json.dumps(row)) for row in csv.DictReader(sys.stdin{reading})]"
-        )
+        columns = next(csv.reader(self.lines(), delimiter=separator), [])
         # A file from a package is in a scratch folder, which nobody can name in a command.
-        file = str(self._path) if self._path.name == self._name else self._name
-        made = shlex.quote(unpacked_name(file)[: -len(ending)] + ".jsonl")
-        given = shlex.quote(file)
-        compression = COMPRESSIONS.get(self._path.suffix)
-        feeds = f"{compression.command} {given} | " if compression else ""
-        takes = "" if feeds else f" < {given}"
+        file = self._path if self._path.name == self._name else Path(self._name)
+        options = f"delimiter={json.dumps(separator)}, newlines_in_values=True"
+        read = f"csv.read_csv({json.dumps(str(file))}, parse_options=csv.ParseOptions({options}))"
+        target = json.dumps(str(file.with_name(f"{name.stem}.parquet")))
+        script = f"from pyarrow import csv, parquet; parquet.write_table({read}, {target})"
         raise self.error(
-            f"this is a table ({ending[1:].upper()}), but a text is plain text, JSON Lines, "
+            f"this is a table ({name.suffix[1:].upper()}), but a text is plain text, JSON Lines, "
             "Parquet or the export of a wiki",
             found=f"{file}: columns {', '.join(columns) or '(none)'}",
             expected="a format whose `field` names the column that holds the text",
-            todo=f'convert it: {feeds}python3 -c "{script}"{takes} > {made}'
-            "\n            (if it is plain text, let its name end in .txt)",
+            todo=f"if it is plain text, let its name end in .txt; or convert it: python -c "
+            f"{shlex.quote(script)}",
         )
 
     def rows(self, field: str) -> Iterator[Any]:
@@ -156,21 +142,21 @@ class SourceFile:
         )
 
 
-def _each_line(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
-    source.check_no_table(lines)
-    yield from lines
+def _each_line(source: SourceFile, field: str) -> Iterator[str]:
+    source.check_no_table()
+    yield from source.lines()
 
 
-def _whole_file(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
-    source.check_no_table(lines)
-    yield "\n".join(lines)
+def _whole_file(source: SourceFile, field: str) -> Iterator[str]:
+    source.check_no_table()
+    yield "\n".join(source.lines())
 
 
-def _between_tags(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
+def _between_tags(source: SourceFile, field: str) -> Iterator[str]:
     """Yield what stands between `<doc ...>` and `</doc>`, each tag on a line of its own."""
     todo = "put each tag on a line of its own, and each document between two tags"
     body: list[str] | None = None
-    for line in lines:
+    for line in source.lines():
         if _OPENING.fullmatch(line):
             if body is not None:
                 raise source.error("<doc> inside a document", expected=_CLOSING, todo=todo)
@@ -190,11 +176,11 @@ def _between_tags(source: SourceFile, lines: Iterable[str], field: str) -> Itera
         raise source.error("the last <doc> has no </doc>", expected=_CLOSING, todo=todo)
 
 
-def _wiki_articles(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
+def _wiki_articles(source: SourceFile, field: str) -> Iterator[str]:
     """Yield the articles of a wiki's XML export, as plain text."""
     is_empty = True
     try:
-        for article in articles(lines):
+        for article in articles(source.lines()):
             is_empty = False
             yield article
     except ElementTree.ParseError as error:
@@ -215,9 +201,9 @@ def _wiki_articles(source: SourceFile, lines: Iterable[str], field: str) -> Iter
         )
 
 
-def _json_field(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
+def _json_field(source: SourceFile, field: str) -> Iterator[str]:
     """Yield one field of one JSON object per line; blank lines are skipped."""
-    for line in lines:
+    for line in source.lines():
         if not line.strip():
             continue
         try:
@@ -245,7 +231,7 @@ def _json_field(source: SourceFile, lines: Iterable[str], field: str) -> Iterato
         yield document
 
 
-def _table_rows(source: SourceFile, lines: Iterable[str], field: str) -> Iterator[str]:
+def _table_rows(source: SourceFile, field: str) -> Iterator[str]:
     """Yield one field of each row of a Parquet file."""
     for number, document in enumerate(source.rows(field), 1):
         source.number = number
@@ -260,7 +246,7 @@ def _not_a_string(source: SourceFile, field: str, found: str) -> UserError:
     )
 
 
-_Reader = Callable[[SourceFile, Iterable[str], str], Iterator[str]]
+_Reader = Callable[[SourceFile, str], Iterator[str]]
 FORMATS: dict[str, _Reader] = {
     "lines": _each_line,
     "plain": _whole_file,

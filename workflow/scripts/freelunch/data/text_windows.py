@@ -6,25 +6,23 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
 from freelunch.data.drawing import Span
-from freelunch.model.token_ids import check_vocabulary, write_tokens
+from freelunch.data.token_job import TokenJob, load_tokenizer
 from freelunch.model.token_loss import scored_tokens
 from freelunch.study.cell import derive_seed
 from freelunch.study.steps import JOINED, TEXT_WINDOWS, WITHIN
 
 
 @dataclass(frozen=True)
-class TextWindows:
+class CutWindows:
     """Windows of a text, and the amount of text that their scored tokens stand for.
 
     Attributes:
@@ -45,39 +43,26 @@ class TextWindows:
     documents: list[int] | None
 
 
-def cut_windows(
-    model: Artifact,
-    text: Artifact,
-    settings: Mapping[str, Any],
-    folder: Path,
-    fingerprint: str,
-) -> Artifact:
+def cut_windows(job: TokenJob, settings: Mapping[str, Any]) -> Artifact:
     """Write the token ids of a text's windows, (windows, length), int64, and what they cover.
 
     Args:
-        model: For its tokenizer.
-        text: The text.
+        job: The job.
         settings: `length`, `windows`, `stride` and `cut`, as in a study.
-        folder: Output folder.
-        fingerprint: Digest of everything the result depends on.
 
     Raises:
         UserError: As `text_windows`.
     """
-    found = text_windows(model, text, **settings)
-    return write_tokens(
-        folder,
-        fingerprint,
-        found.input_ids,
+    cut = text_windows(job.model, job.text, **settings)
+    return job.write(
+        cut.input_ids,
         kind=TEXT_WINDOWS,
         settings=dict(settings),
-        stride=found.stride,
-        scored=scored_tokens(settings["length"], found.stride),
-        bytes=found.bytes,
-        words=found.words,
-        documents=found.documents,
-        model=model.digest,
-        text=text.digest,
+        stride=cut.stride,
+        scored=scored_tokens(settings["length"], cut.stride),
+        bytes=cut.bytes,
+        words=cut.words,
+        documents=cut.documents,
     )
 
 
@@ -88,7 +73,7 @@ def text_windows(
     windows: int | None,
     stride: int | None = None,
     cut: str = WITHIN,
-) -> TextWindows:
+) -> CutWindows:
     """Return windows of a text.
 
     Args:
@@ -103,8 +88,7 @@ def text_windows(
     Raises:
         UserError: The text has fewer windows than this.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
-    documents = read_documents(text.folder)
+    tokenizer, documents = load_tokenizer(model), read_documents(text.folder)
     pieces = ["\n\n".join(documents)] if cut == JOINED else documents
     encoded = [
         tokenizer(piece, verbose=False, return_offsets_mapping=tokenizer.is_fast)
@@ -135,14 +119,13 @@ def text_windows(
         )
     tokens = [encoded[piece]["input_ids"][start : start + length] for piece, start in spans]
     input_ids = torch.tensor(tokens, dtype=torch.int64)
-    check_vocabulary(input_ids, model, text.folder)
     amounts: tuple[int | None, int | None] = (None, None)
     if tokenizer.is_fast:
         unscored = length - scored_tokens(length, stride)
         scored = [(piece, start + unscored, start + length) for piece, start in spans]
         amounts = _amounts(pieces, encoded, scored)
     of = None if cut == JOINED else [document for document, _ in spans]
-    return TextWindows(input_ids, stride, *amounts, of)
+    return CutWindows(input_ids, stride, *amounts, of)
 
 
 def drawn(lengths: Sequence[int], length: int) -> Iterator[Span]:

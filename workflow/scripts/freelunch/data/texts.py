@@ -1,23 +1,22 @@
 """Fetch a text and write it as documents, or store ready token ids.
 
 A text becomes `documents.jsonl`: one JSON object `{"text": ...}` per line, in the order of the
-source. Blank documents and all but the first of equal ones are dropped, except in the format
-`parquet_rows`. All others are kept exactly, apart from line ends: CRLF becomes LF, and the line end
-that separates two documents belongs to neither.
+source's files and of the documents in each. Blank documents and all but the first of equal ones are
+dropped, except in the format `parquet_rows`. All others are kept exactly, apart from line ends:
+CRLF becomes LF, and the line end that separates two documents belongs to neither.
 """
 
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, first_of
-from freelunch.data.documents import TOKEN_IDS
-from freelunch.data.sources import Obtained, fetching, obtain_text
+from freelunch.data.documents import TOKEN_IDS, document_line
+from freelunch.data.sources import Obtained, fetching, obtain
 from freelunch.data.text_formats import FORMATS, SourceFile
-from freelunch.study.sources import ROWS, DocumentText, Text, Tokens
+from freelunch.study.sources import ROWS, DocumentText, Text, Tokens, WheelFiles
 from freelunch.study.steps import DOCUMENTS, READY_TOKENS, TEXT
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 _INTEGERS = ("I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64")
 
 
-def fetch_text(name: str, entry: Text, folder: Path, fingerprint: str) -> Artifact:
+def fetch_text(name: str, entry: Text | WheelFiles, folder: Path, fingerprint: str) -> Artifact:
     """Obtain a text and write it as documents, or ready token ids as int64.
 
     Args:
@@ -47,34 +46,37 @@ def fetch_text(name: str, entry: Text, folder: Path, fingerprint: str) -> Artifa
     Raises:
         UserError: The text cannot be obtained, is not in the format its entry names, or is empty.
     """
+    where = f"texts.{name}"
     with fetching(folder) as scratch:
-        obtained = obtain_text(name, entry, scratch)
+        obtained = obtain(where, entry, scratch)
         if isinstance(entry, Tokens):
-            return _write_tokens(
-                name, entry, obtained, ArtifactWriter(folder, READY_TOKENS, fingerprint)
-            )
-        return _write_text(name, entry, obtained, ArtifactWriter(folder, TEXT, fingerprint))
+            writer = ArtifactWriter(folder, READY_TOKENS, fingerprint)
+            return _write_tokens(where, entry, obtained, writer)
+        return _write_text(where, entry, obtained, ArtifactWriter(folder, TEXT, fingerprint))
 
 
 def _write_text(
-    name: str, entry: DocumentText, obtained: Obtained, writer: ArtifactWriter
+    where: str, entry: DocumentText | WheelFiles, obtained: Obtained, writer: ArtifactWriter
 ) -> Artifact:
     counts = {"documents": 0, "characters": 0, "duplicates": 0}
-    source = SourceFile(f"texts.{name}", obtained)
+    # Each of several files is one document.
+    form, field = ("plain", "") if isinstance(entry, WheelFiles) else (entry.format, entry.field)
 
     def write(target: Path) -> None:
-        read, seen = FORMATS[entry.format], set[bytes]()
+        seen = set[bytes]()
         with target.open("w", encoding="utf-8", newline="\n") as file:
-            for document in read(source, source.lines(), entry.field):
-                digest = hashlib.sha256(document.encode()).digest()
-                if digest in seen and entry.format != ROWS:
-                    counts["duplicates"] += bool(document.strip())
-                    continue
-                seen.add(digest)
-                if document.strip() or entry.format == ROWS:
-                    file.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
-                    counts["documents"] += 1
-                    counts["characters"] += len(document)
+            for name, path in obtained.files.items():
+                source = SourceFile(where, path, name)
+                for document in FORMATS[form](source, field):
+                    digest = hashlib.sha256(document.encode()).digest()
+                    if digest in seen and form != ROWS:
+                        counts["duplicates"] += bool(document.strip())
+                        continue
+                    seen.add(digest)
+                    if document.strip() or form == ROWS:
+                        file.write(document_line(document))
+                        counts["documents"] += 1
+                        counts["characters"] += len(document)
         if not counts["documents"]:
             raise source.error(
                 "the text has no documents",
@@ -86,10 +88,12 @@ def _write_text(
     return writer.finish(settings=entry.deciding(), origin=obtained.origin, **counts)
 
 
-def _write_tokens(name: str, entry: Tokens, obtained: Obtained, writer: ArtifactWriter) -> Artifact:
+def _write_tokens(
+    where: str, entry: Tokens, obtained: Obtained, writer: ArtifactWriter
+) -> Artifact:
     from safetensors.numpy import save_file
 
-    ids = _read_ids(f"texts.{name}.path", obtained.path)
+    ids = _read_ids(f"{where}.path", obtained.path)
     writer.add(TOKEN_IDS, lambda target: save_file({"input_ids": ids}, target))
     samples, length = ids.shape
     return writer.finish(

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase, BufferedReader, RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -16,6 +16,7 @@ LARGEST_RATIO = 200
 # Below this, no ratio is suspicious.
 SMALL_BYTES = 10_000_000
 LARGEST_LINE = 1_000_000_000
+_CHUNK = 1 << 16
 
 
 class _Bzip2(RawIOBase):
@@ -23,8 +24,6 @@ class _Bzip2(RawIOBase):
 
     `bz2.BZ2File` takes a damaged stream behind a whole one, and all that follows, for padding.
     """
-
-    _CHUNK = 1 << 16
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -39,12 +38,12 @@ class _Bzip2(RawIOBase):
         while not data:
             packed = b""
             if self._stream.eof:
-                packed = self._stream.unused_data or self._file.read(self._CHUNK)
+                packed = self._stream.unused_data or self._file.read(_CHUNK)
                 if not packed:
                     return 0
                 self._stream = bz2.BZ2Decompressor()
             elif self._stream.needs_input:
-                packed = self._file.read(self._CHUNK)
+                packed = self._file.read(_CHUNK)
                 if not packed:
                     raise EOFError("it ends before its last stream does")
             data = self._stream.decompress(packed, len(view))
@@ -56,28 +55,10 @@ class _Bzip2(RawIOBase):
         super().close()
 
 
-def _opened_bzip2(path: Path) -> BufferedIOBase:
-    return BufferedReader(_Bzip2(path))
-
-
-class Compression(NamedTuple):
-    """A format of compressed files.
-
-    Attributes:
-        name: What it is called.
-        open: Opens a file's content, decompressed.
-        command: A command that prints a file's content.
-    """
-
-    name: str
-    open: Callable[[Path], BufferedIOBase]
-    command: str
-
-
-# By the ending of the file's name, one of `study.sources.PACKED`.
-COMPRESSIONS = {
-    ".gz": Compression("gzip", gzip.GzipFile, "zcat"),
-    ".bz2": Compression("bzip2", _opened_bzip2, "bzcat"),
+# How to open files that are decompressed, by the ending of the name, one of `study.sources.PACKED`.
+COMPRESSIONS: dict[str, Callable[[Path], BufferedIOBase]] = {
+    ".gz": gzip.GzipFile,
+    ".bz2": lambda path: BufferedReader(_Bzip2(path)),
 }
 
 
@@ -87,7 +68,7 @@ class Incomplete(ValueError):
 
 def unpacked_name(name: str) -> str:
     """Return a file's name without the ending that says that it is compressed."""
-    return next((name.removesuffix(each) for each in COMPRESSIONS if name.endswith(each)), name)
+    return name.removesuffix(Path(name).suffix) if Path(name).suffix in COMPRESSIONS else name
 
 
 def check_ratio(unpacked: int, packed: int) -> None:
@@ -107,22 +88,21 @@ def lines_of(path: Path) -> Iterator[bytes]:
         OSError: The file cannot be read.
     """
     packed, unpacked = path.stat().st_size, 0
-    compression = COMPRESSIONS.get(path.suffix)
-    with compression.open(path) if compression else path.open("rb") as file:
-        while line := _next_line(file, compression):
+    decompressed = COMPRESSIONS.get(path.suffix)
+    with decompressed(path) if decompressed else path.open("rb") as file:
+        while True:
+            try:
+                line = file.readline(LARGEST_LINE + 1)
+            except (OSError, EOFError, zlib.error) as error:
+                # Errors of the system have a number; those of the format do not.
+                if decompressed is None or getattr(error, "errno", None) is not None:
+                    raise
+                raise Incomplete(f"not a complete {path.suffix} file: {error}") from error
+            if not line:
+                return
             if len(line) > LARGEST_LINE:
                 raise ValueError(f"a line of more than {LARGEST_LINE:,} bytes")
             unpacked += len(line)
-            if compression:
+            if decompressed:
                 check_ratio(unpacked, packed)
             yield line
-
-
-def _next_line(file: BufferedIOBase, compression: Compression | None) -> bytes:
-    try:
-        return file.readline(LARGEST_LINE + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        # Errors of the system have a number; those of the format do not.
-        if compression is None or getattr(error, "errno", None) is not None:
-            raise
-        raise Incomplete(f"not a complete {compression.name} file: {error}") from error

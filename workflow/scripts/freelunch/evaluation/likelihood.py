@@ -17,7 +17,7 @@ from freelunch.evaluation.packing import Batch, Request, apart, batches, pack
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
 from freelunch.model.transfer import read_batches, writing_behind
-from freelunch.study.batching import BATCH_TOKENS, HEAD_PLACES
+from freelunch.study.steps import BATCH_TOKENS, HEAD_PLACES
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import window_losses
 from freelunch.model.transfer import read_batches, writing_behind
-from freelunch.study.boundaries import ALL
 from freelunch.study.steps import HIDDEN_STATES, REFERENCE
+from freelunch.study.windows import KEEP_ALL
 
 # Name of a block's own output, besides those of its matrices.
 BLOCK = "block"
@@ -81,11 +81,11 @@ def capture_reference(
     writer = ArtifactWriter(folder, REFERENCE, fingerprint)
     cache = ArtifactWriter(cache_folder, HIDDEN_STATES, fingerprint)
     reference = PassingReference(model, input_ids, scratch)
-    if keep == ALL:
+    if keep == KEEP_ALL:
         cache.add(hidden_file(0), lambda path: _copy(reference.inputs, path))
     for index in range(model.num_blocks):
         passing = reference.through(index)
-        if keep == ALL:
+        if keep == KEEP_ALL:
             _keep(cache, index, passing, input_ids.shape, model)
         else:
             for _ in passing:

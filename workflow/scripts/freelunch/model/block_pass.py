@@ -11,7 +11,7 @@ from freelunch.model.blocks import BlockCall
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.transfer import read_batches, writing_behind
-from freelunch.study.batching import BATCH_TOKENS
+from freelunch.study.steps import BATCH_TOKENS
 
 
 def sequence_batches(sequences: int, length: int) -> list[slice]:

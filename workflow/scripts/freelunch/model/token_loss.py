@@ -9,7 +9,7 @@ from freelunch.core.errors import UserError
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.transfer import read_batches
-from freelunch.study.batching import HEAD_PLACES
+from freelunch.study.steps import HEAD_PLACES
 
 
 def scored_tokens(length: int, stride: int) -> int:

@@ -21,9 +21,8 @@ from freelunch.model.hidden_states import DenseStates
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import check_dense, window_losses
 from freelunch.pruning.statistics import Collector, InputStatistics
-from freelunch.study.batching import CHECK_SEQUENCES
-from freelunch.study.boundaries import kept_boundaries
-from freelunch.study.steps import DENSE_ACTIVATIONS
+from freelunch.study.steps import CHECK_SEQUENCES, DENSE_ACTIVATIONS
+from freelunch.study.windows import kept_boundaries
 
 KIND = DENSE_ACTIVATIONS
 # Fields of InputStatistics with one value per feature.

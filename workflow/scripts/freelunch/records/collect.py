@@ -15,17 +15,20 @@ from freelunch.costs.shapes import Shapes
 from freelunch.records.made_steps import MadeSteps
 from freelunch.records.read import answers_beside, check_spec, validate
 from freelunch.study import steps
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths, read_run
 from freelunch.study.patterns import Pattern
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.windows import adapted_windows, window_order
+
+# What a job wrote in its `run.json` (`freelunch.core.job`).
+Run = Mapping[str, Any]
 
 
 def collect_record(
     paths: Paths, cell: Cell, spec: Mapping[str, Any], adapted: Sequence[Path]
-) -> dict[str, Any]:
-    """Collect the record of a cell from the folders of its steps, write it, and return it.
+) -> None:
+    """Collect the record of a cell from the folders of its steps, and write it.
 
     Args:
         paths: Paths of the study.
@@ -38,26 +41,26 @@ def collect_record(
             asks for, or a matrix has the wrong number of zeros for its pattern.
     """
     made = MadeSteps(paths, cell, spec, adapted)
-    made_with = made.spec()
+    made_with, runs, place = made.spec(), _runs(made), paths.record(cell)
     check_spec(made_with, spec, cell, paths.checkpoint(cell))
-    content = {
-        "cell": str(cell),
-        "spec": made_with,
-        "fingerprint": json_digest(made_with),
-        "metrics": _metrics(made),
-        "identity": _identity(made),
-        "pruning": _pruning(made),
-        "adaptation": _adaptation(made),
-        "cost": _cost(made),
-        "provenance": _provenance(made),
-    }
-    record = sealed(content)
-    validate(record, str(paths.record(cell)))
+    record = sealed(
+        {
+            "cell": str(cell),
+            "spec": made_with,
+            "fingerprint": json_digest(made_with),
+            "metrics": _metrics(made),
+            "identity": _identity(made),
+            "pruning": None if made.masks is None else {"notes": _of_matrices(made, "notes")},
+            "adaptation": _adaptation(made),
+            "cost": {step: _cost(made, step, jobs) for step, jobs in runs.items()},
+            "provenance": _provenance(made, runs),
+        }
+    )
+    validate(record, str(place))
     if steps.TASKS in made.measured:
         # The answers go beside the record, so that copied records can be compared answer by answer.
-        write_atomically(answers_beside(paths.record(cell)), made.answers.read_bytes())
-    write_json(paths.record(cell), record)
-    return record
+        write_atomically(answers_beside(place), made.answers.read_bytes())
+    write_json(place, record)
 
 
 def _metrics(made: MadeSteps) -> dict[str, Any]:
@@ -116,11 +119,6 @@ def _expected_zeros(
         yield "pattern", pattern.zeros(counts["rows"], counts["columns"], scope)
 
 
-def _pruning(made: MadeSteps) -> dict[str, Any] | None:
-    """Return the criterion's notes on each matrix; None for a dense model."""
-    return None if made.masks is None else {"notes": _of_matrices(made, "notes")}
-
-
 def _of_matrices(made: MadeSteps, what: str) -> dict[str, Any]:
     """Return a fact about each matrix that has it, by the matrix's name in the checkpoint."""
     entries = made.masks.files.values() if made.masks else []
@@ -151,57 +149,45 @@ def _adaptation(made: MadeSteps) -> dict[str, Any] | None:
     }
 
 
-def _cost(made: MadeSteps) -> dict[str, Any]:
-    """Return the cost of each step: sums over its jobs, and the largest of their peaks."""
-    costs = {}
-    for step, runs in _runs(made).items():
-        parts = [_cost_of(made, run) for run in runs]
-        total: dict[str, Any] = {"jobs": len(parts)}
-        for key in sorted({key for part in parts for key in part}):
-            values = [part[key] for part in parts if key in part]
-            # Jobs of one step see the same tokens, each for its own windows; jobs of a search
-            # do not.
-            shared = key == "tokens" and step != steps.SEARCH
-            whole = max if key.startswith("peak") or shared else sum
-            total[key] = whole(values)
-        costs[step] = total
-    return costs
+def _cost(made: MadeSteps, step: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the cost of a step: sums over its jobs, and the largest of their peaks.
 
-
-def _cost_of(made: MadeSteps, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the cost of a job, with operations computed from its counts."""
-    counts = run["counts"]
-    tokens = {"tokens": counts["tokens"]} if "tokens" in counts else {}
-    # Operations do not depend on the precision of what is stored.
+    Operations are computed from what the jobs counted; they do not depend on the precision of what
+    is stored.
+    """
     shapes = Shapes.read(made.model.folder / "config.json", "float32")
-    return {**run["cost"], **tokens, **operations(run["rule"], shapes, counts)}
+    jobs = []
+    for run in runs:
+        counts = run["counts"]
+        tokens = {"tokens": counts["tokens"]} if "tokens" in counts else {}
+        jobs.append({**run["cost"], **tokens, **operations(run["rule"], shapes, counts)})
+    total: dict[str, Any] = {"jobs": len(jobs)}
+    for key in sorted({key for job in jobs for key in job}):
+        # Jobs of one step see the same tokens, each for its own windows; jobs of a search do not.
+        is_shared = key == "tokens" and step != steps.SEARCH
+        whole = max if key.startswith("peak") or is_shared else sum
+        total[key] = whole(job[key] for job in jobs if key in job)
+    return total
 
 
-def _runs(made: MadeSteps) -> dict[str, list[dict[str, Any]]]:
+def _runs(made: MadeSteps) -> dict[str, list[Run]]:
     """Return the run facts of each step's jobs, including those that a folder carries along."""
     found = {step: [read_run(folder) for folder in each] for step, each in made.folders.items()}
     shared = [run["shared"] for runs in found.values() for run in runs]
     return found | {step: runs for carried in shared for step, runs in carried.items()}
 
 
-def _others(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _other_environments(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return the environments of a step's jobs that differ from that of the first, each once."""
-    found = [runs[0]["environment"]]
+    found: list[dict[str, Any]] = []
     for run in runs:
         found += [] if run["environment"] in found else [run["environment"]]
     return found[1:]
 
 
-def _provenance(made: MadeSteps) -> dict[str, Any]:
+def _provenance(made: MadeSteps, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     """Return where the numbers come from."""
-    environments = {step: runs[0]["environment"] for step, runs in _runs(made).items()}
-    others = {step: each for step, runs in _runs(made).items() if (each := _others(runs))}
-    # Steps that ran before this fact was recorded do not have it.
-    finished = {
-        step: max(times)
-        for step, runs in _runs(made).items()
-        if (times := [run["finished"] for run in runs if "finished" in run])
-    }
+    others = {step: found for step, jobs in runs.items() if (found := _other_environments(jobs))}
     digests = {
         "model": made.model.digest,
         "checkpoint": made.checkpoint.digest,
@@ -218,9 +204,9 @@ def _provenance(made: MadeSteps) -> dict[str, Any]:
         # The calibration sample's, or an extended sample's.
         digests["adaptation_token_ids"] = made.sample.facts["tokens_sha256"]
     return {
-        "environments": environments,
+        "environments": {step: jobs[0]["environment"] for step, jobs in runs.items()},
         **({"other_environments": others} if others else {}),
-        "finished": finished,
+        "finished": {step: max(job["finished"] for job in jobs) for step, jobs in runs.items()},
         "digests": digests,
         "model_origin": made.model.facts["origin"],
         "text_origins": {use: text.facts["origin"] for use, text in made.texts.items()},

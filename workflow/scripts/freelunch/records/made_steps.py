@@ -12,9 +12,9 @@ from typing import Any
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.errors import UserError, run_again
 from freelunch.study import steps
-from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import chosen_of
 
 
@@ -63,39 +63,26 @@ class MadeSteps:
         artifact = Artifact(paths.metrics(self.cell), steps.METRICS)
         self.folders[steps.EVALUATE_CELL] = [artifact.folder]
         if steps.DRIFT in asked:
-            self.folders[steps.CAPTURE_REFERENCE] = [
-                paths.reference(self.cell.model, self.cell.seed)
-            ]
+            reference = paths.reference(self.cell.model, self.cell.seed)
+            self.folders[steps.CAPTURE_REFERENCE] = [reference]
         self.answers = artifact.folder / steps.ANSWERS
-        self.tasks = {
-            name: Artifact(paths.task(name), steps.TASK)
-            for name in asked.get("tasks", {}).get("tasks", {})
+        names = asked.get("tasks", {}).get("tasks", {})
+        self.tasks = {name: Artifact(paths.task(name), steps.TASK) for name in names}
+        inputs = {
+            "checkpoint": self.checkpoint,
+            "model": self.model,
+            "text": self.texts["evaluation"],
+            "held_out": self.held_out,
         }
         self.measured: dict[str, dict[str, Any]] = {}
         for name in (steps.IDENTITY, *asked):
             path = artifact.path(steps.metrics_file(name))
-            found = json.loads(path.read_text())
-            self._check_measured(path, found, self._measured_with(name, found))
-            self.measured[name] = found
-
-    def _measured_with(
-        self, name: str, found: Mapping[str, Any]
-    ) -> dict[str, tuple[str | None, Artifact]]:
-        """Return, by name, the digest of each input of a measurement, and that input on disk."""
-        if name == steps.PERPLEXITY:
-            return {"text": (found["text"], self.texts["evaluation"])}
-        if name == steps.DRIFT:
-            assert self.held_out is not None  # Every cell whose drift is measured has it.
-            return {
-                "model": (found["model"], self.model),
-                "held-out text": (found["held_out"], self.held_out),
-            }
-        if name == steps.TASKS:
-            return {
-                f"task ({task})": (found["tasks"].get(task, {}).get("task"), artifact)
-                for task, artifact in self.tasks.items()
-            }
-        return {}
+            found = self.measured[name] = json.loads(path.read_text())
+            for what in (what for what in inputs if what in found):
+                _check_measured(path, what, found[what], inputs[what])
+            for task in self.tasks if name == steps.TASKS else ():
+                digest = found["tasks"].get(task, {}).get("task")
+                _check_measured(path, f"task ({task})", digest, self.tasks[task])
 
     def _open_pruning(self, paths: Paths, text: Mapping[str, Any]) -> None:
         cell, name = self.cell, text["name"]
@@ -134,31 +121,6 @@ class MadeSteps:
         settings = self.windows[0].facts["settings"]["adaptation"]
         return int(chosen_of(self.choice, settings)["samples"])
 
-    def _check_measured(
-        self,
-        where: Path,
-        found: Mapping[str, Any],
-        others: Mapping[str, tuple[str | None, Artifact]],
-    ) -> None:
-        """Refuse a measurement of another checkpoint, text or task than the one on disk.
-
-        Args:
-            where: File of the measurement.
-            found: Content of that file.
-            others: Inputs besides the checkpoint, by name: the digest of the one that was measured
-                with, and the one on disk.
-        """
-        checkpoint = {"checkpoint": (found["checkpoint"], self.checkpoint)}
-        for what, (digest, artifact) in {**checkpoint, **others}.items():
-            if digest != artifact.digest:
-                raise UserError(
-                    f"this was measured on a different {what}",
-                    where=where,
-                    found=digest,
-                    expected=f"{artifact.digest}, which is {artifact.folder}",
-                    todo=run_again(steps.EVALUATE_CELL),
-                )
-
     def spec(self) -> dict[str, Any]:
         """Return the settings with which the steps were made, as their manifests say."""
         spec: dict[str, Any] = {
@@ -191,3 +153,22 @@ class MadeSteps:
 
     def _text(self, use: str) -> dict[str, Any]:
         return {"name": self.text_names[use], **self.texts[use].facts["settings"]}
+
+
+def _check_measured(where: Path, what: str, digest: str | None, artifact: Artifact | None) -> None:
+    """Refuse a measurement of another checkpoint, text or task than the one on disk.
+
+    Args:
+        where: File of the measurement.
+        what: What was measured, or measured with.
+        digest: Digest of its manifest then.
+        artifact: The one on disk.
+    """
+    if artifact is None or digest != artifact.digest:
+        raise UserError(
+            f"this was measured on a different {what}",
+            where=where,
+            found=digest,
+            expected=f"{artifact.digest}, which is {artifact.folder}" if artifact else "none",
+            todo=run_again(steps.EVALUATE_CELL),
+        )

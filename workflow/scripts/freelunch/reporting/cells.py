@@ -45,7 +45,7 @@ CRITERIA_COLUMNS = (
     *("criterion", "pattern", "model", "adaptation", "seeds"),
     *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
 )
-# As `Study.budgets_of_criteria` has them.
+# As `Comparisons.criteria_budgets` has them.
 BudgetsOfCriteria = Mapping[tuple[str, str], Sequence[Sequence[str]]]
 CRITERIA_BUDGET_COLUMNS = (*CRITERIA_COLUMNS, "series", "tokens")
 # The steps whose costs each part of the summary adds up.
@@ -90,7 +90,7 @@ def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
 
     Args:
         means: As `means_over_seeds` returns them.
-        budgets: As `Study.budgets_of_criteria` has them.
+        budgets: As `Comparisons.criteria_budgets` has them.
     """
     criteria: dict[tuple[str, str, str], set[str]] = {}
     for mean in means:
@@ -121,7 +121,7 @@ def criteria_budget_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
 
     Args:
         means: As `means_over_seeds` returns them.
-        budgets: As `Study.budgets_of_criteria` has them.
+        budgets: As `Comparisons.criteria_budgets` has them.
     """
     series = {
         (*place, name): names[0]
@@ -227,7 +227,7 @@ def _metrics(cell: Cell, seed: int, records: Records) -> Row:
     The evaluation of each pruned cell measures the dense model, too, on the held-out text of the
     cell's seed.
     """
-    record = records[cell]
+    record: Mapping[str, Any] = records[cell]
     if cell.is_dense:
         held_out = (
             drift["dense"]
@@ -235,8 +235,8 @@ def _metrics(cell: Cell, seed: int, records: Records) -> Row:
             if (other.model, other.seed) == (cell.model, seed)
             and (drift := its["metrics"].get("drift")) is not None
         )
-        if (drift := next(held_out, None)) is not None:
-            record = {**record, "metrics": {**record["metrics"], "drift": drift}}
+        if (measured := next(held_out, None)) is not None:
+            record = {**record, "metrics": {**record["metrics"], "drift": measured}}
     return {
         column: value for metric in METRICS for column, value in metric.measured(record).items()
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.study.cell import NONE
+from freelunch.study.comparisons import AMOUNTS, MEMORY
 from freelunch.study.methods import (
     BIASES,
     BIASES_NORMS,
@@ -18,7 +19,6 @@ from freelunch.study.methods import (
     SPP,
 )
 from freelunch.study.patterns import Pattern
-from freelunch.study.series import AMOUNTS, MEMORY
 from freelunch.study.windows import ALL, AUTO, HALVES, LEAST_SQUARES, MATRIX
 
 # The registry `adaptations` of a config, as JSON has it.

@@ -45,7 +45,7 @@ def main_perplexities(study: Study, records: Records) -> dict[str, float | str]:
     entries = study.config.adaptations
     wanted = (
         [NONE],
-        study.references,
+        study.comparisons.references,
         [name for name, entry in entries.items() if entry.is_retraining],
     )
     firsts = [next((name for name in names if name in adapted), None) for names in wanted]

@@ -48,12 +48,12 @@ class Results:
     @cached_property
     def criteria(self) -> Rows:
         """Return the rows of `means` that compare criteria."""
-        return criteria_rows(self.means, self.study.budgets_of_criteria)
+        return criteria_rows(self.means, self.study.comparisons.criteria_budgets)
 
     @cached_property
     def criteria_budgets(self) -> Rows:
         """Return the rows of `means` that compare criteria budget by budget."""
-        return criteria_budget_rows(self.means, self.study.budgets_of_criteria)
+        return criteria_budget_rows(self.means, self.study.comparisons.criteria_budgets)
 
     @cached_property
     def gaps(self) -> Rows:

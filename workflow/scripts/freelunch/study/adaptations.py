@@ -12,7 +12,8 @@ from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import MATRIX, Window, WindowName
 
 RECONSTRUCTION = "reconstruction"
-Rate = Annotated[float, Field(gt=0)]
+# Beyond the largest rate, training diverges at once.
+Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 WindowSetting = Annotated[
     Annotated[int, Field(ge=1), Tag("(blocks)")] | Annotated[WindowName, Tag("(name)")],
@@ -287,6 +288,5 @@ Windowed = Reconstruction | LeastSquares
 
 def with_window(settings: Windowed, window: Window) -> Windowed:
     """Return settings with this window; least squares always works on single matrices."""
-    if isinstance(settings, LeastSquares):
-        return settings
-    return settings.model_copy(update={"window": window})
+    of_matrix = isinstance(settings, LeastSquares)
+    return settings if of_matrix else settings.model_copy(update={"window": window})

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 DENSE = "dense"
@@ -69,3 +70,9 @@ def derive_seed(seed: int, *purpose: object) -> int:
     """Return a 63-bit seed for one purpose, so that no two uses of a seed share a stream."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def pruned_model(of: Cell | Mapping[str, object]) -> str:
+    """Return the name, for people, of the pruned model of a cell or of a row of a table."""
+    keys = ("model", "criterion", "pattern")
+    return ", ".join(str(getattr(of, key) if isinstance(of, Cell) else of[key]) for key in keys)

@@ -1,55 +1,68 @@
 """What a study compares: windows, criteria, sizes of models, reconstruction with retraining."""
 
 import json
-from collections import Counter
-from collections.abc import Collection
-from dataclasses import replace
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from freelunch.study.adaptations import Adaptation, Local, Reconstruction, Training
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.config import Config
+from freelunch.study.config import Calibration
+from freelunch.study.methods import FULL
 from freelunch.study.search import is_searched
-from freelunch.study.series import MEMORY, series_of
-from freelunch.study.settled import settled
 from freelunch.study.windows import MATRIX
 
+# Settings of how much text an adaptation sees and of what is chosen for that amount, and settings
+# that change only the memory an adaptation takes and, through rounding, the last digits.
+AMOUNTS = ("samples", "budget", "epochs", "learning_rate", "select_on")
+MEMORY = ("micro_batch", "gradient_checkpointing", "residency")
+# Settings in which adaptations that are compared by their windows may differ.
+_OF_WINDOWS = ("window", "memory_gb", "inputs", "targets", "learning_rate", "select_on")
 
+
+@dataclass(frozen=True)
 class Comparisons:
-    """What a study compares, from its cells and its adaptations."""
+    """What a study compares, from its cells and its adaptations.
 
-    config: Config
+    Adaptations form a series if they differ only in how much text they see.
 
-    @property
-    def cells(self) -> list[Cell]:
-        """All cells of the study."""
-        raise NotImplementedError
+    Attributes:
+        cells: The study's cells.
+        adaptations: The settings of each adaptation, as the config has them.
+        resolved: The settings of each adaptation and candidate, as they are run.
+        calibration: Settings of the calibration sample.
+    """
+
+    cells: Sequence[Cell]
+    adaptations: Mapping[str, Adaptation]
+    resolved: Mapping[str, Adaptation]
+    calibration: Calibration
 
     @cached_property
     def selected_on_evaluation(self) -> list[str]:
         """Names of the adaptations whose settings are chosen on the evaluation text itself."""
         return [
             name
-            for name, entry in self.config.adaptations.items()
+            for name, entry in self.adaptations.items()
             if is_searched(entry) and entry.select_on == "evaluation"
         ]
 
     @property
-    def compares_windows(self) -> bool:
+    def of_windows(self) -> bool:
         """Whether a pruned model is reconstructed in several ways with the same amount of text, and
         is also evaluated unadapted with the same seed.
         """
         for pruned, names in self._adapted_by.items():
             kinds = {
-                (self.sequences[name], json.dumps(_kind(self.config.adaptations[name])))
-                for name in names & self.compared_windows(pruned)
+                (self.sequences[name], _kind(self.adaptations[name]))
+                for name in names & self.window_group(pruned)
             }
             if any(count > 1 for count in Counter(amount for amount, _ in kinds).values()):
                 return True
         return False
 
-    def compared_windows(self, cell: Cell) -> set[str]:
+    def window_group(self, cell: Cell) -> set[str]:
         """Return the adaptations of a cell's pruned model that show the effect of the window.
 
         What trains windows is compared with what differs in the window, in inputs and targets, and
@@ -58,78 +71,89 @@ class Comparisons:
         windows on the same amount of text, or with the first in the config. What is solved exactly
         has no such settings.
         """
-        return self._compared_windows.get(_pruned(cell), set())
+        return self._window_groups.get(_pruned(cell), set())
 
     @cached_property
-    def _compared_windows(self) -> dict[Cell, set[str]]:
-        ways: dict[Cell, set[str]] = {}
+    def _window_groups(self) -> dict[Cell, set[str]]:
+        ways: dict[Cell, set[str]] = defaultdict(set)
         for cell in self.cells:
-            ways.setdefault(_pruned(cell), set()).add(cell.adaptation)
+            ways[_pruned(cell)].add(cell.adaptation)
         return {pruned: self._compared(names) for pruned, names in ways.items()}
 
     def _compared(self, names: Collection[str]) -> set[str]:
         """Return those of some adaptations of one pruned model whose windows are compared."""
-        found: set[str] = set()
-        alike: dict[int, dict[str, list[str]]] = {}
-        for name, entry in self.config.adaptations.items():
+        entries = self.adaptations
+        compared: set[str] = set()
+        # By the amount of text, then by the other settings.
+        groups: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        for name, entry in entries.items():
             if name in names and _has_window(entry):
                 if isinstance(entry, Reconstruction):
-                    of_amount = alike.setdefault(self.sequences[name], {})
-                    of_amount.setdefault(_beside_window(settled(name, self.config)), []).append(
-                        name
-                    )
+                    beside = _beside(self.resolved[name], *_OF_WINDOWS, *AMOUNTS[:2], *entry.quirks)
+                    groups[self.sequences[name]][beside].append(name)
                 else:
-                    found.add(name)
+                    compared.add(name)
 
         def windows(group: list[str]) -> int:
-            entries = [self.config.adaptations[name] for name in group]
-            return len({str(entry.window) for entry in entries if is_usual_window(entry)})
+            usual = [entries[name] for name in group if is_usual_window(entries[name])]
+            return len({str(entry.window) for entry in usual if isinstance(entry, Reconstruction)})
 
-        return found.union(*(max(of_amount.values(), key=windows) for of_amount in alike.values()))
+        return compared.union(*(max(group.values(), key=windows) for group in groups.values()))
 
     @property
-    def compares_criteria(self) -> bool:
+    def of_criteria(self) -> bool:
         """Whether models are pruned in several ways."""
         return len({cell.pruning for cell in self.cells if not cell.is_dense}) > 1
 
     @property
-    def budgets_of_criteria(self) -> dict[tuple[str, str], list[list[str]]]:
+    def criteria_budgets(self) -> dict[tuple[str, str], list[list[str]]]:
         """The adaptations with which several criteria are compared at several budgets, by model and
         pattern: a list for each series, the best reference for others first.
         """
         criteria: dict[tuple[str, str], dict[str, set[str]]] = {}
         for cell in self.cells:
-            of_place = criteria.setdefault((cell.model, cell.pattern), {})
-            of_place.setdefault(cell.adaptation, set()).add(cell.criterion)
-        order = dict.fromkeys([*self.references, *self.config.adaptations])
-        found: dict[tuple[str, str], list[list[str]]] = {}
+            of_place = criteria.setdefault((cell.model, cell.pattern), defaultdict(set))
+            of_place[cell.adaptation].add(cell.criterion)
+        order = dict.fromkeys([*self.references, *self.adaptations])
+        several: dict[tuple[str, str], list[list[str]]] = {}
         for place, of_place in criteria.items():
             names = [name for name in order if len(of_place.get(name, ())) > 1]
             firsts = {self.series[name]: name for name in reversed(names)}
             budgets = [self.budgets_of(name, names) for name in firsts.values()]
-            if several := [sorted(of, key=names.index) for of in budgets if len(of) > 1]:
-                found[place] = several
-        return found
+            if lists := [sorted(each, key=names.index) for each in budgets if len(each) > 1]:
+                several[place] = lists
+        return several
 
     @property
-    def compares_sizes(self) -> bool:
+    def of_sizes(self) -> bool:
         """Whether several models are pruned."""
         return len({cell.model for cell in self.cells if not cell.is_dense}) > 1
 
     @property
-    def compares_budgets(self) -> bool:
+    def of_budgets(self) -> bool:
         """Whether a pruned model is both reconstructed and retrained."""
-        entries = self.config.adaptations
+        retrained = {name for name, entry in self.adaptations.items() if entry.is_retraining}
+        reconstructed = set(self.references)
         return any(
-            any(entries[name].is_retraining for name in names)
-            and any(_stays_pruned(entries[name]) for name in names)
-            for names in self._adapted_by.values()
+            names & retrained and names & reconstructed for names in self._adapted_by.values()
         )
 
     @cached_property
     def series(self) -> dict[str, str]:
-        """The name of each adaptation's series, by the adaptation's name."""
-        return series_of(self.config.adaptations)
+        """The name of each adaptation's series, by the adaptation's name.
+
+        A series is named after its method. A second series of a method also gets the name of its
+        first adaptation.
+        """
+        labels: dict[str, str] = {}
+        series = {}
+        for name, settings in self.adaptations.items():
+            kind = _beside(settings, *AMOUNTS)
+            if kind not in labels:
+                label = _label(settings)
+                labels[kind] = f"{label} ({name})" if label in labels.values() else label
+            series[name] = labels[kind]
+        return series
 
     @cached_property
     def references(self) -> list[str]:
@@ -141,21 +165,25 @@ class Comparisons:
         dense model, which the paper has. Then those come first that see the commonest amount of
         text.
         """
-        entries, favoured = self.config.adaptations, self.selected_on_evaluation
+        entries, favoured = self.adaptations, self.selected_on_evaluation
         named = {
             entry.budget.of
             for entry in entries.values()
             if isinstance(entry, Training) and entry.budget is not None
         }
-        local = [name for name, entry in entries.items() if _stays_pruned(entry)]
         alike = Counter(self.sequences.values())
+        pruned = {
+            name: entry
+            for name, entry in entries.items()
+            if isinstance(entry, Reconstruction) and not entry.becomes_dense
+        }
         return sorted(
-            local,
+            pruned,
             key=lambda name: (
                 name in favoured,
                 name not in named,
-                entries[name].window == MATRIX,
-                entries[name].targets != "dense",
+                pruned[name].window == MATRIX,
+                pruned[name].targets != "dense",
                 -alike[self.sequences[name]],
             ),
         )
@@ -165,17 +193,18 @@ class Comparisons:
         """How many sequences of text each adaptation sees, counting repeats, by its name; of a
         search for the number of epochs that has no budget, those of one epoch.
         """
-        return {name: self._sequences(settled(name, self.config)) for name in self.series}
+        return {name: self._sequences(self.resolved[name]) for name in self.adaptations}
 
     def _sequences(self, settings: Adaptation) -> int:
-        calibration = self.config.study.calibration
         if not isinstance(settings, Training):
-            return calibration.samples
+            return self.calibration.samples
         # What lists epochs keeps its budget, and each candidate has `samples` of its own.
         if settings.budget is not None and settings.budget.tokens is not None:
-            return settings.budget.tokens // calibration.length
+            return settings.budget.tokens // self.calibration.length
         epochs = settings.epoch_counts
-        return (settings.samples or calibration.samples) * (epochs[0] if len(epochs) == 1 else 1)
+        return (settings.samples or self.calibration.samples) * (
+            epochs[0] if len(epochs) == 1 else 1
+        )
 
     def budgets_of(self, adaptation: str, names: Collection[str]) -> list[str]:
         """Return an adaptation and its other budgets, from small to large.
@@ -191,20 +220,17 @@ class Comparisons:
         favoured = self.selected_on_evaluation
         amounts = {self.sequences[adaptation]: adaptation}
         for name, series in self.series.items():
-            if (
-                name in names
-                and series == self.series[adaptation]
-                and (name not in favoured or adaptation in favoured)
-            ):
+            comparable = name not in favoured or adaptation in favoured
+            if name in names and series == self.series[adaptation] and comparable:
                 amounts.setdefault(self.sequences[name], name)
         return [amounts[amount] for amount in sorted(amounts)]
 
     @property
     def _adapted_by(self) -> dict[Cell, set[str]]:
         """The names of what adapts each pruned model, for the models also evaluated unadapted."""
-        ways: dict[Cell, set[str]] = {}
+        ways: dict[Cell, set[str]] = defaultdict(set)
         for cell in self.cells:
-            ways.setdefault(replace(cell, adaptation=NONE), set()).add(cell.adaptation)
+            ways[replace(cell, adaptation=NONE)].add(cell.adaptation)
         return {cell: names - {NONE} for cell, names in ways.items() if NONE in names}
 
 
@@ -233,23 +259,23 @@ def is_usual_window(settings: Adaptation) -> bool:
     )
 
 
-def _beside_window(settings: Adaptation) -> str:
-    """Return the settings in which windows that are compared have to be equal."""
+def _beside(settings: Adaptation, *keys: str) -> str:
+    """Return the settings as text, without some keys and those that change only the memory."""
     written = settings.as_json()
-    apart = ("window", "memory_gb", "inputs", "targets", "learning_rate", "select_on")
-    amounts = ("samples", "budget")
-    quirks = settings.quirks if isinstance(settings, Local) else ()
-    left_out = {*apart, *amounts, *MEMORY, *quirks}
-    return json.dumps({key: it for key, it in written.items() if key not in left_out})
+    return json.dumps({key: written[key] for key in written if key not in (*keys, *MEMORY)})
 
 
-def _stays_pruned(adaptation: Adaptation) -> bool:
-    """Return whether an adaptation is a reconstruction after which the model is still pruned."""
-    return isinstance(adaptation, Reconstruction) and not adaptation.becomes_dense
-
-
-def _kind(adaptation: Adaptation) -> list[Any]:
-    """Return the settings in which adaptations in the comparison of windows differ."""
+def _kind(adaptation: Adaptation) -> str:
+    """Return the settings in which adaptations in the comparison of windows differ, as text."""
     written = adaptation.as_json()
     kept = [written.get(key) for key in ("method", "window", "memory_gb", "inputs", "targets")]
-    return [*kept, *(adaptation.quirks if isinstance(adaptation, Local) else ())]
+    return json.dumps([*kept, *(adaptation.quirks if isinstance(adaptation, Local) else ())])
+
+
+def _label(settings: Adaptation) -> str:
+    """Return the name of the series of adaptations of this kind."""
+    dense = ", dense" if settings.becomes_dense else ""
+    if isinstance(settings, Reconstruction):
+        name = f"{settings.method}, window {settings.window}"
+        return name if settings.trains in (None, FULL) else f"{name}, {settings.trains}{dense}"
+    return settings.method + dense + (", distilled" if settings.distils else "")

@@ -2,17 +2,45 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from freelunch.study.adaptation_entries import AdaptationEntry
 from freelunch.study.criteria import CriterionEntry
-from freelunch.study.settings import Absent, Distinct, KeptStates, Name, Settings, Word, absent
+from freelunch.study.patterns import Pattern
+from freelunch.study.retraining import AdaptationEntry
+from freelunch.study.settings import (
+    Absent,
+    Distinct,
+    KeptStates,
+    Name,
+    Settings,
+    Word,
+    absent,
+    classes_of,
+)
 from freelunch.study.sources import ModelEntry, TaskEntry, TextEntry
 from freelunch.study.steps import WITHIN
 
-REGISTRIES = ("models", "texts", "tasks", "criteria", "adaptations")
+# The classes of each registry's entries, by the value of the key that chooses the class.
+KINDS = {
+    "models": classes_of(ModelEntry),
+    "texts": classes_of(TextEntry),
+    "tasks": classes_of(TaskEntry),
+    "criteria": classes_of(CriterionEntry),
+    "adaptations": classes_of(AdaptationEntry),
+}
+REGISTRIES = tuple(KINDS)
+# That key.
+CHOSEN_BY = {
+    "models": "source",
+    "texts": "source",
+    "tasks": "source",
+    "criteria": "score",
+    "adaptations": "method",
+}
 # The key of a study's file that names a file of registries.
 BASE = "base"
+# The key of a `study` block that says which part of the study is run.
+PART = "part"
 SEEDS = 2**32
 Seed = Annotated[int, Field(ge=0, lt=SEEDS)]
 
@@ -98,12 +126,16 @@ class Selection(Settings):
     samples: int = Field(default=16, ge=2, description="Number of sequences.")
 
 
+def _pattern(name: str) -> str:
+    return Pattern.parse(name).name
+
+
 class Grid(Settings):
     """The product of these lists, a cell for each combination."""
 
     models: Distinct[str] = Field(description="Keys of `models`.")
     criteria: Distinct[str] = Field(description="Keys of `criteria`.")
-    patterns: Distinct[str] = Field(
+    patterns: Distinct[Annotated[str, AfterValidator(_pattern)]] = Field(
         description="u01 ... u99: percent of the weights, unstructured. NofM: N zeros in each M "
         "consecutive inputs of a row, such as 2of4. s01 ... s99: percent of the heads and "
         "channels, for criteria that prune whole units.",
@@ -165,23 +197,27 @@ class StudyBlock(Settings):
     part: Absent[Part] = absent("Part of the grids that is run. Default: all of them.")
 
 
-class Config(Settings):
-    """A complete config, which defines every name that its study uses."""
+class Registries(Settings):
+    """Entries that studies take by their names. A name is part of a cell's identity."""
 
-    models: dict[Name, ModelEntry] = Field(
-        description="Models by name. A name is part of a cell's identity."
+    models: dict[Name, ModelEntry] = Field(default={}, description="Models by name.")
+    texts: dict[Name, TextEntry] = Field(
+        default={}, description="Texts and ready-made token ids, by name."
     )
-    texts: dict[Name, TextEntry] = Field(description="Texts and ready-made token ids, by name.")
     tasks: dict[Word, TaskEntry] = Field(
         default={},
         description="Zero-shot tasks, by their names in lm-eval. Prompts, choices and metrics are "
         "lm-eval's; only the documents come from here.",
     )
     criteria: dict[Word, CriterionEntry] = Field(
-        description="Pruning criteria by name. A name is part of a cell's identity."
+        default={}, description="Pruning criteria by name."
     )
     adaptations: dict[Word, AdaptationEntry] = Field(
-        description="Adaptations of pruned models, by name. A name is part of a cell's identity. "
-        "`none` is always defined."
+        default={}, description="Adaptations of pruned models, by name. `none` is always defined."
     )
+
+
+class Config(Registries):
+    """A study. The file and its `base` together define every name that the study uses."""
+
     study: StudyBlock = Field(description="What this study runs.")

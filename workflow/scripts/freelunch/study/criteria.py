@@ -4,12 +4,11 @@ Each class is one criterion. Its `score` is also the name of its module in
 `freelunch.pruning.criteria`.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from freelunch.study.settings import Settings, chosen_by, reader
+from freelunch.study.settings import Entry, Settings, classes_of, read_entry
 
 Statistics = Literal["dense", "sparse"]
 Scope = Literal["row", "matrix"]
@@ -174,19 +173,13 @@ class Flap(OfUnits):
 
 
 Criterion = OfWeights | OfUnits
-CRITERIA: dict[str, type[Settings]] = {
-    "random": Random,
-    "magnitude": Magnitude,
-    "wanda": Wanda,
-    "ria": Ria,
-    "sparsegpt": SparseGPT,
-    "wanda_sp": WandaSp,
-    "flap": Flap,
-}
-CriterionEntry = chosen_by("score", "criteria", CRITERIA)
+CriterionEntry = Annotated[
+    Random | Magnitude | Wanda | Ria | SparseGPT | WandaSp | Flap, Field(discriminator="score")
+]
+CRITERIA = classes_of(CriterionEntry)
 
 
-def read_criterion(settings: Mapping[str, Any]) -> Criterion:
+def read_criterion(settings: Entry) -> Criterion:
     """Return a criterion's settings from JSON, with defaults."""
-    found: Criterion = reader(CriterionEntry)(settings)
+    found: Criterion = read_entry(CriterionEntry, settings)
     return found

@@ -10,15 +10,13 @@ from typing import Any, NamedTuple
 
 from freelunch.core.errors import UserError
 
+# A transformers config, or an excerpt with the same keys.
+ModelConfig = Mapping[str, Any]
+
 
 class Whole(NamedTuple):
-    """A setting of a model's config with which its blocks have no halves.
-
-    Attributes:
-        setting: Key in the config.
-        value: Value with which blocks have no halves.
-        default: Value of a config without the key.
-        because: Why they have none.
+    """A setting of a model's config with which its blocks have no halves: its key and this value,
+    the value of a config without the key, and why there are no halves.
     """
 
     setting: str
@@ -28,11 +26,9 @@ class Whole(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """What attention holds of the scores of all pairs of tokens, for each head and pair.
-
-    Attributes:
-        passed: Copies in the precision of the pass, at its peak, beside their softmax in float32.
-        saved: Numbers that are kept for the backward pass.
+    """What attention holds of the scores of all pairs of tokens, for each head and pair: copies at
+    the peak of the pass, in its precision, beside their softmax in float32; and numbers that are
+    kept for the backward pass.
     """
 
     passed: int
@@ -44,9 +40,7 @@ class Family:
     """Names of the modules in a decoder block, and how they are called.
 
     Attributes:
-        query: Linear layer whose rows are the query heads.
-        key: Linear layer whose rows are the key heads.
-        value: Linear layer whose rows are the value heads.
+        query, key, value: Linear layers whose rows are the heads of each kind.
         attention_output: Linear layer whose columns are the query heads.
         mlp_inputs: Linear layers whose rows are the MLP's channels.
         mlp_output: Linear layer whose columns are the MLP's channels.
@@ -83,7 +77,7 @@ class Family:
     attention: str = "self_attn"
     attention_half: tuple[str, ...] = ("input_layernorm", "self_attn")
     mlp_half: tuple[str, ...] = ("post_attention_layernorm", "mlp")
-    biases: Mapping[str, Any] | None = None
+    biases: Mapping[str, bool] | None = None
     some_biases: Mapping[str, bool] | None = field(default_factory=dict)
     by_key_head: bool = False
     adds_residual: bool = False
@@ -222,11 +216,7 @@ FAMILIES = {
 }
 
 
-def tested() -> str:
-    """Return which families are tested, as a phrase."""
-    return f"these families are tested: {', '.join(FAMILIES)}"
-
-
+# Other families' names of sizes, by Llama's.
 OTHER_NAMES = {
     "num_hidden_layers": ("n_layer",),
     "hidden_size": ("n_embed",),
@@ -236,7 +226,12 @@ OTHER_NAMES = {
 }
 
 
-def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def tested() -> str:
+    """Return which families are tested, as a phrase."""
+    return f"these families are tested: {', '.join(FAMILIES)}"
+
+
+def sizes_of(config: ModelConfig) -> dict[str, Any]:
     """Return a model's config with the sizes under Llama's names, whatever its family calls them.
 
     Args:
@@ -273,18 +268,15 @@ def biases_of(model_type: str) -> dict[str, Any]:
         raise UserError(
             "the output projections of this family cannot have the bias that compensation needs",
             where=model_type,
-            expected=", ".join(name for name, it in FAMILIES.items() if it.biases is not None),
+            expected=", ".join(name for name in FAMILIES if FAMILIES[name].biases is not None),
             todo="set `bias_compensation: false` for this criterion",
         )
     return dict(biases)
 
 
-def has_biases(config: Mapping[str, Any]) -> bool | None:
-    """Return whether some linear layers of a model's blocks have a bias; None if its family is not
-    in the table.
-
-    Args:
-        config: A transformers config, or an excerpt with the same keys.
+def has_biases(config: ModelConfig) -> bool | None:
+    """Return whether some linear layers of a model's blocks have a bias, by its config or an
+    excerpt; None if its family is not in the table.
     """
     family = FAMILIES.get(config.get("model_type", ""))
     if family is None:
@@ -324,7 +316,7 @@ def units_of(model_type: str) -> Family:
     return family
 
 
-def whole_of(config: Mapping[str, Any]) -> Whole | None:
+def whole_of(config: ModelConfig) -> Whole | None:
     """Return the setting with which a model's blocks have no halves; None if they have halves."""
     family = FAMILIES.get(config.get("model_type", ""))
     for whole in family.wholes if family else ():
@@ -357,3 +349,30 @@ def halves_of(model_type: str, whole: Whole | None) -> Family:
 def has_halves(model_type: str, whole: Whole | None) -> bool:
     """Return whether half a block can be a window."""
     return whole is None and model_type in FAMILIES
+
+
+# Keys of a config with the rates of dropout within a block, in every family that is tested.
+_DROPOUT_RATES = ("dropout", "attention_dropout", "hidden_dropout", "resid_pdrop")
+# What transformers takes where a config lacks them; all other rates are 0 then.
+_DROPOUT_DEFAULTS = {"opt": {"dropout": 0.1}}
+
+
+def dropout_of(config: ModelConfig) -> float | None:
+    """Return the highest rate of dropout within a block, by a transformers config or an excerpt;
+    None if it has no rate.
+    """
+    known = {**_DROPOUT_DEFAULTS.get(config.get("model_type", ""), {}), **config}
+    rates = [float(known[key] or 0.0) for key in _DROPOUT_RATES if key in known]
+    return max(rates, default=None)
+
+
+def check_dropout(rate: float | None, model_type: str) -> None:
+    """Refuse, with a UserError, to keep dropout active if the rate is 0 or missing."""
+    if not rate:
+        raise UserError(
+            "the blocks of this model have no dropout, so `model_dropout` would change nothing",
+            where=model_type,
+            found="a rate of 0" if rate == 0.0 else "no rate in its config",
+            expected=f"a model such as OPT, with a rate above 0 as {', '.join(_DROPOUT_RATES)}",
+            todo="remove `model_dropout` from the adaptation",
+        )

@@ -55,26 +55,26 @@ def claims_of(grids: Iterable[Grid]) -> list[str]:
 
 
 def part_problems(grids: Sequence[Grid], part: Part | None) -> Iterator[str]:
-    """Yield what is wrong with the part of the grids that is asked for, behind its key."""
+    """Yield what is wrong with the part of the grids that is asked for."""
     if part is None:
         return
-    known: dict[str, list[Any]] = {
+    defined: dict[str, list[Any]] = {
         "models": models_of(grids),
         "claims": claims_of(grids),
         "seeds": sorted({seed for grid in grids for seed in grid.seeds}),
     }
-    if part.claims is not None and not known["claims"]:
+    if part.claims is not None and not defined["claims"]:
         yield (
-            f".claims: no grid says which claims it is for, so none is for "
+            f"study.part.claims: no grid says which claims it is for, so none is for "
             f"{', '.join(part.claims)}; run the whole study, or add `claims` to its grids"
         )
         return
     unknown = [
-        f".{key}: no grid is for {name!r}; expected {nearest(str(name), list(map(str, there)))}"
-        for key, there in known.items()
+        f"study.part.{key}: no grid is for {name!r}; expected {nearest(str(name), map(str, names))}"
+        for key, names in defined.items()
         for name in getattr(part, key) or ()
-        if name not in there
+        if name not in names
     ]
     yield from unknown
     if not unknown and not grids_in(grids, part):
-        yield f": no grid is for all of{part_words(part)}"
+        yield f"study.part: no grid is for all of{part_words(part)}"

@@ -70,10 +70,10 @@ class Trained:
     def by(
         cls, method: str, *, biases: bool = True, norms: bool = True, **others: Any
     ) -> "Trained":
-        """Return what a method trains.
+        """Return what one of METHODS trains.
 
         Args:
-            method: One of METHODS.
+            method: The method.
             biases: Whether biases are trained besides matrices.
             norms: Whether norms are trained besides matrices.
             others: Fields of this class, for a method that trains matrices.
@@ -109,13 +109,8 @@ def ends_with(name: str, end: str) -> bool:
 
 
 def matrix_parameters(trained: Trained, rows: int, columns: int, kept: int) -> int:
-    """Return the number of parameters that train one matrix.
-
-    Args:
-        trained: The parameters that are trained, and how.
-        rows: Number of outputs of the matrix.
-        columns: Number of inputs of the matrix.
-        kept: Number of its weights that the mask keeps.
+    """Return the number of parameters that train one matrix of shape (rows, columns), of which
+    the mask keeps `kept` weights.
     """
     if trained.weights is None:
         return 0

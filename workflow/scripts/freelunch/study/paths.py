@@ -17,9 +17,8 @@ RUN = "run.json"
 class Paths:
     """The folders and files of one study, relative to the root of the repository.
 
-    Arguments may also be Snakemake wildcards such as `"{model}"`, so that the rules and the
-    library use the same paths. A folder that a step fills holds `manifest.json` (its content) and
-    `run.json` (its cost, and the machine it was made on).
+    Arguments may also be Snakemake wildcards such as `"{model}"`, for the rules. A folder that a
+    step fills holds `manifest.json` (its content) and `run.json` (its cost, and the machine).
     """
 
     study: str

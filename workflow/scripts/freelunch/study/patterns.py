@@ -72,3 +72,18 @@ class Pattern:
     def divides(self, columns: int) -> bool:
         """Return whether a matrix with this many inputs can have the pattern."""
         return self.group is None or columns % self.group == 0
+
+    def nothing_of(self, size: int, what: str, *alternatives: str) -> str | None:
+        """Return what is wrong, and what to do, if the share of a set is less than one member:
+        nothing would be pruned although the cell's name says so. None if a member is pruned.
+
+        Args:
+            size: Number of members of the set.
+            what: Name of the members, for the message.
+            alternatives: Other settings that would help, for the message.
+        """
+        if self.zeros_in_group(size):
+            return None
+        least = [f"at least {self.name[0]}{math.ceil(100 / size):02d}"] if size > 1 else []
+        expected = ", or ".join([*least, *alternatives]) or "more than one"
+        return f"{self.name} of {size} {what} rounds down to none; expected {expected}"

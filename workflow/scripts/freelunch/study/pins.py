@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from freelunch.core.errors import UserError, first_of
-from freelunch.study.mixtures import texts_of
+from freelunch.study.problems import read_settings
 from freelunch.study.settings import Commit, Repository, Revision, Settings
 from freelunch.study.sources import Hub, HubFile
 from freelunch.study.study import Study
@@ -41,6 +41,8 @@ class Pin(Settings):
 
 
 Revisions = dict[Repository, dict[Revision, Pin]]
+# Kind of repository, its name, and a revision.
+Key = tuple[str, str, str]
 
 
 class Pins(Settings):
@@ -49,47 +51,44 @@ class Pins(Settings):
     datasets: Revisions = Field(default={}, description="Repositories of texts and tasks.")
     models: Revisions = Field(default={}, description="Repositories of models.")
 
-    def of(self, entry: Hub) -> Pin | None:
-        """Return the pin of an entry; None if its repository and revision have none."""
-        return self.of_repository(entry).get(entry.revision)
-
-    def of_repository(self, entry: Hub) -> Mapping[str, Pin]:
-        """Return the pins of an entry's repository, by revision."""
-        kind = self.datasets if isinstance(entry, HubFile) else self.models
-        return kind.get(entry.repository, {})
-
-    def names(self) -> list[tuple[str, str, str]]:
-        """Return kind, repository and revision of each pin."""
-        kinds = {"datasets": self.datasets, "models": self.models}
-        return [
-            (kind, repository, revision)
-            for kind, repositories in kinds.items()
-            for repository, revisions in repositories.items()
-            for revision in revisions
-        ]
-
     @classmethod
     def joined(cls, pins: Mapping[Hub, Pin]) -> "Pins":
         """Return the pins of these entries."""
-        kinds: dict[str, dict[str, dict[str, Pin]]] = {"datasets": {}, "models": {}}
-        for entry, pin in pins.items():
-            kind = kinds["datasets" if isinstance(entry, HubFile) else "models"]
-            kind.setdefault(entry.repository, {})[entry.revision] = pin
+        return cls._by_kind({_key(entry): pin for entry, pin in pins.items()})
+
+    @classmethod
+    def _by_kind(cls, pins: Mapping[Key, Pin]) -> "Pins":
+        kinds: dict[str, dict[str, dict[str, Pin]]] = {}
+        for (kind, repository, revision), pin in pins.items():
+            kinds.setdefault(kind, {}).setdefault(repository, {})[revision] = pin
         return cls(**kinds)
+
+    def names(self) -> dict[Key, Pin]:
+        """Return the pins by kind, repository and revision."""
+        return {
+            (kind, repository, revision): pin
+            for kind, repositories in (("datasets", self.datasets), ("models", self.models))
+            for repository, revisions in repositories.items()
+            for revision, pin in revisions.items()
+        }
+
+    def of(self, entry: Hub) -> Pin | None:
+        """Return the pin of an entry; None if its repository and revision have none."""
+        return self.names().get(_key(entry))
 
     def over(self, others: "Pins") -> "Pins":
         """Return these pins, and others of revisions that have none here."""
-        joined: dict[str, dict[str, dict[str, Pin]]] = {}
-        for pins in (others, self):
-            for kind, repositories in (("datasets", pins.datasets), ("models", pins.models)):
-                for repository, revisions in repositories.items():
-                    joined.setdefault(kind, {}).setdefault(repository, {}).update(revisions)
-        return Pins(**joined)
+        return self._by_kind(others.names() | self.names())
 
     def text(self, study: str) -> str:
         """Return the content of the file beside a study, in alphabetical order."""
-        found = {kind: pins for kind, pins in self.model_dump().items() if pins}
-        return _HEAD.format(study=study, command=pin_command(study)) + yaml.safe_dump(found)
+        written = {kind: pins for kind, pins in self.model_dump().items() if pins}
+        return _HEAD.format(study=study, command=pin_command(study)) + yaml.safe_dump(written)
+
+
+def _key(entry: Hub) -> Key:
+    kind = "datasets" if isinstance(entry, HubFile) else "models"
+    return kind, entry.repository, entry.revision
 
 
 def pins_file(study: str) -> Path:
@@ -111,19 +110,8 @@ def read_pins(study: str) -> Pins:
     path = pins_file(study)
     if not path.exists():
         return Pins()
-    try:
-        return Pins.model_validate(read_yaml(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(
-            "this is not a valid file of pins",
-            where=f"{path}: {place}" if place else path,
-            found=str(first["input"])[:60],
-            expected="what `make pin` wrote",
-            todo=f"restore the file; or remove it and run `{pin_command(study)}`, which pins the "
-            "newest commits",
-        ) from error
+    todo = f"restore the file; or remove it and run `{pin_command(study)}`"
+    return read_settings(Pins, read_yaml(path), path, todo)
 
 
 def pins_of_others(study: str) -> dict[Path, Pins]:
@@ -132,7 +120,7 @@ def pins_of_others(study: str) -> dict[Path, Pins]:
     Raises:
         UserError: One of the files is damaged.
     """
-    files = (each for folder in (Path(), Path("studies")) for each in folder.glob(f"*{SUFFIX}"))
+    files = [*Path().glob(f"*{SUFFIX}"), *Path("studies").glob(f"*{SUFFIX}")]
     others = sorted(file for file in files if file != pins_file(study))
     return {file: read_pins(str(file).removesuffix(SUFFIX)) for file in others}
 
@@ -140,7 +128,7 @@ def pins_of_others(study: str) -> dict[Path, Pins]:
 def hub_entries(study: Study) -> dict[str, Hub]:
     """Return what a study takes from the hub, by the place of the entry."""
     entries: dict[str, Any] = {f"models.{name}": study.model(name) for name in study.models}
-    entries |= {f"texts.{name}": study.text(name) for name in texts_of(study)}
+    entries |= {f"texts.{name}": study.text(name) for name in study.texts}
     entries |= {f"tasks.{name}": study.config.tasks[name] for name in study.tasks.get("tasks", {})}
     return {where: entry for where, entry in entries.items() if isinstance(entry, Hub)}
 
@@ -151,20 +139,16 @@ def with_pins(study: Study) -> Study:
     So all that depends on the revision (settings of jobs, records) depends on the commit.
     """
     pins, config = read_pins(study.source), study.config
-    pinned = {
-        registry: {name: _pinned(entry, pins) for name, entry in entries.items()}
-        for registry, entries in (
-            ("models", config.models),
-            ("texts", config.texts),
-            ("tasks", config.tasks),
-        )
+
+    def pinned(entry: Any) -> Any:
+        pin = pins.of(entry) if isinstance(entry, Hub) and not entry.is_commit else None
+        return entry if pin is None else entry.model_copy(update={"revision": pin.commit})
+
+    update = {
+        registry: {name: pinned(entry) for name, entry in getattr(config, registry).items()}
+        for registry in ("models", "texts", "tasks")
     }
-    return replace(study, config=config.model_copy(update=pinned))
-
-
-def _pinned(entry: Any, pins: Pins) -> Any:
-    pin = pins.of(entry) if isinstance(entry, Hub) and not entry.is_commit else None
-    return entry if pin is None else entry.model_copy(update={"revision": pin.commit})
+    return replace(study, config=config.model_copy(update=update))
 
 
 def unpinned(study: Study) -> dict[str, Hub]:
@@ -182,16 +166,12 @@ def check_pinned(study: Study) -> None:
     Raises:
         UserError: It names one; the message has the command that pins it.
     """
-    pins, found = read_pins(study.source), []
-    for where, entry in unpinned(study).items():
-        others = ", ".join(pins.of_repository(entry))
-        also = f" (the pin is of {others})" if others else ""
-        found.append(f"{where}.revision: {entry.revision}{also}")
-    if found:
+    if moving := unpinned(study):
+        named = [f"{where}.revision: {entry.revision}" for where, entry in moving.items()]
         raise UserError(
             "the study names branches or tags, which move, and their commits are not pinned",
             where=study.source,
-            found=", ".join(first_of(found)),
+            found=", ".join(first_of(named)),
             expected=f"full commits, or pins in {pins_file(study.source)}",
             todo=f"run `{pin_command(study.source)}{study.part_words}`, which asks the hub for the "
             "commits",

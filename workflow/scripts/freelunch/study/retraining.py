@@ -1,15 +1,17 @@
 """Settings of the adaptations that retrain the whole model: a class for each method."""
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from freelunch.study.adaptations import Training
+from freelunch.study.adaptations import LeastSquares, Reconstruction, Training
 from freelunch.study.methods import ALPHA, DISTILLATION, RANK, Trained
-from freelunch.study.settings import Absent, Distinct, Settings, absent
+from freelunch.study.settings import Absent, Distinct, Entry, absent, read_entry
 from freelunch.study.steps import RETRAIN_MODEL
 from freelunch.study.windows import MODEL, Window
 
+# Settings of the low-rank factors through which a matrix is trained, in the classes that have them.
+LOW_RANK_SETTINGS = ("rank", "alpha", "dropout")
 _METHOD = "How the model is retrained; freelunch.study.methods has the formulas."
 
 
@@ -87,12 +89,8 @@ class OfMatrices(Retraining):
             norms=self.train_norms,
             head=self.train_head,
             linears=None if self.linears is None else tuple(self.linears),
-            **self._low_rank(),
+            **{key: getattr(self, key) for key in LOW_RANK_SETTINGS if hasattr(self, key)},
         )
-
-    def _low_rank(self) -> dict[str, Any]:
-        """Return the settings of the low-rank factors through which a matrix is trained."""
-        return {}
 
 
 class LowRank(OfMatrices):
@@ -105,9 +103,6 @@ class LowRank(OfMatrices):
         "matrix's smaller dimension.",
     )
 
-    def _low_rank(self) -> dict[str, Any]:
-        return {"rank": self.rank}
-
 
 class Scaled(LowRank):
     """Settings of the low-rank methods that scale a matrix's change."""
@@ -115,9 +110,6 @@ class Scaled(LowRank):
     alpha: float = Field(
         default=ALPHA, gt=0, description="The change of a matrix is scaled by alpha / rank."
     )
-
-    def _low_rank(self) -> dict[str, Any]:
-        return {**super()._low_rank(), "alpha": self.alpha}
 
 
 class Branching(Scaled):
@@ -129,9 +121,6 @@ class Branching(Scaled):
         lt=1,
         description="Share of a branch's inputs that is dropped in training.",
     )
-
-    def _low_rank(self) -> dict[str, Any]:
-        return {**super()._low_rank(), "dropout": self.dropout}
 
 
 class Full(OfMatrices):
@@ -188,17 +177,14 @@ class Spp(Scaled):
     method: Literal["spp"] = Field(description=_METHOD)
 
 
-_CLASSES: tuple[type[Retraining], ...] = (
-    Full,
-    Biases,
-    Norms,
-    BiasesNorms,
-    Lora,
-    LoraPrune,
-    MaskLora,
-    ScaleLora,
-    Spp,
+_ANY_RETRAINING = (
+    Full | Biases | Norms | BiasesNorms | Lora | LoraPrune | MaskLora | ScaleLora | Spp
 )
-RETRAINING: dict[str, type[Settings]] = {
-    method: kind for kind in _CLASSES for method in get_args(kind.model_fields["method"].annotation)
-}
+AdaptationEntry = Annotated[
+    Reconstruction | LeastSquares | _ANY_RETRAINING, Field(discriminator="method")
+]
+
+
+def read_adaptation(settings: Entry) -> Any:
+    """Return an adaptation's settings from JSON, with defaults, as the class of its method."""
+    return read_entry(AdaptationEntry, settings)

@@ -4,35 +4,29 @@ import json
 from pathlib import Path
 from typing import Any
 
-from freelunch.study.base import PART
-from freelunch.study.config import BASE, REGISTRIES, Config
+from freelunch.study.config import BASE, PART, REGISTRIES, Config
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
-_DESCRIPTION = "A study. The file and its `base` together define every name that the study uses."
 _BASE_DESCRIPTION = (
     "A file of registries. Unless its path is absolute, the workflow looks for it in the study's "
     "folder first, and then in its own repository. The study takes the entries that it names. "
     "An entry in the study replaces the base's entry of the same name."
 )
-_WHOLE_DESCRIPTION = "The study of which this file runs a part."
 
 
 def config_schema() -> dict[str, Any]:
     """Return the schema of a study."""
-    schema = Config.model_json_schema()
+    schema: dict[str, Any] = without_titles(Config.model_json_schema())
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "A study"
-    schema["description"] = _DESCRIPTION
     schema["properties"][BASE] = {"type": "string", "description": _BASE_DESCRIPTION}
     for registry in REGISTRIES:
         # Names of another form are refused.
         schema["properties"][registry]["additionalProperties"] = False
     # A registry that is missing here may be in the base.
-    registries = [key for key in schema["required"] if key in REGISTRIES]
-    schema["required"] = [key for key in schema["required"] if key not in REGISTRIES]
+    registries = [registry for registry in REGISTRIES if registry != "tasks"]
     schema["anyOf"] = [{"required": registries}, {"required": [BASE]}]
-    found: dict[str, Any] = _without_titles(schema, top=True)
-    return found
+    return schema
 
 
 def file_schema() -> dict[str, Any]:
@@ -41,12 +35,10 @@ def file_schema() -> dict[str, Any]:
     shared = {key: whole.pop(key) for key in ("$schema", "title", "description", "$defs")}
     (block,) = whole["properties"]["study"]["$ref"].rsplit("/", 1)[1:]
     of_part = shared["$defs"][block]["properties"][PART]
+    base = {"type": "string", "description": "The study of which this file runs a part."}
     part = {
         "type": "object",
-        "properties": {
-            BASE: {"type": "string", "description": _WHOLE_DESCRIPTION},
-            "study": {"type": "object", "properties": {PART: of_part}},
-        },
+        "properties": {BASE: base, "study": {"type": "object", "properties": {PART: of_part}}},
         "required": [BASE, "study"],
         "additionalProperties": False,
     }
@@ -60,14 +52,16 @@ def schema_text() -> str:
     return json.dumps(file_schema(), indent=1) + "\n"
 
 
-def _without_titles(value: Any, top: bool = False) -> Any:
-    """Return a schema without the titles that pydantic derives from names: they add nothing."""
-    if isinstance(value, dict):
-        return {
-            key: _without_titles(inner)
-            for key, inner in value.items()
-            if top or key != "title" or not isinstance(inner, str)
-        }
+def without_titles(value: Any) -> Any:
+    """Return a schema without what pydantic derives from names: titles and tags of unions."""
     if isinstance(value, list):
-        return [_without_titles(inner) for inner in value]
-    return value
+        return [without_titles(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: without_titles(inner)
+        for key, inner in value.items()
+        # A setting may have one of these names, too.
+        if not (key == "title" and isinstance(inner, str))
+        and not (key == "discriminator" and "mapping" in inner)
+    }

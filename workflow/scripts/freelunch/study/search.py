@@ -5,17 +5,17 @@ candidate named after the adaptation and the pair. The best candidate becomes th
 result.
 """
 
-from collections.abc import Mapping
 from itertools import product
-from typing import Any
+from typing import TypeGuard
 
 from freelunch.study.adaptations import Adaptation, Training
+from freelunch.study.settings import Entry
 from freelunch.study.steps import HELD_OUT, PERPLEXITY
 
 SEARCHED = ("learning_rate", "epochs")
 
 
-def is_searched(settings: Adaptation | None) -> bool:
+def is_searched(settings: Adaptation | None) -> TypeGuard[Training]:
     """Return whether an adaptation lists alternatives."""
     return isinstance(settings, Training) and settings.is_searched
 
@@ -25,7 +25,7 @@ def candidates_of(name: str, settings: Adaptation | None) -> dict[str, Training]
 
     The result is empty if the adaptation lists no alternatives.
     """
-    if not (isinstance(settings, Training) and settings.is_searched):
+    if not is_searched(settings):
         return {}
     return {
         f"{name}.lr{rate!r}.epochs{count}": settings.model_copy(
@@ -36,9 +36,9 @@ def candidates_of(name: str, settings: Adaptation | None) -> dict[str, Training]
     }
 
 
-def chosen_of(choice: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+def chosen_of(choice: Entry | None, settings: Entry) -> Entry:
     """Return the candidate that a search chose, or the entry's own settings without a search."""
-    found: Mapping[str, Any] = choice["candidates"][choice["chosen"]] if choice else settings
+    found: Entry = choice["candidates"][choice["chosen"]] if choice else settings
     return found
 
 
@@ -47,6 +47,7 @@ def adaptation_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def compared_by(settings: Training) -> str:
+def compared_by(settings: Adaptation) -> str:
     """Return the measurement by which the candidates of an adaptation are compared."""
-    return HELD_OUT if settings.select_on == "calibration" else PERPLEXITY
+    on_evaluation = isinstance(settings, Training) and settings.select_on == "evaluation"
+    return PERPLEXITY if on_evaluation else HELD_OUT

@@ -2,15 +2,15 @@
 
 Each setting is defined once, as a field of a class, with type, default, bounds and description. The
 messages about wrong values (`study.problems`), the JSON Schema for editors (`study.schema`) and the
-reference in the documentation (`study.reference`) are generated from these fields.
+page of the documentation (`study.settings_page`) are generated from these fields.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,36 +29,25 @@ from pydantic_core import PydanticCustomError
 from freelunch.study.cell import NAME, WORD
 
 T = TypeVar("T")
+# An entry of a registry, as JSON.
+Entry = Mapping[str, Any]
 
-# The meaning of each regular expression, in words.
-PATTERNS = {
-    f"^{NAME}$": "lower-case letters and digits, with single . _ or - between",
-    f"^{WORD}$": "lower-case letters and digits, with single _ between",
-    r"^[0-9a-f]{64}$": "64 hexadecimal digits",
-    r"^[0-9a-f]{40}$": "a full commit, 40 hexadecimal digits",
-    r"^[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*$": "owner/name",
-    r"^(all|none|every_[1-9][0-9]*)$": "all, none, or every_k with a whole number k",
-    r"^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$": "a package's name: letters and digits, with . "
-    "_ or - between",
-    r"^[0-9](?:[A-Za-z0-9.!+_-]*[A-Za-z0-9])?$": "a version, such as 1.2.0",
-    r"^[A-Za-z0-9_](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?$": "a branch, a tag or a full commit",
-    r"^[a-z]+[0-9]+(?:\.[a-z]+[0-9]+)*-[a-z0-9_]+-[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*$": (
-        "a wheel's tags, such as cp311-cp311-manylinux_2_28_x86_64"
-    ),
-}
-_NAME, _WORD, _SHA256, _COMMIT, _REPOSITORY, _KEPT, _PACKAGE, _VERSION, _REVISION, _TAGS = PATTERNS
 # Names become parts of file names, of which a record's joins three: none may be longer than 255.
 NAME_LENGTH = 50
 # Whatever is larger counts nothing that exists, and would overflow floating-point numbers.
 _LARGEST = 10**15
 # No file can have these names on some systems that results may be copied to.
-RESERVED = (
-    "aux",
-    "con",
-    "nul",
-    "prn",
-    *(f"{port}{at}" for port in ("com", "lpt") for at in range(10)),
-)
+_PORTS = [f"{port}{number}" for port in ("com", "lpt") for number in range(10)]
+RESERVED = ("aux", "con", "nul", "prn", *_PORTS)
+_COMMIT = "[0-9a-f]{40}"
+# The meaning of each regular expression of a setting, in words.
+PATTERNS: dict[str, str] = {}
+
+
+def _like(pattern: str, words: str, longest: int | None = None) -> StringConstraints:
+    """Return the constraint that a text matches a regular expression, which words describe."""
+    PATTERNS[f"^{pattern}$"] = words
+    return StringConstraints(pattern=f"^{pattern}$", max_length=longest)
 
 
 class Settings(BaseModel):
@@ -75,10 +64,10 @@ class Settings(BaseModel):
         defer_build=True,
     )
 
-    @field_validator("*", mode="before")
+    @field_validator("*")
     @classmethod
     def _counts_what_exists(cls, value: Any) -> Any:
-        if type(value) is int and abs(value) > _LARGEST:
+        if isinstance(value, int | float) and abs(value) > _LARGEST:
             raise PydanticCustomError("too_large", f"expected at most {_LARGEST:.0e}")
         return value
 
@@ -107,12 +96,6 @@ def absent(description: str, **bounds: Any) -> Any:
     )
 
 
-def _not_null(value: Any) -> Any:
-    if value is None:
-        raise PydanticCustomError("null", "expected a value, or no such key")
-    return value
-
-
 def _without_null(schema: dict[str, Any]) -> None:
     """Remove null from the values that a field's schema allows."""
     schema.pop("default", None)
@@ -126,6 +109,12 @@ def _without_null(schema: dict[str, Any]) -> None:
 def one_of(values: tuple[str, ...]) -> Any:
     """Return the type of a text that is one of these."""
     return Literal[values]
+
+
+def _not_null(value: Any) -> Any:
+    if value is None:
+        raise PydanticCustomError("null", "expected a value, or no such key")
+    return value
 
 
 def _unique(values: list[T]) -> list[T]:
@@ -155,27 +144,50 @@ def is_commit(revision: str) -> bool:
     return re.fullmatch(_COMMIT, revision) is not None
 
 
-def _one_or_list(value: object) -> str:
-    return "(list)" if isinstance(value, list) else "(one)"
-
-
 Absent = Annotated[T | None, BeforeValidator(_not_null)]
 Name = Annotated[
-    str, StringConstraints(pattern=_NAME, max_length=NAME_LENGTH), AfterValidator(_not_reserved)
+    str,
+    _like(NAME, "lower-case letters and digits, with single . _ or - between", NAME_LENGTH),
+    AfterValidator(_not_reserved),
 ]
 Word = Annotated[
-    str, StringConstraints(pattern=_WORD, max_length=NAME_LENGTH), AfterValidator(_not_reserved)
+    str,
+    _like(WORD, "lower-case letters and digits, with single _ between", NAME_LENGTH),
+    AfterValidator(_not_reserved),
 ]
 # A package and its version are passed to pip as one argument, which must not be a URL or an option.
-Package = Annotated[str, StringConstraints(pattern=_PACKAGE, max_length=100)]
-Version = Annotated[str, StringConstraints(pattern=_VERSION, max_length=100)]
-Tags = Annotated[str, StringConstraints(pattern=_TAGS, max_length=200)]
+Package = Annotated[
+    str,
+    _like(
+        "[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?",
+        "a package's name: letters and digits, with . _ or - between",
+        100,
+    ),
+]
+Version = Annotated[
+    str, _like("[0-9](?:[A-Za-z0-9.!+_-]*[A-Za-z0-9])?", "a version, such as 1.2.0", 100)
+]
+Tags = Annotated[
+    str,
+    _like(
+        r"[a-z]+[0-9]+(?:\.[a-z]+[0-9]+)*-[a-z0-9_]+-[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*",
+        "a wheel's tags, such as cp311-cp311-manylinux_2_28_x86_64",
+        200,
+    ),
+]
 Member = Annotated[str, StringConstraints(max_length=500), AfterValidator(_inside)]
-Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
-Commit = Annotated[str, StringConstraints(pattern=_COMMIT)]
-Revision = Annotated[str, StringConstraints(pattern=_REVISION, max_length=200)]
-Repository = Annotated[str, StringConstraints(pattern=_REPOSITORY)]
-KeptStates = Annotated[str, StringConstraints(pattern=_KEPT)]
+Sha256 = Annotated[str, _like("[0-9a-f]{64}", "64 hexadecimal digits")]
+Commit = Annotated[str, _like(_COMMIT, "a full commit, 40 hexadecimal digits")]
+Revision = Annotated[
+    str,
+    _like("[A-Za-z0-9_](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?", "a branch, a tag or a full commit", 200),
+]
+Repository = Annotated[
+    str, _like("[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*", "owner/name")
+]
+KeptStates = Annotated[
+    str, _like("(all|none|every_[1-9][0-9]*)", "all, none, or every_k with a whole number k")
+]
 Distinct = Annotated[
     list[T],
     Field(min_length=1, json_schema_extra={"uniqueItems": True}),
@@ -183,47 +195,32 @@ Distinct = Annotated[
 ]
 # One value, or a list to choose from.
 Searched = Annotated[
-    Annotated[T, Tag("(one)")] | Annotated[Distinct[T], Tag("(list)")], Discriminator(_one_or_list)
+    Annotated[T, Tag("(one)")] | Annotated[Distinct[T], Tag("(list)")],
+    Discriminator(lambda value: "(list)" if isinstance(value, list) else "(one)"),
 ]
 
-# Settings classes of entries whose class depends on one of their keys, by pydantic's tag; and that
-# key, by registry.
-TAGGED: dict[str, type[Settings]] = {}
-KEYS: dict[str, str] = {}
 
-
-def chosen_by(key: str, registry: str, classes: Mapping[str, type[Settings]]) -> Any:
-    """Return the type of the entries whose class depends on one of their keys.
+def classes_of(entry: Any) -> dict[str, type[Settings]]:
+    """Return the classes of a registry's entries, by the value of the key that chooses the class.
 
     Args:
-        key: The key, such as `source`.
-        registry: Registry of the entries, such as `models`; it has one such type.
-        classes: Class for each value of the key.
+        entry: A union of classes, annotated with the key as its discriminator.
     """
-    KEYS[registry] = key
-    tags = {value: f"({registry}.{value})" for value in classes}
-    TAGGED.update({tags[value]: kind for value, kind in classes.items()})
-    tagged = [Annotated[kind, Tag(tags[value])] for value, kind in classes.items()]
-    union: Any = tagged[0]
-    for each in tagged[1:]:
-        union = union | each
-    return Annotated[union, Discriminator(_chooser(key, tags))]
-
-
-def _chooser(key: str, tags: Mapping[str, str]) -> Callable[[object], str | None]:
-    def choose(value: object) -> str | None:
-        found = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
-        return tags.get(found, f"{key}={found}") if isinstance(found, str) else None
-
-    return choose
+    union, field = get_args(entry)
+    kinds: tuple[type[Settings], ...] = get_args(union)
+    return {get_args(kind.model_fields[field.discriminator].annotation)[0]: kind for kind in kinds}
 
 
 @cache
-def reader(entry: Any) -> Callable[[Mapping[str, Any]], Any]:
-    """Return a function from an entry's JSON to its class; it may raise pydantic's ValidationError.
+def _adapter(entry: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(entry)
+
+
+def read_entry(entry: Any, settings: Entry) -> Any:
+    """Return an entry from its JSON, with defaults; may raise pydantic's ValidationError.
 
     Args:
-        entry: A type that `chosen_by` returned.
+        entry: A union of classes, annotated with the key that chooses among them.
+        settings: The entry as JSON.
     """
-    adapter = TypeAdapter(entry)
-    return adapter.validate_python
+    return _adapter(entry).validate_python(settings)

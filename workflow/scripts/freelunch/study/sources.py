@@ -1,14 +1,15 @@
 """Settings of models, texts and tasks: where they come from, and how they are stored."""
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from freelunch.study.model_limits import LARGEST
 from freelunch.study.settings import (
     Absent,
+    Entry,
     Member,
     Name,
     Package,
@@ -19,11 +20,9 @@ from freelunch.study.settings import (
     Tags,
     Version,
     absent,
-    chosen_by,
     is_commit,
-    reader,
+    read_entry,
 )
-from freelunch.study.shape_limits import LARGEST
 
 WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
@@ -334,41 +333,24 @@ DocumentText = WheelText | HubText | LocalText
 Text = DocumentText | Tokens
 AnyText = Text | WheelFiles | Mixture
 Task = WheelTask | HubTask | LocalTask
-ModelEntry = chosen_by("source", "models", {WHEEL: WheelModel, HUB: HubModel, PATH: LocalModel})
-TextEntry = chosen_by(
-    "source",
-    "texts",
-    {
-        WHEEL: WheelText,
-        WHEEL_FILES: WheelFiles,
-        HUB: HubText,
-        PATH: LocalText,
-        TOKENS: Tokens,
-        MIXTURE: Mixture,
-    },
-)
-TaskEntry = chosen_by("source", "tasks", {WHEEL: WheelTask, HUB: HubTask, PATH: LocalTask})
+ModelEntry = Annotated[Model, Field(discriminator="source")]
+TextEntry = Annotated[AnyText, Field(discriminator="source")]
+TaskEntry = Annotated[Task, Field(discriminator="source")]
 
 
-def read_model(entry: Mapping[str, Any]) -> Model:
+def read_model(entry: Entry) -> Model:
     """Return an entry of `models` from JSON."""
-    found: Model = reader(ModelEntry)(entry)
+    found: Model = read_entry(ModelEntry, entry)
     return found
 
 
-def read_text(entry: Mapping[str, Any]) -> Text:
-    """Return an entry of `texts` that is one file, from JSON."""
-    found: Text = reader(TextEntry)(entry)
+def read_text(entry: Entry) -> Text | WheelFiles:
+    """Return an entry of `texts` that is fetched, from JSON."""
+    found: Text | WheelFiles = read_entry(TextEntry, entry)
     return found
 
 
-def read_text_files(entry: Mapping[str, Any]) -> WheelFiles:
-    """Return an entry of `texts` that is many files, from JSON."""
-    found: WheelFiles = reader(TextEntry)(entry)
-    return found
-
-
-def read_task(entry: Mapping[str, Any]) -> Task:
+def read_task(entry: Entry) -> Task:
     """Return an entry of `tasks` from JSON."""
-    found: Task = reader(TaskEntry)(entry)
+    found: Task = read_entry(TaskEntry, entry)
     return found

@@ -1,4 +1,6 @@
-"""Names that the rules share with the library: rules, kinds of artifacts, measurements, files."""
+"""Names that the rules share with the library: rules, kinds of artifacts, measurements, files; and
+the batch sizes that computing uses and planning predicts costs from.
+"""
 
 from typing import Final
 
@@ -48,10 +50,10 @@ METRICS = "metrics"
 
 # What is measured on a cell; `freelunch.evaluation` has a module for each.
 IDENTITY = "identity"
-PERPLEXITY = "perplexity"
+PERPLEXITY: Final = "perplexity"
 HELD_OUT = "held_out"
-DRIFT = "drift"
-TASKS = "tasks"
+DRIFT: Final = "drift"
+TASKS: Final = "tasks"
 
 # How the evaluation text is cut into windows: each within a document, or all documents joined.
 WITHIN: Final = "documents"
@@ -62,6 +64,16 @@ DOCUMENTS = "documents.jsonl"
 ANSWERS = "answers.json.gz"
 # Beside the shards of a checkpoint; not made by the step that assembles it.
 MODEL_CARD = "README.md"
+
+
+# Tokens in a batch of a forward pass: enough to keep the matrix multiplications busy, few enough
+# that an MLP's activations stay small beside its weights.
+BATCH_TOKENS = 2048
+# Tokens whose logits are computed at a time: with a large vocabulary each token takes a megabyte.
+HEAD_PLACES = 256
+# Sequences on which a step checks itself (the dense model's perplexity, a window's loss before and
+# after reconstruction): a quarter of the default sample, so a check costs little.
+CHECK_SEQUENCES = 8
 
 
 def metrics_file(measured: str) -> str:

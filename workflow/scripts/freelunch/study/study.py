@@ -3,42 +3,44 @@
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from freelunch.core.errors import UserError
 from freelunch.study.adaptations import Adaptation, Training
-from freelunch.study.base import PART, part_of_base, with_base
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.checks import contradictions
 from freelunch.study.comparisons import Comparisons
 from freelunch.study.config import (
+    BASE,
+    PART,
     REGISTRIES,
+    Calibration,
     Config,
     DriftSettings,
     Part,
+    PerplexitySettings,
     StudyBlock,
 )
 from freelunch.study.criteria import Criterion
 from freelunch.study.grids import cells_of, grids_in, part_words
-from freelunch.study.lengths import Lengths
 from freelunch.study.paths import Paths
-from freelunch.study.problems import as_far_as_valid, violations
-from freelunch.study.search import candidates_of
+from freelunch.study.problems import refusal
+from freelunch.study.registry import find_base, names_part, read_config
+from freelunch.study.resolve_budget import resolve_budgets
+from freelunch.study.search import adaptation_of, candidates_of, compared_by
 from freelunch.study.settings import Settings
-from freelunch.study.settled import settled
 from freelunch.study.source_files import files_at
 from freelunch.study.sources import AnyText, Mixture, Model
+from freelunch.study.steps import DRIFT, HELD_OUT, IDENTITY, PERPLEXITY, TASKS
 from freelunch.study.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
-class Study(Comparisons, Lengths):
+class Study:
     """A valid config.
 
     Attributes:
@@ -63,31 +65,33 @@ class Study(Comparisons, Lengths):
             root: Folder that the path is relative to.
             part: The part of the study, in place of the file's own.
         """
-        config, where = read_yaml(root / path), str(path)
-        given = {} if part is None else {PART: part.as_json()}
-        if (of_base := part_of_base(config, root / path)) is not None:
-            whole, own = of_base
-            path = Path(os.path.relpath(whole, root))
-            config, where, given = read_yaml(whole), f"{where}, a part of {path}", own | given
-            if part_of_base(config, whole) is not None:
+        content, where = read_yaml(root / path), str(path)
+        own: object = part.as_json() if part else None
+        if names_part(content):
+            own = own or content["study"][PART]
+            path = Path(os.path.relpath(find_base(content[BASE], root / path), root))
+            content, where = read_yaml(root / path), f"{where}, a part of {path}"
+            if names_part(content):
                 raise UserError(
                     "a part is one of a whole study",
                     where=where,
                     found=f"{path}, which is a part itself",
                     expected="the study of which it is a part",
                 )
-        if given and isinstance(config, dict) and isinstance(config.get("study"), dict):
-            config = {**config, "study": config["study"] | given}
-        return cls.check(config, str(path), root, where)
+        if where != str(path) or own is not None:
+            block = content.get("study") if isinstance(content, dict) else None
+            if isinstance(block, dict):
+                content = {**content, "study": {**block, PART: own}}
+        return cls.check(content, str(path), root, where)
 
     @classmethod
     def check(
-        cls, config: object, source: str, root: Path = Path(), where: str | None = None
+        cls, content: object, source: str, root: Path = Path(), where: str | None = None
     ) -> "Study":
-        """Check a config.
+        """Check a config: first each value by itself, then which values do not go together.
 
         Args:
-            config: Content of the study's file.
+            content: Content of the study's file.
             source: Name of that file, to find its base.
             root: Folder that the name is relative to.
             where: What messages name. Default: that file.
@@ -95,20 +99,10 @@ class Study(Comparisons, Lengths):
         Raises:
             UserError: The config is wrong; the message lists every problem with its key.
         """
-        complete, names, wrong_base = with_base(config, root / source)
-        problems = set(wrong_base)
-        try:
-            found = Config.model_validate(complete)
-        except ValidationError as error:
-            problems.update(violations(error))
-            found = as_far_as_valid(complete)
-        problems.update(contradictions(found, names, complete=not problems))
-        if problems:
-            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-            raise UserError(
-                f"{count} in the config\n" + "\n".join(sorted(problems)), where=where or source
-            )
-        return cls(found, source)
+        known, config = read_config(content, root / source, where or source)
+        if problems := contradictions(config, known):
+            raise refusal(problems, where or source)
+        return cls(config, source)
 
     def as_json(self, licences: bool = True) -> dict[str, Any]:
         """Return the complete config as JSON data: with defaults, and without a base.
@@ -119,16 +113,12 @@ class Study(Comparisons, Lengths):
         Args:
             licences: Whether to include licences, which only the audit shows.
         """
-        written = {
-            registry: {
-                name: entry.as_json() for name, entry in getattr(self.config, registry).items()
-            }
-            for registry in REGISTRIES
-        }
-        if not licences:
-            for entries in written.values():
-                for entry in entries.values():
-                    entry.pop("licence", None)
+        written: dict[str, Any] = {}
+        for registry in REGISTRIES:
+            entries = getattr(self.config, registry).items()
+            written[registry] = {name: entry.as_json() for name, entry in entries}
+            for entry in written[registry].values() if not licences else ():
+                entry.pop("licence", None)
         return {**written, "study": self.block.as_json()}
 
     @property
@@ -155,6 +145,16 @@ class Study(Comparisons, Lengths):
         return self.config.study
 
     @property
+    def calibration(self) -> Calibration:
+        """Settings of the calibration sample."""
+        return self.block.calibration
+
+    @property
+    def perplexity(self) -> PerplexitySettings:
+        """Settings of the perplexity by which the study is judged."""
+        return self.block.evaluation.perplexity
+
+    @property
     def drift(self) -> DriftSettings | None:
         """Settings of drift; None if it is not measured."""
         return self.block.evaluation.drift
@@ -163,10 +163,7 @@ class Study(Comparisons, Lengths):
     def paths(self) -> Paths:
         return Paths(self.name)
 
-    @property
-    def models(self) -> list[str]:
-        """The names of the models of its cells, in the order of the cells."""
-        return list(dict.fromkeys(cell.model for cell in self.cells))
+    # --- Cells
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -190,15 +187,58 @@ class Study(Comparisons, Lengths):
         block = self.block.model_copy(update={"part": part})
         return replace(self, config=self.config.model_copy(update={"study": block}))
 
+    @property
+    def models(self) -> list[str]:
+        """The names of the models of its cells, in the order of the cells."""
+        return list(dict.fromkeys(cell.model for cell in self.cells))
+
+    # --- Entries
+
     def model(self, name: str) -> Model:
         """Return an entry of `models`."""
-        entry: Model = self.config.models[name]
-        return entry
+        return self.config.models[name]
 
     def text(self, name: str) -> AnyText:
         """Return an entry of `texts`."""
-        entry: AnyText = self.config.texts[name]
-        return entry
+        return self.config.texts[name]
+
+    def criterion(self, name: str) -> Criterion:
+        """Return an entry of `criteria`."""
+        return self.config.criteria[name]
+
+    def source_files(self, registry: str, name: str) -> list[str]:
+        """Return the user's own files that an entry of `models`, `texts` or `tasks` points to.
+
+        They are inputs of the workflow: a change to one reruns everything that depends on it.
+        """
+        entry = getattr(self.config, registry)[name]
+        return files_at(entry.path) if hasattr(entry, "path") else []
+
+    def needs_gram(self, model: str, seed: int) -> bool:
+        """Return whether any cell with this model and seed needs Gram matrices of dense inputs."""
+        # Those of all parts: a part that is run first makes what the others need.
+        used = {
+            name
+            for grid in self.block.grids
+            if model in grid.models and seed in grid.seeds
+            for name in grid.criteria
+        }
+        entries = [self.criterion(name) for name in used]
+        return any(entry.needs_gram for entry in entries if entry.statistics == "dense")
+
+    # --- Text and lengths
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The mixture that the study calibrates on; None if it calibrates on a single text."""
+        entry = self.text(self.calibration.text)
+        return entry if isinstance(entry, Mixture) else None
+
+    @property
+    def texts(self) -> list[str]:
+        """The names of the texts that it reads: the parts of a mixture instead of itself."""
+        sampled = self.mixture.parts if self.mixture else [self.calibration.text]
+        return list(dict.fromkeys([*sampled, self.perplexity.text]))
 
     def text_settings(self, name: str) -> dict[str, Any]:
         """Return the settings of a text that decide a number, as JSON; those of a mixture with the
@@ -213,79 +253,51 @@ class Study(Comparisons, Lengths):
             }
         return settings
 
-    def measures_drift(self, cell: Cell) -> bool:
-        """Return whether a cell's activations are compared with the dense model's."""
-        return self.drift is not None and not cell.is_dense
+    def calibration_of(self, model: str) -> Calibration:
+        """Return the settings of a model's calibration sample, which `max_length` may shorten."""
+        settings = self.calibration
+        return settings.model_copy(update={"length": self._at_most(model, settings.length)})
 
-    def asks_tasks(self, cell: Cell) -> bool:
-        """Return whether a cell is evaluated on tasks: it is in a grid with `tasks: true`, or it is
-        the dense cell of a model in such a grid.
-        """
-        return any(
-            cell.model in grid.models
-            and (
-                cell.is_dense
-                or (
-                    cell.criterion in grid.criteria
-                    and cell.pattern in grid.patterns
-                    and cell.adaptation in grid.adaptations
-                    and cell.seed in grid.seeds
-                )
-            )
-            for grid in self.block.grids
-            if grid.tasks
-        )
+    def perplexity_of(self, model: str) -> PerplexitySettings:
+        """Return the settings of a model's perplexity, which `max_length` may shorten."""
+        settings = self.perplexity
+        length = self._at_most(model, settings.length)
+        stride = None if settings.stride is None else min(settings.stride, length)
+        return settings.model_copy(update={"length": length, "stride": stride})
+
+    def _at_most(self, model: str, length: int) -> int:
+        return min(length, self.model(model).max_length or length)
+
+    @property
+    def sequence_text(self) -> str:
+        """How many tokens a calibration sequence has, in words."""
+        return _in_words(self.calibration_of(model).length for model in self.models)
+
+    @property
+    def window_text(self) -> str:
+        """How many tokens a window of the evaluation text has, in words."""
+        return _in_words(self.perplexity_of(model).length for model in self.models)
+
+    # --- Adaptations and how much text they see
 
     @cached_property
-    def tasks(self) -> dict[str, Any]:
-        """Settings of the zero-shot tasks, with their entries, for a cell's spec; empty if no cell
-        is evaluated on tasks, as in a part of a study.
-        """
-        settings = self.block.evaluation.tasks
-        if settings is None or not any(map(self.asks_tasks, self.asked)):
-            return {}
-        entries = {name: self.config.tasks[name].deciding() for name in settings.names}
-        return {"limit": settings.limit, "seed": settings.seed, "tasks": entries}
-
-    def source_files(self, registry: str, name: str) -> list[str]:
-        """Return the user's own files that an entry of `models`, `texts` or `tasks` points to.
-
-        They are inputs of the workflow: a change to one reruns everything that depends on it.
-        """
-        entry = getattr(self.config, registry)[name]
-        return files_at(entry.path) if hasattr(entry, "path") else []
-
-    def criterion(self, name: str) -> Criterion:
-        """Return an entry of `criteria`."""
-        entry: Criterion = self.config.criteria[name]
-        return entry
-
-    def needs_gram(self, model: str, seed: int) -> bool:
-        """Return whether any cell with this model and seed needs Gram matrices of dense inputs."""
-        # Those of all parts: a part that is run first makes what the others need.
-        used = {
-            name
-            for grid in self.block.grids
-            if model in grid.models and seed in grid.seeds
-            for name in grid.criteria
-        }
-        entries = [self.criterion(name) for name in used]
-        return any(entry.needs_gram for entry in entries if entry.statistics == "dense")
+    def resolved(self) -> dict[str, Adaptation]:
+        """The settings of each adaptation and of each of its candidates, as they are run."""
+        return resolve_budgets(self.config)
 
     def adaptation(self, name: str) -> Adaptation | None:
-        """Return the settings of an adaptation, or of one of its candidates; None for `none`.
-
-        A budget is replaced by the `samples` that it pays for; for an adaptation that lists epochs,
-        this happens in its candidates. `samples` is left out if it equals the calibration sample's.
+        """Return the settings of an adaptation, or of one of its candidates, as they are run; None
+        for `none`.
         """
-        # A study of a thousand cells asks for each adaptation ten thousand times.
-        if name not in self._settled:
-            self._settled[name] = None if name == NONE else settled(name, self.config)
-        return self._settled[name]
+        return None if name == NONE else self.resolved[name]
 
-    @cached_property
-    def _settled(self) -> dict[str, Adaptation | None]:
-        return {}
+    def candidate_names(self, adaptation: str) -> list[str]:
+        """Return the names of an adaptation's candidates; empty if it lists no alternatives."""
+        return list(candidates_of(adaptation, self.config.adaptations.get(adaptation)))
+
+    def candidates(self, cell: Cell) -> list[Cell]:
+        """Return a cell's candidates, as cells."""
+        return [replace(cell, adaptation=name) for name in self.candidate_names(cell.adaptation)]
 
     def samples(self, adaptation: str) -> int:
         """Return how many sequences an adaptation, or one of its candidates, trains on."""
@@ -299,28 +311,19 @@ class Study(Comparisons, Lengths):
         """
         return self.samples(adaptation) * self.calibration_of(model).length
 
-    def candidate_names(self, adaptation: str) -> list[str]:
-        """Return the names of an adaptation's candidates; empty if it lists no alternatives."""
-        if adaptation not in self._candidates:
-            found = candidates_of(adaptation, self.adaptation(adaptation))
-            self._candidates[adaptation] = list(found)
-        return self._candidates[adaptation]
-
-    @cached_property
-    def _candidates(self) -> dict[str, list[str]]:
-        return {}
-
-    def candidates(self, cell: Cell) -> list[Cell]:
-        """Return a cell's candidates, as cells."""
-        return [replace(cell, adaptation=name) for name in self.candidate_names(cell.adaptation)]
-
     def sizes(self, adaptation: str) -> list[int]:
         """Return the numbers of sequences that an adaptation or its candidates train on, except the
         calibration sample's.
         """
         names = self.candidate_names(adaptation) or [adaptation]
-        found = {self.samples(name) for name in names}
-        return sorted(found - {self.calibration.samples})
+        return sorted({self.samples(name) for name in names} - {self.calibration.samples})
+
+    @property
+    def most_samples(self) -> int:
+        """The number of sequences of the largest sample that any cell trains on."""
+        adaptations = {cell.adaptation for cell in self.cells}
+        sizes = [size for adaptation in adaptations for size in self.sizes(adaptation)]
+        return max([self.calibration.samples, *sizes])
 
     @property
     def held_out_samples(self) -> dict[str, int]:
@@ -336,20 +339,68 @@ class Study(Comparisons, Lengths):
         """
         if self.measures_drift(cell):
             return True
-        settings = self.adaptation(cell.adaptation)
-        match settings:
+        match self.adaptation(cell.adaptation):
             case Training(is_searched=True, select_on="calibration"):
                 return True
-        most = max(self.sizes(cell.adaptation), default=0)
-        return most > self.calibration.samples
+        return max(self.sizes(cell.adaptation), default=0) > self.calibration.samples
+
+    @cached_property
+    def comparisons(self) -> Comparisons:
+        """What the study compares."""
+        adaptations = self.config.adaptations
+        return Comparisons(self.cells, adaptations, self.resolved, self.calibration)
+
+    # --- Measurements and specs
+
+    def measures_drift(self, cell: Cell) -> bool:
+        """Return whether a cell's activations are compared with the dense model's."""
+        return self.drift is not None and not cell.is_dense
+
+    def asks_tasks(self, cell: Cell) -> bool:
+        """Return whether a cell is evaluated on tasks: it is in a grid with `tasks: true`, or it is
+        the dense cell of a model in such a grid.
+        """
+        return cell in self._with_tasks
+
+    @cached_property
+    def _with_tasks(self) -> frozenset[Cell]:
+        return frozenset(cells_of([grid for grid in self.block.grids if grid.tasks]))
+
+    @cached_property
+    def tasks(self) -> dict[str, Any]:
+        """Settings of the zero-shot tasks, with their entries, for a cell's spec; empty if no cell
+        is evaluated on tasks, as in a part of a study.
+        """
+        settings = self.block.evaluation.tasks
+        if settings is None or not any(map(self.asks_tasks, self.asked)):
+            return {}
+        entries = {name: self.config.tasks[name].deciding() for name in settings.names}
+        return {"limit": settings.limit, "seed": settings.seed, "tasks": entries}
+
+    def measurements(self, cell: Cell) -> dict[str, dict[str, Any]]:
+        """Return the settings of each measurement of a checkpoint, by the measurement's name.
+
+        Args:
+            cell: A cell, or one of the candidates that are compared to choose it.
+        """
+        perplexity = self.perplexity_of(cell.model).cutting()
+        adaptation = adaptation_of(cell.adaptation)
+        if adaptation != cell.adaptation:
+            by = compared_by(self.config.adaptations[adaptation])
+            return {by: {} if by == HELD_OUT else perplexity}
+        asked: dict[str, dict[str, Any]] = {IDENTITY: {}, PERPLEXITY: perplexity}
+        if self.drift is not None and self.measures_drift(cell):
+            asked[DRIFT] = self.drift.as_json()
+        if self.asks_tasks(cell):
+            asked[TASKS] = {key: self.tasks[key] for key in ("limit", "seed")}
+        return asked
 
     def spec(self, cell: Cell) -> dict[str, Any]:
-        """Return everything in the config that decides a cell's numbers.
+        """Return everything in the config that decides a cell's numbers, in a fixed order.
 
         A record carries its spec; a record whose spec differs from the current one is refused.
         """
-        perplexity = self._with_text(self.perplexity_of(cell.model))
-        evaluation: dict[str, Any] = {"perplexity": perplexity}
+        evaluation = {"perplexity": self._with_text(self.perplexity_of(cell.model))}
         spec: dict[str, Any] = {
             "cell": str(cell),
             "model": self.model(cell.model).deciding(),
@@ -368,7 +419,8 @@ class Study(Comparisons, Lengths):
             if self.needs_held_out(cell):
                 spec["selection"] = self.block.selection.as_json()
             spec["seed"] = cell.seed
-        return _in_order(spec)
+        # As JSON data, without tuples and aliases.
+        return dict(json.loads(json.dumps(spec, sort_keys=True)))
 
     def _with_text(self, settings: Settings) -> dict[str, Any]:
         """Return settings in which the name of a text is joined by the text's entry."""
@@ -377,6 +429,5 @@ class Study(Comparisons, Lengths):
         return {**written, "text": {"name": name, **self.text_settings(name)}}
 
 
-def _in_order(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as JSON data, without tuples and aliases, with keys in a fixed order."""
-    return dict(json.loads(json.dumps(settings, sort_keys=True)))
+def _in_words(lengths: Iterable[int]) -> str:
+    return " or ".join(f"{length:,}" for length in sorted(set(lengths)))

@@ -23,6 +23,8 @@ WindowName = one_of(WINDOWS)
 LEAST_SQUARES = "least_squares"
 
 Window = int | str
+# Which hidden states of the dense pass stay on disk: `keep_hidden_states` of a study.
+KEEP_ALL, KEEP_NONE, KEEP_EVERY = "all", "none", "every_"
 
 
 def blocks_in(window: Window, num_blocks: int) -> int:
@@ -86,3 +88,17 @@ def window_order(name: str) -> tuple[int, str]:
     """Return a key that sorts names of windows ("3-4", "3.mlp") by their first block."""
     digits = name[: len(name) - len(name.lstrip("0123456789"))]
     return int(digits or 0), name
+
+
+def kept_boundaries(keep: str, num_blocks: int) -> frozenset[int]:
+    """Return the kept block boundaries: 0 is before the first block, i + 1 after block i.
+
+    Args:
+        keep: `all`, `none`, or `every_k`, which keeps every k-th boundary and also the last one,
+            the target of the last window.
+        num_blocks: Number of decoder blocks in the model.
+    """
+    if keep == KEEP_NONE:
+        return frozenset()
+    step = 1 if keep == KEEP_ALL else int(keep.removeprefix(KEEP_EVERY))
+    return frozenset({*range(0, num_blocks + 1, step), num_blocks})

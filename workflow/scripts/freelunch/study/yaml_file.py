@@ -9,6 +9,9 @@ import yaml
 
 from freelunch.core.errors import UserError
 
+# A study of 72 billion parameters has some hundred.
+MOST_VALUES = 100_000
+
 
 def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file.
@@ -19,10 +22,10 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError("there is no such file", where=path) from error
     except OSError as error:
-        raise UserError("this file cannot be read", where=path, found=error.strerror) from error
+        missing = isinstance(error, FileNotFoundError | IsADirectoryError)
+        problem = "there is no such file" if missing else "this file cannot be read"
+        raise UserError(problem, where=path, found=error.strerror) from error
     except UnicodeDecodeError as error:
         raise UserError(
             "this file is not in UTF-8",
@@ -39,8 +42,19 @@ def parse_yaml(text: str, path: Path) -> Any:
     Raises:
         UserError: As for `read_yaml`.
     """
+    loader = _Loader(text)
+    loader.path = path
     try:
-        return _parse(text, path)
+        node = loader.get_single_node()
+        values = 0 if node is None else _values_in(node, {}, set())
+        if values > MOST_VALUES:
+            raise UserError(
+                "this has too many values",
+                where=path,
+                found="an anchor that contains itself" if values == math.inf else f"{values:,}",
+                expected=f"at most {MOST_VALUES:,}, with what aliases repeat",
+            )
+        return None if node is None else loader.construct_document(node)
     except RecursionError as error:
         raise UserError(
             "this is nested too deeply", where=path, expected="a study of a few levels"
@@ -48,32 +62,11 @@ def parse_yaml(text: str, path: Path) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         # ValueError: an impossible date such as 2026-13-01.
         raise UserError("not a valid YAML file", where=path, found=error) from error
-
-
-# A study of 72 billion parameters has some hundred.
-MOST_VALUES = 100_000
-
-
-def _parse(text: str, path: Path) -> Any:
-    loader = _Loader(text)
-    loader.path = path
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if (size := _expanded(node, {}, set())) > MOST_VALUES:
-            raise UserError(
-                "this has too many values",
-                where=path,
-                found="an anchor that contains itself" if size == math.inf else f"{size:,}",
-                expected=f"at most {MOST_VALUES:,}, with what aliases repeat",
-            )
-        return loader.construct_document(node)
     finally:
         loader.dispose()
 
 
-def _expanded(node: yaml.Node, known: dict[int, float], above: set[int]) -> float:
+def _values_in(node: yaml.Node, known: dict[int, float], above: set[int]) -> float:
     """Return how many values a node has when its aliases are written out; infinity for a cycle."""
     if id(node) in above:
         return math.inf
@@ -84,7 +77,7 @@ def _expanded(node: yaml.Node, known: dict[int, float], above: set[int]) -> floa
         elif isinstance(node, yaml.MappingNode):
             inside = [each for pair in node.value for each in pair]
         beside = above | {id(node)} if inside else above
-        known[id(node)] = 1 + sum(_expanded(each, known, beside) for each in inside)
+        known[id(node)] = 1 + sum(_values_in(each, known, beside) for each in inside)
     return known[id(node)]
 
 

@@ -37,8 +37,7 @@ from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_sample
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
-from freelunch.study.dropout import check_dropout, dropout_of
-from freelunch.study.families import Family, halves_of, whole_of
+from freelunch.study.families import Family, check_dropout, dropout_of, halves_of, whole_of
 from freelunch.study.windows import HALVES, MATRIX, Window
 
 # Results of each window, by its name.

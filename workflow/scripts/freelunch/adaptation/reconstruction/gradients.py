@@ -13,8 +13,8 @@ from freelunch.adaptation.training.schedule import schedule
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.transfer import read_batches
 from freelunch.study.adaptations import Reconstruction
-from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.cell import derive_seed
+from freelunch.study.steps import CHECK_SEQUENCES
 
 
 def train_window_(

@@ -29,10 +29,10 @@ from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
 from freelunch.model.hidden_states import DenseStates
 from freelunch.model.token_ids import check_sample
-from freelunch.study.batching import CHECK_SEQUENCES
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL
 from freelunch.study.retraining import Retraining
+from freelunch.study.steps import CHECK_SEQUENCES
 from freelunch.study.windows import MODEL
 
 # Seconds between two saved states of a long training.

@@ -38,7 +38,7 @@ FIGURE = Figure(
         "for the threshold of ten times."
     ),
     claims=("C1",),
-    wanted=lambda study: study.compares_budgets,
+    wanted=lambda study: study.comparisons.of_budgets,
     settings=lambda _: {},
     data="budget at which retraining reaches each reconstruction",
     data_caption=lambda _: (

@@ -53,7 +53,7 @@ FIGURE = Figure(
     settings=lambda study: {
         "adaptations": study.as_json()["adaptations"],
         "missing": _missing(study),
-        "selected_on_evaluation": study.selected_on_evaluation,
+        "selected_on_evaluation": study.comparisons.selected_on_evaluation,
     },
     data="the main effects with their intervals",
     data_caption=lambda _: (

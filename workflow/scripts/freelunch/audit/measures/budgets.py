@@ -20,8 +20,8 @@ from freelunch.audit.measures.measure import (
     only,
 )
 from freelunch.reporting.formatting import significant
+from freelunch.study.cell import pruned_model
 from freelunch.study.methods import METHODS
-from freelunch.study.naming import pruned_model
 
 # The adaptations of one way of retraining by their budgets, rising.
 Curve = Mapping[float, Sequence[str]]

@@ -110,7 +110,7 @@ class Measure:
 
     ask: Callable[[Evidence, Settings], Asked]
     quantity: str
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, Settings] = field(default_factory=dict)
     unit: str = "share"
     unit_of_accuracy: str | None = None
     metrics: Sequence[str] = METRICS
@@ -158,10 +158,12 @@ def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]
     measured. The cells are those of the seeds that were measured, or of all seeds where none was.
     """
     for by_name in evidence.pruned:
-        first = next((name for name in evidence.study.references if name in by_name), None)
+        first = next(
+            (name for name in evidence.study.comparisons.references if name in by_name), None
+        )
         if first is None:
             continue
-        for name in evidence.study.budgets_of(first, by_name):
+        for name in evidence.study.comparisons.budgets_of(first, by_name):
             seeds = sorted(by_name.get(NONE, {}).keys() & by_name[name])
             measured = [
                 seed
@@ -196,7 +198,7 @@ def by_criterion(
             for name, criteria in by_name.items()
             if len(criteria) > 1 or criteria.keys() >= {*wanted}
         ]
-        for name in asked or [min(by_name, key=evidence.study.references.index)]:
+        for name in asked or [min(by_name, key=evidence.study.comparisons.references.index)]:
             yield (model, pattern, name), by_name[name]
 
 

@@ -11,8 +11,9 @@ from freelunch.audit.measures.measure import (
     constant,
 )
 from freelunch.core.errors import UserError, nearest
-from freelunch.costs.plan import Plan
-from freelunch.study.base import REPOSITORY
+from freelunch.costs.checks import checked_plan
+from freelunch.costs.jobs import PlannedJob
+from freelunch.study.registry import REPOSITORY
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
 
@@ -21,7 +22,7 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
     """The peak memory that the plan predicts for the job of an `adaptation` in another `study`,
     which does not have to be run.
     """
-    plan = Plan.of(Study.load(Path(settings["study"]), REPOSITORY))
+    plan = checked_plan(Study.load(Path(settings["study"]), REPOSITORY))
     name = settings["adaptation"]
     if name not in plan.study.config.adaptations:
         raise UserError(
@@ -34,8 +35,7 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
     for cell in plan.study.cells:
         cost = None
         if cell.adaptation == name:
-            job = (cell.model, cell.criterion, name, cell.pattern)
-            cost = plan.step(RECONSTRUCT_WINDOW, *job)
+            cost = plan.cost(PlannedJob(RECONSTRUCT_WINDOW, cell))
         if cost is not None:
             gigabytes = cost.memory_bytes / 1e9
             yield Measurement(

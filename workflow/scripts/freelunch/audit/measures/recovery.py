@@ -16,8 +16,7 @@ from freelunch.audit.measures.measure import (
     only,
     reconstructed,
 )
-from freelunch.study.cell import DENSE, NONE
-from freelunch.study.naming import pruned_model
+from freelunch.study.cell import DENSE, NONE, pruned_model
 
 RECOVERED = "recovered share of the loss that pruning adds"
 

@@ -31,9 +31,8 @@ from freelunch.audit.measures.measure import (
 )
 from freelunch.reporting.labels import window_label
 from freelunch.study.adaptations import Adaptation, LeastSquares, Reconstruction, Training
-from freelunch.study.cell import NONE
+from freelunch.study.cell import NONE, pruned_model
 from freelunch.study.comparisons import is_usual_window
-from freelunch.study.naming import pruned_model
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import AUTO, HALVES, MATRIX, window_size
 
@@ -272,7 +271,7 @@ def _all_windows(evidence: Evidence) -> Iterator[_Windows]:
             for name, settings in study.config.adaptations.items()
             if NONE in by_name and name in by_name and is_usual_window(settings)
         }
-        favoured = {*study.selected_on_evaluation}
+        favoured = {*study.comparisons.selected_on_evaluation}
         # If all that train were chosen on the evaluation text, they are compared. The reason says
         # so.
         if {name for name, entry in usual.items() if isinstance(entry, Training)} <= favoured:
@@ -281,13 +280,13 @@ def _all_windows(evidence: Evidence) -> Iterator[_Windows]:
         for name, settings in usual.items():
             if name in favoured:
                 continue
-            one, sequences = next(iter(by_name[name].values())), study.sequences[name]
+            one, sequences = next(iter(by_name[name].values())), study.comparisons.sequences[name]
             here = found.get(sequences) or _Windows(
                 pruned_model(one), one.model, sequences, by_name
             )
             found[sequences] = here
             kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
-            if name not in study.compared_windows(one):
+            if name not in study.comparisons.window_group(one):
                 here.unlike.add(kind)
                 continue
             here.names.setdefault(kind, name)

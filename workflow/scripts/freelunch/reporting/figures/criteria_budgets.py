@@ -30,7 +30,7 @@ FIGURE = Figure(
         "pruning criterion, above a line for the dense model."
     ),
     claims=("C3", "C3b"),
-    wanted=lambda study: bool(study.budgets_of_criteria),
+    wanted=lambda study: bool(study.comparisons.criteria_budgets),
     settings=lambda study: {
         # All adaptations of the config, shown or not: each is called the same in all figures.
         "adaptations": study.as_json()["adaptations"],

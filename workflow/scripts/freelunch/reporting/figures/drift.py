@@ -7,7 +7,7 @@ from freelunch.study.study import Study
 
 def _caption(study: Study) -> str:
     same = "The adaptations have the same masks"
-    if study.compares_windows:
+    if study.comparisons.of_windows:
         same += ", and those of windows have dense inputs and targets"
     return f"""\
 How far the output of each block is from the dense model's: ||y - y_dense|| / ||y_dense|| of a

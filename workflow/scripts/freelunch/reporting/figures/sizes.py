@@ -18,7 +18,7 @@ and with them count.
         "parameters of the model, a line for each adaptation."
     ),
     claims=("C3",),
-    wanted=lambda study: study.compares_sizes,
+    wanted=lambda study: study.comparisons.of_sizes,
     # All adaptations of the config, shown or not: each looks the same in all figures.
     settings=lambda study: {"adaptations": study.as_json()["adaptations"]},
     data="gap against the size of the model",

@@ -33,7 +33,7 @@ FIGURE = Figure(
         "its perplexity."
     ),
     claims=("C2", "C2b", "C2v1"),
-    wanted=lambda study: study.compares_windows,
+    wanted=lambda study: study.comparisons.of_windows,
     settings=lambda study: {
         # All adaptations of the config, shown or not: each looks the same in all figures.
         "adaptations": study.as_json()["adaptations"],

@@ -13,7 +13,7 @@ from freelunch.reporting.formatting import (
     with_error,
 )
 from freelunch.reporting.sections.section import Section
-from freelunch.study.naming import pruned_model
+from freelunch.study.cell import pruned_model
 
 Row = Mapping[str, Any]
 WORDS = ("model", "criterion", "pattern", "adaptation", "what")

@@ -72,7 +72,7 @@ def _line(gap: Mapping[str, Any], several: bool, study: Study) -> dict[str, str]
 
 def _marked(gap: Mapping[str, Any], study: Study) -> str:
     """Return the name of a gap's adaptation, marked if it was chosen on the evaluation text."""
-    on_evaluation = gap["adaptation"] in study.selected_on_evaluation
+    on_evaluation = gap["adaptation"] in study.comparisons.selected_on_evaluation
     return marked(gap["adaptation"], "evaluation" if on_evaluation else None)
 
 

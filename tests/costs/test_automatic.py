@@ -1,0 +1,206 @@
+"""What `auto` decides, and which jobs fit a machine."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import QWEN_72B, smoke
+from freelunch.core.errors import UserError
+from freelunch.costs.automatic import decide_residency, decide_window
+from freelunch.costs.fits import misfits
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan import Plan
+from freelunch.costs.plan_text import plan_text
+from freelunch.costs.reconstruction import reconstruct
+from freelunch.costs.retraining import retrain
+from freelunch.costs.shapes import Shapes
+from freelunch.study.adaptations import Reconstruction
+from freelunch.study.retraining import read_adaptation
+from freelunch.study.study import Study
+from planned import MACHINE, line_of
+from refusals import refused
+
+LARGE = Path("studies/large.yaml")
+GB = 10**9
+SHAPES = Shapes.of(QWEN_72B, "bfloat16")
+SAMPLE = 8, 256
+
+
+def windows_of(**settings: Any) -> Reconstruction:
+    found: Reconstruction = read_adaptation({"method": "reconstruction", **settings})
+    return found
+
+
+def machine_of(device_gb: int | None = None, memory_gb: int | None = None) -> Machine:
+    sizes = (None if size is None else size * GB for size in (memory_gb, device_gb))
+    return Machine(4e14, 2e9, 1e8, *sizes)
+
+
+def problems(
+    study: Study, device_gb: int | None = None, memory_gb: int | None = None
+) -> dict[tuple[str, str], str]:
+    """Return what does not fit a machine, by the adaptation or the rule and the model."""
+    machine = machine_of(device_gb, memory_gb)
+    found = misfits(Plan.of(study, machine.device_bytes), machine)
+    return {(each.name, each.model): each.problem for each in found}
+
+
+# --- What `auto` decides
+
+
+def test_auto_takes_the_largest_window_that_fits() -> None:
+    needs = {
+        window: reconstruct(SHAPES, *SAMPLE, windows_of(window=window)).memory_bytes
+        for window in ("attention_mlp", 1, 2, 3, "all")
+    }
+    assert sorted(needs.values()) == list(needs.values()), "a larger window needs more"
+    for window, needed in needs.items():
+        budget = windows_of(window="auto", memory_gb=needed / 1e9)
+        found, why = decide_window(SHAPES, *SAMPLE, budget)
+        assert found == window and f"window {window} needs" in str(why)
+        assert window == "all" or re.search(r"; window \d+ would need", str(why))
+    budget = windows_of(window="auto", memory_gb=0.999 * needs["attention_mlp"] / 1e9)
+    with refused(where="memory_gb", expected="attention_mlp", todo="`train_norms: false`"):
+        # Norms are trained, so that matrices are no way out.
+        decide_window(SHAPES, *SAMPLE, budget)
+    matrices = budget.model_copy(update={"train_norms": False})
+    assert decide_window(SHAPES, *SAMPLE, matrices)[0] == "matrix"
+    assert decide_window(SHAPES, *SAMPLE, windows_of(window=3)) == (3, None)
+
+
+@pytest.mark.parametrize("length", [256, 304, 336, 352, 384])
+def test_the_budget_that_is_advised_is_enough(length: int) -> None:
+    with pytest.raises(UserError) as error:
+        decide_window(SHAPES, 8, length, windows_of(window="auto", memory_gb=1))
+    (advised,) = re.findall(r"at least ([\d.]+) GB", str(error.value.expected))
+    assert decide_window(SHAPES, 8, length, windows_of(window="auto", memory_gb=float(advised)))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_type": "stablelm"}, {"model_type": "opt", "do_layer_norm_before": False}]
+)
+def test_auto_takes_no_half_that_the_family_cannot_have(changes: dict[str, Any]) -> None:
+    shapes = Shapes.of({**QWEN_72B, **changes}, "bfloat16")
+    half, block = (
+        reconstruct(shapes, *SAMPLE, windows_of(window=window)).memory_bytes
+        for window in ("attention_mlp", 1)
+    )
+    budget = windows_of(window="auto", memory_gb=(half + block) / 2e9, train_norms=False)
+    assert decide_window(shapes, *SAMPLE, budget)[0] == "matrix"
+
+
+def test_the_smaller_of_budget_and_device_decides() -> None:
+    settings = windows_of(window="auto", memory_gb=60)
+    for device, name in ((None, " 60 GB"), (70 * GB, " 60 GB"), (30 * GB, " the device's 30 GB")):
+        window, why = decide_window(SHAPES, *SAMPLE, settings, device)
+        assert f" of{name}" in str(why)
+        larger = settings.model_copy(update={"window": int(window) + 1})
+        chosen = settings.model_copy(update={"window": window})
+        fits, not_fits = (reconstruct(SHAPES, *SAMPLE, each) for each in (chosen, larger))
+        if device == 30 * GB:
+            assert fits.memory(device=True).device <= device < not_fits.memory(device=True).device
+        else:
+            assert fits.memory_bytes <= 60 * GB < not_fits.memory_bytes
+
+
+def test_residency_follows_the_device() -> None:
+    settings = read_adaptation({"method": "masklora"})
+    whole = retrain(SHAPES, *SAMPLE, settings).memory(device=True).device
+    for device, streamed in ((whole, False), (whole - 1, True), (1, True)):
+        assert decide_residency(SHAPES, *SAMPLE, settings, device)[0] is streamed
+    budget = settings.model_copy(update={"memory_gb": 1.0})
+    with refused(where="memory_gb", found="1 GB", expected="at least", todo="micro_batch"):
+        decide_residency(SHAPES, *SAMPLE, budget, whole)
+
+
+def test_the_plan_says_what_was_decided_and_why() -> None:
+    large = Study.load(LARGE)
+    for size, window, residency in ((24, 3, "streamed"), (40, 6, "model"), (80, 13, "model")):
+        plan = Plan.of(large, size * GB)
+        assert plan.window("llama-3.1-8b", "recon_auto")[0] == window
+        found = line_of(plan_text(plan, machine_of(size)), "llama-3.1-8b", "masklora")
+        assert found.split()[2] == residency and f"of the device's {size}.0 GB" in found
+    # Its own budget is smaller than this device.
+    assert Plan.of(large, 800 * GB).window("llama-3.1-8b", "recon_auto")[0] == 13
+
+
+def test_auto_with_a_search_over_epochs() -> None:
+    """The budget is of memory, which epochs do not change."""
+    rows = set()
+    for epochs in (1, [1, 2]):
+        entry = {"method": "reconstruction", "window": "auto", "memory_gb": 4, "epochs": epochs}
+        plan = Plan.of(smoke({"adaptations.recon_block": entry}))
+        row = line_of(plan_text(plan, MACHINE), "tiny", "recon_block")
+        assert "of 4 GB" in row and row.split()[2] == "all"
+        rows.add(row.partition("window")[2])
+    assert len(rows) == 1
+
+
+# --- What does not fit
+
+
+def test_what_does_not_fit_and_what_would() -> None:
+    study, whole = Study.load(LARGE), "qwen2.5-72b"
+    has = "does not fit: needs {} GB, the device has {} GB"
+    assert problems(study, 80)["recon_5", whole] == (
+        f"{has.format('93.6', 80)}; `window: 4` needs 76.1 GB"
+    )
+    assert ("recon_5", whole) not in problems(study, 100)
+    assert problems(study, 10)["evaluate_cell", whole] == has.format("10.1", 10)
+    tiny = problems(study, 3)
+    assert tiny["recon_auto", whole].endswith("; no window fits")
+    assert tiny["masklora", whole].endswith("; shorten study.calibration.length")
+    # Without a device, the machine's own memory counts; nothing is known of another machine's.
+    found = problems(study, memory_gb=40)["recon_5", whole]
+    assert "this machine has 40 GB; `window: 1` needs" in found
+    assert problems(study) == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "device_gb", "way_out"),
+    [
+        ({"residency": "model"}, 80, "`residency: streamed` needs 19.6 GB"),
+        ({"micro_batch": 8}, 40, "`micro_batch: 1` needs 19.6 GB"),
+        ({"micro_batch": 8}, 18, "shorten study.calibration.length"),
+    ],
+)
+def test_a_retraining_that_does_not_fit(
+    entry: dict[str, Any], device_gb: int, way_out: str
+) -> None:
+    study = Study.load(LARGE)
+    masklora = study.config.adaptations["masklora"].as_json()
+    study.config.adaptations["masklora"] = read_adaptation(masklora | entry)
+    found = problems(study, device_gb)["masklora", "qwen2.5-72b"]
+    assert found.endswith(f"GB, the device has {device_gb} GB; {way_out}")
+
+
+# --- Memory and operations of windows
+
+
+def test_a_batch_is_never_larger_than_the_sample() -> None:
+    needs = [reconstruct(SHAPES, *SAMPLE, windows_of(batch=batch)) for batch in (8, 64)]
+    assert needs[0].memory_bytes == needs[1].memory_bytes
+
+
+def test_one_matrix_at_a_time_is_solved() -> None:
+    wide = 29568
+    solving = 8 * (2 * wide**2 + 4 * wide * 8192)
+    settings = read_adaptation({"method": "least_squares"})
+    assert solving < reconstruct(SHAPES, *SAMPLE, settings).memory_bytes < 1.5 * solving
+
+
+def test_where_layers_are_fused_the_largest_is_the_fused_one() -> None:
+    fused = Shapes.of({**QWEN_72B, "model_type": "phi3"}, "bfloat16")
+    assert fused.largest_matrix == 2 * SHAPES.largest_matrix
+    assert fused.weights == SHAPES.weights and fused.block_weights == SHAPES.block_weights
+
+
+def test_a_distillation_makes_again_what_the_dense_pass_left_nowhere() -> None:
+    """Of text beyond the calibration sample, or where nothing is kept."""
+    distilled = read_adaptation({"method": "norms", "loss": "distillation"})
+    kept, made = (retrain(SHAPES, 4, 128, distilled, keep).flops for keep in ("every_4", "none"))
+    assert made - kept == SHAPES.forward_flops(4 * 128, 128)
+    plain = read_adaptation({"method": "norms"})
+    assert retrain(SHAPES, 4, 128, plain, "none") == retrain(SHAPES, 4, 128, plain, "all")

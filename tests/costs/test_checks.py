@@ -1,0 +1,181 @@
+"""What a plan refuses: cells that do not fit their model, and numbers that cannot be meant."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs import refusal, smoke, with_adaptations
+from freelunch.core.errors import UserError
+from freelunch.costs.checks import checked_plan
+from repository import ROOT
+
+MODEL = ROOT / "tests/fixtures/tiny-llama"
+ADAPTATION = "adaptations.recon_block"
+SAMPLES, WINDOWS = "study.calibration.samples", "study.evaluation.perplexity.windows"
+MIXED = {
+    **{f"texts.{name}": {"source": "path", "path": name, "format": "lines"} for name in "ab"},
+    "texts.mixed": {"source": "mixture", "parts": {"a": 0.5, "b": 0.5}},
+    "study.calibration.text": "mixed",
+}
+
+
+def problems(changes: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the smoke study after some changes, a line each."""
+    with pytest.raises(UserError) as caught:
+        checked_plan(smoke(changes))
+    assert caught.value.where == "smoke.yaml"
+    return caught.value.problem.splitlines()[1:]
+
+
+def model_with(folder: Path, **keys: Any) -> str:
+    """Return a copy of the tiny model whose config has these keys; None deletes one."""
+    copy = shutil.copytree(MODEL, folder / "model")
+    config = json.loads((copy / "config.json").read_text()) | keys
+    config = {key: value for key, value in config.items() if value is not None}
+    (copy / "config.json").write_text(json.dumps(config))
+    return str(copy)
+
+
+# --- Cells
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({"method": "masklora", "linears": ["q_poj"]}, ".linears: 'q_poj' names no linear layer"),
+        ({"method": "masklora", "linears": ["fc1"]}, ".linears: 'fc1' names no linear layer"),
+        # Of two key heads of 8, a matrix has 16 rows.
+        (
+            {"method": "masklora", "linears": ["k_proj"], "rank": 17},
+            ".rank: found 17; expected at most 16",
+        ),
+        ({"method": "masklora", "linears": ["mlp.down_proj", "q_proj"], "rank": 17}, None),
+        ({"method": "masklora", "train_head": True}, ".train_head: the head of this model is tied"),
+        ({"method": "full", "train_head": True}, None),
+        ({"method": "biases"}, ": it trains biases alone"),
+        ({"method": "reconstruction", "trains": "biases"}, ": it trains biases alone"),
+        ({"method": "biases_norms"}, None),
+        ({"method": "full", "train_norms": False}, None),
+        (
+            {"method": "reconstruction", "window": 5},
+            ": window: the window is larger",
+        ),
+        (
+            {"method": "reconstruction", "window": "auto", "memory_gb": 0.1},
+            ": memory_gb: no window fits into the memory budget",
+        ),
+        ({"method": "full", "memory_gb": 0.1}, ": memory_gb: this retraining does not fit"),
+        ({"method": "reconstruction", "model_dropout": True}, ": llama: the blocks of this model"),
+    ],
+)
+def test_an_adaptation_that_a_model_cannot_have(entry: dict[str, Any], problem: str | None) -> None:
+    if problem is None:
+        checked_plan(smoke({ADAPTATION: entry}))
+        return
+    assert f"  tiny/wanda-u50: {ADAPTATION}{problem}" in "\n".join(problems({ADAPTATION: entry}))
+
+
+def test_a_pattern_that_does_not_divide_a_matrix() -> None:
+    found = problems({"study.grids.0.patterns": ["7of9"]})
+    assert "  tiny/wanda-7of9: a linear layer has" in found[-1] and "multiple of 9" in found[-1]
+
+
+def test_gradients_vanish_in_float16(tmp_path: Path) -> None:
+    path = {"models.tiny.path": model_with(tmp_path, dtype="float16")}
+    lines = problems(path)
+    assert len(lines) == 2
+    for pruning, line in zip(("magnitude-u50", "wanda-u50"), lines, strict=True):
+        assert f"  tiny/{pruning}: models.tiny.dtype: the checkpoint's own is float16" in line
+        assert "expected bfloat16 or float32" in line
+    for changes in (
+        {"models.tiny.dtype": "bfloat16"},
+        {"study.grids.0.adaptations": ["none"]},
+        {ADAPTATION: {"method": "least_squares"}},
+    ):
+        checked_plan(smoke(path | changes))
+
+
+# --- Numbers
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (
+            {"study.calibration.length": 257},
+            "study.calibration.length: found 257; expected at most 256, since the model tiny",
+        ),
+        (
+            {"study.evaluation.perplexity.length": 257},
+            "study.evaluation.perplexity.length: found 257; expected at most 256",
+        ),
+        ({WINDOWS: 10_000}, f"{WINDOWS}: found 10000, 320,000 tokens in all; the text speeches"),
+        # A model's own length decides how much text it needs.
+        ({WINDOWS: 10_000, "models.tiny.max_length": 32}, f"{WINDOWS}: found 10000, 320,000"),
+        (
+            {SAMPLES: 800_000},
+            f"{SAMPLES}: 800,000 sequences draw 25,600,000 tokens from the text speeches",
+        ),
+        (
+            {"study.selection": {"samples": 800_000}},
+            "study.selection.samples: 800,000 sequences draw 25,600,000 tokens",
+        ),
+        ({f"{ADAPTATION}.samples": 800_000}, f"{ADAPTATION}: 800,000 sequences draw"),
+    ],
+)
+def test_a_number_beyond_a_model_or_a_text(changes: dict[str, Any], problem: str) -> None:
+    assert any(line.startswith(f"  {problem}") for line in problems(changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"study.calibration.length": 256},
+        {"study.evaluation.perplexity.length": 256},
+        {"models.tiny.max_length": 8, WINDOWS: 10_000, SAMPLES: 10_000},
+    ],
+)
+def test_numbers_that_a_model_and_a_text_hold(changes: dict[str, Any]) -> None:
+    checked_plan(smoke(changes))
+
+
+def test_an_empty_text(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    found = problems({"texts.speeches.path": str(tmp_path / "empty.jsonl")})
+    assert found == ["  texts.speeches: the file is empty"]
+
+
+def test_more_epochs_than_time_can_hold(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 999_936, "intermediate_size": 4_000_000, "num_hidden_layers": 1000}
+    changes = {"models.tiny.path": model_with(tmp_path, **sizes), SAMPLES: 3_800}
+    checked_plan(smoke(changes))
+    (line,) = problems({**changes, f"{ADAPTATION}.epochs": 10_000})
+    assert line.startswith(f"  {ADAPTATION}: its samples and epochs take")
+
+
+def test_a_part_of_a_mixture_that_is_too_short(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {**MIXED}
+    for name, size in (("a", 10**6), ("b", 100)):
+        (tmp_path / name).write_text("x" * size)
+        changes[f"texts.{name}"] = MIXED[f"texts.{name}"] | {"path": str(tmp_path / name)}
+    # Eight sequences of 32 tokens, half of them of 300 at most; and then 40.
+    checked_plan(smoke(changes))
+    (line,) = problems({**changes, SAMPLES: 40})
+    assert line.startswith("  texts.mixed.parts.b: 0.5 of 1,280 tokens")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"learning_rate": 10.5}, "learning_rate: found 10.5; expected at most 10"),
+        ({"learning_rate": [0.1, 1e9]}, "learning_rate: found 1e+09; expected at most 10"),
+        ({"epochs": 10**6}, "epochs: found 1000000; expected at most 10000"),
+    ],
+)
+def test_a_rate_or_a_number_of_epochs_beyond_any(entry: dict[str, Any], expected: str) -> None:
+    message = refusal(with_adaptations(odd={"method": "full", **entry}))
+    assert f"adaptations.odd.{expected}" in message

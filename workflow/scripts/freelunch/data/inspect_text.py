@@ -1,0 +1,261 @@
+"""What a text is: the format of its file, the field that holds it, and its documents in tokens.
+
+No tensor library is imported, so that planning can ask.
+"""
+
+import json
+import random
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from freelunch.core.errors import UserError, first_of
+from freelunch.data.text_formats import FORMATS, SourceFile
+from freelunch.data.unpacked import unpacked_name
+from freelunch.study.cell import derive_seed
+from freelunch.study.sources import ROWS, WIKI
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# Characters that are read of a text: more than any study on one machine draws from. Removing a
+# wiki's markup takes some seconds for a million.
+MOST_CHARACTERS, _MOST_OF_WIKI = 50_000_000, 3_000_000
+# How many rows decide the field, and how many lines decide the format.
+_ROWS = 200
+# Names that fields with the text usually have, the most usual first.
+_FIELDS = ("text", "content", "document", "body", "passage", "article")
+# A line of at least so many characters may be a document of its own; shorter ones are lines of one
+# document, such as a book.
+_DOCUMENT_CHARACTERS = 400
+_FEWEST_DOCUMENTS = 16
+# What the XML export of a wiki begins with.
+_WIKI_EXPORT = re.compile(r"\s*(<\?xml[^>]*\?>)?(\s|<!--.*?-->)*<mediawiki[\s>]", re.DOTALL)
+# Characters that the tokenizer counts, in about a second. The rest is estimated from their ratio.
+COUNTED_CHARACTERS = 500_000
+# Characters per token if there is no tokenizer: as in Wikipedia with SmolLM2's (4.1 in docs/full).
+TOKEN_CHARACTERS = 4.1
+
+
+@dataclass(frozen=True)
+class InspectedText:
+    """A text that was looked at.
+
+    Attributes:
+        format: Its format, a value of `texts.*.format`.
+        field: The field that holds the text (jsonl and parquet).
+        documents: Its documents, or those in as many characters as are read.
+        complete: Whether these are all of its documents.
+    """
+
+    format: str
+    field: str
+    documents: list[str]
+    complete: bool
+
+
+def inspect_text(path: Path, where: str) -> InspectedText:
+    """Look at a file, and find out how it stores a text.
+
+    Raises:
+        UserError: There is no such file, or it is empty or holds no text.
+    """
+    _check_file(path, where)
+    name, field = unpacked_name(path.name).lower(), "text"
+    parquet = _is_parquet(path)
+    beginning = [] if parquet else list(islice(SourceFile(where, path, path.name).lines(), _ROWS))
+    first = next((line for line in beginning if line.strip()), "").strip()
+    rows = _columns(path, where) if parquet else [row for row in map(_row, beginning) if row]
+    if parquet or (rows and _row(first) is not None):
+        form = "parquet" if parquet else "jsonl"
+        field = _field(rows, path, where)
+    elif name.endswith((".json", ".jsonl", ".ndjson")):
+        raise UserError(
+            "this is named as JSON, but its first line is not a JSON object",
+            where=where,
+            found=f"{path}: {first[:40]}",
+            expected="JSON Lines: one object a line",
+            todo="convert it, such as a list by `jq -c '.[]'`; if it is plain text, let its name "
+            "end in .txt",
+        )
+    elif first.startswith(("<doc ", "<doc>")):
+        form = "doc_tags"
+    elif _WIKI_EXPORT.match("\n".join(beginning)):
+        form = WIKI
+    else:
+        written = [line for line in beginning if line.strip()]
+        long = [line for line in written if len(line) >= _DOCUMENT_CHARACTERS]
+        is_of_lines = len(long) >= _FEWEST_DOCUMENTS and 2 * len(long) >= len(written)
+        form = "lines" if is_of_lines else "plain"
+    return InspectedText(form, field, *read_documents(path, form, field, where))
+
+
+def read_documents(
+    path: Path, form: str, field: str, where: str, *, is_fetched: bool = False
+) -> tuple[list[str], bool]:
+    """Return the documents of a text, or those at its beginning, and whether they are all.
+
+    Args:
+        path: The file.
+        form: A value of `texts.*.format`.
+        field: The field that holds the text.
+        where: The text, for messages.
+        is_fetched: Whether these are the documents of a text that was fetched, which all count.
+
+    Raises:
+        UserError: The file is not there, is not in this format, is a table, or has no documents.
+    """
+    _check_file(path, where)
+    most = _MOST_OF_WIKI if form == WIKI else MOST_CHARACTERS
+    # The document of a plain file is all of its lines.
+    source = SourceFile(where, path, path.name, most if form == "plain" else None)
+    documents: list[str] = []
+    seen: set[str] = set()
+    characters = 0
+    for document in FORMATS[form](source, field):
+        # As `data.texts` keeps them: neither blank ones nor repetitions.
+        if is_fetched or form == ROWS or (document.strip() and document not in seen):
+            documents.append(document)
+            seen.add(document)
+        characters += len(document)
+        if characters >= most:
+            return documents, False
+    if not any(document.strip() for document in documents):
+        raise UserError(
+            "the text has no documents",
+            where=where,
+            found=f"{path}: blank lines only",
+            todo="use a file with text",
+        )
+    return documents, True
+
+
+def _check_file(path: Path, where: str) -> None:
+    """Refuse a path that is not a file, and an empty file."""
+    if not path.is_file():
+        inside = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
+        raise UserError(
+            "the text must be one file",
+            where=where,
+            found=f"the folder {path}, with {', '.join(first_of(inside)) or 'no file'}"
+            if path.is_dir()
+            else f"{path.absolute()} does not exist",
+            todo="name the file that holds the text",
+        )
+    if path.stat().st_size == 0:
+        raise UserError("the text is empty", where=where, found=path, todo="use a file with text")
+
+
+def _is_parquet(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.name.lower().endswith(".parquet") or file.read(4) == b"PAR1"
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """Return the JSON object on a line; None if it holds none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _columns(path: Path, where: str) -> list[dict[str, Any]]:
+    """Return the first rows of a Parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            batch = next(file.iter_batches(batch_size=_ROWS), None)
+            return [] if batch is None else list(batch.to_pylist())
+    except pyarrow.ArrowException as error:
+        raise UserError(
+            "not a valid Parquet file",
+            where=where,
+            found=f"{path}: {error}",
+            todo="fetch the file again",
+        ) from error
+
+
+def _field(rows: Sequence[Mapping[str, Any]], path: Path, where: str) -> str:
+    """Return the field that holds the text: one with a usual name, or else the longest."""
+    fields = dict.fromkeys(key for row in rows for key in row)
+    # The text of a document is in every row.
+    texts = [key for key in fields if all(isinstance(row.get(key), str) for row in rows)]
+    if not texts:
+        raise UserError(
+            "no field holds text in each row",
+            where=where,
+            found=f"{path}: fields {', '.join(fields) or '(none)'}",
+            expected="one field that is a string in each row",
+            todo="write the text of each document to one field",
+        )
+    longest = max(texts, key=lambda key: fmean(len(row[key]) for row in rows))
+    return next((name for name in _FIELDS if name in texts), longest)
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """The documents of a text in tokens.
+
+    Attributes:
+        lengths: Tokens of each document.
+        exact: Whether a tokenizer counted all of them.
+        complete: Whether these are all documents of the text, rather than its beginning.
+    """
+
+    lengths: Sequence[int]
+    exact: bool
+    complete: bool = True
+
+    @classmethod
+    def of(
+        cls, documents: Iterable[str], tokenizer: "Tokenizer | None", complete: bool = True
+    ) -> "Amounts":
+        """Count the tokens of documents, or estimate them by their characters."""
+        lengths, counted, tokens, exact = [], 0, 0, tokenizer is not None
+        for document in documents:
+            left = COUNTED_CHARACTERS - counted
+            if tokenizer is None or left <= 0:
+                ratio = counted / tokens if tokens else TOKEN_CHARACTERS
+                lengths.append(round(len(document) / ratio))
+                exact = False
+                continue
+            found = len(tokenizer.encode(document[:left]).ids)
+            counted += min(len(document), left)
+            tokens += found
+            if len(document) > left:
+                found, exact = round(found * len(document) / left), False
+            lengths.append(found)
+        return cls(lengths, exact, complete)
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of the documents joined, with one between each two."""
+        return sum(self.lengths) + len(self.lengths) - 1
+
+    def longer_than(self, length: int) -> int:
+        """Return how many documents a sequence of this length can be drawn from."""
+        return sum(tokens > length for tokens in self.lengths)
+
+    def left_after(self, samples: int, length: int, seed: int) -> int:
+        """Return how many documents are long enough and not touched by the calibration sample.
+
+        It draws as `data.drawing.Drawing` does; if the lengths are estimates, so is the result.
+        At least one document has to be longer than a sequence.
+        """
+        generator = random.Random(derive_seed(seed, "calibration"))
+        touched: set[int] = set()
+        drawn = 0
+        while drawn < samples:
+            index = generator.randrange(len(self.lengths))
+            if self.lengths[index] > length:
+                generator.randrange(self.lengths[index] - length + 1)
+                touched.add(index)
+                drawn += 1
+        return self.longer_than(length) - len(touched)

@@ -1,0 +1,128 @@
+"""What a study's file takes from its base: entries of a shared file of registries; or, for a file
+that names a part of another study, the whole study.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeGuard
+
+from freelunch.core.errors import UserError, nearest
+from freelunch.study.adaptations import Adaptation, Training
+from freelunch.study.config import BASE, PART, REGISTRIES, Config, Registries
+from freelunch.study.problems import TOP, read_settings, refusal
+from freelunch.study.sources import Mixture
+from freelunch.study.yaml_file import read_yaml
+
+# Where this workflow is, whichever folder it is run in.
+REPOSITORY = Path(__file__).resolve().parents[4]
+
+
+def names_part(content: object) -> TypeGuard[Mapping[str, Mapping[str, object]]]:
+    """Return whether a study's file holds `base` and `study.part` alone."""
+    if not isinstance(content, Mapping) or {*content} != {BASE, "study"}:
+        return False
+    return isinstance(content["study"], Mapping) and {*content["study"]} == {PART}
+
+
+def find_base(named: object, study: Path) -> Path:
+    """Return the file that a study names as its base. It is looked for in the study's folder first,
+    and then in the repository of this workflow.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    folders, name = (study.parent, REPOSITORY), named if isinstance(named, str) else ""
+    for folder in folders:
+        # Unlike Path.is_file, this returns False for names that no file can have.
+        if name and os.path.isfile(folder / name):
+            return folder / name
+    inside = {os.path.dirname(name)[:255].replace("\0", ""), "config"}
+    there = [
+        os.path.join(part, file.name)
+        for folder in folders
+        for part in inside
+        for file in (folder / part).glob("*.y*ml")
+    ]
+    raise UserError(
+        "the base of a study is a file beside the study or in the repository",
+        where=f"{study}: {BASE}",
+        found=repr(named)[:60],
+        expected=nearest(name, there),
+    )
+
+
+def read_config(content: object, study: Path, where: object) -> tuple[Config, Config]:
+    """Return a study's config with all entries that are defined for it, and with those it takes.
+
+    An entry of the study replaces the base's entry of the same name as a whole.
+
+    Args:
+        content: Content of the study's file.
+        study: That file.
+        where: What messages name.
+
+    Raises:
+        UserError: Values in the study or in its base are wrong.
+    """
+    if not isinstance(content, Mapping) or BASE not in content:
+        config = read_settings(Config, content, where)
+        # All others are in `model_fields_set`: the study itself is required.
+        missing = {*REGISTRIES} - config.model_fields_set - {"tasks"}
+        if missing:
+            raise refusal([f"{TOP}: {registry!r} is missing" for registry in missing], where)
+        return config, config
+    file = find_base(content[BASE], study)
+    base = read_settings(
+        Registries,
+        read_yaml(file),
+        Path(os.path.relpath(file)) if file.is_relative_to(Path.cwd()) else file,
+        "a base holds registries only: move other keys to the study that names it; or, to run a "
+        "part of this study, leave nothing in that one but `base` and `study: {part: ...}`",
+    )
+    own = read_settings(Config, {key: content[key] for key in content if key != BASE}, where)
+    entries = {
+        registry: {**getattr(base, registry), **getattr(own, registry)} for registry in REGISTRIES
+    }
+    known = own.model_copy(update=entries)
+    taken = {
+        # Tables and figures follow the order in which the study names its entries.
+        registry: {name: entries[registry][name] for name in names if name in entries[registry]}
+        for registry, names in _taken(known, own).items()
+    }
+    return known, own.model_copy(update=taken)
+
+
+def _taken(known: Config, own: Config) -> dict[str, list[str]]:
+    """Return the names of the entries that a study names or has itself, by registry."""
+    evaluation, grids = known.study.evaluation, known.study.grids
+    texts = dict.fromkeys([known.study.calibration.text, evaluation.perplexity.text])
+    for name in [*texts, *own.texts]:
+        text = known.texts.get(name)
+        texts |= dict.fromkeys(text.parts if isinstance(text, Mixture) else ())
+    adaptations = dict.fromkeys(name for grid in grids for name in grid.adaptations)
+    waiting = [*adaptations, *own.adaptations]
+    for name in waiting:
+        # The adaptation that a budget is a multiple of belongs to the study, too.
+        other = budget_of(known.adaptations.get(name))
+        if other is not None and other not in adaptations:
+            adaptations[other] = None
+            waiting.append(other)
+    named = {
+        "models": [name for grid in grids for name in grid.models],
+        "texts": [*texts],
+        "tasks": evaluation.tasks.names if evaluation.tasks else [],
+        "criteria": [name for grid in grids for name in grid.criteria],
+        "adaptations": [*adaptations],
+    }
+    return {
+        registry: list(dict.fromkeys([*names, *getattr(own, registry)]))
+        for registry, names in named.items()
+    }
+
+
+def budget_of(settings: Adaptation | None) -> str | None:
+    """Return the name of the adaptation that another's budget is a multiple of, if it is one."""
+    if isinstance(settings, Training) and settings.budget is not None:
+        return settings.budget.of
+    return None
