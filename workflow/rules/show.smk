@@ -1,5 +1,6 @@
 # Make tables and figures from the records alone. Each is declared in freelunch.reporting: a table in
-# `tables`, a figure in its module of `figures`; two figures of claims in freelunch.audit. Drawing reads a CSV file and computes nothing.
+# `tables`, a figure in its module of `figures`; figures of claims are in freelunch.audit. Drawing reads
+# a CSV file and computes nothing.
 
 
 rule build_tables:

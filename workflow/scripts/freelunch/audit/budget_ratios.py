@@ -11,8 +11,8 @@ from freelunch.analysis.intervals import estimate
 from freelunch.analysis.pairing import Row
 from freelunch.audit.claims import Question, load_claims
 from freelunch.audit.evidence import PERPLEXITY, Evidence
-from freelunch.audit.measures.budgets import budget_ratio
 from freelunch.audit.measures.measure import Measurement
+from freelunch.audit.measures.retraining_budget import budget_ratio
 from freelunch.audit.numbers import estimate_text
 from freelunch.reporting.results import Results
 from freelunch.study.cell import Cell
