@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from freelunch.audit.crate import config_text
+from freelunch.audit.output_files import CONFIG, audit_files, seal_audit
 from freelunch.cli.main import main
 from freelunch.core.files import write_atomically
-from freelunch.reporting.derived import CONFIG, audit_files, seal_audit
 from freelunch.study.open_study import open_study
 from freelunch.study.schema import SCHEMA
 from freelunch.study.study import Study

@@ -79,5 +79,5 @@ def test_the_audit_names_the_commits_of_all_jobs() -> None:
     record["provenance"]["environments"] = {"prune_model": ENVIRONMENT}
     record["provenance"]["other_environments"] = {"prune_model": [other]}
     validate(record, str(Path("a record")))
-    commits = gather_provenance(study, records)["commits"]
+    commits = gather_provenance(study, records).commits
     assert [each["commit"] for each in commits] == [ENVIRONMENT["commit"], "1" * 40]

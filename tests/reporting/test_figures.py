@@ -13,7 +13,6 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside
-from freelunch.audit.page_marks import symbol_id
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting import labels
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
@@ -327,7 +326,6 @@ def test_sixteen_variants_of_one_kind_differ_without_their_lines() -> None:
     variants = {str(it): {**block, "momentum": it} for it in range(17)}
     looks = [look for name, look in marks.marks(variants).items() if name != "none"]
     assert len({str(sorted(look.points.items())) for look in looks}) == len(looks)
-    assert len({symbol_id(look) for look in looks}) == len(looks)
 
 
 def test_an_amount_of_text_changes_the_label_and_not_the_mark() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from freelunch.reporting.figures import figures_of
+from freelunch.audit.figures import figures_of
 from freelunch.study.study import Study
 from records_for_tests import make_study
 from repository import ROOT

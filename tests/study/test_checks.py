@@ -141,7 +141,7 @@ def test_braces_in_a_path_which_snakemake_reads_as_wildcards(tmp_path: Path, nam
 
 
 def test_claims_are_those_of_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert claim_ids() == [claim["id"] for claim in load_claims()]
+    assert claim_ids() == [claim.id for claim in load_claims()]
     monkeypatch.setattr("freelunch.study.checks.REPOSITORY", tmp_path)
     (tmp_path / CLAIMS).parent.mkdir(parents=True)
     for text in ("claims: [{title: So}]", "claims: 3", "[]", ""):

@@ -1,7 +1,9 @@
 # What jobs read, and which files the report shows.
 
+from freelunch.audit import figures, output_files
 from freelunch.core.code_digest import code_digest
-from freelunch.reporting import derived, figures, tables
+from freelunch.reporting import tables
+from freelunch.reporting.figures import FORMATS
 from freelunch.study import paths, search, steps, windows
 from freelunch.study.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
 

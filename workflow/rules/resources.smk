@@ -84,7 +84,9 @@ def window_groups():
         found = finished_groups(STUDY)
         if found is None:
             workers = cluster().count_nodes(resources_of_profile()) if on_slurm() else len(DEVICES)
-            found = job_requests.window_groups(PLAN, planned_machine(), workers) if workers > 1 else 1
+            found = (
+                job_requests.window_groups(PLAN, planned_machine(), workers) if workers > 1 else 1
+            )
         # This passes the number on to jobs that start on other machines.
         workflow.resource_settings.overwrite_scatter = {**given, "windows": found}
     return workflow.resource_settings.overwrite_scatter.get("windows", 1)

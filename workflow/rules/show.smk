@@ -1,5 +1,6 @@
 # Make tables and figures from the records alone. Each is declared in freelunch.reporting: a table in
-# `tables`, a figure in its module of `figures`. Drawing reads a CSV file and computes nothing.
+# `tables`, a figure in its module of `figures`; figures of claims are in freelunch.audit. Drawing reads
+# a CSV file and computes nothing.
 
 
 rule build_tables:
@@ -8,9 +9,9 @@ rule build_tables:
         # The effects show the thresholds of the claims.
         claims=of_this_repository("workflow/data/claims.yaml"),
     output:
-        [table_file(table) for table in tables.all_tables()],
+        [table_file(table) for table in tables.all_tables(figures.TABLES_OF_CLAIMS)],
         [PATHS.root / file for file in tables.DOCUMENTS],
-        PATHS.root / derived.TABLE_SUMS,
+        PATHS.root / output_files.TABLE_SUMS,
     log:
         PATHS.log("build_tables"),
     localrule: True
@@ -20,7 +21,10 @@ rule build_tables:
         # The tables show the whole study, so they depend on all of its config.
         config=STUDY.as_json(licences=False),
         source=STUDY.source,
-        captions={table.file: table.caption(STUDY) for table in tables.all_tables()},
+        captions={
+            table.file: table.caption(STUDY)
+            for table in tables.all_tables(figures.TABLES_OF_CLAIMS)
+        },
         code=code_digest("build_tables", *figures.figure_modules()),
     script:
         "../scripts/build_tables.py"
@@ -30,10 +34,10 @@ rule draw_figure:
     input:
         data=PATHS.figures / "{figure}.csv",
         # It only says whether the data are those that were made: another table draws nothing again.
-        sums=ancient(PATHS.root / derived.TABLE_SUMS),
+        sums=ancient(PATHS.root / output_files.TABLE_SUMS),
     output:
-        figure=[figure_file(suffix) for suffix in figures.FORMATS],
-        sums=PATHS.root / derived.figure_sums("{figure}"),
+        figure=[figure_file(suffix) for suffix in FORMATS],
+        sums=PATHS.root / output_files.figure_sums("{figure}"),
     log:
         PATHS.log("draw_figure", "{figure}"),
     wildcard_constraints:
@@ -44,6 +48,7 @@ rule draw_figure:
     params:
         settings=lambda wildcards: figure_of(wildcards).settings(STUDY),
         caption=lambda wildcards: figure_of(wildcards).caption(STUDY),
+        package=lambda wildcards: figures.drawings(wildcards.figure),
         code=lambda wildcards: code_digest("draw_figure", figures.drawing_module(wildcards.figure)),
     script:
         "../scripts/draw_figure.py"
@@ -53,10 +58,10 @@ rule draw_figure:
 FIGURES = [
     PATHS.figures / f"{figure.name}.{suffix}"
     for figure in figures.figures_of(STUDY)
-    for suffix in figures.FORMATS
+    for suffix in FORMATS
 ]
 FIGURE_SUMS = [
-    PATHS.root / derived.figure_sums(figure.name) for figure in figures.figures_of(STUDY)
+    PATHS.root / output_files.figure_sums(figure.name) for figure in figures.figures_of(STUDY)
 ]
 
 
@@ -80,8 +85,8 @@ rule audit_study:
     output:
         audit=PATHS.audit / "audit.json",
         verdicts=PATHS.audit / "verdicts.md",
-        appendix=PATHS.root / derived.APPENDIX,
-        reforms=PATHS.root / derived.REFORMS,
+        appendix=PATHS.root / output_files.APPENDIX,
+        reforms=PATHS.root / output_files.REFORMS,
         page=report(
             PATHS.audit / "index.html",
             caption="../report/audit.rst",
@@ -93,10 +98,8 @@ rule audit_study:
         snakefile=PATHS.audit / "run" / "Snakefile",
         config=PATHS.audit / "run" / "config.yaml",
         # A model card beside each checkpoint.
-        cards=[PATHS.root / derived.card_name(STUDY, cell) for cell in STUDY.cells],
-        # Each record in the format of Every Eval Ever.
-        evaluations=[PATHS.root / derived.evaluation_name(STUDY, cell) for cell in STUDY.cells],
-        sums=PATHS.root / derived.AUDIT_SUMS,
+        cards=[PATHS.root / output_files.card_name(STUDY, cell) for cell in STUDY.cells],
+        sums=PATHS.root / output_files.AUDIT_SUMS,
     log:
         PATHS.log("audit_study"),
     localrule: True

@@ -22,5 +22,6 @@ if __name__ == "__main__":
             data=data,
             settings=snakemake.params.settings,
             outputs=figure,
+            package=snakemake.params.package,
         )
         write_sums(Path(snakemake.output.sums), root, [data, *figure])

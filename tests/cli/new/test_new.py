@@ -184,8 +184,8 @@ def test_a_study_has_the_cells_that_the_claims_need(tmp_path: Path) -> None:
     chosen = [study.adaptation(name) for name in adaptations_of(study) - {"none"}]
     windows = {str(each.window) for each in chosen if not each.is_retraining}
     # C4 is about models of 70 billion parameters.
-    claims = [claim for claim in load_claims() if claim["id"] != "C4"]
-    asked = [part.get("settings", {}) for claim in claims for part in claim["parts"]]
+    claims = [claim for claim in load_claims() if claim.id != "C4"]
+    asked = [part.settings for claim in claims for part in claim.parts]
     assert any("criteria" in each for each in asked) and any("windows" in each for each in asked)
     for settings in asked:
         assert criteria >= set(settings.get("criteria", []))

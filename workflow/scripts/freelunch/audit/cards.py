@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from freelunch.analysis.pairing import Records
-from freelunch.audit.data import REPORT
+from freelunch.audit.layouts import layout
+from freelunch.audit.output_files import card_name
 from freelunch.audit.page_card import pattern_in_words
-from freelunch.reporting.derived import card_name
+from freelunch.records.record import DriftFacts, LossFacts, PerplexityFacts, Record
 from freelunch.reporting.formatting import NOT_FINITE, NOTHING, with_error
-from freelunch.reporting.labels import place_text
 from freelunch.study import steps
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.patterns import Pattern
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 NOT_STATED = "licence not stated"
+# An entry of a registry, as a record has it, or a registry of a config.
+Entry = Mapping[str, Any]
 # The hub's names of the licences that models mostly have; it calls all others by `license_name`.
 _LICENCES = {
     *("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
@@ -35,30 +37,12 @@ _LICENCES = {
 
 
 def card_texts(study: Study, records: Records) -> dict[str, str]:
-    """Return the card of each checkpoint, by its name below the folder of the results.
-
-    Args:
-        study: The study.
-        records: The record of each of its cells.
-    """
-    layout = _layout()
-    return {card_name(study, cell): _card(study, records, cell, layout) for cell in study.cells}
+    """Return the card of each checkpoint, by its name below the folder of the results."""
+    card = layout("card.md")
+    return {card_name(study, cell): _card(study, records, cell, card) for cell in study.cells}
 
 
-def _layout() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(REPORT),
-        # The card is Markdown, which shows no HTML of a record: the hub takes it out.
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["place"] = place_text
-    return environment.get_template("audit/card.md")
-
-
-def _card(study: Study, records: Records, cell: Cell, layout: Template) -> str:
+def _card(study: Study, records: Records, cell: Cell, card: Template) -> str:
     # Planning imports this module, and must not wait for a client of the hub.
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -81,7 +65,7 @@ def _card(study: Study, records: Records, cell: Cell, layout: Template) -> str:
         tags=["research", *pruning],
     )
     settings = {key: spec.get(key) for key in ("criterion", "pattern", "adaptation", "seed")}
-    text = layout.render(
+    text = card.render(
         data=data.to_yaml(),
         study=study,
         cell=cell,
@@ -122,7 +106,7 @@ def _results(records: Records, cell: Cell) -> Iterator[dict[str, str]]:
         }
 
 
-def _measured(record: Mapping[str, Any]) -> dict[str, str]:
+def _measured(record: Record) -> dict[str, str]:
     """Return the results of a record with their standard errors, by what was measured."""
     metrics, perplexity = record["metrics"], record["metrics"][steps.PERPLEXITY]
     text = record["spec"]["evaluation"]["perplexity"]["text"]["name"]
@@ -135,27 +119,29 @@ def _measured(record: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _held_out(record: Mapping[str, Any]) -> str:
+def _held_out(record: Record) -> str:
     text = record["spec"]["calibration"]["text"]["name"]
     return f"perplexity on held-out `{text}`, {_windows(record['metrics'][steps.DRIFT])}"
 
 
-def _windows(found: Mapping[str, Any]) -> str:
+def _windows(found: PerplexityFacts | DriftFacts) -> str:
     return f"{found['windows']:,} windows of {found['length']:,} tokens"
 
 
-def _perplexity(found: Mapping[str, Any]) -> str:
+def _perplexity(found: LossFacts) -> str:
     if found["perplexity"] is None:
         return NOT_FINITE
     return with_error(found["perplexity"], found["perplexity_standard_error"])
 
 
-def _evaluated(record: Mapping[str, Any]) -> Iterator["EvalResult"]:
+def _evaluated(record: Record) -> Iterator["EvalResult"]:
     """Yield the results in the hub's form, which has no place for a number that is not finite."""
     from huggingface_hub import EvalResult
 
     spec, metrics = record["spec"], record["metrics"]
-    texts = [(spec["evaluation"]["perplexity"]["text"], "", metrics[steps.PERPLEXITY])]
+    texts: list[tuple[Entry, str, PerplexityFacts | DriftFacts]] = [
+        (spec["evaluation"]["perplexity"]["text"], "", metrics[steps.PERPLEXITY])
+    ]
     if steps.DRIFT in metrics:
         texts.append((spec["calibration"]["text"], "held out", metrics[steps.DRIFT]))
     found = [
@@ -178,7 +164,7 @@ def _evaluated(record: Mapping[str, Any]) -> Iterator["EvalResult"]:
             )
 
 
-def _texts(study: Study, cell: Cell, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _texts(study: Study, cell: Cell, record: Record) -> Iterator[dict[str, Any]]:
     """Yield the texts and tasks of a cell, with what each was used for."""
     spec, metrics, config = record["spec"], record["metrics"], study.config
     perplexity = spec["evaluation"]["perplexity"]["text"]
@@ -195,9 +181,7 @@ def _texts(study: Study, cell: Cell, record: Mapping[str, Any]) -> Iterator[dict
         yield _used("evaluation: zero-shot task", config.tasks, {**task, "name": name})
 
 
-def _sampled(
-    use: str, texts: Mapping[str, Any], entry: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
+def _sampled(use: str, texts: Entry, entry: Entry) -> Iterator[dict[str, Any]]:
     """Yield a text that samples are drawn from, or each part of a mixture."""
     if "parts" not in entry:
         yield _used(use, texts, entry)
@@ -211,6 +195,6 @@ def _sequences(samples: int, length: int) -> str:
     return f"{samples:,} sequences of {length:,} tokens"
 
 
-def _used(use: str, registry: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+def _used(use: str, registry: Entry, entry: Entry) -> dict[str, Any]:
     licence = registry[entry["name"]].licence or NOT_STATED
     return {"use": use, "name": entry["name"], "entry": entry, "licence": licence}

@@ -12,6 +12,7 @@ from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.digest import content_digest, file_digest, json_digest
 from freelunch.core.errors import UserError, mend
 from freelunch.records.read import answers_beside, load_answers
+from freelunch.records.record import Record
 from freelunch.study.cell import Cell
 from freelunch.study.steps import METRICS, metrics_file
 from freelunch.study.study import Study
@@ -22,11 +23,6 @@ CLOSE = 1e-9
 
 def check_records(study: Study, records: Records, folder: Path) -> None:
     """Refuse altered records: the numbers of a record must agree with each other.
-
-    Args:
-        study: The study.
-        records: The record of each of its cells.
-        folder: Folder of the records, with the answers beside them.
 
     Raises:
         UserError: A record's numbers contradict each other, its answers, or the file that its step
@@ -44,10 +40,11 @@ def check_records(study: Study, records: Records, folder: Path) -> None:
 
 
 def _contradictions(
-    study: Study, cell: Cell, record: Mapping[str, Any], folder: Path
+    study: Study, cell: Cell, record: Record, folder: Path
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield each contradiction in a record: the key, the value found, the value that follows."""
-    metrics, identity = record["metrics"], record["identity"]
+    identity = record["identity"]
+    metrics: Mapping[str, Any] = record["metrics"]
     yield from _unequal("cell", record["cell"], str(cell))
     yield from _unequal("sha256", record["sha256"], content_digest(record))
     yield from _unequal("fingerprint", record["fingerprint"], json_digest(record["spec"]))

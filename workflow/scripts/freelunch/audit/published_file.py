@@ -5,9 +5,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from freelunch.audit.data import DATA
+from freelunch.audit.claims import DATA
 from freelunch.core.errors import UserError
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.patterns import Pattern
@@ -102,7 +101,7 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
     return rows
 
 
-def _published(row: Mapping[str, Any], where: str) -> Published:
+def _published(row: Mapping[str, str], where: str) -> Published:
     problem = next(_problems(row), None)
     if problem is not None:
         key, expected = problem
@@ -118,7 +117,7 @@ def _published(row: Mapping[str, Any], where: str) -> Published:
     return Published(**words, length=length, value=float(row["value"]))
 
 
-def _problems(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _problems(row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield each problem of a row: the column, and the expected value."""
     if None in row or None in row.values():
         yield "(row)", f"{len(COLUMNS)} fields"

@@ -367,7 +367,7 @@ def run(
 @command_of_study
 def summary(chosen: Chosen) -> None:
     """Show what a study found, in a few lines."""
-    from freelunch.reporting.whole import check_finished
+    from freelunch.audit.output_checks import check_finished
 
     study = chosen.open()
     check_finished(study)

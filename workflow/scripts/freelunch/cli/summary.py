@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.analysis.pairing import Records
+from freelunch.audit.output_checks import check_finished
+from freelunch.audit.output_files import AUDIT_SUMS, PAGE, audit_files
 from freelunch.audit.verdicts import VERDICTS
 from freelunch.cli.verify import check_intact
 from freelunch.core.sums import check_sums
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import means_over_seeds
-from freelunch.reporting.derived import AUDIT_SUMS, PAGE, audit_files
 from freelunch.reporting.formatting import rounded
-from freelunch.reporting.whole import check_finished
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 

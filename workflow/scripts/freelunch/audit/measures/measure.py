@@ -56,6 +56,11 @@ class Measurement:
     undefined: str = UNDEFINED
     command: str | None = None
 
+    @property
+    def full_subject(self) -> str:
+        """Return the subject with what tells the number from others."""
+        return f"{self.subject}: {self.about}" if self.about else self.subject
+
 
 @dataclass(frozen=True)
 class Absent:
@@ -105,7 +110,7 @@ class Measure:
 
     ask: Callable[[Evidence, Settings], Asked]
     quantity: str
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, Settings] = field(default_factory=dict)
     unit: str = "share"
     unit_of_accuracy: str | None = None
     metrics: Sequence[str] = METRICS

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from freelunch.audit.data import REPOSITORY
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import (
     Asked,
@@ -14,6 +13,7 @@ from freelunch.audit.measures.measure import (
 from freelunch.core.errors import UserError, nearest
 from freelunch.costs.checks import checked_plan
 from freelunch.costs.jobs import PlannedJob
+from freelunch.study.registry import REPOSITORY
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
 

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from freelunch.core.files import no_half_file
 from freelunch.reporting.drawing.style import styled
 
+# The drawings of `reporting`.
+DRAWINGS = "freelunch.reporting.drawing"
 # Metadata that would otherwise contain a date or the version of matplotlib.
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
@@ -20,17 +22,22 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 def draw_figure(
-    name: str, data: Path, settings: Mapping[str, Any], outputs: Iterable[Path]
+    name: str,
+    data: Path,
+    settings: Mapping[str, Any],
+    outputs: Iterable[Path],
+    package: str = DRAWINGS,
 ) -> None:
     """Draw a figure and save it in several formats.
 
     Args:
-        name: Name of the figure; `freelunch.reporting.drawing.<name>` draws it.
+        name: Name of the figure.
         data: Its CSV file.
         settings: The other arguments of its `draw`.
         outputs: Where to save it; a suffix is a format.
+        package: The package whose module of this name draws it.
     """
-    drawing = importlib.import_module(f"freelunch.reporting.drawing.{name}")
+    drawing = importlib.import_module(f"{package}.{name}")
     with data.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     with styled():

@@ -2,18 +2,13 @@
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import yaml
 
 from freelunch.audit.crate import config_text
-from freelunch.audit.texts import audit_texts
-from freelunch.core.errors import UserError
-from freelunch.core.sums import check_sums
-from freelunch.records.integrity import Output
-from freelunch.records.read import differences, load_records
-from freelunch.reporting.derived import (
+from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
+from freelunch.audit.output_files import (
     AUDIT_SUMS,
     CONFIG,
     PAGE,
@@ -25,7 +20,11 @@ from freelunch.reporting.derived import (
     own_files,
     table_files,
 )
-from freelunch.reporting.figures import figures_of
+from freelunch.audit.texts import audit_texts
+from freelunch.core.errors import UserError
+from freelunch.core.sums import check_sums
+from freelunch.records.integrity import Output
+from freelunch.records.read import differences, load_records
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study import steps
@@ -34,29 +33,48 @@ from freelunch.study.study import Study
 
 def made_from_records(study: Study) -> Iterator[Output]:
     """Yield what rules derive from the records of a study."""
+
+    def tables() -> dict[str, str]:
+        results = Results(study, load_records(study), study.paths.records)
+        return table_texts(results, TABLES_OF_CLAIMS)
+
+    def audit() -> dict[str, str]:
+        return audit_texts(study, load_records(study))
+
+    yield _output(study, "tables", steps.BUILD_TABLES, TABLE_SUMS, table_files(study), tables)
+    for figure in figures_of(study):
+        sums, files = figure_sums(figure.name), figure_files(figure.name)
+        yield _output(study, "figures", steps.DRAW_FIGURE, sums, files)
+    yield _output(study, "audit", steps.AUDIT_STUDY, AUDIT_SUMS, audit_files(study), audit)
+
+
+def _output(
+    study: Study,
+    what: str,
+    rule: str,
+    sums: str,
+    files: Sequence[str],
+    texts: Callable[[], Mapping[str, str]] = dict,
+) -> Output:
+    """Return what a rule derives.
+
+    Args:
+        study: The study; all names are below the folder of its results.
+        what: What it is, in the plural.
+        rule: The rule.
+        sums: The file of digests.
+        files: The files with a digest in it.
+        texts: Returns what the records give for those that are functions of them.
+    """
     root = study.paths.root
 
-    def check_tables(anew: bool) -> None:
-        check_sums(root / TABLE_SUMS, root, table_files(study))
-        if anew:
-            results = Results(study, load_records(study), study.paths.records)
-            _check_texts(root, table_texts(results))
+    def check(anew: bool) -> None:
+        check_sums(root / sums, root, files)
+        for name, text in texts().items() if anew else ():
+            if (root / name).read_text(encoding="utf-8") != text:
+                raise UserError("this file differs from what the records give", where=root / name)
 
-    yield Output("tables", steps.BUILD_TABLES, root / TABLE_SUMS, check_tables)
-    for figure in figures_of(study):
-        sums, files = root / figure_sums(figure.name), figure_files(figure.name)
-
-        def check_figure(anew: bool, sums: Path = sums, files: Sequence[str] = files) -> None:
-            check_sums(sums, root, files)
-
-        yield Output("figures", steps.DRAW_FIGURE, sums, check_figure)
-
-    def check_audit(anew: bool) -> None:
-        check_sums(root / AUDIT_SUMS, root, audit_files(study))
-        if anew:
-            _check_texts(root, audit_texts(study, load_records(study)))
-
-    yield Output("audit", steps.AUDIT_STUDY, root / AUDIT_SUMS, check_audit)
+    return Output(what, rule, root / sums, check)
 
 
 def check_finished(study: Study) -> None:
@@ -122,10 +140,3 @@ def files_of_others(study: Study) -> list[str]:
         if not path.is_dir()
     ]
     return [name for name in names if name not in own]
-
-
-def _check_texts(root: Path, texts: Mapping[str, str]) -> None:
-    """Refuse files that differ from what the records give, by their names below `root`."""
-    for name, text in texts.items():
-        if (root / name).read_text(encoding="utf-8") != text:
-            raise UserError("this file differs from what the records give", where=root / name)
