@@ -13,9 +13,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside
+from freelunch.audit.page_marks import symbol_id
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting import labels
-from freelunch.audit.page_marks import symbol_id
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
 from freelunch.reporting.drawing import criteria, files, marks, panels
 from freelunch.reporting.drawing.files import draw_figure

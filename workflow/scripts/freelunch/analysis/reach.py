@@ -69,9 +69,8 @@ def _reach(
     losses = np.array([each.losses for each in compared])
     sample = Sample([each.name for each in compared], [losses], neighbours)
     found = estimate([crossing], [sample])
-    one = reference.cells[0]
     return {
-        **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
+        **{key: getattr(reference.cells[0], key) for key in REACH_COLUMNS[:3]},
         "series": name,
         "reference": reference.name,
         "budgets": len(members),

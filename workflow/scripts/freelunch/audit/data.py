@@ -9,7 +9,7 @@ import jsonschema
 from freelunch.core.errors import UserError
 from freelunch.study.yaml_file import read_yaml
 
-_WORKFLOW = Path(__file__).resolve().parents[4]
+_WORKFLOW = Path(__file__).resolve().parents[3]
 # What the audit refers to is here, wherever the audited study is run.
 REPOSITORY = _WORKFLOW.parent
 DATA = _WORKFLOW / "data"

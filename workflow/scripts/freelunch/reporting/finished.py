@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from freelunch.analysis.pairing import Records
+from freelunch.analysis.pairing import Records, Rows
 from freelunch.analysis.window_effect import window_rows
-from freelunch.reporting.table import Rows
 from freelunch.study.study import Study
 
 

@@ -6,6 +6,7 @@ from freelunch.analysis.accuracy import task_rows
 from freelunch.analysis.budget_effect import budget_rows
 from freelunch.analysis.criteria_gap import gap_rows, pair_rows, size_rows
 from freelunch.analysis.drift import drift_rows
+from freelunch.analysis.pairing import Rows
 from freelunch.analysis.reach import reach_rows
 from freelunch.reporting.cells import (
     cell_rows,
@@ -14,7 +15,6 @@ from freelunch.reporting.cells import (
     means_over_seeds,
 )
 from freelunch.reporting.finished import FinishedStudy
-from freelunch.reporting.table import Rows
 
 
 class Results(FinishedStudy):
