@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from freelunch.analysis.pairing import (
     ENOUGH_SEEDS,
-    Record,
     Records,
     Row,
     by_adaptation,
@@ -23,12 +22,15 @@ from freelunch.analysis.pairing import (
     paired_losses,
     perplexity_over_seeds,
     pruned_models,
+    selected_on,
     window_means,
     with_errors,
 )
+from freelunch.records.record import CostFacts, adaptation_facts
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import chosen_of
+from freelunch.study.steps import SEARCH
 from freelunch.study.study import Study
 
 BUDGET_COLUMNS = (
@@ -239,24 +241,23 @@ def budget_rows(records: Records, study: Study) -> list[Row]:
 
 def _run(cell: Cell, settings: Adaptation, records: Records) -> Run:
     cost = _cost(cell, settings, records)
-    distinct_tokens = records[cell]["adaptation"]["distinct_tokens"]
+    distinct_tokens = adaptation_facts(records[cell])["distinct_tokens"]
     losses, _ = paired_losses(cell, records)
     return Run(cell, losses, cost["tokens"], distinct_tokens, operations(cost))
 
 
-def _cost(cell: Cell, settings: Adaptation, records: Records) -> Record:
-    cost: Record = records[cell]["cost"][settings.rule]
-    return cost
+def _cost(cell: Cell, settings: Adaptation, records: Records) -> CostFacts:
+    return records[cell]["cost"][settings.rule]
 
 
 def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Row:
     adapted = adapted.with_seeds(comparison.reference.seeds)
     reference = comparison.reference.with_seeds(adapted.seeds)
     cells, settings = adapted.cells, adapted.settings
-    facts, written = [records[cell]["adaptation"] for cell in cells], settings.as_json()
+    facts, written = [adaptation_facts(records[cell]) for cell in cells], settings.as_json()
     chosen = [chosen_of(each["choice"], written) for each in facts]
     costs = [_cost(cell, settings, records) for cell in cells]
-    searches = [records[cell]["cost"].get("search", {}).get("flops", 0) for cell in cells]
+    searches = [records[cell]["cost"].get(SEARCH, {"flops": 0})["flops"] for cell in cells]
     perplexity = perplexity_over_seeds(cells, records)
     unadapted = [comparison.unadapted[cell.seed] for cell in cells]
     difference, error = paired_difference(adapted.mean_losses, reference.mean_losses)
@@ -269,7 +270,7 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
         "reference": reference.name,
         "learning_rate": _shared(each["learning_rate"] for each in chosen),
         "epochs": _shared(each["epochs"] for each in chosen),
-        "selected_on": _shared((each["choice"] or {}).get("selected_on") for each in facts),
+        "selected_on": _shared(map(selected_on, facts)),
         "tokens": adapted.tokens,
         "distinct_tokens": adapted.distinct_tokens,
         "steps": _shared(each["steps"] for each in facts),

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,6 @@ from scipy.fft import dct
 from scipy.special import stdtrit
 
 from freelunch.analysis.pairing import (
-    Record,
     Records,
     by_adaptation,
     loss_differences,
@@ -128,7 +128,7 @@ class _Noise:
 
 # Drawing them again took 40 % of the time of an audit.
 @lru_cache(maxsize=16)
-def _numbers(counts: tuple[int, ...], draws: int) -> tuple[Numbers, Numbers, Record]:
+def _numbers(counts: tuple[int, ...], draws: int) -> tuple[Numbers, Numbers, Any]:
     """Return what is drawn after the numbers of all counts but the last, and the state then."""
     generator = np.random.default_rng(0)
     if len(counts) > 1:

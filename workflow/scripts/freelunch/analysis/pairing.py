@@ -13,11 +13,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from freelunch.core.errors import UserError, run_again
+from freelunch.records.record import AdaptationFacts, CostFacts
+from freelunch.records.record import Records as Records
 from freelunch.study.cell import Cell
 from freelunch.study.steps import EVALUATE_CELL
 
-Record = Mapping[str, Any]
-Records = Mapping[Cell, Record]
 # A line of a table, by column. None is an empty field, NaN a number that is not finite.
 Row = dict[str, Any]
 Rows = Sequence[Row]
@@ -35,10 +35,10 @@ def seed_groups(cells: Iterable[Cell]) -> list[list[Cell]]:
     return [of_seeds for of_model in groups.values() for of_seeds in of_model.values()]
 
 
-def pruned_models(records: Records) -> list[list[Cell]]:
+def pruned_models(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Return the cells of each pruned model, with all adaptations and seeds."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
-    for cell in records:
+    for cell in cells:
         if not cell.is_dense:
             groups.setdefault((cell.model, cell.criterion, cell.pattern), []).append(cell)
     return list(groups.values())
@@ -108,7 +108,7 @@ def loss_differences(
     return [[loss - other_loss for loss, other_loss in zip(*pair, strict=True)] for pair in pairs]
 
 
-def measured_perplexity(record: Record) -> tuple[float, float, list[float]]:
+def measured_perplexity(record: Mapping[str, Any]) -> tuple[float, float, list[float]]:
     """Return a perplexity, its standard error, and the loss of each independent unit."""
     metrics = record["metrics"]["perplexity"]
     value, losses = number(metrics["perplexity"]), unit_losses(metrics)
@@ -212,13 +212,18 @@ def spread_over_seeds(values: Sequence[float]) -> float | None:
     return _deviation(values) if len(values) > 1 else None
 
 
-def operations(cost: Record) -> float:
+def operations(cost: CostFacts) -> float:
     """Return the operations of an adaptation, with those of the dense pass that made its targets.
 
     Args:
         cost: The cost of its step, as records have it.
     """
     return float(cost["flops"] + cost.get("dense_flops", 0))
+
+
+def selected_on(facts: AdaptationFacts) -> str | None:
+    """Return the text on which the settings of an adaptation were chosen; None without a search."""
+    return facts["choice"]["selected_on"] if facts["choice"] else None
 
 
 def number(value: float | None) -> float:
@@ -234,7 +239,7 @@ def exp(value: float) -> float:
         return math.nan
 
 
-def unit_losses(metrics: Record) -> list[float]:
+def unit_losses(metrics: Mapping[str, Any]) -> list[float]:
     """Return the loss of each independent unit of a text, NaN where it is not finite.
 
     Windows of one document are not independent, so that a document is a unit; where documents have

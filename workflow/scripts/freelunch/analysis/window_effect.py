@@ -23,10 +23,12 @@ from freelunch.analysis.pairing import (
     over_units_and_seeds,
     perplexity_over_seeds,
     pruned_models,
+    selected_on,
     share_of,
     total_error,
     with_errors,
 )
+from freelunch.records.record import adaptation_facts
 from freelunch.study.adaptation_entries import read_adaptation
 from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell
@@ -197,12 +199,10 @@ def _adapted(
     name: str, by_seed: Mapping[int, Cell], records: Records, study: Study
 ) -> AdaptedCells:
     cell = next(iter(by_seed.values()))
-    record = records[cell]
-    settings = read_adaptation(record["spec"]["adaptation"])
+    settings = read_adaptation(records[cell]["spec"]["adaptation"] or {})
     tokens = study.sequences[name] * study.calibration_of(cell.model).length
-    facts = record["adaptation"]
-    selected_on = (facts["choice"] or {}).get("selected_on")
-    return AdaptedCells(name, by_seed, settings, tokens, facts["window"], selected_on)
+    facts = adaptation_facts(records[cell])
+    return AdaptedCells(name, by_seed, settings, tokens, facts["window"], selected_on(facts))
 
 
 def _size(adapted: AdaptedCells) -> tuple[object, ...]:

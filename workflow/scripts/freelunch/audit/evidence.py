@@ -18,6 +18,7 @@ from freelunch.analysis.pairing import (
     unit_losses,
 )
 from freelunch.records.read import load_answers
+from freelunch.records.record import adaptation_facts
 from freelunch.reporting.finished import FinishedStudy
 from freelunch.study.cell import DENSE, Cell
 from freelunch.study.steps import JOINED, RECONSTRUCT_WINDOW
@@ -75,15 +76,13 @@ class Evidence(FinishedStudy):
 
     def window_of(self, cell: Cell) -> int | str:
         """Return the window that was adapted together in a reconstructed cell."""
-        window: int | str = self.records[cell]["adaptation"]["window"]
-        return window
+        return adaptation_facts(self.records[cell])["window"]
 
     def work_peak(self, cell: Cell) -> int | None:
         """Return the peak memory in bytes of the reconstruction of a cell, net of its process's
         own; None where the system did not tell.
         """
-        peak: int | None = self.records[cell]["cost"][RECONSTRUCT_WINDOW].get("peak_work_bytes")
-        return peak
+        return self.records[cell]["cost"][RECONSTRUCT_WINDOW].get("peak_work_bytes")
 
     def only(self, keep: Callable[[Cell], bool]) -> Self:
         """Return the evidence of some of the cells."""

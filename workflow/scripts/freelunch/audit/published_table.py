@@ -92,7 +92,7 @@ class PublishedTable(Evidence):
     @cached_property
     def pruned(self) -> list[dict[str, dict[int, Cell]]]:
         """Return the cells of each pruned model, by adaptation and then by seed."""
-        return [by_adaptation(cells) for cells in pruned_models({cell: {} for cell in self.rows})]
+        return [by_adaptation(cells) for cells in pruned_models(self.rows)]
 
 
 def published_tables(published: Iterable[Published], meaning: Study) -> list[PublishedTable]:

@@ -13,6 +13,7 @@ from freelunch.audit.reforms_facts import (
     code,
 )
 from freelunch.audit.scope import measured_text
+from freelunch.records.record import adaptation_facts
 from freelunch.study import steps
 from freelunch.study.cell import NONE
 
@@ -87,9 +88,10 @@ def tuning(facts: Facts) -> Answer:
     told = []
     for name in facts.searched:
         choices = [
-            record["adaptation"]["choice"]
+            choice
             for cell, record in facts.records.items()
             if cell.adaptation == name
+            and (choice := adaptation_facts(record)["choice"]) is not None
         ]
         counts = Counter(choice["chosen"].partition(".")[2] for choice in choices)
         chosen = ", ".join(

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema
 
 from freelunch.core.digest import file_digest, read_sealed
 from freelunch.core.errors import UserError, mend, run_again
+from freelunch.records.record import Record
 from freelunch.study.cell import Cell
 from freelunch.study.steps import (
     ANSWERS,
@@ -61,7 +62,7 @@ def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
         ) from error
 
 
-def load_records(study: Study, folder: Path | None = None) -> dict[Cell, dict[str, Any]]:
+def load_records(study: Study, folder: Path | None = None) -> dict[Cell, Record]:
     """Return the record of every cell of a study.
 
     Args:
@@ -98,7 +99,7 @@ class SoFar:
     """
 
     study: Study
-    records: dict[Cell, dict[str, Any]]
+    records: dict[Cell, Record]
     waiting: list[Cell]
     outdated: dict[Cell, tuple[str, Any, Any]]
 
@@ -144,7 +145,7 @@ def is_finished(study: Study) -> bool:
 
 def finished_records(
     study: Study, folder: Path
-) -> tuple[dict[Cell, dict[str, Any]], dict[Cell, tuple[str, Any, Any]]]:
+) -> tuple[dict[Cell, Record], dict[Cell, tuple[str, Any, Any]]]:
     """Return the records that there are of a study, which may be running.
 
     Args:
@@ -170,7 +171,7 @@ def finished_records(
     return found, outdated
 
 
-def _record_so_far(study: Study, cell: Cell, path: Path) -> dict[str, Any] | None:
+def _record_so_far(study: Study, cell: Cell, path: Path) -> Record | None:
     """Return the record of a cell; None if there is none.
 
     A running study removes a record before it makes it again. In a study that has not finished,
@@ -193,7 +194,7 @@ def _record_so_far(study: Study, cell: Cell, path: Path) -> dict[str, Any] | Non
     return record
 
 
-def check_answers(record: Mapping[str, Any], path: Path) -> None:
+def check_answers(record: Record, path: Path) -> None:
     """Refuse a record whose cell answered tasks, if the answers beside it are not those.
 
     Raises:
@@ -205,7 +206,7 @@ def check_answers(record: Mapping[str, Any], path: Path) -> None:
             raise UserError("the answers differ from what the record says", where=answers)
 
 
-def _record_of(cell: Cell, path: Path) -> dict[str, Any]:
+def _record_of(cell: Cell, path: Path) -> Record:
     record = read_record(path)
     if record["spec"].get("cell") != str(cell):
         raise UserError(
@@ -218,7 +219,7 @@ def _record_of(cell: Cell, path: Path) -> dict[str, Any]:
     return record
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> Record:
     """Return a record of any study.
 
     Raises:
@@ -226,7 +227,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     record = read_sealed(path, problem="a record is damaged or was altered")
     validate(record, str(path))
-    return record
+    return cast(Record, record)
 
 
 def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

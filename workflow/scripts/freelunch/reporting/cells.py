@@ -11,6 +11,7 @@ from typing import Any
 from freelunch.analysis.pairing import (
     Records,
     Row,
+    Rows,
     exp,
     mean_over_seeds,
     measured_perplexity,
@@ -21,7 +22,6 @@ from freelunch.analysis.pairing import (
     seed_groups,
 )
 from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS
-from freelunch.reporting.table import Rows
 from freelunch.study import steps
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.search import SEARCHED, chosen_of
@@ -227,7 +227,7 @@ def _metrics(cell: Cell, seed: int, records: Records) -> Row:
     The evaluation of each pruned cell measures the dense model, too, on the held-out text of the
     cell's seed.
     """
-    record = records[cell]
+    record: Mapping[str, Any] = records[cell]
     if cell.is_dense:
         held_out = (
             drift["dense"]
@@ -235,8 +235,8 @@ def _metrics(cell: Cell, seed: int, records: Records) -> Row:
             if (other.model, other.seed) == (cell.model, seed)
             and (drift := its["metrics"].get("drift")) is not None
         )
-        if (drift := next(held_out, None)) is not None:
-            record = {**record, "metrics": {**record["metrics"], "drift": drift}}
+        if (measured := next(held_out, None)) is not None:
+            record = {**record, "metrics": {**record["metrics"], "drift": measured}}
     return {
         column: value for metric in METRICS for column, value in metric.measured(record).items()
     }

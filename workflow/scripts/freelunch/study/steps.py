@@ -48,10 +48,10 @@ METRICS = "metrics"
 
 # What is measured on a cell; `freelunch.evaluation` has a module for each.
 IDENTITY = "identity"
-PERPLEXITY = "perplexity"
+PERPLEXITY: Final = "perplexity"
 HELD_OUT = "held_out"
-DRIFT = "drift"
-TASKS = "tasks"
+DRIFT: Final = "drift"
+TASKS: Final = "tasks"
 
 # How the evaluation text is cut into windows: each within a document, or all documents joined.
 WITHIN: Final = "documents"

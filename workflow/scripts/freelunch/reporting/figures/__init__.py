@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from freelunch.reporting.table import Rows, Table
+from freelunch.analysis.pairing import Rows
+from freelunch.reporting.table import Table
 from freelunch.study.study import Study
 
 if TYPE_CHECKING:

@@ -1,15 +1,14 @@
 """The section of the summary that shows the effect of the window size."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
+from freelunch.analysis.pairing import Row, Rows
 from freelunch.analysis.window_effect import compared_together, usual_windows
 from freelunch.reporting.formatting import NOTHING, marked, over_dense, percent, with_error
 from freelunch.reporting.sections.section import Section
 from freelunch.study.windows import MATRIX
 
-Row = Mapping[str, Any]
 FAVOURED = (
     "What was chosen on the evaluation text is not the best that the others are compared with: it "
     "may gain more than that, and then misses less than nothing."
@@ -30,7 +29,7 @@ NOTES = (
 )
 
 
-def windows_section(windows: Sequence[Row]) -> Section:
+def windows_section(windows: Rows) -> Section:
     """Return the section.
 
     Args:
@@ -42,7 +41,7 @@ def windows_section(windows: Sequence[Row]) -> Section:
     return Section("windows", "Effect of the window size", lines, notes, WORDS)
 
 
-def window_sentences(windows: Sequence[Row]) -> Iterator[str]:
+def window_sentences(windows: Rows) -> Iterator[str]:
     """Yield what the windows of each pruned model and amount of text show: first those that hold a
     non-linear module, then single matrices.
     """
@@ -79,7 +78,7 @@ def _line(row: Row) -> dict[str, str]:
     }
 
 
-def _best_and_worst(rows: Sequence[Row]) -> str:
+def _best_and_worst(rows: Rows) -> str:
     """Return which of several windows gain most and least."""
     best = min(rows, key=lambda row: row["gain_missed"])
     worst = max(rows, key=lambda row: row["gain_missed"])

@@ -1,0 +1,236 @@
+"""What a record holds, as types; `workflow/schemas/record.schema.json` says what each fact means.
+
+A key that a record may lack is `NotRequired`: read it by `get`. Numbers that were not finite are
+null in JSON, and None here.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
+
+from freelunch.study.cell import Cell
+
+
+class LossFacts(TypedDict):
+    """A perplexity and the losses that it is the mean of, in nats per token."""
+
+    perplexity: float | None
+    perplexity_standard_error: float | None
+    loss: float | None
+    loss_standard_error: float | None
+    window_losses: list[float | None]
+
+
+class PerplexityFacts(LossFacts):
+    """The perplexity on the evaluation text."""
+
+    documents: NotRequired[list[int]]
+    windows: int
+    length: int
+    stride: int
+    tokens: int
+    predicted_tokens: int
+    bytes: int | None
+    words: int | None
+    byte_perplexity: float | None
+    word_perplexity: float | None
+    bits_per_byte: float | None
+    token_ids_sha256: str
+    settings: dict[str, Any]
+    checkpoint: str
+    text: str
+
+
+class DriftFacts(LossFacts):
+    """The drift on held-out calibration text: `drift` is by kind, block, matrix and statistic."""
+
+    drift: dict[str, list[dict[str, dict[str, float | None]]]]
+    dense: LossFacts
+    tokens_per_second: dict[str, float]
+    windows: int
+    length: int
+    token_ids_sha256: str
+    settings: dict[str, Any]
+    checkpoint: str
+    model: str
+    held_out: str
+
+
+class TaskFacts(TypedDict):
+    """The answers to one zero-shot task, in sum."""
+
+    accuracy: float
+    accuracy_standard_error: float
+    documents: int
+    documents_in_all: int
+    version: float | str
+    prompts_sha256: str
+    sample_sha256: str
+    task: str
+
+
+class TasksFacts(TypedDict):
+    """The answers to all zero-shot tasks, in sum."""
+
+    tasks: dict[str, TaskFacts]
+    accuracy: float
+    accuracy_standard_error: float
+    truncated: dict[str, int]
+    passed_tokens: int
+    sequences: int
+    predicted_tokens: int
+    settings: dict[str, Any]
+    checkpoint: str
+    answers_sha256: str
+
+
+class MetricsFacts(TypedDict):
+    """All that was measured of a cell, by measurement."""
+
+    perplexity: PerplexityFacts
+    drift: NotRequired[DriftFacts]
+    tasks: NotRequired[TasksFacts]
+
+
+class MatrixFacts(TypedDict):
+    """The shape and the zeros of a matrix."""
+
+    rows: int
+    columns: int
+    zeros: int
+
+
+class IdentityFacts(TypedDict):
+    """The sparsity and the size of a checkpoint, as the evaluation counted them."""
+
+    sparsity: float
+    zeros: int
+    weights: int
+    parameters: int
+    stored_bytes: int
+    matrices: dict[str, MatrixFacts]
+    checkpoint_sha256: str
+
+
+class PruningFacts(TypedDict):
+    """The criterion's notes, by matrix."""
+
+    notes: dict[str, dict[str, float]]
+
+
+class CandidateFacts(TypedDict):
+    """A candidate of a search."""
+
+    learning_rate: float
+    epochs: int
+    samples: NotRequired[int]
+    perplexity: float | None
+    perplexity_standard_error: float | None
+    windows_kept_pruned: int
+    windows_diverged: int
+
+
+class ChoiceFacts(TypedDict):
+    """A search over learning rates and epochs."""
+
+    selected_on: str
+    chosen: str
+    candidates: dict[str, CandidateFacts]
+
+
+class WindowLosses(TypedDict):
+    """The loss of a window before and after its adaptation."""
+
+    before: float
+    after: float
+
+
+class AdaptationFacts(TypedDict):
+    """What an adaptation saw, trained and reached."""
+
+    window: int | str
+    windows: int
+    windows_kept_pruned: int
+    samples: int
+    distinct_tokens: int
+    steps: int
+    trained_parameters: int
+    losses: dict[str, WindowLosses]
+    training_losses: list[float] | None
+    choice: ChoiceFacts | None
+
+
+class CostFacts(TypedDict):
+    """What a step cost in all its jobs."""
+
+    jobs: int
+    attempts: NotRequired[int]
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+    peak_work_bytes: NotRequired[int]
+    peak_host_bytes: NotRequired[int]
+    peak_requested_bytes: NotRequired[int]
+    requested_s: NotRequired[int]
+    tokens: NotRequired[int]
+    flops: NotRequired[int]
+    dense_flops: NotRequired[int]
+
+
+class ProvenanceFacts(TypedDict):
+    """Where the numbers come from; environments are those of `freelunch.core.job`, by step."""
+
+    environments: dict[str, dict[str, Any]]
+    other_environments: NotRequired[dict[str, list[dict[str, Any]]]]
+    finished: dict[str, str]
+    digests: dict[str, str]
+    model_origin: dict[str, Any]
+    text_origins: dict[str, dict[str, Any]]
+    task_origins: NotRequired[dict[str, dict[str, Any]]]
+    seed: int
+
+
+class EvaluationSpec(TypedDict):
+    """The settings of each measurement."""
+
+    perplexity: dict[str, Any]
+    drift: NotRequired[dict[str, Any]]
+    tasks: NotRequired[dict[str, Any]]
+
+
+class Spec(TypedDict):
+    """Every setting that decides a cell's numbers; a dense cell has the first three alone."""
+
+    cell: str
+    model: dict[str, Any]
+    evaluation: EvaluationSpec
+    seed: NotRequired[int]
+    calibration: NotRequired[dict[str, Any]]
+    criterion: NotRequired[dict[str, Any]]
+    pattern: NotRequired[str]
+    adaptation: NotRequired[dict[str, Any] | None]
+    selection: NotRequired[dict[str, Any]]
+
+
+class Record(TypedDict):
+    """The record of a cell; the last two are None for a cell without them."""
+
+    cell: str
+    spec: Spec
+    fingerprint: str
+    sha256: str
+    metrics: MetricsFacts
+    identity: IdentityFacts
+    cost: dict[str, CostFacts]
+    provenance: ProvenanceFacts
+    pruning: PruningFacts | None
+    adaptation: AdaptationFacts | None
+
+
+Records = Mapping[Cell, Record]
+
+
+def adaptation_facts(record: Record) -> AdaptationFacts:
+    """Return what the adaptation of a cell reached, which was adapted."""
+    facts = record["adaptation"]
+    assert facts is not None  # The collector writes it for each cell that is adapted.
+    return facts
