@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from freelunch.analysis.drift import BLOCK, DRIFT_COLUMNS, MATRICES, drift_rows
 from freelunch.analysis.window_effect import window_rows
-from freelunch.reporting.drawing.drift import draw
 from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.figures.drift import draw
 from records_for_tests import make_records, make_study
 
 WINDOWS = {

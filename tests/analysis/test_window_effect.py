@@ -11,9 +11,9 @@ import pytest
 
 from figure_words import assert_words_inside
 from freelunch.analysis.window_effect import WINDOW_COLUMNS, window_rows
-from freelunch.reporting.drawing import windows
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.figures import windows
 from freelunch.reporting.labels import adaptation_labels
 from freelunch.reporting.results import Results
 from freelunch.reporting.sections.windows import window_sentences
@@ -253,7 +253,12 @@ def test_quirks_are_windows_of_their_own(tmp_path: Path) -> None:
     settings = {"adaptations": study.as_json()["adaptations"], "text": "evaluation-text"}
     text = csv_text(WINDOW_COLUMNS, rows)
     (tmp_path / "windows.csv").write_text(text)
-    draw_figure("windows", tmp_path / "windows.csv", settings, [tmp_path / "windows.png"])
+    draw_figure(
+        "freelunch.reporting.figures.windows",
+        tmp_path / "windows.csv",
+        settings,
+        [tmp_path / "windows.png"],
+    )
     labels = adaptation_labels(study.as_json()["adaptations"])
     assert labels["drops"].split(", ")[1] == "dropout active"
     assert labels["lost"].endswith(", no residual, behind sparse")
@@ -266,7 +271,12 @@ def test_a_figure_of_nothing(tmp_path: Path) -> None:
     """The config compares windows, but what `auto` decides is what another entry says."""
     (tmp_path / "windows.csv").write_text(",".join(WINDOW_COLUMNS) + "\n")
     settings = {"adaptations": ADAPTATIONS, "text": "text"}
-    draw_figure("windows", tmp_path / "windows.csv", settings, [tmp_path / "windows.png"])
+    draw_figure(
+        "freelunch.reporting.figures.windows",
+        tmp_path / "windows.csv",
+        settings,
+        [tmp_path / "windows.png"],
+    )
     assert (tmp_path / "windows.png").stat().st_size > 0
 
 
@@ -361,7 +371,9 @@ def test_the_figure_is_the_same_each_time(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         outputs = [tmp_path / folder / name for name in names]
         settings = {"adaptations": ADAPTATIONS, "text": "evaluation-text"}
-        draw_figure("windows", tmp_path / "windows.csv", settings, outputs)
+        draw_figure(
+            "freelunch.reporting.figures.windows", tmp_path / "windows.csv", settings, outputs
+        )
     for name in names:
         one, two = (tmp_path / folder / name for folder in ("one", "two"))
         assert one.read_bytes() == two.read_bytes() and one.stat().st_size > 1000

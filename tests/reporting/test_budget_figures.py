@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside
 from freelunch.analysis.budget_effect import BUDGET_COLUMNS
-from freelunch.reporting.drawing import budgets
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.drawing.style import CHOSEN, styled
+from freelunch.reporting.figures import budgets
 
 ADAPTATIONS = {
     "recon_block": {"method": "reconstruction", "window": 1},
@@ -155,7 +155,7 @@ def test_drawn_again_it_is_the_same_file(tmp_path: Path) -> None:
     for name in ("one", "two"):
         outputs = [tmp_path / f"{name}.{suffix}" for suffix in ("png", "svg", "pdf")]
         settings = {"adaptations": ADAPTATIONS, "series": SERIES, "text": "text"}
-        draw_figure("budgets", data, settings, outputs)
+        draw_figure("freelunch.reporting.figures.budgets", data, settings, outputs)
     for suffix in ("png", "svg", "pdf"):
         one, two = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
         assert one == two and len(one) > 5000

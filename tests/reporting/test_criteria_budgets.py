@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside
 from freelunch.reporting.cells import CRITERIA_BUDGET_COLUMNS
-from freelunch.reporting.drawing import criteria_budgets
 from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.figures import criteria_budgets
 from freelunch.reporting.labels import adaptation_labels
 from freelunch.reporting.results import Results
 from freelunch.reporting.table import csv_text

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from freelunch.reporting.drawing import drift
 from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.figures import drift
 
 ADAPTATIONS: dict[str, dict[str, Any]] = {
     "matrix": {"method": "reconstruction", "window": "matrix"},

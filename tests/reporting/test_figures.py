@@ -17,9 +17,10 @@ from freelunch.audit.page_marks import symbol_id
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting import labels
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
-from freelunch.reporting.drawing import criteria, files, marks, panels
+from freelunch.reporting.drawing import files, marks
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.drawing.style import apart, styled, widen
+from freelunch.reporting.figures import criteria
 from freelunch.reporting.table import csv_text
 from freelunch.study.methods import METHODS
 from records_for_tests import PERPLEXITIES, make_records, make_study
@@ -36,7 +37,7 @@ from freelunch.reporting.drawing.files import draw_figure
 folder = Path(sys.argv[2])
 names = sys.argv[3:]
 settings = {"adaptations": {"recon_block": {"method": "full"}}, "text": "evaluation-text"}
-draw_figure("criteria", Path(sys.argv[1]), settings, [folder / name for name in names])
+draw_figure("freelunch.reporting.figures.criteria", Path(sys.argv[1]), settings, [folder / name for name in names])
 """
 
 
@@ -124,14 +125,16 @@ def test_all_formats_have_one_layout(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(files, "save", noted)
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
-    draw_figure("criteria", data, SETTINGS, [tmp_path / name for name in NAMES])
+    draw_figure(
+        "freelunch.reporting.figures.criteria", data, SETTINGS, [tmp_path / name for name in NAMES]
+    )
     assert saved == len(NAMES) * saved[:1]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_files_hold_no_date(tmp_path: Path, name: str) -> None:
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
-    draw_figure("criteria", data, SETTINGS, [tmp_path / name])
+    draw_figure("freelunch.reporting.figures.criteria", data, SETTINGS, [tmp_path / name])
     content = (tmp_path / name).read_bytes()
     for word in (b"CreationDate", b"dc:date", b"Software"):
         assert word not in content
@@ -158,7 +161,7 @@ def test_error_bars_are_those_of_the_data(tmp_path: Path) -> None:
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
     expected = sorted(
         (point.perplexity - point.error, point.perplexity + point.error)
-        for point in map(panels.Point.of, rows_of(data))
+        for point in map(criteria.Point.of, rows_of(data))
         if point.criterion != "dense" and point.perplexity and point.error
     )
     axes = figure_of(data).axes[0]
@@ -373,7 +376,9 @@ def test_failed_saving_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Figure, "savefig", fail)
     data = write_data(tmp_path / "criteria.csv", PERPLEXITIES)
     with pytest.raises(OSError, match="no space"):
-        draw_figure("criteria", data, SETTINGS, [tmp_path / "criteria.png"])
+        draw_figure(
+            "freelunch.reporting.figures.criteria", data, SETTINGS, [tmp_path / "criteria.png"]
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["criteria.csv"]
 
 

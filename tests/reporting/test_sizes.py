@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from freelunch.analysis.criteria_gap import SIZE_COLUMNS, gap_rows, size_rows
-from freelunch.reporting.drawing import sizes
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.figures import sizes
 from freelunch.reporting.table import csv_text
 from records_for_tests import make_records, make_study
 
@@ -43,7 +43,12 @@ def test_figure_has_a_line_for_each_adaptation(tmp_path: Path) -> None:
     data = tmp_path / "sizes.csv"
     data.write_text(csv_text(SIZE_COLUMNS, rows(["tiny", "tiny-2"])))
     outputs = [tmp_path / f"sizes.{suffix}" for suffix in ("png", "svg", "pdf")]
-    draw_figure("sizes", data, {"adaptations": {"recon_block": {"method": "full"}}}, outputs)
+    draw_figure(
+        "freelunch.reporting.figures.sizes",
+        data,
+        {"adaptations": {"recon_block": {"method": "full"}}},
+        outputs,
+    )
     assert all(path.stat().st_size > 1000 for path in outputs)
     with styled():
         text = [dict.fromkeys(SIZE_COLUMNS), *rows(["tiny", "tiny-2"])][1:]

@@ -6,8 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside, texts_of
-from freelunch.reporting.drawing import windows
 from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.figures import windows
 
 MATRIX = {"method": "reconstruction", "window": "matrix", "train_norms": False}
 ADAPTATIONS: dict[str, dict[str, Any]] = {

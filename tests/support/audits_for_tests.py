@@ -150,5 +150,6 @@ def _write_tables(study: Study, records: Records, root: Path) -> None:
 def draw(study: Study, data: Path, *outputs: Path) -> None:
     """Draw figures of a study, each into a file with the figure's name."""
     for output in outputs:
-        settings = figures()[output.stem].settings(study)
-        draw_figure(output.stem, data / f"{output.stem}.csv", settings, [output])
+        figure = figures()[output.stem]
+        table = data / f"{figure.name}.csv"
+        draw_figure(figure.drawing, table, figure.settings(study), [output])

@@ -80,7 +80,7 @@ def write_results(
     write_atomically(folder / VERDICTS, verdict_table(audit))
     for figure in figures_of(study):
         outputs = [folder / FIGURES / f"{figure.name}{suffix}" for suffix in formats]
-        draw_figure(figure.name, folder / figure.table.file, figure.settings(study), outputs)
+        draw_figure(figure.drawing, folder / figure.table.file, figure.settings(study), outputs)
     return audit
 
 

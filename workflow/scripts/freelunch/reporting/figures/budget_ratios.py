@@ -49,4 +49,5 @@ the verdicts.
         *("ratio", "low", "high", "ratio_in_words", "threshold"),
     ),
     rows=lambda results: results.budget_ratios,
+    drawing="freelunch.reporting.drawing.budget_ratios",
 )

@@ -64,4 +64,5 @@ the claim holds; ``within`` is on both sides of 0) and ``verdict`` say so. ``mod
         *("claim", "threshold", "side", "verdict"),
     ),
     rows=lambda results: results.effects,
+    drawing="freelunch.reporting.drawing.effects",
 )

@@ -1,7 +1,60 @@
 """The gap between criteria against the size of the model."""
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 from freelunch.analysis.criteria_gap import SIZE_COLUMNS
+from freelunch.reporting.drawing.marks import Registered, marks
+from freelunch.reporting.drawing.style import (
+    draw_points,
+    empty,
+    grouped,
+    legend_below,
+    line_handle,
+    stacked,
+)
 from freelunch.reporting.figures import Figure
+from freelunch.reporting.labels import pattern_label
+
+if TYPE_CHECKING:
+    from matplotlib import figure as drawn
+
+PANEL_INCHES = 2.2
+
+
+def draw(rows: Sequence[Mapping[str, str]], adaptations: Registered) -> "drawn.Figure":
+    """Return the figure: for each pattern a line for each adaptation that several models have.
+
+    Args:
+        rows: Rows of sizes.csv.
+        adaptations: All adaptations of the study's config; they decide the looks.
+    """
+    looks = marks(adaptations)
+    panels: dict[str, dict[str, list[Mapping[str, str]]]] = {}
+    for (pattern, name), here in grouped(rows, "pattern", "adaptation").items():
+        if len(here) > 1:
+            panels.setdefault(pattern, {})[name] = here
+    if not panels:
+        return empty("criteria were compared on only one model")
+    figure, grid = stacked(len(panels), 0.8 + len(panels) * PANEL_INCHES, sharex=True)
+    for axes, (pattern, series) in zip(grid, panels.items(), strict=True):
+        axes.set(xscale="log", ylabel="worst minus best criterion\n(nats per token)")
+        axes.set_title(pattern_label(pattern), loc="left")
+        for name, here in series.items():
+            known = [row for row in here if math.isfinite(float(row["loss_gap"]))]
+            known.sort(key=lambda row: int(row["parameters"]))
+            parameters, gaps, errors = (
+                [float(row[key]) for row in known]
+                for key in ("parameters", "loss_gap", "loss_gap_standard_error")
+            )
+            draw_points(axes, parameters, gaps, errors, looks[name])
+    grid[-1].set_xlabel("parameters of the model")
+    shown = [name for name in looks if any(name in series for series in panels.values())]
+    handles = [line_handle(looks[name], looks[name].label) for name in shown]
+    legend_below(figure, handles, "bars: ± standard error over windows of text")
+    return figure
+
 
 FIGURE = Figure(
     name="sizes",
@@ -19,8 +72,6 @@ and with them count.
     ),
     claims=("C3",),
     wanted=lambda study: study.compares_sizes,
-    # All adaptations of the config, shown or not: each looks the same in all figures.
-    settings=lambda study: {"adaptations": study.as_json()["adaptations"]},
     data="gap against the size of the model",
     data_caption=lambda _: (
         """\
@@ -30,4 +81,5 @@ model. ``loss_gap``: the loss of the worst minus that of the best criterion, nat
     ),
     columns=SIZE_COLUMNS,
     rows=lambda results: results.sizes,
+    drawing=__name__,
 )
