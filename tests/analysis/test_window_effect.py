@@ -16,8 +16,9 @@ from freelunch.reporting.drawing.style import styled
 from freelunch.reporting.figures import windows
 from freelunch.reporting.labels import adaptation_labels
 from freelunch.reporting.results import Results
+from freelunch.reporting.sections import summary_sections
 from freelunch.reporting.sections.windows import window_sentences
-from freelunch.reporting.summary import summary_sections, summary_text
+from freelunch.reporting.summary import summary_text
 from freelunch.reporting.table import csv_text
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study

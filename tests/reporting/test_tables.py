@@ -13,11 +13,10 @@ import pytest
 from freelunch.analysis.pairing import mean_over_seeds, paired_difference, seed_groups
 from freelunch.core.errors import UserError
 from freelunch.reporting.cells import cell_rows, means_over_seeds
-from freelunch.reporting.latex import escaped
 from freelunch.reporting.main_metrics import main_perplexities
 from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.sections.cells import cells_section
-from freelunch.reporting.summary import summary_text
+from freelunch.reporting.summary import escaped, summary_text
 from freelunch.reporting.tables import build_tables
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study

@@ -21,6 +21,21 @@ def with_error(value: float | None, error: float | None) -> str:
     return f"{rounded(value, error)} ± {rounded(error, error)}"
 
 
+def shown(row: Mapping[str, Any], key: str) -> str:
+    """Return a number of a row and its standard error, as `with_error` does."""
+    return with_error(row[key], row[f"{key}_standard_error"])
+
+
+def shown_percent(row: Mapping[str, Any], key: str) -> str:
+    """Return a share of a row and its standard error, as `percent` does."""
+    return percent(row[key], row[f"{key}_standard_error"])
+
+
+def adaptation_name(row: Mapping[str, Any]) -> str:
+    """Return the adaptation of a row, marked if it was chosen on the evaluation text."""
+    return marked(row["adaptation"], row["selected_on"])
+
+
 def rounded(value: float, error: float) -> str:
     """Return a number rounded to the second significant digit of its error."""
     if not math.isfinite(value):

@@ -1,22 +1,22 @@
 """The section of the summary that shows the gap between criteria."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
+from freelunch.analysis.pairing import Row, Rows
 from freelunch.reporting.formatting import (
     NOT_FINITE,
     NOTHING,
     marked,
-    percent,
     rounded,
+    shown,
+    shown_percent,
     with_error,
 )
-from freelunch.reporting.sections.section import Section
+from freelunch.reporting.summary import Section
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.study import Study
 
-Rows = Sequence[Mapping[str, Any]]
 BEST, WORST = "best (perplexity)", "worst (perplexity)"
 WORDS = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
 # The criteria of one pattern count as unequally sparse if their sparsities differ by more.
@@ -48,7 +48,7 @@ def gap_sentences(study: Study, gaps: Rows) -> Iterator[str]:
             )
 
 
-def _line(gap: Mapping[str, Any], several: bool, study: Study) -> dict[str, str]:
+def _line(gap: Row, several: bool, study: Study) -> dict[str, str]:
     """Return one line of the table, from column to text."""
     line = {column: str(gap[column]) for column in ("model", "pattern", "adaptation")}
     line["adaptation"] = _marked(gap, study)
@@ -58,25 +58,23 @@ def _line(gap: Mapping[str, Any], several: bool, study: Study) -> dict[str, str]
     for which, column in (("best", BEST), ("worst", WORST)):
         error = gap[f"perplexity_{which}_standard_error"]
         line[column] = f"{gap[which]} ({rounded(gap[f'perplexity_{which}'], error)})"
-    line["worst / best"] = with_error(gap["worst_over_best"], gap["worst_over_best_standard_error"])
-    line["remaining gap"] = percent(gap["gap_left"], gap["gap_left_standard_error"])
+    line["worst / best"] = shown(gap, "worst_over_best")
+    line["remaining gap"] = shown_percent(gap, "gap_left")
     if several:
         line["seeds"] = str(gap["seeds"])
         spread = gap["gap_left_standard_deviation_over_seeds"]
-        line["remaining gap, spread over seeds"] = NOTHING
-        if spread is not None:
-            text = rounded(100 * spread, 100 * spread)
-            line["remaining gap, spread over seeds"] = text if text == NOT_FINITE else f"{text} %"
+        text = NOTHING if spread is None else f"{rounded(100 * spread, 100 * spread)} %"
+        line["remaining gap, spread over seeds"] = text.replace(f"{NOT_FINITE} %", NOT_FINITE)
     return line
 
 
-def _marked(gap: Mapping[str, Any], study: Study) -> str:
+def _marked(gap: Row, study: Study) -> str:
     """Return the name of a gap's adaptation, marked if it was chosen on the evaluation text."""
     on_evaluation = gap["adaptation"] in study.selected_on_evaluation
     return marked(gap["adaptation"], "evaluation" if on_evaluation else None)
 
 
-def _effect(gap: Mapping[str, Any]) -> str:
+def _effect(gap: Row) -> str:
     """Return the effect of an adaptation on a gap, as the predicate of a sentence."""
     left, error = gap["gap_left"], gap["gap_left_error"]
     if left is None or error is None:

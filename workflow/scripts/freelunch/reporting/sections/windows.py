@@ -5,8 +5,14 @@ from collections.abc import Iterator
 
 from freelunch.analysis.pairing import Row, Rows
 from freelunch.analysis.window_effect import compared_together, usual_windows
-from freelunch.reporting.formatting import NOTHING, marked, over_dense, percent, with_error
-from freelunch.reporting.sections.section import Section
+from freelunch.reporting.formatting import (
+    NOTHING,
+    adaptation_name,
+    over_dense,
+    shown,
+    shown_percent,
+)
+from freelunch.reporting.summary import Section
 from freelunch.study.windows import MATRIX
 
 FAVOURED = (
@@ -48,13 +54,19 @@ def window_sentences(windows: Rows) -> Iterator[str]:
     for model, amount, here in compared_together(windows):
         name = ", ".join(filter(None, [model, amount]))
         usual = usual_windows(here)
-        larger = [row for row in usual if row["window"] != MATRIX]
-        finite = [row for row in larger if math.isfinite(row["gain_missed"])]
-        if len(finite) > 1:
-            yield f"{name}: {_best_and_worst(finite)}"
+        larger = [
+            row for row in usual if row["window"] != MATRIX and math.isfinite(row["gain_missed"])
+        ]
+        if len(larger) > 1:
+            best, *_, worst = sorted(larger, key=lambda row: row["gain_missed"])
+            yield (
+                f"{name}: among {len(larger)} windows of half a block or more, {best['window']} "
+                f"gains most and {worst['window']} least: it misses {_missed(worst)} of the best "
+                "gain."
+            )
         for row in usual:
             if row["window"] == MATRIX:
-                yield f"{name}: {_of_a_matrix(row)}"
+                yield f"{name}: the window of one matrix, {_of_a_matrix(row)}"
 
 
 def _line(row: Row) -> dict[str, str]:
@@ -64,39 +76,29 @@ def _line(row: Row) -> dict[str, str]:
         "model": row["model"],
         "criterion": row["criterion"],
         "pattern": row["pattern"],
-        "adaptation": marked(row["adaptation"], row["selected_on"]),
+        "adaptation": adaptation_name(row),
         "window": f"{row['window']}{exact}",
         "inputs, targets": f"{row['inputs']}, {row['targets']}",
         "tokens": f"{row['tokens']:,}",
         "seeds": str(row["seeds"]),
-        "perplexity": with_error(row["perplexity"], row["perplexity_standard_error"]),
+        "perplexity": shown(row, "perplexity"),
         "ratio to dense": over_dense(row),
-        "gain": with_error(row["gain"], row["gain_standard_error"]),
+        "gain": shown(row, "gain"),
         "gain missed": NOTHING if row["adaptation"] == row["best"] else _missed(row),
         "peak memory": f"{row['adaptation_peak_bytes'] / 1e9:.2f} GB",
         "TFLOP": f"{row['adaptation_flops'] / 1e12:.1f}",
     }
 
 
-def _best_and_worst(rows: Rows) -> str:
-    """Return which of several windows gain most and least."""
-    best = min(rows, key=lambda row: row["gain_missed"])
-    worst = max(rows, key=lambda row: row["gain_missed"])
-    return (
-        f"among {len(rows)} windows of half a block or more, {best['window']} gains most and "
-        f"{worst['window']} least: it misses {_missed(worst)} of the best gain."
-    )
-
-
 def _of_a_matrix(row: Row) -> str:
     """Return what a window of one matrix gains."""
     how = "solved by least squares, which is its optimum," if row["exact"] else "trained,"
     if row["adaptation"] == row["best"]:
-        return f"the window of one matrix, {how} gains most."
+        return f"{how} gains most."
     if not math.isfinite(row["gain_missed"]):
-        return f"the window of one matrix, {how} cannot be compared: its loss is not finite."
-    return f"the window of one matrix, {how} misses {_missed(row)} of the best gain."
+        return f"{how} cannot be compared: its loss is not finite."
+    return f"{how} misses {_missed(row)} of the best gain."
 
 
 def _missed(row: Row) -> str:
-    return percent(row["gain_missed"], row["gain_missed_standard_error"])
+    return shown_percent(row, "gain_missed")
