@@ -7,7 +7,6 @@ where it is used.
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from freelunch.reporting.drawing.marks import DENSE_COLOUR, QUIET, Mark
@@ -226,18 +225,15 @@ def name_ends(axes: "Axes", ends: Mapping[str, tuple[float, float, str]]) -> Non
 
 
 def apart(places: Sequence[float], step: float) -> list[float]:
-    """Return ascending places moved at least a step apart, by as little as possible.
-
-    The sum of the squared moves is the least one (isotonic regression, by pooling neighbours).
+    """Return ascending places moved at least a step apart, so that the sum of the squared moves is
+    the least one (isotonic regression).
     """
-    pools: list[list[float]] = []
-    for at, place in enumerate(places):
-        pools.append([place - at * step])
-        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
-            last = pools.pop()
-            pools[-1] += last
-    means = [fmean(pool) for pool in pools for _ in pool]
-    return [mean + at * step for at, mean in enumerate(means)]
+    from scipy.optimize import isotonic_regression
+
+    steps = [at * step for at in range(len(places))]
+    lowered = [place - below for place, below in zip(places, steps, strict=True)]
+    moved = isotonic_regression(lowered).x if lowered else []
+    return [float(place) + below for place, below in zip(moved, steps, strict=True)]
 
 
 def legend_below(

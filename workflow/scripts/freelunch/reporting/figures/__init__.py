@@ -22,14 +22,14 @@ FORMATS = ("png", "svg", "pdf")
 
 
 def looks(study: Study) -> dict[str, Any]:
-    """Return what decides the looks of adaptations: all of them, shown or not, so that each looks
-    the same in every figure.
+    """Return `adaptations`, which decide the looks: all of the config, shown or not, so that each
+    looks the same in every figure.
     """
     return {"adaptations": study.as_json()["adaptations"]}
 
 
 def looks_and_text(study: Study) -> dict[str, Any]:
-    """Return the same, and the name of the evaluation text, which an axis names."""
+    """Return the same, and `text`, the name of the evaluation text, for an axis."""
     return {**looks(study), "text": study.perplexity.text}
 
 

@@ -39,14 +39,7 @@ Row = Mapping[str, str]
 def draw(
     rows: Sequence[Row], adaptations: Registered, series: Mapping[str, str], text: str
 ) -> "drawn.Figure":
-    """Return the figure: for each pruned model perplexity against tokens, operations and memory.
-
-    Args:
-        rows: Rows of budgets.csv.
-        adaptations: All adaptations of the study's config; they decide the looks.
-        series: Name of the series of each adaptation. A series looks like its first one.
-        text: Name of the evaluation text, for the axis.
-    """
+    """Return the figure: for each pruned model perplexity against tokens, operations and memory."""
     if not rows:
         return empty("no model was both reconstructed and retrained")
     of_adaptations = marks(adaptations)

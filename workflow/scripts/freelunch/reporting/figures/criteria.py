@@ -105,15 +105,7 @@ def draw(
     text: str,
     selected_on_evaluation: Sequence[str] = (),
 ) -> "drawn.Figure":
-    """Return the figure: a panel for each model and pattern, the panels of a model in rows.
-
-    Args:
-        rows: Rows of criteria.csv.
-        adaptations: All adaptations of the study's config; they decide the looks.
-        text: Name of the evaluation text, for the axis.
-        selected_on_evaluation: The adaptations whose settings were chosen on that text; the legend
-            marks them.
-    """
+    """Return the figure: a panel for each model and pattern, the panels of a model in rows."""
     points = [Point.of(row) for row in rows]
     dense = {point.model: point for point in points if point.criterion == DENSE}
     pruned = [point for point in points if point.criterion != DENSE]

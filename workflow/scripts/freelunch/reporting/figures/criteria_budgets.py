@@ -35,13 +35,7 @@ Row = Mapping[str, str]
 
 
 def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> "drawn.Figure":
-    """Return the figure: a panel for each model, pattern and series of adaptations.
-
-    Args:
-        rows: Rows of criteria_budgets.csv.
-        adaptations: All adaptations of the study's config; they decide the names of series.
-        text: Name of the evaluation text, for the axis.
-    """
+    """Return the figure: a panel for each model, pattern and series of adaptations."""
     panels = grouped([row for row in rows if row["series"]], "model", "pattern", "series")
     if not panels:
         return empty("no criteria were compared at several budgets")

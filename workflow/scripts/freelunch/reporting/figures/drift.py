@@ -45,10 +45,6 @@ def draw(rows: Sequence[Row], adaptations: Registered) -> "drawn.Figure":
 
     It shows the pruned models with several of the adaptations that are compared, or else those with
     one, or else all. At most five lines are in colour and named; the others are in grey.
-
-    Args:
-        rows: Rows of drift.csv.
-        adaptations: All adaptations of the study's config; they decide the looks.
     """
     shown = [row for row in rows if row["compared"] == "1" and row["output"] == "block"]
     models = grouped(shown, "model", "criterion", "pattern").values()

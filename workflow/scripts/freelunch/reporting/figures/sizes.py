@@ -24,12 +24,7 @@ PANEL_INCHES = 2.2
 
 
 def draw(rows: Sequence[Mapping[str, str]], adaptations: Registered) -> "drawn.Figure":
-    """Return the figure: for each pattern a line for each adaptation that several models have.
-
-    Args:
-        rows: Rows of sizes.csv.
-        adaptations: All adaptations of the study's config; they decide the looks.
-    """
+    """Return the figure: for each pattern a line for each adaptation that several models have."""
     looks = marks(adaptations)
     panels: dict[str, dict[str, list[Mapping[str, str]]]] = {}
     for (pattern, name), here in grouped(rows, "pattern", "adaptation").items():

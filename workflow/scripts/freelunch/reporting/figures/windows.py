@@ -44,11 +44,6 @@ Row = Mapping[str, str]
 def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> "drawn.Figure":
     """Return the figure: for each pruned model and amount of text a row for each window, with the
     share of the best gain that it misses, its memory and its perplexity.
-
-    Args:
-        rows: Rows of windows.csv.
-        adaptations: All adaptations of the study's config; they decide the looks.
-        text: Name of the evaluation text, for the head of the perplexities.
     """
     if not rows:
         return empty("no two windows to compare")
