@@ -24,7 +24,7 @@
 #   make verify, make repair   whether a study is whole; make what is damaged or missing again
 #   make tidy                  remove the candidates of finished cells, which take most of the disk of a search
 #   make report                run a study, and build its audit page and Snakemake's report
-#   make check-exports         whether a study's RO-Crate and Every Eval Ever files are valid, by the formats' validators
+#   make check-exports         whether a study's RO-Crate is valid, by the format's validator
 #   make anchors               our masks, perplexities and times beside llm-compressor's, in docs/results/anchors.md
 #   make compare A=... B=...   differences between two studies, and what may explain them
 #   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
@@ -159,20 +159,17 @@ report: env
 	folder="results/$$(python -m freelunch name "$(STUDY)")" && \
 	$(SNAKEMAKE) --report "$$folder/report.zip" && echo "The audit: $$folder/audit/index.html"
 
-# Validators want other packages than the program: roc-validator an older rich than import-linter, every-eval-ever a
-# newer Python, which its validator does not need.
+# roc-validator wants an older rich than import-linter.
 VALIDATORS := .venv-validators
 
 $(VALIDATORS)/.ready: envs/validators.txt
 	@echo "Making the environment of the validators in $(VALIDATORS)"
 	@$(PYTHON) -m venv $(VALIDATORS)
-	@$(VALIDATORS)/bin/pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python \
-	  -r envs/validators.txt
+	@$(VALIDATORS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r envs/validators.txt
 	@touch $@
 
 check-exports: env $(VALIDATORS)/.ready
 	$(VALIDATORS)/bin/python tests/exports/check_crate.py results/$$(python -m freelunch name "$(STUDY)")
-	$(VALIDATORS)/bin/python tests/exports/check_evaluations.py results/$$(python -m freelunch name "$(STUDY)")
 
 # llm-compressor wants an older transformers than the program.
 ANCHORS := .venv-anchors
@@ -260,11 +257,11 @@ results: full
 
 # Make docs/ again from the kept records, after a change of wording or colours.
 kept: env
-	python -m freelunch.reporting.kept config.yaml docs/laptop
-	python -m freelunch.reporting.kept studies/full.yaml docs/full
-	python -m freelunch.reporting.kept studies/quirks.yaml docs/quirks
-	python -m freelunch.reporting.kept studies/budgets.yaml docs/budgets
-	python -m freelunch.reporting.kept studies/precision.yaml docs/precision
+	python -m freelunch.audit.rebuild_docs config.yaml docs/laptop
+	python -m freelunch.audit.rebuild_docs studies/full.yaml docs/full
+	python -m freelunch.audit.rebuild_docs studies/quirks.yaml docs/quirks
+	python -m freelunch.audit.rebuild_docs studies/budgets.yaml docs/budgets
+	python -m freelunch.audit.rebuild_docs studies/precision.yaml docs/precision
 
 # Generate the schema for editors and the settings page of the documentation from the settings classes.
 settings: env

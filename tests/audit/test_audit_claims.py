@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from claims_for_tests import make_claim
+from claims_for_tests import make_claim, verdicts_on
 from freelunch.analysis import intervals
-from freelunch.core.errors import UserError
-from freelunch.core.files import write_atomically
-from freelunch.audit.claims import audit_claims, load_claims
+from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.verdicts import HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
@@ -24,17 +24,15 @@ from records_for_tests import make_records, make_study
 
 def test_the_claims_of_the_paper_are_there() -> None:
     claims = load_claims()
-    assert {claim["id"] for claim in claims} >= {"C1", "C2", "C2b", "C3", "C4"}
-    parts = [
-        part for claim in claims for key in ("parts", "in_tables") for part in claim.get(key, [])
-    ]
-    assert {part["measure"] for part in parts} == set(MEASURES)
+    assert {claim.id for claim in claims} >= {"C1", "C2", "C2b", "C3", "C4"}
+    parts = [part for claim in claims for part in (*claim.parts, *claim.in_tables)]
+    assert {part.measure for part in parts} == set(MEASURES)
 
 
 def test_every_claim_on_a_small_study(tmp_path: Path) -> None:
     study = make_study()
     evidence = Evidence(study, make_records(study, {}), tmp_path)
-    found = audit_claims(evidence, load_claims())
+    found = verdicts_on(evidence, load_claims())
     verdicts = {claim["id"]: claim["verdict"] for claim in found}
     assert verdicts["C1"] == verdicts["C2"] == verdicts["C2b"] == verdicts["C4"] == UNTESTED
 
@@ -99,7 +97,7 @@ def test_a_missing_cell_never_lets_a_claim_hold(
             if not cell.is_dense
         }
         records = make_records(study, {"tiny/dense/none/seed0": 20.0, **values})
-        found = audit_claims(Evidence(study, records, Path()), claims, regimes={})
+        found = verdicts_on(Evidence(study, records, Path()), claims, regimes={})
         return {claim["id"]: claim["verdict"] for claim in found}
 
     whole = verdicts(list(worse), list(levels))
@@ -163,12 +161,12 @@ def test_what_is_missing_at_a_budget_never_lets_a_claim_hold(
     records = make_records(study, values)
     for cell, record in records.items():
         record["identity"]["parameters"] = sizes[cell.model]
-    claims = [claim for claim in load_claims() if claim["id"] in ("C1", "C2", "C2b", "C3", "C3b")]
+    claims = [claim for claim in load_claims() if claim.id in ("C1", "C2", "C2b", "C3", "C3b")]
     monkeypatch.setattr(intervals, "DRAWS", 200)
 
     def ranks(left_out: Collection[Cell]) -> dict[tuple[str, str], int]:
         kept = {cell: record for cell, record in records.items() if cell not in left_out}
-        found = audit_claims(Evidence(study, kept, Path()), claims, regimes={})
+        found = verdicts_on(Evidence(study, kept, Path()), claims, regimes={})
         return {
             (claim["id"], part["says"]): rank(part["verdict"])
             for claim in found
@@ -259,7 +257,7 @@ def test_names_that_nobody_knows_are_refused(
     evidence = Evidence(study, make_records(study, {}), tmp_path)
     claims = load_claims(written(tmp_path, measure="gap_left", settings=settings, **changes))
     with pytest.raises(UserError, match="a claim names") as error:
-        audit_claims(evidence, claims)
+        verdicts_on(evidence, claims)
     assert problem in str(error.value) and str(tmp_path / "claims.yaml") in str(error.value)
 
 
@@ -267,7 +265,7 @@ def test_a_claim_about_some_cells_alone(tmp_path: Path) -> None:
     study = make_study()
     evidence = Evidence(study, make_records(study, {}), tmp_path)
     cells = ["tiny/wanda-u50/none/seed0", "tiny/wanda-u50/recon_block/seed0"]
-    (claim,) = audit_claims(evidence, load_claims(written(tmp_path, cells=cells)))
+    (claim,) = verdicts_on(evidence, load_claims(written(tmp_path, cells=cells)))
     (finding,) = claim["parts"][0]["findings"]
     assert set(finding["cells"]) == set(cells)
 
@@ -276,7 +274,7 @@ def test_what_was_chosen_on_the_evaluation_text_is_marked() -> None:
     entry = {"method": "reconstruction", "learning_rate": [0.1, 0.2], "select_on": "evaluation"}
     study = make_study({"recon_block": entry}, criteria=["wanda"])
     claim = make_claim("recovery", metric="perplexity", settings={"criteria": ["wanda"]})
-    (found,) = audit_claims(Evidence(study, make_records(study, {}), Path()), [claim])
+    (found,) = verdicts_on(Evidence(study, make_records(study, {}), Path()), [claim])
     reason = found["parts"][0]["findings"][0]["reason"]
     assert reason.endswith("; settings of recon_block were chosen on the evaluation text")
 
@@ -307,5 +305,5 @@ def test_only_budgets_of_the_papers_scale_bear_on_its_claim(
     settings = {"groups": [["magnitude"], ["wanda"]]}
     claim = make_claim("gap_left", metric="perplexity", holds={"below": 1}, settings=settings)
     evidence = Evidence(study, make_records(study, values), Path())
-    (found,) = audit_claims(evidence, [claim | {"id": "C3"}])
+    (found,) = verdicts_on(evidence, [claim | {"id": "C3"}])
     assert found["bearing"] == found["parts"][0]["bearing"] == bearing

@@ -1,26 +1,25 @@
 """The audit's page as text: escaping, links, what is left out. `tests/browser` opens it."""
 
-import copy
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from audits_for_tests import Audited, make_audited
+from freelunch.audit.claim_verdicts import Finding
+from freelunch.audit.claims import ThresholdHistory
+from freelunch.audit.figures import figures
 from freelunch.audit.page import MARKS, ROLES, page_text
-from freelunch.audit.page_cells import (
-    duration,
-    shown_cells,
-    shown_tasks,
-    significant,
-    sorting,
-)
-from freelunch.audit.page_claims import needs_text, shown_claims
+from freelunch.audit.page_cells import Field, cells_table, sorting, tasks_table
+from freelunch.audit.page_claims import KeyNumber, claim_reason, key_numbers, needs_text
 from freelunch.audit.protocol import load_protocol
+from freelunch.audit.published import DIFFERS
 from freelunch.audit.verdicts import (
     FAILS,
     HOLDS,
@@ -31,10 +30,13 @@ from freelunch.audit.verdicts import (
     of_few_seeds,
     tally,
 )
-from freelunch.reporting.figures import figures
+from freelunch.reporting.formatting import duration, three_digits
 from records_for_tests import make_study
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> & `code`'
+# What is a sentence or a name for people.
+SHOWN = ("title", "statement", "source", "says", "reason", "why", "subject", "licence", "paper")
+SHOWN += ("answer", "worth", "text")
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Audited:
 
 @pytest.fixture
 def audited(made: Audited, tmp_path: Path) -> Audited:
-    """One's own copy, to change."""
+    """One's own copy of the files, to change."""
     shutil.copytree(made.root, tmp_path / "made-up")
-    return Audited(made.study, copy.deepcopy(made.audit), tmp_path / "made-up")
+    return replace(made, root=tmp_path / "made-up")
 
 
 class Elements(HTMLParser):
@@ -68,25 +70,29 @@ class Elements(HTMLParser):
         return [attributes for found, attributes in self.found if found == tag]
 
 
-def page_of(audited: Audited, **more: Any) -> str:
-    return page_text(audited.study, audited.audit, audited.root, **more)
+def page_of(audited: Audited, later: tuple[str, ...] = (), **changes: Any) -> str:
+    """Return the page of an audit, some attributes of which are changed."""
+    audit = replace(audited.audit, **changes)
+    return page_text(audited.results, audit, audited.root, later)
 
 
 def everywhere(value: Any, text: str) -> Any:
-    """Return a tree with a text in the place of each sentence and each name for people."""
-    shown = ("title", "statement", "source", "says", "reason", "why", "subject", "licence", "paper")
-    shown += ("answer", "worth", "text")
+    """Return a value with a text in the place of each sentence and each name for people."""
+    if isinstance(value, list):
+        return [everywhere(each, text) for each in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {each.name: getattr(value, each.name) for each in fields(value)}
+        return replace(value, **everywhere(own, text))
     if isinstance(value, Mapping):
         return {
-            key: text if key in shown and isinstance(it, str) else everywhere(it, text)
+            key: text if key in SHOWN and isinstance(it, str) else everywhere(it, text)
             for key, it in value.items()
         }
-    return [everywhere(it, text) for it in value] if isinstance(value, list) else value
+    return value
 
 
 def test_hostile_text_is_shown_and_not_run(audited: Audited) -> None:
-    audited.audit.update(everywhere(audited.audit, HOSTILE))
-    page = Elements(page_of(audited))
+    page = Elements(page_of(replace(audited, audit=everywhere(audited.audit, HOSTILE))))
     assert len(page.all("script")) == 1
     assert all("onerror" not in attributes for _, attributes in page.found)
     assert page.text.count("<img src=x onerror=alert(2)> & code") > 50
@@ -103,14 +109,13 @@ def test_nothing_is_fetched(audited: Audited) -> None:
     assert "@import" not in text and "url(" not in text
     (policy,) = (it for it in page.all("meta") if it.get("http-equiv") == "Content-Security-Policy")
     assert (policy["content"] or "").startswith("default-src 'none'; img-src data:;")
+    assert page_of(audited) == text, "the same study gives the same bytes"
 
 
-def test_the_same_study_gives_the_same_bytes(audited: Audited) -> None:
-    assert page_of(audited) == page_of(audited)
-
-
-def test_a_figure_that_is_not_there_is_left_out(audited: Audited) -> None:
+def test_a_figure_that_is_not_there_or_draws_nothing_is_left_out(audited: Audited) -> None:
     assert len(Elements(page_of(audited)).all("img")) == 3
+    (audited.root / "figures" / "windows.csv").write_text("model,perplexity\n")
+    assert len(Elements(page_of(audited)).all("img")) == 2
     for path in (audited.root / "figures").glob("windows.*"):
         path.unlink()
     page = page_of(audited)
@@ -121,85 +126,75 @@ def test_a_figure_that_is_not_there_is_left_out(audited: Audited) -> None:
     assert not Elements(page).all("img") and "Figures, and" not in page
 
 
-def test_the_page_begins_with_the_forest_plot(audited: Audited) -> None:
+def test_the_page_begins_with_the_forest_plot_and_then_what_costs_reach(audited: Audited) -> None:
     kept = Path(__file__).resolve().parents[2] / "docs" / "laptop" / "figures" / "effects.png"
     shutil.copy(kept, audited.root / "figures")
     page = page_of(audited)
     assert len(Elements(page).all("img")) == 4
     first = page[page.index('<figure id="figure-1">') : page.index("</header>")]
     assert first.count("<figure") == 1 and "A forest plot" in first
+    found = page[page.index('<section id="found"') : page.index('<section id="claims"')]
+    assert found.count("<figure") == 1 and "Quality by tokens, operations and memory" in found
 
 
 def test_a_figure_of_several_claims_is_shown_once(audited: Audited) -> None:
     page = page_of(audited)
     assert page.count('<figure id="figure-2">') == 1
     assert page.count('See <a href="#figure-2">figure 2</a> above.') == 2
-
-
-def test_a_caption_is_that_of_the_report(audited: Audited) -> None:
-    text = " ".join(Elements(page_of(audited)).text.split())
+    text = " ".join(Elements(page).text.split())
     assert "Measured on 32 windows of 512 tokens of evaluation-text, without" in text
+    known = {claim.id for claim in audited.audit.claims}
+    assert {claim for figure in figures().values() for claim in figure.claims} <= known
 
 
 def test_a_study_with_little_has_no_empty_sections(audited: Audited) -> None:
-    shutil.rmtree(audited.root / "tables")
-    audited.audit.update(costs=[], published=[], published_claims=[])
-    for key in ("commits", "packages", "machines", "threads"):
-        audited.audit["provenance"][key] = []
-    for key in ("models", "texts", "tasks", "token_ids"):
-        audited.audit["provenance"][key] = {}
-    page = Elements(page_of(audited))
+    nothing: dict[str, Any] = {key: [] for key in ("commits", "packages", "machines", "threads")}
+    nothing |= {key: {} for key in ("models", "texts", "tasks", "token_ids")}
+    provenance = replace(audited.audit.provenance, **nothing)
+    text = page_of(audited, costs=[], published=[], published_claims=[], provenance=provenance)
+    page = Elements(text)
     folded = [it["id"] for it in page.all("details") if "section" in (it.get("class") or "")]
-    assert folded == ["method", "protocol", "provenance", "repeat", "reforms", "files"]
+    assert folded == ["cells", "method", "protocol", "provenance", "repeat", "reforms", "files"]
     ids = [attributes["id"] for attributes in page.all("section") if "id" in attributes]
     assert ids == ["found", "claims"]
     assert "Records name neither commits nor machines." in page.text
     assert "by commit unknown" in page.text
-    for table in re.findall(r"<tbody>(.*?)</tbody>", page_of(audited), re.S):
+    for table in re.findall(r"<tbody>(.*?)</tbody>", text, re.S):
         assert "<td" in table
 
 
 def test_a_study_without_adaptations_shows_its_pruned_models(audited: Audited) -> None:
-    for found in audited.audit["found"]:
-        found["adaptations"] = []
-    text = " ".join(Elements(page_of(audited)).text.split())
+    found = [replace(model, adaptations=[]) for model in audited.audit.found]
+    text = " ".join(Elements(page_of(audited, found=found)).text.split())
     assert "No adaptation was run." in text and "Wanda, 50 % unstructured pruned 90" in text
-    audited.audit["found"] = []
-    assert 'id="found"' not in page_of(audited)
-
-
-def test_a_figure_without_data_is_left_out(audited: Audited) -> None:
-    (audited.root / "figures" / "windows.csv").write_text("model,perplexity\n")
-    assert len(Elements(page_of(audited)).all("img")) == 2
+    assert 'id="found"' not in page_of(audited, found=[])
 
 
 def test_code_that_was_in_no_repository(audited: Audited) -> None:
-    commit = {"commit": None, "uncommitted_changes": None}
-    audited.audit["provenance"]["commits"] = [commit]
-    text = Elements(page_of(audited)).text
+    commits = [{"commit": None, "uncommitted_changes": None}]
+    provenance = replace(audited.audit.provenance, commits=commits)
+    text = Elements(page_of(audited, provenance=provenance)).text
     assert "by commit unknown" in text and "the code was in no repository" in text
 
 
 def test_published_numbers_that_were_compared_come_first(audited: Audited) -> None:
-    one, *others = audited.audit["published"]
-    cell = "tiny/wanda-u50/none/seed0"
-    compared = one | {
-        "ours": 5.4,
-        "ours_standard_error": 0.1,
-        "difference": 5.4 - one["value"],
-        "verdict": "differs",
-        "reason": "+5.5% of the published number",
-        "cells": [cell],
-        "command": "snakemake",
-    }
-    audited.audit["published"] = [*others, compared]
-    page = page_of(audited)
+    one, *others = audited.audit.published
+    compared = replace(
+        one,
+        ours=5.4,
+        ours_standard_error=0.1,
+        difference=5.4 - one.value,
+        verdict=DIFFERS,
+        reason="+5.5% of the published number",
+        cells=["tiny/wanda-u50/none/seed0"],
+        command="snakemake",
+    )
+    page = page_of(audited, published=[*others, compared])
     assert f"This applies to 1 of {len(others) + 1}." in page
     assert f"1 of {len(others) + 1} compared" in page
     assert page.index("+5.5% of the published number") < page.index("Why not")
     assert "5.40 ± 0.10" in page
-    audited.audit["published"] = others
-    assert f"none of the {len(others)} that are known" in page_of(audited)
+    assert f"none of the {len(others)} that are known" in page_of(audited, published=others)
 
 
 def test_what_published_tables_say_stands_apart(audited: Audited) -> None:
@@ -218,18 +213,15 @@ def test_what_published_tables_say_stands_apart(audited: Audited) -> None:
     assert "2499.39 (RIA README, primary); 30.39 (DenoiseRotator table 1, third-party)" in text
 
 
-def test_every_cell_is_linked_to_its_record(audited: Audited) -> None:
-    links = {attributes["href"] for attributes in Elements(page_of(audited)).all("a")}
-    assert {f"../records/{cell.record_name}" for cell in audited.study.cells} <= links
-
-
-def test_files_are_linked_that_are_there_or_will_be(audited: Audited) -> None:
+def test_links_lead_to_records_and_to_files_that_are_or_will_be_there(audited: Audited) -> None:
     (audited.root / "tables" / ".summary.csv.part").touch()
     page = page_of(audited)
-    assert 'href="../audit/audit.json"' in page and 'href="../tables/summary.tex"' in page
+    links = {attributes["href"] for attributes in Elements(page).all("a")}
+    assert {f"../records/{cell.record_name}" for cell in audited.study.cells} <= links
+    assert {"../audit/audit.json", "../tables/summary.tex"} <= links
     assert "ro-crate" not in page and ".part" not in page
     crate = "ro-crate-metadata.json"
-    assert f'href="../{crate}"' in page_of(audited, later=[crate])
+    assert f'href="../{crate}"' in page_of(audited, later=(crate,))
     (audited.root / crate).touch()
     assert f'href="../{crate}"' in page_of(audited)
 
@@ -237,15 +229,13 @@ def test_files_are_linked_that_are_there_or_will_be(audited: Audited) -> None:
 def test_every_word_of_a_verdict_has_a_shape(audited: Audited) -> None:
     """The four verdicts have four; a setting whose comparison has no shape would be an error."""
     assert len({MARKS[verdict] for verdict in VERDICTS}) == 4
-    assert {row["status"] for row in audited.audit["protocol"]} <= set(MARKS)
-    assert {setting["group"] for setting in load_protocol()} == set(
-        re.findall(r'<th scope="rowgroup" colspan="6">(.*?)</th>', page_of(audited))
+    assert {row.status for row in audited.audit.protocol} <= set(MARKS)
+    page = page_of(audited)
+    assert {setting.group for setting in load_protocol()} == set(
+        re.findall(r'<th scope="rowgroup" colspan="6">(.*?)</th>', page)
     )
-
-
-def test_figures_belong_to_claims_that_there_are(audited: Audited) -> None:
-    known = {claim["id"] for claim in audited.audit["claims"]}
-    assert {claim for figure in figures().values() for claim in figure.claims} <= known
+    for role in ("decides", "adds"):
+        assert f">{ROLES[role]}</span>" in page
 
 
 def test_the_page_says_in_order_what_was_found_the_verdicts_what_was_run_and_its_worth(
@@ -253,11 +243,11 @@ def test_the_page_says_in_order_what_was_found_the_verdicts_what_was_run_and_its
 ) -> None:
     text = " ".join(Elements(page_of(audited)).text.split())
     of_card = [
-        audited.audit["answer"],
+        audited.audit.answer,
         "Of the paper's 7 claims:",
         "made-up (made-up.yaml), 33 cells",
         "), pruned by Magnitude, Wanda; 50 % unstructured",
-        audited.audit["worth"],
+        audited.audit.worth,
         "What this study found",
         "Wanda, 50 % unstructured pruned 90",
         "a model of at least 70,000,000,000 parameters",
@@ -267,24 +257,23 @@ def test_the_page_says_in_order_what_was_found_the_verdicts_what_was_run_and_its
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("role", ["decides", "adds"])
-def test_the_role_of_a_part_is_worded_for_people(audited: Audited, role: str) -> None:
-    assert f">{ROLES[role]}</span>" in page_of(audited)
-
-
 # --- Claims in sentences
 
 
-def part(verdict: str, role: str = "counts", **more: Any) -> dict[str, Any]:
+def part(verdict: str, role: str = "counts", **more: Any) -> Any:
     base = {"says": "So", "reason": "Of 2, 1.", "measure": "recovery", "findings": []}
     base |= {"quantity": "share", "settings": {}, "threshold": "above 0 %"}
-    base["set"] = {"by": "us", "date": "2026-11-26", "after_results": True}
-    return base | {"verdict": verdict, "role": role} | more
+    base["set"] = ThresholdHistory("us", "2026-11-26", True)
+    return SimpleNamespace(**(base | {"verdict": verdict, "role": role} | more))
 
 
-def found(text: str | None = "1 %", value: Any = 0.01, **more: Any) -> dict[str, Any]:
-    base = {"text": text, "value": value, "low": 0.0, "reason": "it is above"}
-    return base | {"verdict": HOLDS, "text_of_seeds": []} | more
+def claim_of(name: str, verdict: str, parts: list[Any]) -> Any:
+    return SimpleNamespace(id=name, verdict=verdict, parts=parts)
+
+
+def found(text: str | None = "1 %", value: Any = 0.01, **more: Any) -> Finding:
+    base = {"subject": "it", "text": text, "value": value, "low": 0.0, "reason": "it is above"}
+    return Finding(**(base | {"verdict": HOLDS} | more))
 
 
 @pytest.mark.parametrize(
@@ -327,9 +316,8 @@ def found(text: str | None = "1 %", value: Any = 0.01, **more: Any) -> dict[str,
         ),
     ],
 )
-def test_a_claim_says_why(verdict: str, parts: list[dict[str, Any]], expected: str) -> None:
-    (claim,) = shown_claims([{"id": "C1", "verdict": verdict, "parts": parts}], [])
-    assert claim["reason"] == expected
+def test_a_claim_says_why(verdict: str, parts: list[Any], expected: str) -> None:
+    assert claim_reason(claim_of("C1", verdict, parts)) == expected
 
 
 @pytest.mark.parametrize(
@@ -365,11 +353,7 @@ def test_a_claim_says_why(verdict: str, parts: list[dict[str, Any]], expected: s
 )
 def test_the_numbers_of_a_part_in_short(findings: list[Any], expected: str) -> None:
     parts = [part(HOLDS, findings=findings), part(HOLDS, "adds")]
-    (claim,) = shown_claims([{"id": "C1", "verdict": HOLDS, "parts": parts}], [])
-    (key,) = claim["key_numbers"]
-    assert key == {
-        "says": "So", "verdict": HOLDS, "text": expected, "threshold": "above 0 %, set by us"
-    }  # fmt: skip
+    assert key_numbers(parts) == [KeyNumber("So", HOLDS, expected, "above 0 %, set by us")]
 
 
 def test_what_the_numbers_are_is_said_once() -> None:
@@ -377,10 +361,8 @@ def test_what_the_numbers_are_is_said_once() -> None:
     number = [found("3 %")]
     parts = [part(HOLDS, findings=of) for of in (number, [], number)]
     parts += [part(HOLDS, findings=number, quantity="times")]
-    (claim,) = shown_claims([{"id": "C1", "verdict": HOLDS, "parts": parts}], [])
-    assert [key["text"] for key in claim["key_numbers"]] == [
-        *("share: 3 %", "Of 2, 1", "3 %", "times: 3 %")
-    ]
+    texts = [key.text for key in key_numbers(parts)]
+    assert texts == ["share: 3 %", "Of 2, 1", "3 %", "times: 3 %"]
 
 
 def test_what_untested_claims_need_beside_what_the_study_has() -> None:
@@ -394,10 +376,7 @@ def test_what_untested_claims_need_beside_what_the_study_has() -> None:
         part(UNTESTED, "adds", settings={"methods": ["masklora"]}),
     ]
     tested = [part(HOLDS, settings={"methods": ["full"]})]
-    claims = [
-        {"id": "C1", "verdict": UNTESTED, "parts": untested},
-        {"id": "C2", "verdict": HOLDS, "parts": tested},
-    ]
+    claims = [claim_of("C1", UNTESTED, untested), claim_of("C2", HOLDS, tested)]
     assert needs_text(claims, study) == (
         "reconstruction in windows of single matrices, whole model, 5 blocks; "
         "pruning by Magnitude; a model of at least 7,000 parameters"
@@ -413,20 +392,19 @@ def test_thresholds_that_were_set_late_say_so(audited: Audited) -> None:
 def test_a_page_gives_both_answers_and_the_scope_of_each_verdict(audited: Audited) -> None:
     """In the line of the verdict."""
     articles = re.findall(r"<article.*?<details>", page_of(audited), re.S)
-    asked = [claim for claim in audited.audit["claims"] if claim["verdict"] != UNTESTED]
+    asked = [claim for claim in audited.audit.claims if claim.verdict != UNTESTED]
     assert len(articles) == len(asked) > 0
     for article, claim in zip(articles, asked, strict=True):
-        assert f"{claim['verdict']}</span>" in article
+        assert f"{claim.verdict}</span>" in article
         assert "claim: <strong>not tested at this scale</strong>" in article
-        assert claim["scope"].split("paper")[0] in article
+        assert str(claim.scope).split("paper")[0] in article
 
 
 def test_claims_that_the_study_does_not_ask_are_one_line_with_what_they_need(
     audited: Audited,
 ) -> None:
     page = page_of(audited)
-    claims = {claim["id"]: claim for claim in audited.audit["claims"]}
-    untested = [name for name, claim in claims.items() if claim["verdict"] == UNTESTED]
+    untested = [claim.id for claim in audited.audit.claims if claim.verdict == UNTESTED]
     (line,) = re.findall(r'<details class="untested">\s*<summary>(.*?)</summary>', page, re.S)
     assert f"<h3>{', '.join(untested)}</h3>" in line
     assert "a model of at least 70,000,000,000 parameters" in line and "Wanda" not in line
@@ -444,67 +422,56 @@ def test_a_tally_counts_in_the_order_of_verdicts() -> None:
 # --- Cells
 
 
-def test_columns_that_no_cell_fills_are_left_out(made: Audited, tmp_path: Path) -> None:
-    shown = shown_cells(made.root / "tables")
-    assert shown is not None
-    titles = shown["columns"]
-    assert "Perplexity" in titles and "Held out" not in titles and "Accuracy" not in titles
-    assert len(shown["rows"]) == len(made.study.cells)
-    assert shown_cells(tmp_path) is None
+def test_columns_that_no_cell_fills_are_left_out(made: Audited) -> None:
+    shown = cells_table(made.results.cells)
+    assert "Perplexity" in shown.columns
+    assert "Held out" not in shown.columns and "Accuracy" not in shown.columns
+    assert len(shown.rows) == len(made.study.cells)
 
 
-def test_a_cell_shows_what_was_measured_on_it(made: Audited, tmp_path: Path) -> None:
-    header, dense, *_ = (made.root / "tables" / "summary.csv").read_text().splitlines()
-    row = dict(zip(header.split(","), dense.split(","), strict=True))
-    row |= {"held_out_perplexity": "17.25", "held_out_perplexity_standard_error": "0.5"}
-    row |= {"drift_mean": "0.12345", "adaptation_window": "matrix", "perplexity": "nan"}
-    row |= {"accuracy": "0.5123", "accuracy_standard_error": "0.02"}
-    (tmp_path / "summary.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
-    shown = shown_cells(tmp_path)
-    assert shown is not None
-    fields = dict(zip(shown["columns"], shown["rows"][0]["fields"], strict=True))
-    assert fields["Held out"] == {"text": "17.25 ± 0.50", "value": "17.25"}
-    assert fields["Drift"] == {"text": "0.1235", "value": "0.12345"}
-    assert fields["Accuracy"] == {"text": "51.2 ± 2.0 %", "value": "0.5123"}
-    assert fields["Perplexity"] == {"text": "not finite", "value": "Infinity"}
-    assert shown["rows"][0]["name"] == "dense"
+def test_a_cell_shows_what_was_measured_on_it(made: Audited) -> None:
+    row = {**made.results.cells[0], "adaptation_window": "matrix", "perplexity": float("nan")}
+    row |= {"held_out_perplexity": 17.25, "held_out_perplexity_standard_error": 0.5}
+    row |= {"drift_mean": 0.12345, "accuracy": 0.5123, "accuracy_standard_error": 0.02}
+    (shown,) = cells_table([row]).rows
+    assert shown.name == "dense"
+    assert shown.fields["Held out"] == Field("17.25 ± 0.50", "17.25")
+    assert shown.fields["Drift"] == Field("0.1235", "0.12345")
+    assert shown.fields["Accuracy"] == Field("51.2 ± 2.0 %", "0.5123")
+    assert shown.fields["Perplexity"] == Field("not finite", "Infinity")
 
 
-def test_the_name_of_a_cell_has_the_model_where_there_are_several(
-    made: Audited, tmp_path: Path
-) -> None:
-    header, dense, *_ = (made.root / "tables" / "summary.csv").read_text().splitlines()
+def test_the_name_of_a_cell_has_the_model_where_there_are_several(made: Audited) -> None:
+    dense = made.results.cells[0]
     for models, there in ((("tiny", "tiny"), False), (("tiny", "other"), True)):
-        rows = [dense.replace("tiny", model, 1) for model in models]
-        (tmp_path / "summary.csv").write_text("\n".join((header, *rows)) + "\n")
-        shown = shown_cells(tmp_path)
-        assert shown is not None
-        names = [row["name"] for row in shown["rows"]]
-        assert names == (["tiny/dense", "other/dense"] if there else ["dense", "dense"])
+        rows = cells_table([{**dense, "model": model} for model in models]).rows
+        names = ["tiny/dense", "other/dense"] if there else ["dense", "dense"]
+        assert [row.name for row in rows] == names
 
 
-def test_accuracies_of_each_task(tmp_path: Path) -> None:
-    assert shown_tasks(tmp_path) is None
-    (tmp_path / "tasks.csv").write_text(
-        "model,criterion,pattern,adaptation,seeds,task,documents,documents_in_all,accuracy,"
-        "accuracy_standard_error,accuracy_minus_dense,accuracy_minus_dense_standard_error,"
-        "accuracy_minus_unadapted,accuracy_minus_unadapted_standard_error,records\n"
-        "tiny,dense,none,none,1,rte,50,277,0.5,0.07,,,,,d.json\n"
-        "tiny,dense,none,none,1,mean,50,277,0.5,0.07,,,,,d.json\n"
-        "tiny,wanda,u50,none,2,rte,50,277,0.4,0.07,-0.1,0.02,,,w0.json w1.json\n"
-        "tiny,wanda,u50,none,2,mean,50,277,0.4,0.07,-0.1,0.02,,,w0.json w1.json\n"
-    )
-    shown = shown_tasks(tmp_path)
-    assert shown is not None
-    assert shown["documents"] == {"rte": (50, 277)}
-    assert (shown["columns"][0], shown["columns"][-1]) == ("mean", "rte")
-    dense, pruned = shown["rows"]
-    assert (dense["name"], pruned["name"]) == ("dense", "wanda-u50/none")
-    assert (dense["records"], pruned["records"]) == (["d.json"], ["w0.json", "w1.json"])
-    to_dense = shown["columns"][1]
-    assert dense["fields"][to_dense] == {"text": "-", "value": ""}
-    assert pruned["fields"][to_dense] == {"text": "-10.0 ± 2.0 %", "value": "-0.1"}
-    assert pruned["fields"]["rte"] == {"text": "40.0 ± 7.0 %", "value": "0.4"}
+def test_accuracies_of_each_task() -> None:
+    def row(criterion: str, task: str, accuracy: float, records: str, **more: Any) -> Any:
+        keys = ("accuracy_minus_dense", "accuracy_minus_unadapted")
+        ends = ("", "_standard_error")
+        base: dict[str, Any] = dict.fromkeys(f"{key}{end}" for key in keys for end in ends)
+        base |= {"model": "tiny", "pattern": "u50", "adaptation": "none", "criterion": criterion}
+        base |= {"documents": 50, "documents_in_all": 277, "task": task, "records": records}
+        return base | {"accuracy": accuracy, "accuracy_standard_error": 0.07} | more
+
+    beside = {"accuracy_minus_dense": -0.1, "accuracy_minus_dense_standard_error": 0.02}
+    rows = [row("dense", task, 0.5, "d.json") for task in ("rte", "mean")]
+    rows += [row("wanda", task, 0.4, "w0.json w1.json", **beside) for task in ("rte", "mean")]
+    shown = tasks_table(rows)
+    assert shown is not None and tasks_table([]) is None
+    assert shown.documents == {"rte": (50, 277)}
+    assert (shown.columns[0], shown.columns[-1]) == ("mean", "rte")
+    dense, pruned = shown.rows
+    assert (dense.name, pruned.name) == ("dense", "wanda-u50/none")
+    assert (dense.records, pruned.records) == (["d.json"], ["w0.json", "w1.json"])
+    to_dense = shown.columns[1]
+    assert dense.fields[to_dense] == Field("-", "")
+    assert pruned.fields[to_dense] == Field("-10.0 ± 2.0 %", "-0.1")
+    assert pruned.fields["rte"] == Field("40.0 ± 7.0 %", "0.4")
 
 
 @pytest.mark.parametrize(
@@ -512,7 +479,7 @@ def test_accuracies_of_each_task(tmp_path: Path) -> None:
     [(None, "-"), (0, "-"), (0.5204, "0.520"), (6.07, "6.07"), (52.51, "52.5"), (1234, "1,234")],
 )
 def test_three_digits_are_significant(value: float | None, expected: str) -> None:
-    assert significant(value) == expected
+    assert three_digits(value) == expected
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside
-from freelunch.audit.claims import audit_claims, load_claims
+from freelunch.audit.budget_ratios import ratio_rows
+from freelunch.audit.claim_verdicts import audit_claims
+from freelunch.audit.claims import load_claims
+from freelunch.audit.drawing import budget_ratios
 from freelunch.audit.evidence import Evidence
-from freelunch.reporting.drawing import budget_ratios
+from freelunch.audit.figures import figures
 from freelunch.reporting.drawing.style import styled
-from freelunch.reporting.figures import figures
 from freelunch.reporting.results import Results
 from freelunch.reporting.table import csv_text
 from records_for_tests import make_records, make_study
@@ -80,8 +82,8 @@ def legend(figure: Figure) -> list[str]:
 
 def test_the_rows_are_the_numbers_of_the_verdict() -> None:
     results = results_of(LEVELS)
-    found = {(it["reference"], it["unit"]): it for it in results.budget_ratios}
-    assert len(found) == len(results.budget_ratios) == 4
+    found = {(it["reference"], it["unit"]): it for it in ratio_rows(results)}
+    assert len(found) == len(ratio_rows(results)) == 4
     tokens = found["recon_block", "tokens"]
     # Of all weights, between one and four times the tokens.
     share = math.log(50 / 40) / math.log(50 / 38)
@@ -95,39 +97,39 @@ def test_the_rows_are_the_numbers_of_the_verdict() -> None:
     assert found["recon_block_3", "tokens"]["largest"] == pytest.approx(4)
     assert found["recon_block_3", "tokens"]["ratio_in_words"].startswith("more than 4 times")
     evidence = Evidence(results.study, results.records, results.folder)
-    claim = next(claim for claim in load_claims() if claim["id"] == "C1")
+    claim = next(claim for claim in load_claims() if claim.id == "C1")
     (audited,) = audit_claims(evidence, [claim])
     compared = 0
-    for part in audited["parts"]:
-        for finding in part["findings"]:
-            if part["measure"] == "budget_ratio" and finding["value"] is not None:
-                its = found[finding["about"], part["settings"]["unit"]]
-                assert its["ratio_in_words"] == finding["text"]
-                assert its["ratio"] == float(finding["value"])
-                assert its["low"] == float(finding["low"])
+    for part in audited.parts:
+        for finding in part.findings:
+            if part.measure == "budget_ratio" and finding.value is not None:
+                its = found[finding.about, part.settings["unit"]]
+                assert its["ratio_in_words"] == finding.text
+                assert its["ratio"] == float(finding.value)
+                assert its["low"] == float(str(finding.low))
                 compared += 1
     assert compared == len(found)
 
 
 def test_what_more_made_worse_is_not_known() -> None:
-    (tokens, *_) = results_of(LEVELS | {"full_4": 41.0, "full_12": 43.0}).budget_ratios
+    (tokens, *_) = ratio_rows(results_of(LEVELS | {"full_4": 41.0, "full_12": 43.0}))
     assert (tokens["unit"], tokens["reference"]) == ("tokens", "recon_block")
     assert math.isnan(tokens["ratio"]) and tokens["ratio_in_words"] == "not reached"
 
 
 def test_a_study_that_does_not_test_the_claim_has_no_figure() -> None:
     without = results_of({name: LEVELS[name] for name in ("none", "recon_block", "recon_block_3")})
-    assert not FIGURE.wanted(without.study) and not without.budget_ratios
+    assert not FIGURE.wanted(without.study) and not ratio_rows(without)
     # The claim asks for both ways of retraining.
     one = results_of({name: it for name, it in LEVELS.items() if "masklora" not in name})
-    assert FIGURE.wanted(one.study) and not one.budget_ratios
+    assert FIGURE.wanted(one.study) and not ratio_rows(one)
     # The page leaves out a figure whose data have no rows.
-    assert csv_text(FIGURE.columns, one.budget_ratios).count("\n") == 1
+    assert csv_text(FIGURE.columns, ratio_rows(one)).count("\n") == 1
     assert "no reconstruction is compared" in drawn().texts[0].get_text()
 
 
 def test_the_columns_are_those_of_the_rows() -> None:
-    assert set(FIGURE.columns) == set(results_of(LEVELS).budget_ratios[0])
+    assert set(FIGURE.columns) == set(ratio_rows(results_of(LEVELS))[0])
 
 
 def test_numbers_are_joined_in_the_order_of_the_budget_for_each_text() -> None:

@@ -8,14 +8,14 @@ import pytest
 from huggingface_hub import ModelCard
 
 from damage import DAMAGES
+from freelunch.audit.cards import card_texts
+from freelunch.audit.output_checks import made_from_records
+from freelunch.audit.output_files import audit_files, card_name, seal_audit
+from freelunch.audit.texts import audit_texts
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.records.made import Made, problem_of
 from freelunch.records.read import load_records
-from freelunch.audit.cards import card_texts
-from freelunch.audit.texts import audit_texts
-from freelunch.reporting.derived import audit_files, card_name, seal_audit
-from freelunch.reporting.whole import made_from_records
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study, write_records

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from freelunch.audit.compare import compare_runs, comparison_text, records_of_run
 from freelunch.cli.main import main
 from freelunch.core.digest import sealed
 from freelunch.core.errors import UserError
-from freelunch.audit.compare import compare_runs, comparison_text, records_of_run
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import (
@@ -140,15 +140,6 @@ def test_what_else_was_measured_is_compared(tmp_path: Path) -> None:
     assert "  sparsity: 0.5 in A, 0.4 in B" in compared(one, other)
 
 
-def test_a_record_that_was_altered_is_refused(tmp_path: Path) -> None:
-    one, other = run(tmp_path / "a"), run(tmp_path / "b")
-    path = other / "records" / CELL.record_name
-    path.write_text(path.read_text().replace('"sparsity": 0.5', '"sparsity": 0.4'))
-    with pytest.raises(UserError, match="altered after it was collected") as error:
-        compared(one, other)
-    assert CELL.record_name in str(error.value)
-
-
 @pytest.mark.parametrize("within_documents", [True, False])
 def test_a_run_is_equal_to_itself_whatever_it_diverged_to(
     tmp_path: Path, within_documents: bool
@@ -172,56 +163,33 @@ def test_runs_without_a_cell_in_common(tmp_path: Path) -> None:
     assert text.startswith("0 cells in both runs: ") and "; 5 only in A, 5 only in B." in text
 
 
-def test_records_of_an_earlier_version_compare(tmp_path: Path) -> None:
-    one, other = run(tmp_path / "a"), run(tmp_path / "b")
-    for path in (other / "records").glob("*.json"):
-        record = json.loads(path.read_text())
-        del record["metrics"]["perplexity"]["bytes"], record["sha256"], record["provenance"]
-        path.write_text(json.dumps(record))
-    assert compared(one, other) == EQUAL
-    path.write_text("{}")
-    with pytest.raises(UserError, match="not the record of a cell"):
-        records_of_run(str(other))
+def damaged(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda record: record["metrics"]["perplexity"].pop("window_losses"),
-        lambda record: record["metrics"]["perplexity"].update(window_losses=[]),
-        lambda record: record["metrics"]["perplexity"].update(window_losses=["much"] * WINDOWS),
-        lambda record: record.pop("identity"),
-        lambda record: record.pop("spec"),
+        lambda path: damaged(path, lambda record: record["identity"].update(sparsity=0.4)),
+        lambda path: damaged(path, lambda record: record.pop("spec")),
+        lambda path: path.write_text("{}"),
+        lambda path: path.write_text("[" * 200_000),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: (path.unlink(), path.symlink_to("nowhere")),
     ],
+    ids=["altered", "lacks settings", "empty", "nested", "folder", "link"],
 )
-def test_what_lacks_what_a_comparison_reads_is_no_record(
-    tmp_path: Path, damage: Callable[[dict[str, Any]], object]
+def test_what_is_no_record_as_it_was_collected_is_refused(
+    tmp_path: Path, damage: Callable[[Path], object]
 ) -> None:
     one = run(tmp_path / "a")
     path = sorted((one / "records").glob("*.json"))[-1]
-    record = json.loads(path.read_text())
-    del record["sha256"]
-    damage(record)
-    path.write_text(json.dumps(record))
-    with pytest.raises(UserError, match="not the record of a cell") as error:
+    damage(path)
+    with pytest.raises(UserError) as error:
         records_of_run(str(one))
-    assert str(error.value).startswith(str(path))
-
-
-@pytest.mark.parametrize("damage", ["nested", "folder", "link"])
-def test_what_cannot_be_read_is_no_record(tmp_path: Path, damage: str) -> None:
-    one = run(tmp_path / "a")
-    path = sorted((one / "records").glob("*.json"))[-1]
-    path.unlink()
-    match damage:
-        case "nested":
-            path.write_text("[" * 200_000)
-        case "folder":
-            path.mkdir()
-        case "link":
-            path.symlink_to("nowhere")
-    with pytest.raises(UserError, match="not the record of a cell"):
-        records_of_run(str(one))
+    assert str(path) in str(error.value.where)
 
 
 def test_two_records_of_one_cell(tmp_path: Path) -> None:

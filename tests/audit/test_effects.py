@@ -9,14 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE
 
 from figure_words import assert_words_inside
-from freelunch.records.read import load_records
 from freelunch.audit.audit import audit_records
-from freelunch.reporting.drawing.effects import draw
-from freelunch.reporting.drawing.numbers import column_text
+from freelunch.audit.drawing.effects import draw
+from freelunch.audit.drawing.numbers import column_text
+from freelunch.audit.effects import effect_rows
+from freelunch.audit.figures import figures
+from freelunch.records.read import load_records
 from freelunch.reporting.drawing.style import CHOSEN, DAGGER, styled
-from freelunch.reporting.effects import effect_rows
-from freelunch.reporting.figures import figures
-from freelunch.reporting.finished import FinishedStudy
 from freelunch.reporting.results import Results
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
@@ -60,7 +59,7 @@ def test_an_adaptation_without_the_pruned_model_recovers_nothing_that_is_known(
         for cell, record in results.records.items()
         if cell.adaptation != "none" or cell.is_dense
     }
-    rows = Results(study, adapted, RECORDS).effects
+    rows = effect_rows(Results(study, adapted, RECORDS))
     assert not [row for row in rows if row["measure"] == "recovery"]
 
 
@@ -69,20 +68,20 @@ def test_every_number_of_the_audit_is_an_effect_but_what_was_planned(
 ) -> None:
     audited = audit_records(study, results.records, RECORDS)
     found = {
-        (claim["id"], finding["value"], finding["low"], finding["high"], finding["text"])
-        for claim in audited["claims"]
-        for part in claim["parts"]
-        if part["measure"] != "planned_memory"
-        for finding in part["findings"]
-        if finding["value"] is not None
+        (claim.id, finding.value, finding.low, finding.high, finding.text)
+        for claim in audited.claims
+        for part in claim.parts
+        if part.measure != "planned_memory"
+        for finding in part.findings
+        if finding.value is not None
     }
     keys = ("claim", "value", "low", "high", "text")
-    shown = {tuple(row[key] for key in keys) for row in results.effects if "claim" in row}
+    shown = {tuple(row[key] for key in keys) for row in effect_rows(results) if "claim" in row}
     assert shown == found and len(found) > 10
 
 
 def test_every_kind_of_adaptation_has_its_recovered_share(results: Results) -> None:
-    recovered = [row for row in results.effects if row["measure"] == "recovery"]
+    recovered = [row for row in effect_rows(results) if row["measure"] == "recovery"]
     of_wanda = [row["adaptation"] for row in recovered if row["criterion"] == "wanda"]
     windows = {"recon_block", "recon_matrix", "recon_attention_mlp", "recon_5", "recon_all"}
     assert set(of_wanda) == {*windows, "masklora", "full"}
@@ -105,7 +104,7 @@ def test_without_unadapted_cells_there_are_no_effects(study: Study, results: Res
         for cell, record in results.records.items()
         if cell.is_dense or cell.adaptation != NONE
     }
-    assert effect_rows(FinishedStudy(study, records, RECORDS)) == []
+    assert effect_rows(Results(study, records, RECORDS)) == []
 
 
 def test_an_effect_of_several_adaptations_may_stand_beside_those_of_one(
@@ -200,7 +199,7 @@ def test_a_range_has_a_threshold_at_both_ends() -> None:
 
 def test_an_effect_that_no_claim_asks_about_has_a_name(study: Study, results: Results) -> None:
     """Also where it is the only one: matplotlib cannot draw a label without a letter."""
-    assert {row["effect"] for row in results.effects if row["measure"] == "recovery"} == {
+    assert {row["effect"] for row in effect_rows(results) if row["measure"] == "recovery"} == {
         "loss recovered"
     }
     (axes,) = draw([row_of(effect="loss recovered")], {}).axes
@@ -225,7 +224,7 @@ def test_a_row_is_drawn_at_its_number(results: Results, drawn: Figure) -> None:
         and line.get_marker() not in ("<", ">")
     ]
     scale = {"share": 100.0, "points": 100.0, "times": 1.0, "nats": 1.0}
-    values = [scale[row["unit"]] * row["value"] for row in results.effects]
+    values = [scale[row["unit"]] * row["value"] for row in effect_rows(results)]
     assert sorted(marks) == pytest.approx(sorted(values))
     assert all(map(math.isfinite, marks))
 
@@ -255,7 +254,7 @@ def test_words_stay_inside_and_apart(drawn: Figure) -> None:
 def test_adaptations_and_open_intervals_are_said_in_words() -> None:
     kept = Study.load(ROOT / "studies" / "full.yaml")
     records = ROOT / "docs" / "full" / "records"
-    rows = Results(kept, load_records(kept, records), records).effects
+    rows = effect_rows(Results(kept, load_records(kept, records), records))
     budgets = [row for row in rows if row["measure"] == "budget_ratio"]
     assert "tokens, held out: one block, 3 \N{MULTIPLICATION SIGN} tokens" in [
         row["effect"] for row in budgets
@@ -339,7 +338,7 @@ def test_effects_are_told_apart_by_their_names() -> None:
         for cell, record in make_records(study, values).items()
         if cell.adaptation != "full_3" or cell.seed == 0
     }
-    rows = effect_rows(FinishedStudy(study, records, Path("nowhere")))
+    rows = effect_rows(Results(study, records, Path("nowhere")))
     keys = ("claim", "metric", "measure", "effect", *("criterion", "pattern", "adaptation"))
     names = [tuple(row.get(key) for key in keys) for row in rows]
     assert len(names) == len({*names})

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from freelunch.audit.audit import audit_study
+from freelunch.audit.integrity import check_records
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import file_digest, sealed
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_json
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
-from freelunch.audit.audit import audit_study
-from freelunch.audit.integrity import check_records
 from freelunch.study.cell import Cell
 from freelunch.study.steps import METRICS
 from freelunch.study.study import Study
@@ -48,10 +48,10 @@ def altered(study: Study, change: Callable[[dict[str, Any]], object], again: boo
 
 def test_an_audit_of_sound_records(study: Study) -> None:
     audit = audit_study(study)
-    json.dumps(audit, allow_nan=False)
-    assert audit["study"] == "made-up"
-    assert {claim["id"] for claim in audit["claims"]} >= {"C1", "C2", "C3", "C4"}
-    assert {row["step"] for row in audit["costs"]} >= {"prune_model", "reconstruct_window"}
+    json.dumps(audit.as_json(), allow_nan=False)
+    assert audit.study == "made-up"
+    assert {claim.id for claim in audit.claims} >= {"C1", "C2", "C3", "C4"}
+    assert {step.step for step in audit.costs} >= {"prune_model", "reconstruct_window"}
     assert audit_study(study) == audit
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from claims_for_tests import make_claim
-from freelunch.audit.claims import audit_claims
+from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Measurement
@@ -109,7 +108,7 @@ def test_each_pruned_model_says_which_windows_are_compared() -> None:
     assert [it.subject for it in asked] == [
         f"{it}, wanda, u50, windows" for it in ("tiny", "tiny-2")
     ]
-    (found,) = audit_claims(evidence, [claim])
+    (found,) = verdicts_on(evidence, [claim])
     assert [kind(it["verdict"]) for it in found["parts"][0]["findings"]] == [HOLDS, FAILS]
 
 
@@ -334,7 +333,7 @@ def test_a_model_is_compared_with_the_next_that_is_clearly_smaller(
     groups = [["magnitude"], ["wanda", "ria", "sparsegpt"]]
     settings = {"groups": groups, "across_families": across}
     claim = make_claim("gap_left_by_size", metric="perplexity", settings=settings)
-    (verdict,) = audit_claims(Evidence(study, records, NOWHERE), [claim])
+    (verdict,) = verdicts_on(Evidence(study, records, NOWHERE), [claim])
     compared = {
         tuple(dict.fromkeys(cell.partition("/")[0] for cell in finding["cells"]))
         for finding in verdict["parts"][0]["findings"]

@@ -5,18 +5,19 @@ from typing import Any
 
 import pytest
 
-from freelunch.core.errors import UserError
-from freelunch.core.files import write_json
 from freelunch.audit.protocol import (
     ABSENT,
     DIFFERENT,
     PARTLY,
     SAME,
     UNKNOWN,
+    ProtocolSetting,
     audit_protocol,
     load_protocol,
     values,
 )
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_json
 from freelunch.study.study import Study
 from records_for_tests import make_study
 from repository import ROOT
@@ -69,8 +70,8 @@ def setting(**more: Any) -> dict[str, Any]:
     ],
 )
 def test_a_setting_beside_the_papers(more: dict[str, Any], status: str, shown: list[str]) -> None:
-    (row,) = audit_protocol(make_study(), [setting(**more)])
-    assert (row["status"], row["ours"]) == (status, shown)
+    (row,) = audit_protocol(make_study(), [ProtocolSetting(**setting(**more))])
+    assert (row.status, row.ours) == (status, shown)
 
 
 def test_only_what_is_used_is_shown() -> None:
@@ -83,12 +84,12 @@ def test_only_what_is_used_is_shown() -> None:
 
 def test_the_protocol_of_the_paper() -> None:
     rows = audit_protocol(Study.load(Path("studies/full.yaml"), ROOT), load_protocol())
-    status = {row["id"]: row["status"] for row in rows}
+    status = {row.id: row.status for row in rows}
     assert len(status) == len(rows), "an id is there twice"
     assert status["calibration_samples"] == status["models"] == DIFFERENT
     assert status["retraining_budgets"] == status["sparsity"] == UNKNOWN
     assert status["damping"] == SAME
-    assert all(row["why"] and row["setting"] for row in rows)
+    assert all(row.why and row.setting for row in rows)
 
 
 MATRIX = {"method": "reconstruction", "window": "matrix", "train_norms": False}
@@ -129,7 +130,7 @@ def test_quirks_of_the_papers_code(
 ) -> None:
     """What a run switches on is the paper's, and only settings of its own windows count."""
     rows = audit_protocol(make_study({"x": adaptation}, adaptations=["x"]), load_protocol())
-    found = {row["id"]: (row["status"], row["ours"]) for row in rows}
+    found = {row.id: (row.status, row.ours) for row in rows}
     names = ("dropout", "matrix_targets", "lost_residual", "selection")
     assert {name: found[name] for name in names} == {
         **dict.fromkeys(names, (ABSENT, [])),
@@ -141,9 +142,9 @@ def test_masks_behind_unreconstructed_blocks_are_the_papers_too() -> None:
     for statistics in ("dense", "sparse"):
         more = {"y": {"score": "wanda", "statistics": statistics}}
         study = make_study(more_criteria=more, criteria=["y"])
-        rows = {row["id"]: row for row in audit_protocol(study, load_protocol())}
-        assert rows["mask_statistics"]["status"] == SAME
-        assert rows["mask_statistics"]["ours"] == [statistics]
+        rows = {row.id: row for row in audit_protocol(study, load_protocol())}
+        assert rows["mask_statistics"].status == SAME
+        assert rows["mask_statistics"].ours == [statistics]
 
 
 def test_a_setting_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from freelunch.core.errors import UserError
-from freelunch.core.files import write_atomically
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.published import (
     AGREES,
@@ -22,6 +20,8 @@ from freelunch.audit.published import (
     load_meaning,
 )
 from freelunch.audit.published_file import COLUMNS, TASKS, load_published
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_atomically
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import CONFIG, PERPLEXITIES, make_records, make_study
@@ -78,7 +78,7 @@ def meaning() -> Study:
 def beside(study: Study, records: dict[Cell, dict[str, Any]], path: Path) -> dict[str, Any]:
     evidence = Evidence(study, records, path.parent)
     (row,) = audit_published(evidence, load_published(path), meaning())
-    return row
+    return vars(row)
 
 
 def joined(study: Study, path: Path) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
         load_published(published(tmp_path, model="llama-2-7b", seqlen="4096")),
         load_meaning(),
     )
-    pin, run = row["command"].split(" && ")
+    pin, run = str(row.command).split(" && ")
     assert pin == "make pin STUDY=studies/paper.yaml MODELS=llama-2-7b"
     assert run.endswith(
         "--config study=studies/paper.yaml models=llama-2-7b -- "
@@ -156,7 +156,7 @@ def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
         load_published(published(tmp_path, model="llama-2-7b", seqlen="2048")),
         load_meaning(),
     )
-    sed, pin, run = row["command"].split(" && ")
+    sed, pin, run = str(row.command).split(" && ")
     assert pin == "make pin STUDY=studies/paper_2048.yaml MODELS=llama-2-7b"
     assert "study=studies/paper_2048.yaml models=llama-2-7b -- results/paper_2048/records/" in run
     sed = sed.replace("> studies/paper_2048.yaml", "").replace("studies/", f"{ROOT}/studies/")
@@ -173,7 +173,7 @@ def test_the_length_of_a_published_number_is_that_of_its_model(tmp_path: Path) -
         load_published(published(tmp_path, model="opt-125m", seqlen="2048")),
         load_meaning(),
     )
-    assert "study=studies/paper.yaml models=opt-125m -- results/paper/records/" in row["command"]
+    assert "study=studies/paper.yaml models=opt-125m -- results/paper/records/" in str(row.command)
 
 
 def asked(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell, dict[str, Any]]:
@@ -316,9 +316,7 @@ def test_all_published_numbers_are_sound() -> None:
 
 def test_sources_that_contradict_each_other_are_named() -> None:
     found = {
-        (row["model"], row["criterion"], row["pattern"]): {
-            number["source"]: number["value"] for number in row["numbers"]
-        }
+        (row.model, row.criterion, row.pattern): {it.source: it.value for it in row.numbers}
         for row in contradictions(load_published())
     }
     ria, rotator = "RIA README", "DenoiseRotator table 1"

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from claims_for_tests import make_claim
-from freelunch.cli import audit
-from freelunch.core.errors import UserError
-from freelunch.core.files import write_json
-from freelunch.audit.claims import audit_claims, load_claims
+from claims_for_tests import make_claim, verdicts_on
+from freelunch.audit.audit import audit_records, json_of
+from freelunch.audit.claims import CLAIMS, Claim, load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.published import load_meaning
 from freelunch.audit.published_claims import NO_NUMBERS, audit_published_claims
 from freelunch.audit.published_file import Published, load_published
-from freelunch.audit.verdict_table import verdict_table
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from freelunch.cli import audit
+from freelunch.core.errors import UserError
+from freelunch.core.files import write_json
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
 # Shin et al., EMNLP 2024: perplexity of LLaMA-7B and OPT-125M at 50 %: only pruned, with one block
@@ -37,7 +38,7 @@ SMALL = {
 
 def asked(published: list[Published] | None = None) -> dict[str, dict[str, Any]]:
     found = audit_published_claims(load_claims(), published or load_published(), load_meaning())
-    return {claim["id"]: claim for claim in found}
+    return {claim.id: json_of(claim) for claim in found}
 
 
 @pytest.fixture(scope="module")
@@ -192,14 +193,14 @@ def test_the_papers_own_rows_count_as_soon_as_they_are_there() -> None:
 def test_they_change_no_verdict_of_a_study(tmp_path: Path) -> None:
     study = make_study()
     evidence = Evidence(study, make_records(study, PERPLEXITIES), tmp_path)
-    own = [{key: it for key, it in claim.items() if key != "in_tables"} for claim in load_claims()]
-    assert audit_claims(evidence, load_claims()) == audit_claims(evidence, own)
+    own = [replace(claim, in_tables=[]) for claim in load_claims()]
+    assert verdicts_on(evidence, load_claims()) == verdicts_on(evidence, own)
     assert asked().keys() == {"C1", "C2", "C3", "C3b"}
 
 
 def test_a_part_that_no_table_can_be_asked_is_refused(tmp_path: Path) -> None:
-    claim = next(claim for claim in load_claims() if claim["id"] == "C3b")
-    del claim["where"]
+    entries = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))["claims"]
+    claim = next(claim for claim in entries if claim["id"] == "C3b")
     path = tmp_path / "claims.yaml"
     for change in ({"measure": "halves_memory", "metric": None}, {"cells": ["a"]}):
         parts = [{**claim["in_tables"][0], **change}]
@@ -243,10 +244,10 @@ def test_each_line_of_the_terminal_names_its_scope(
     assert "C4    found (supported): So" in lines
 
 
-def test_they_stand_apart_in_the_markdown_table(claims: dict[str, dict[str, Any]]) -> None:
-    facts = {"scope": "here", "worth": "", "answer": "", "claims": []}
-    own = verdict_table(facts | {"published_claims": []})
-    text = verdict_table(facts | {"published_claims": list(claims.values())})
+def test_they_stand_apart_in_the_markdown_table(tmp_path: Path) -> None:
+    study = make_study()
+    audit = audit_records(study, make_records(study, {}), tmp_path)
+    own, text = replace(audit, published_claims=[]).verdicts, audit.verdicts
     assert text.startswith(own) and "published tables say" not in own
     rest = text.removeprefix(own)
     assert "They carry no intervals" in rest
@@ -286,8 +287,8 @@ def test_measures_of_windows_and_of_size_take_a_table(
     rows.append(row("recon_attention_mlp", 5.02))
     claim = make_claim(measure, metric="perplexity", settings=settings)
     claim["in_tables"] = claim["parts"]
-    (found,) = audit_published_claims([claim], rows, load_meaning())
-    (number,) = values(found["parts"][0]).values()
+    (found,) = audit_published_claims([Claim.of(claim)], rows, load_meaning())
+    (number,) = values(json_of(found)["parts"][0]).values()
     if expected is None:
         assert number == pytest.approx(math.log(6 / 5) / math.log(6 / 3.9))
     else:

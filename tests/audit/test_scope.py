@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from claims_for_tests import make_claim
-from freelunch.audit.claims import audit_claims
+from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.scope import Scope, load_regimes, worth_text
 from freelunch.audit.verdicts import BEARINGS, HOLDS, TOO_SMALL
@@ -66,7 +65,7 @@ def test_a_comparison_with_a_model_below_the_papers_scale_says_nothing_of_its_cl
     groups = [["magnitude"], ["wanda", "ria", "sparsegpt"]]
     settings = {"groups": groups, "across_families": True}
     claim = make_claim("gap_left_by_size", metric="perplexity", settings=settings)
-    (verdict,) = audit_claims(Evidence(study, records, Path()), [claim], {"C": REGIME})
+    (verdict,) = verdicts_on(Evidence(study, records, Path()), [claim], {"C": REGIME})
     assert all(finding["cells"] for finding in verdict["parts"][0]["findings"])
     assert verdict["parts"][0]["bearing"] == verdict["bearing"] == TOO_SMALL
 
@@ -75,9 +74,9 @@ def test_a_plan_has_no_budget_that_could_be_too_small() -> None:
     study = short_study("llama-2-13b")
     settings = {"study": "studies/qwen72b.yaml", "adaptation": "recon_block"}
     planned = make_claim("planned_memory", holds={"below": 80}, settings=settings)
-    absent = make_claim("recovery", settings={"criteria": ["wanda"]})
+    absent = make_claim("recovery", metric="perplexity", settings={"criteria": ["wanda"]})
     evidence = Evidence(study, {}, Path())
-    both = audit_claims(evidence, [planned, absent], {"C": REGIME})
+    both = verdicts_on(evidence, [planned, absent], {"C": REGIME})
     assert [verdict["bearing"] for verdict in both] == [BEARINGS[HOLDS], TOO_SMALL]
 
 

@@ -14,6 +14,7 @@ from freelunch.audit.verdicts import (
     IN_PART,
     UNDECIDED,
     UNTESTED,
+    Threshold,
     bearing,
     judge,
     kind,
@@ -51,7 +52,8 @@ def number(low: float, high: float) -> Estimate:
 def test_a_verdict_needs_the_whole_interval(
     low: float, high: float, threshold: dict[str, float], expected: str
 ) -> None:
-    assert judge(number(low, high), threshold)[0] == expected
+    ((side, value),) = threshold.items()
+    assert judge(number(low, high), Threshold(side, value))[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -69,13 +71,13 @@ def test_a_verdict_needs_the_whole_interval(
 )
 def test_what_lies_beyond_the_bounds_is_not_known(low: float, high: float, expected: str) -> None:
     found = Estimate(low, low, high, ())
-    assert judge(found, {"above": 5}, bounds=(2, 6))[0] == expected
+    assert judge(found, Threshold("above", 5), bounds=(2, 6))[0] == expected
 
 
 def test_more_than_the_largest_budget_is_more_than_it() -> None:
     found = Estimate(math.inf, math.inf, math.inf, ())
-    assert judge(found, {"above": 10}, bounds=(1, 10))[0] == HOLDS
-    assert judge(found, {"above": 10}, bounds=(1, 9.9))[0] == UNDECIDED
+    assert judge(found, Threshold("above", 10), bounds=(1, 10))[0] == HOLDS
+    assert judge(found, Threshold("above", 10), bounds=(1, 9.9))[0] == UNDECIDED
 
 
 @pytest.mark.parametrize(

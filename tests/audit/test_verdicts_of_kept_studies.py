@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from freelunch.records.read import load_records
-from freelunch.audit.claims import audit_claims, load_claims
+from claims_for_tests import verdicts_on
+from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.scope import Regime, Regimes, load_regimes
 from freelunch.audit.verdicts import (
@@ -20,6 +20,7 @@ from freelunch.audit.verdicts import (
     kind,
     of_few_seeds,
 )
+from freelunch.records.read import load_records
 from freelunch.study.study import Study
 from repository import ROOT
 
@@ -27,7 +28,7 @@ from repository import ROOT
 def audited(file: str, name: str, regimes: Regimes | None = None) -> dict[str, dict[str, Any]]:
     study, folder = Study.load(Path(file), ROOT), ROOT / "docs" / name / "records"
     evidence = Evidence(study, load_records(study, folder), folder)
-    return {claim["id"]: claim for claim in audit_claims(evidence, load_claims(), regimes)}
+    return {claim["id"]: claim for claim in verdicts_on(evidence, load_claims(), regimes)}
 
 
 @pytest.fixture(scope="module")

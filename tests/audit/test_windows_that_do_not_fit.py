@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from claims_for_tests import make_claim
-from freelunch.audit.claims import audit_claims
+from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent
@@ -103,7 +102,7 @@ def asked_of(
 def audited(part: Mapping[str, Any], evidence: Evidence) -> dict[str, Any]:
     """Return the only part of a claim about windows."""
     claim = make_claim(**part)
-    ((found,),) = (each["parts"] for each in audit_claims(evidence, [claim], regimes={}))
+    ((found,),) = (each["parts"] for each in verdicts_on(evidence, [claim], regimes={}))
     return dict(found)
 
 

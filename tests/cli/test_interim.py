@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from freelunch.audit.output_files import PAGE
+from freelunch.audit.rebuild_docs import FIGURES, SUMMARY, VERDICTS, main, write_results
 from freelunch.cli.interim import interim_text
 from freelunch.core.errors import UserError
 from freelunch.records.read import load_finished, load_records, read_record
-from freelunch.reporting.derived import PAGE
-from freelunch.reporting.kept import FIGURES, SUMMARY, VERDICTS, main, write_results
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.config import Part
 from freelunch.study.study import Study

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from freelunch.audit.crate import config_text
+from freelunch.audit.output_files import CONFIG, audit_files, seal_audit
 from freelunch.cli.main import app, main
 from freelunch.core.files import write_atomically
-from freelunch.audit.crate import config_text
-from freelunch.reporting.derived import CONFIG, audit_files, seal_audit
 from freelunch.study.choice import open_study
 from freelunch.study.schema import SCHEMA
 from freelunch.study.study import Study

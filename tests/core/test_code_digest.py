@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from freelunch.audit.figures import figure_modules, figures
+
 # The module's name is also that of its function.
 from freelunch.core import code_cache
 from freelunch.core import code_digest as digest
 from freelunch.core.code_digest import SCRIPTS, code_digest, covered_files, reachable_files
 from freelunch.core.digest import sealed
-from freelunch.reporting.figures import figure_modules, figures
 from sources_read import forget_sources
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))

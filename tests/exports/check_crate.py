@@ -19,8 +19,8 @@ from requests_cache import CachedRequest, CachedResponse, CachedSession
 
 ROCRATE = "https://w3id.org/ro/crate/1.1/context"
 WORKFLOW_RUN = "https://w3id.org/ro/terms/workflow-run"
-TERMS = ("sha256", "resourceUsage")
-PROFILE = "provenance-run-crate"
+TERMS = ("sha256",)
+PROFILE = "workflow-ro-crate"
 
 
 def contexts() -> dict[str, str]:

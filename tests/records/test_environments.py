@@ -7,9 +7,9 @@ from unittest.mock import MagicMock
 import pytest
 
 from audits_for_tests import ENVIRONMENT
+from freelunch.audit.provenance import gather_provenance
 from freelunch.records import collect
 from freelunch.records.read import validate
-from freelunch.audit.provenance import gather_provenance
 from records_for_tests import make_records, make_study
 
 
@@ -44,5 +44,5 @@ def test_the_audit_names_the_commits_of_all_jobs() -> None:
     record["provenance"]["environments"] = {"prune_model": ENVIRONMENT}
     record["provenance"]["other_environments"] = {"prune_model": [other]}
     validate(record, str(Path("a record")))
-    commits = gather_provenance(study, records)["commits"]
+    commits = gather_provenance(study, records).commits
     assert [each["commit"] for each in commits] == [ENVIRONMENT["commit"], "1" * 40]

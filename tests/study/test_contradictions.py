@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from configs import ASKED, DRIFT, TASK, changed, checked, config, refusal, with_adaptations
-from freelunch.core.errors import UserError
 from freelunch.audit.claims import load_claims
+from freelunch.core.errors import UserError
 from freelunch.study.claim_ids import CLAIMS, claim_ids
 from freelunch.study.study import Study
 from repository import ROOT
@@ -187,7 +187,7 @@ def test_a_claim_that_is_none_would_drop_its_grid_in_silence() -> None:
 
 
 def test_claims_are_those_of_the_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert claim_ids() == [claim["id"] for claim in load_claims()]
+    assert claim_ids() == [claim.id for claim in load_claims()]
     monkeypatch.setattr("freelunch.study.claim_ids.REPOSITORY", tmp_path)
     (tmp_path / CLAIMS).parent.mkdir(parents=True)
     for text in ("claims: [{title: So}]", "claims: 3", "[]", ""):

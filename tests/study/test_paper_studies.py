@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
+from claims_for_tests import verdicts_on
 from freelunch.analysis import intervals
+from freelunch.audit.claims import load_claims
+from freelunch.audit.evidence import Evidence
+from freelunch.audit.verdicts import HOLDS
 from freelunch.core.errors import UserError
 from freelunch.costs.model_shapes import config_of, dtype_of
 from freelunch.costs.plan import Plan
 from freelunch.records.whole import made_by_steps
-from freelunch.audit.claims import audit_claims, load_claims
-from freelunch.audit.evidence import Evidence
-from freelunch.audit.verdicts import HOLDS
 from freelunch.study.adaptations import Reconstruction, Training
 from freelunch.study.cell import Cell
 from freelunch.study.config import Part
@@ -138,8 +139,8 @@ def test_the_cells_of_a_claim_are_those_that_the_audit_needs(claim: str, tmp_pat
     records = make_records(study, {str(cell): 5.0 for cell in study.cells if cell.is_dense})
     for cell, record in records.items():
         record["identity"]["parameters"] = 72 * 10**9 if "72b" in cell.model else 5 * 10**8
-    claims = [each for each in load_claims() if each["id"] == claim]
-    (verdict,) = audit_claims(Evidence(study, records, tmp_path), claims)
+    claims = [each for each in load_claims() if each.id == claim]
+    (verdict,) = verdicts_on(Evidence(study, records, tmp_path), claims)
     reasons = [finding["reason"] for part in verdict["parts"] for finding in part["findings"]]
     assert reasons and not [reason for reason in reasons if LACKING.search(reason)]
 
@@ -160,14 +161,14 @@ def test_windows_that_no_gpu_holds_do_not_count_against_a_claim(
     for cell, record in records.items():
         if cell.adaptation == "recon_auto":
             record["adaptation"]["window"] = PLANS["paper"].window(cell.model, "recon_auto")[0]
-    claims = [each for each in load_claims() if each["id"] == claim]
-    (verdict,) = audit_claims(Evidence(study, records, tmp_path), claims, regimes={})
+    claims = [each for each in load_claims() if each.id == claim]
+    (verdict,) = verdicts_on(Evidence(study, records, tmp_path), claims, regimes={})
     of_perplexity = [it for it in verdict["parts"] if it["metric"] == "perplexity"]
     assert of_perplexity and {part["verdict"] for part in of_perplexity} == {HOLDS}
 
 
 def test_each_claim_of_the_audit_has_cells() -> None:
-    assert {each["id"] for each in load_claims()} == set(claims_of(PAPER.block.grids))
+    assert {each.id for each in load_claims()} == set(claims_of(PAPER.block.grids))
 
 
 def test_the_claims_are_measured_on_tasks_at_the_main_pattern() -> None:
@@ -192,12 +193,12 @@ def test_a_part_answers_its_claim_as_the_whole_study_does(
     name: str, claim: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "DRAWS", 100)
-    claims = [each for each in load_claims() if each["id"] == claim]
+    claims = [each for each in load_claims() if each.id == claim]
     whole = Study.load(Path(f"studies/{name}.yaml"))
     part = whole.of_part(Part(claims=[claim]))
     assert 10 < len(part.cells) < len(whole.cells)
     parts = [
-        audit_claims(
+        verdicts_on(
             Evidence(
                 study,
                 make_records(study, {str(it): 5.0 for it in study.cells if it.is_dense}),

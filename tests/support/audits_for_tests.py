@@ -2,21 +2,21 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from freelunch.analysis.pairing import Records
+from freelunch.audit.audit import Audit, audit_study
+from freelunch.audit.claim_verdicts import audit_claims
+from freelunch.audit.claims import load_claims
+from freelunch.audit.evidence import Evidence
+from freelunch.audit.figures import TABLES_OF_CLAIMS, figures
+from freelunch.audit.output_files import PAGE
+from freelunch.audit.page import page_text
+from freelunch.audit.rebuild_docs import read_kept, write_results
 from freelunch.core.digest import sealed
 from freelunch.core.files import write_atomically, write_json
-from freelunch.audit.audit import audit_study
-from freelunch.audit.claims import audit_claims, load_claims
-from freelunch.audit.evidence import Evidence
-from freelunch.audit.page import page_text
-from freelunch.reporting.derived import PAGE
 from freelunch.reporting.drawing.files import draw_figure
-from freelunch.reporting.figures import figures
-from freelunch.reporting.kept import read_kept, write_results
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.study import Study
@@ -82,17 +82,21 @@ ORIGIN = {
 
 @dataclass(frozen=True)
 class Audited:
-    """A finished study: its config, its audit, and the folder of its results."""
+    """A finished study: its numbers, its audit, and the folder of its results."""
 
-    study: Study
-    audit: dict[str, Any]
+    results: Results
+    audit: Audit
     root: Path
+
+    @property
+    def study(self) -> Study:
+        return self.results.study
 
 
 def write_page(audited: Audited, **more: Any) -> Path:
     """Write the page of an audit where the workflow does, and return its path."""
     path = audited.root / PAGE
-    write_atomically(path, page_text(audited.study, audited.audit, audited.root, **more))
+    write_atomically(path, page_text(audited.results, audited.audit, audited.root, **more))
     return path
 
 
@@ -118,16 +122,18 @@ def make_audited(root: Path, figures: bool = True) -> Audited:
         write_json(root / "records" / cell.record_name, sealed(record))
     audit = audit_study(study, root / "records")
     # Audit a part of a claim that can be tested with the two criteria of this study.
-    claim = next(claim for claim in load_claims() if claim["id"] == audit["claims"][0]["id"])
-    part = {**claim["parts"][0], "settings": {"criteria": ["magnitude", "wanda"]}}
+    claim = next(claim for claim in load_claims() if claim.id == audit.claims[0].id)
+    part = replace(claim.parts[0], settings={"criteria": ["magnitude", "wanda"]})
     evidence = Evidence(study, records, root / "records")
-    (tested,) = audit_claims(evidence, [{**claim, "parts": [part]}])
-    audit["claims"][0]["parts"][0] = tested["parts"][0]
-    write_json(root / "audit" / "audit.json", audit)
-    _write_tables(study, records, root)
+    (tested,) = audit_claims(evidence, [replace(claim, parts=[part])])
+    audit.claims[0].parts[0] = tested.parts[0]
+    write_json(root / "audit" / "audit.json", audit.as_json())
+    results = Results(study, records, root / "records")
+    for file, text in table_texts(results, TABLES_OF_CLAIMS).items():
+        write_atomically(root / file, text)
     if figures:
         draw(study, root / "figures", *(root / "figures" / name for name in DRAWN))
-    return Audited(study, audit, root)
+    return Audited(results, audit, root)
 
 
 def make_kept(name: str, root: Path, formats: Sequence[str]) -> Audited:
@@ -137,14 +143,8 @@ def make_kept(name: str, root: Path, formats: Sequence[str]) -> Audited:
     shutil.copytree(ROOT / "docs" / name / "records", source)
     study, records = read_kept(study, source, name in UNFINISHED)
     audit = write_results(study, records, source, root, formats)
-    write_json(root / "audit" / "audit.json", audit)
-    return Audited(study, audit, root)
-
-
-def _write_tables(study: Study, records: Records, root: Path) -> None:
-    results = Results(study, records, root / "records")
-    for file, text in table_texts(results).items():
-        write_atomically(root / file, text)
+    write_json(root / "audit" / "audit.json", audit.as_json())
+    return Audited(Results(study, records, source), audit, root)
 
 
 def draw(study: Study, data: Path, *outputs: Path) -> None:

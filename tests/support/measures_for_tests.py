@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from claims_for_tests import make_claim
-from freelunch.evaluation.tasks import answers_bytes
-from freelunch.records.read import answers_beside
-from freelunch.audit.claims import audit_claims
+from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
+from freelunch.evaluation.tasks import answers_bytes
+from freelunch.records.read import answers_beside
 from records_for_tests import make_records, make_study
 
 NOWHERE = Path("nowhere")
@@ -84,7 +83,7 @@ def audited(
         asked["settings"] = {"criteria": grid.get("criteria", ["wanda"])}
     if MEASURES[measure].metrics:
         asked["metric"] = metric
-    (claim,) = audit_claims(Evidence(study, records, folder), [make_claim(measure, **asked)])
+    (claim,) = verdicts_on(Evidence(study, records, folder), [make_claim(measure, **asked)])
     (found,) = claim["parts"]
     assert claim["verdict"] == found["verdict"]
     return found

@@ -8,9 +8,9 @@ rule build_tables:
         # The effects show the thresholds of the claims.
         claims=of_this_repository("workflow/data/claims.yaml"),
     output:
-        [table_file(table) for table in tables.all_tables()],
+        [table_file(table) for table in tables.all_tables(figures.TABLES_OF_CLAIMS)],
         [PATHS.root / file for file in tables.DOCUMENTS],
-        PATHS.root / derived.TABLE_SUMS,
+        PATHS.root / output_files.TABLE_SUMS,
     log:
         PATHS.log("build_tables"),
     localrule: True
@@ -20,7 +20,7 @@ rule build_tables:
         # The tables show the whole study, so they depend on all of its config.
         config=STUDY.as_json(licences=False),
         source=STUDY.source,
-        captions={table.file: table.caption(STUDY) for table in tables.all_tables()},
+        captions={table.file: table.caption(STUDY) for table in tables.all_tables(figures.TABLES_OF_CLAIMS)},
         code=code_digest("build_tables", *figures.figure_modules()),
     script:
         "../scripts/build_tables.py"
@@ -30,10 +30,10 @@ rule draw_figure:
     input:
         data=PATHS.figures / "{figure}.csv",
         # It only says whether the data are those that were made: another table draws nothing again.
-        sums=ancient(PATHS.root / derived.TABLE_SUMS),
+        sums=ancient(PATHS.root / output_files.TABLE_SUMS),
     output:
-        figure=[figure_file(suffix) for suffix in figures.FORMATS],
-        sums=PATHS.root / derived.figure_sums("{figure}"),
+        figure=[figure_file(suffix) for suffix in FORMATS],
+        sums=PATHS.root / output_files.figure_sums("{figure}"),
     log:
         PATHS.log("draw_figure", "{figure}"),
     wildcard_constraints:
@@ -54,10 +54,10 @@ rule draw_figure:
 FIGURES = [
     PATHS.figures / f"{figure.name}.{suffix}"
     for figure in figures.figures_of(STUDY)
-    for suffix in figures.FORMATS
+    for suffix in FORMATS
 ]
 FIGURE_SUMS = [
-    PATHS.root / derived.figure_sums(figure.name) for figure in figures.figures_of(STUDY)
+    PATHS.root / output_files.figure_sums(figure.name) for figure in figures.figures_of(STUDY)
 ]
 
 
@@ -81,8 +81,8 @@ rule audit_study:
     output:
         audit=PATHS.audit / "audit.json",
         verdicts=PATHS.audit / "verdicts.md",
-        appendix=PATHS.root / derived.APPENDIX,
-        reforms=PATHS.root / derived.REFORMS,
+        appendix=PATHS.root / output_files.APPENDIX,
+        reforms=PATHS.root / output_files.REFORMS,
         page=report(
             PATHS.audit / "index.html",
             caption="../report/audit.rst",
@@ -94,10 +94,8 @@ rule audit_study:
         snakefile=PATHS.audit / "run" / "Snakefile",
         config=PATHS.audit / "run" / "config.yaml",
         # A model card beside each checkpoint.
-        cards=[PATHS.root / derived.card_name(STUDY, cell) for cell in CELLS],
-        # Each record in the format of Every Eval Ever.
-        evaluations=[PATHS.root / derived.evaluation_name(STUDY, cell) for cell in CELLS],
-        sums=PATHS.root / derived.AUDIT_SUMS,
+        cards=[PATHS.root / output_files.card_name(STUDY, cell) for cell in CELLS],
+        sums=PATHS.root / output_files.AUDIT_SUMS,
     log:
         PATHS.log("audit_study"),
     localrule: True

@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from freelunch.audit.crate import write_crate
+from freelunch.audit.output_files import check_before_audit, seal_audit
+from freelunch.audit.texts import audit_texts
 from freelunch.core.files import write_atomically
 from freelunch.core.job import running
 from freelunch.records.read import load_records
-from freelunch.audit.crate import write_crate
-from freelunch.audit.texts import audit_texts
-from freelunch.reporting.derived import check_before_audit, seal_audit
 from freelunch.study.study import Study
 
 if TYPE_CHECKING:

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from freelunch.audit.figures import TABLES_OF_CLAIMS
+from freelunch.audit.output_files import seal_tables
 from freelunch.core.job import running
-from freelunch.reporting.derived import seal_tables
 from freelunch.reporting.tables import build_tables
 from freelunch.study.study import Study
 
@@ -13,5 +14,5 @@ if TYPE_CHECKING:
 if __name__ == "__main__":
     with running(snakemake):
         study = Study.check(snakemake.params.config, snakemake.params.source)
-        build_tables(study)
+        build_tables(study, TABLES_OF_CLAIMS)
         seal_tables(study)

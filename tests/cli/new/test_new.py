@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from freelunch.audit.claims import load_claims
 from freelunch.cli import cell_choices
 from freelunch.cli import new as new_module
 from freelunch.cli.cell_choices import _windows
@@ -15,7 +16,6 @@ from freelunch.cli.choices import Choices
 from freelunch.cli.new import _about_model
 from freelunch.costs import room
 from freelunch.data.seen_model import CONVERTED, SeenModel
-from freelunch.audit.claims import load_claims
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study
@@ -187,8 +187,8 @@ def test_a_study_has_the_cells_that_the_claims_need(tmp_path: Path) -> None:
     found = [study.adaptation(name) for name in adaptations - {"none"}]
     windows = {str(each.window) for each in found if not each.is_retraining}
     # C4 is about models of 70 billion parameters.
-    claims = [claim for claim in load_claims() if claim["id"] != "C4"]
-    asked = [part.get("settings", {}) for claim in claims for part in claim["parts"]]
+    claims = [claim for claim in load_claims() if claim.id != "C4"]
+    asked = [part.settings for claim in claims for part in claim.parts]
     assert any("criteria" in each for each in asked) and any("windows" in each for each in asked)
     for settings in asked:
         assert criteria >= set(settings.get("criteria", []))

@@ -1,4 +1,4 @@
-// The page reads without this: it adds sorting, filtering, other axes, copying and enlarging.
+// The page reads without this: it adds sorting, filtering, copying and enlarging.
 "use strict";
 
 function make(name, attributes = {}, ...children) {
@@ -94,7 +94,6 @@ function hideWith(rows) {
     element.toggleAttribute("hidden", element.dataset.records.split(" ").every((record) => hidden.has(record)));
   }
   document.querySelectorAll("#found table").forEach(hideEmptyGroups);
-  for (const plot of document.querySelectorAll(".plot")) plot.hidden = !plot.querySelector(".point:not([hidden])");
 }
 
 function hideEmptyGroups(table) {
@@ -102,31 +101,6 @@ function hideEmptyGroups(table) {
     const rows = [...group.parentElement.querySelectorAll("tr:not(.group)")];
     group.hidden = rows.length > 0 && rows.every((row) => row.hidden);
   }
-}
-
-// Plots: perplexity against tokens, operations or memory. A point knows its place on each axis.
-
-const views = { tokens: "Tokens", flops: "Operations", peak_bytes: "Memory" };
-
-function show(view) {
-  const at = Object.keys(views).indexOf(view);
-  for (const axis of document.querySelectorAll("[data-view]")) {
-    axis.classList.toggle("absent", axis.dataset.view !== view);
-  }
-  for (const point of document.querySelectorAll(".point")) {
-    const place = point.dataset.places.split(" ")[at];
-    point.classList.toggle("absent", place === "-");
-    if (place !== "-") point.setAttribute("transform", `translate(${place} 0)`);
-  }
-}
-
-function addViews(place) {
-  const choices = Object.entries(views).map(([view, word], at) => {
-    const input = make("input", { type: "radio", name: "view", checked: at === 0 });
-    input.addEventListener("change", () => show(view));
-    return make("label", {}, input, ` ${word}`);
-  });
-  place.prepend(make("fieldset", {}, make("legend", {}, "Perplexity against"), ...choices));
 }
 
 // Copying: a button beside each command, which then shows the result.
@@ -176,13 +150,12 @@ function stopWhereItScrolls(region) {
 const sizes = new ResizeObserver((seen) => seen.forEach(({ target }) => stopWhereItScrolls(target)));
 document.querySelectorAll(".scroll").forEach((region) => sizes.observe(region));
 
-if (document.querySelector(".plot")) document.querySelectorAll(".controls").forEach(addViews);
 for (const table of document.querySelectorAll("table")) {
   addSorting(table);
   if (table.dataset.filter) addFilter(table);
 }
 document.querySelectorAll("pre.command").forEach(addCopying);
-document.querySelectorAll("figure:not(.plot)").forEach(addEnlarging);
+document.querySelectorAll("figure").forEach(addEnlarging);
 
 // A link to what is folded opens it, and all that it is folded in.
 function openTarget() {

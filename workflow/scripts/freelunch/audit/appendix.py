@@ -4,18 +4,16 @@ An auditor who runs the command in a fresh clone gets the records behind the cla
 compares them with those of the study.
 """
 
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from freelunch.analysis.pairing import Records
-from freelunch.audit.claims import snakemake
-from freelunch.audit.page_cells import duration, significant
+from freelunch.audit.claim_verdicts import ClaimVerdict, snakemake
 from freelunch.audit.provenance import gather_costs
+from freelunch.reporting.formatting import duration, three_digits
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
-_COSTS = ("jobs", "wall_s", "cpu_s", "flops")
 # What an auditor may expect of a rerun, a paragraph each.
 EXPECTATIONS = (
     "In a fresh clone, `make env` makes the environment, and `source .venv/bin/activate` activates "
@@ -31,82 +29,94 @@ EXPECTATIONS = (
 )
 
 
+@dataclass(frozen=True)
+class ExpectedNumber:
+    """A number that a rerun is expected to find."""
+
+    says: str
+    subject: str
+    text: str
+    threshold: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """How to repeat the numbers of a claim, what that cost, and what to expect.
+
+    Attributes:
+        id, title, verdict: The claim's.
+        cells: How many cells the command makes, with the dense models.
+        jobs, wall_s, cpu_s, flops: The cost of their records.
+        command: The command.
+        expected: The numbers to expect.
+    """
+
+    id: str
+    title: str
+    verdict: str
+    cells: int
+    jobs: int
+    wall_s: float
+    cpu_s: float
+    flops: float
+    command: str
+    expected: list[ExpectedNumber]
+
+    @property
+    def cost(self) -> str:
+        """Return what it cost to make the records, in a sentence."""
+        return (
+            f"{self.cells} cells, {self.jobs:,} jobs: {duration(self.wall_s)} of wall time and "
+            f"{duration(self.cpu_s)} of processor time, {three_digits(self.flops / 1e12)} TFLOP."
+        )
+
+
 def gather_appendix(
-    study: Study, records: Records, claims: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+    study: Study, records: Records, claims: Sequence[ClaimVerdict]
+) -> list[Repetition]:
     """Return, for each claim of which a number was measured, how to repeat it and what to expect.
 
     Args:
         study: The study.
         records: The record of each of its cells.
-        claims: As `freelunch.audit.claims.audit_claims` returns them.
+        claims: The verdicts on the claims.
     """
-    return [entry for claim in claims if (entry := _entry(study, records, claim)) is not None]
+    repetitions = []
+    for claim in claims:
+        expected: list[ExpectedNumber] = []
+        cells: set[Cell] = set()
+        for part in claim.parts:
+            for each in part.findings:
+                if each.text:
+                    facts = (part.says, each.subject, each.text, part.threshold, each.verdict)
+                    expected.append(ExpectedNumber(*facts))
+                    cells |= {*map(Cell.parse, each.cells)}
+        if cells:
+            repetitions.append(_repetition(study, records, claim, cells, expected))
+    return repetitions
 
 
-def _entry(study: Study, records: Records, claim: Mapping[str, Any]) -> dict[str, Any] | None:
-    found = [
-        (part, finding)
-        for part in claim["parts"]
-        for finding in part["findings"]
-        if finding["text"]
-    ]
-    cells = sorted({Cell.parse(cell) for _, finding in found for cell in finding["cells"]})
-    if not cells:
-        return None
+def _repetition(
+    study: Study,
+    records: Records,
+    claim: ClaimVerdict,
+    compared: set[Cell],
+    expected: list[ExpectedNumber],
+) -> Repetition:
     # Every cell is evaluated after the dense model.
-    cells = sorted({*cells, *(Cell.dense(cell.model) for cell in cells)})
+    cells = sorted({*compared, *(Cell.dense(cell.model) for cell in compared)})
     costs = gather_costs({cell: records[cell] for cell in cells})
     targets = " ".join(str(study.paths.record(cell)) for cell in cells)
-    return {
-        "id": claim["id"],
-        "title": claim["title"],
-        "verdict": claim["verdict"],
-        "cells": len(cells),
-        **{key: sum(row[key] for row in costs) for key in _COSTS},
-        "command": f"{snakemake(study.source)} -- {targets}",
-        "expected": [
-            {
-                "says": part["says"],
-                "subject": finding["subject"],
-                "text": finding["text"],
-                "threshold": part["threshold"],
-                "verdict": finding["verdict"],
-            }
-            for part, finding in found
-        ],
-    }
-
-
-def appendix_text(audit: Mapping[str, Any]) -> str:
-    """Return the artifact appendix of an audit as Markdown."""
-    return "\n".join(_lines(audit)) + "\n"
-
-
-def _lines(audit: Mapping[str, Any]) -> Iterator[str]:
-    yield f"# How to check the study `{audit['study']}`, claim by claim"
-    for paragraph in EXPECTATIONS:
-        yield from ("", paragraph)
-    yield from ("", "```console")
-    yield f"$ make plan STUDY={shlex.quote(audit['config_file'])}"
-    yield f"$ make compare A=results/{audit['study']} B=FOLDER"
-    yield "```"
-    for claim in audit["appendix"]:
-        yield from ("", f"## {claim['id']}: {claim['title']}", "")
-        yield f"Found here: **{claim['verdict']}**. {cost_text(claim)}"
-        yield from ("", "```console", f"$ {claim['command']}", "```", "")
-        yield from ("| part | number | expected | threshold | verdict |", "|---|---|---|---|---|")
-        for each in claim["expected"]:
-            keys = ("says", "subject", "text", "threshold", "verdict")
-            yield f"| {' | '.join(each[key] for key in keys)} |"
-    if not audit["appendix"]:
-        yield from ("", "This study asks about none of the paper's claims.")
-
-
-def cost_text(claim: Mapping[str, Any]) -> str:
-    """Return what it cost to make the records of a claim, in a sentence."""
-    return (
-        f"{claim['cells']} cells, {claim['jobs']:,} jobs: {duration(claim['wall_s'])} of wall time "
-        f"and {duration(claim['cpu_s'])} of processor time, {significant(claim['flops'] / 1e12)} "
-        "TFLOP."
+    return Repetition(
+        claim.id,
+        claim.title,
+        claim.verdict,
+        len(cells),
+        sum(cost.jobs for cost in costs),
+        sum(cost.wall_s for cost in costs),
+        sum(cost.cpu_s for cost in costs),
+        sum(cost.flops for cost in costs),
+        f"{snakemake(study.source)} -- {targets}",
+        expected,
     )

@@ -1,26 +1,99 @@
 """The audit of a study: verdicts, evidence, protocol, published numbers, provenance, costs."""
 
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from freelunch.analysis.pairing import Records
-from freelunch.records.read import load_records
-from freelunch.audit.appendix import gather_appendix
-from freelunch.audit.claims import audit_claims, load_claims
+from freelunch.audit.answers import PrunedModelAnswer, answer_text, gather_answers
+from freelunch.audit.appendix import EXPECTATIONS, Repetition, gather_appendix
+from freelunch.audit.claim_verdicts import ClaimVerdict, PartVerdict, audit_claims
+from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.found import answer_text, gather_found
 from freelunch.audit.integrity import check_records
-from freelunch.audit.protocol import audit_protocol, load_protocol
-from freelunch.audit.provenance import gather_costs, gather_provenance
-from freelunch.audit.published import audit_published, contradictions, load_meaning
-from freelunch.audit.published_claims import audit_published_claims
+from freelunch.audit.layouts import layout
+from freelunch.audit.protocol import ComparedSetting, audit_protocol, load_protocol
+from freelunch.audit.provenance import Provenance, StepCost, gather_costs, gather_provenance
+from freelunch.audit.published import (
+    ComparedNumber,
+    Contradiction,
+    audit_published,
+    contradictions,
+    load_meaning,
+)
+from freelunch.audit.published_claims import (
+    TableClaimVerdict,
+    TablePartVerdict,
+    audit_published_claims,
+)
 from freelunch.audit.published_file import load_published
-from freelunch.audit.reforms import gather_reforms
+from freelunch.audit.reforms import CHECKLIST, ReformsItem, gather_reforms
 from freelunch.audit.scope import load_regimes, scope_text, worth_text
+from freelunch.records.read import load_records
 from freelunch.study.study import Study
 
 
-def audit_study(study: Study, folder: Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Audit:
+    """The audit of a study, whose attributes are the keys of `audit.json`."""
+
+    study: str
+    config_file: str
+    scope: str
+    worth: str
+    answer: str
+    found: list[PrunedModelAnswer]
+    claims: list[ClaimVerdict]
+    published_claims: list[TableClaimVerdict]
+    appendix: list[Repetition]
+    protocol: list[ComparedSetting]
+    published: list[ComparedNumber]
+    contradictions: list[Contradiction]
+    provenance: Provenance
+    costs: list[StepCost]
+    reforms: list[ReformsItem]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of `audit.json`."""
+        return json_of(self)
+
+    @property
+    def verdicts(self) -> str:
+        """Return what was found, its scope, and the verdicts, claim by claim, as Markdown."""
+        return layout("verdicts.md", numbers=_numbers_of).render(audit=self)
+
+    @property
+    def appendix_text(self) -> str:
+        """Return the artifact appendix as Markdown."""
+        return layout("appendix.md").render(audit=self, expectations=EXPECTATIONS)
+
+    @property
+    def reforms_text(self) -> str:
+        """Return the answered checklist as Markdown."""
+        lines = [f"# REFORMS checklist of the study `{self.study}`", "", CHECKLIST]
+        module = None
+        for item in self.reforms:
+            if item.module != module:
+                module = item.module
+                lines += ["", f"## {module}", "", "| item | asks for | status | answer |"]
+                lines.append("|---|---|---|---|")
+            # A bar would end the field of the table.
+            text = item.text.replace("|", "\\|")
+            lines.append(f"| {item.id} | {item.asks} | {item.status} | {text} |")
+        return "\n".join(lines) + "\n"
+
+
+def json_of(value: Any) -> dict[str, Any]:
+    """Return a dataclass as JSON has it; an attribute that ends in `_` is a word of Python."""
+
+    def mapping(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        return {key.removesuffix("_"): each for key, each in pairs}
+
+    return asdict(value, dict_factory=mapping)
+
+
+def audit_study(study: Study, folder: Path | None = None) -> Audit:
     """Return the audit of a finished study.
 
     Args:
@@ -34,27 +107,43 @@ def audit_study(study: Study, folder: Path | None = None) -> dict[str, Any]:
     return audit_records(study, load_records(study, folder), folder or study.paths.records)
 
 
-def audit_records(study: Study, records: Records, folder: Path) -> dict[str, Any]:
+def audit_records(study: Study, records: Records, folder: Path) -> Audit:
     """Return the audit of a study whose records are already loaded; see `audit_study`."""
-    evidence = Evidence(study, records, folder)
     check_records(study, records, folder)
-    regimes, found = load_regimes(), gather_found(evidence)
+    evidence = Evidence(study, records, folder)
+    regimes, answers = load_regimes(), gather_answers(evidence)
     asked, published, meaning = load_claims(), load_published(), load_meaning()
     claims = audit_claims(evidence, asked)
-    audit = {
-        "study": study.name,
-        "config_file": study.source,
-        "scope": scope_text(study, records, regimes),
-        "worth": worth_text(study, records, regimes),
-        "answer": answer_text(study, found),
-        "found": found,
-        "claims": claims,
-        "published_claims": audit_published_claims(asked, published, meaning),
-        "appendix": gather_appendix(study, records, claims),
-        "protocol": audit_protocol(study, load_protocol()),
-        "published": audit_published(evidence, published, meaning),
-        "contradictions": contradictions(published),
-        "provenance": gather_provenance(study, records),
-        "costs": gather_costs(records),
-    }
-    return {**audit, "reforms": gather_reforms(study, records, audit)}
+    audit = Audit(
+        study=study.name,
+        config_file=study.source,
+        scope=scope_text(study, records, regimes),
+        worth=worth_text(study, records, regimes),
+        answer=answer_text(study, answers),
+        found=answers,
+        claims=claims,
+        published_claims=audit_published_claims(asked, published, meaning),
+        appendix=gather_appendix(study, records, claims),
+        protocol=audit_protocol(study, load_protocol()),
+        published=audit_published(evidence, published, meaning),
+        contradictions=contradictions(published),
+        provenance=gather_provenance(study, records),
+        costs=gather_costs(records),
+        reforms=[],
+    )
+    return replace(audit, reforms=gather_reforms(study, records, audit))
+
+
+def _numbers_of(part: PartVerdict | TablePartVerdict) -> str:
+    """Return the numbers of a part and its threshold, or the reason why there are none."""
+    texts = []
+    for each in part.findings:
+        if each.text:
+            computed_from = getattr(each, "computed_from", None)
+            source = f" ({computed_from})" if computed_from is not None else ""
+            texts.append(f"{each.subject}: {each.text}{source}")
+    if not texts:
+        return part.reason
+    is_late = part.set.by == "us" and part.set.after_results
+    late = ", set after results were seen" if is_late else ""
+    return f"{part.quantity}: {'; '.join(texts)} (threshold: {part.threshold}{late})"

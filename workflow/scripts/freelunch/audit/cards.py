@@ -10,14 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from freelunch.analysis.pairing import Records
-from freelunch.audit.data import REPORT
+from freelunch.audit.layouts import layout
+from freelunch.audit.output_files import card_name
 from freelunch.audit.page_card import pattern_in_words
-from freelunch.reporting.derived import card_name
 from freelunch.reporting.formatting import NOT_FINITE, NOTHING, with_error
-from freelunch.reporting.labels import place_text
 from freelunch.study import steps
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.patterns import Pattern
@@ -41,24 +40,11 @@ def card_texts(study: Study, records: Records) -> dict[str, str]:
         study: The study.
         records: The record of each of its cells.
     """
-    layout = _layout()
-    return {card_name(study, cell): _card(study, records, cell, layout) for cell in study.cells}
+    card = layout("card.md")
+    return {card_name(study, cell): _card(study, records, cell, card) for cell in study.cells}
 
 
-def _layout() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(REPORT),
-        # The card is Markdown, which shows no HTML of a record: the hub takes it out.
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["place"] = place_text
-    return environment.get_template("audit/card.md")
-
-
-def _card(study: Study, records: Records, cell: Cell, layout: Template) -> str:
+def _card(study: Study, records: Records, cell: Cell, card: Template) -> str:
     # Planning imports this module, and must not wait for a client of the hub.
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -81,7 +67,7 @@ def _card(study: Study, records: Records, cell: Cell, layout: Template) -> str:
         tags=["research", *pruning],
     )
     settings = {key: spec.get(key) for key in ("criterion", "pattern", "adaptation", "seed")}
-    text = layout.render(
+    text = card.render(
         data=data.to_yaml(),
         study=study,
         cell=cell,

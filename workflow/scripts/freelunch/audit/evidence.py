@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from freelunch.analysis.budget_effect import BudgetComparison, budget_comparisons
 from freelunch.analysis.intervals import Sample
 from freelunch.analysis.pairing import (
+    Records,
     by_adaptation,
     paired_losses,
     parameters_by_model,
@@ -19,15 +21,26 @@ from freelunch.analysis.pairing import (
 )
 from freelunch.records.read import load_answers
 from freelunch.records.record import adaptation_facts
-from freelunch.reporting.finished import FinishedStudy
 from freelunch.study.cell import DENSE, Cell
 from freelunch.study.steps import JOINED, RECONSTRUCT_WINDOW
+from freelunch.study.study import Study
 
 PERPLEXITY, HELD_OUT_PERPLEXITY, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
 
 
-class Evidence(FinishedStudy):
-    """A finished study as evidence for claims."""
+@dataclass(frozen=True)
+class Evidence:
+    """A finished study as evidence for claims.
+
+    Attributes:
+        study: Its config.
+        records: The record of each of its cells.
+        folder: Folder of the records, with the answers to tasks beside them.
+    """
+
+    study: Study
+    records: Records
+    folder: Path
 
     def losses(self, cell: Cell, metric: str) -> list[list[float]] | None:
         """Return the losses of a cell in a metric, a list for each stratum; None if not measured.

@@ -37,8 +37,11 @@ SENTENCE = Notation(
     more_than="more than ",
     interval="95 %: ",
     suffixes={
-        **{"share": " %", "times": " times", "GB": " GB"},
-        **{"points": " points", "nats": " nats"},
+        "share": " %",
+        "times": " times",
+        "GB": " GB",
+        "points": " points",
+        "nats": " nats",
     },
 )
 
@@ -139,26 +142,47 @@ def number_text(
     return f"{digits}{notation.suffixes.get(unit, '')}"
 
 
-def estimate_json(
-    found: Estimate,
-    unit: str,
-    bounds: tuple[float, float] = UNBOUNDED,
-    without: str = NOT_FINITE,
-) -> dict[str, float | str | None]:
-    """Return a number, its interval and the range within which it is known, as JSON can hold them.
+@dataclass(frozen=True)
+class Number:
+    """An estimate as JSON can hold it.
 
-    Args:
-        found: The number.
-        unit: As `estimate_text` takes it.
-        bounds: As those of a `Measurement`; what is unbounded is None.
-        without: The text if there is no number.
+    Attributes:
+        value, low, high: The number and its interval; an infinite one is a word.
+        known_from, known_to: The range within which it is known; None where that is unbounded.
+        text: The number as people read it; None where nothing was measured.
     """
-    ends = (end if math.isfinite(end) else None for end in bounds)
-    return {
-        **{key: json_number(getattr(found, key)) for key in ("value", "low", "high")},
-        **dict(zip(("known_from", "known_to"), ends, strict=True)),
-        "text": without if math.isnan(found.value) else estimate_text(found, unit, bounds),
-    }
+
+    value: float | str | None = None
+    low: float | str | None = None
+    high: float | str | None = None
+    known_from: float | None = None
+    known_to: float | None = None
+    text: str | None = None
+
+    @staticmethod
+    def of(
+        found: Estimate,
+        unit: str,
+        bounds: tuple[float, float] = UNBOUNDED,
+        without: str = NOT_FINITE,
+    ) -> "Number":
+        """Return an estimate.
+
+        Args:
+            found: The estimate.
+            unit: As `estimate_text` takes it.
+            bounds: As those of a `Measurement`.
+            without: The text if there is no number.
+        """
+        known_from, known_to = (end if math.isfinite(end) else None for end in bounds)
+        return Number(
+            value=json_number(found.value),
+            low=json_number(found.low),
+            high=json_number(found.high),
+            known_from=known_from,
+            known_to=known_to,
+            text=without if math.isnan(found.value) else estimate_text(found, unit, bounds),
+        )
 
 
 def json_number(value: float) -> float | str | None:

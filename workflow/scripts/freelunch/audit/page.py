@@ -7,35 +7,29 @@ script and figures are inside the file, and links lead to files beside it, so it
 import base64
 import hashlib
 import re
-import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from jinja2 import Template
 from markupsafe import Markup, escape
 
-from freelunch.audit.appendix import EXPECTATIONS, cost_text
-from freelunch.audit.data import REPORT
-from freelunch.audit.page_card import computed_text, meanings, run_facts, tally_text
-from freelunch.audit.page_cells import (
-    duration,
-    shown_cells,
-    shown_tasks,
-    significant,
-    sorting,
-)
-from freelunch.audit.page_claims import needs_text, shown_claims, shown_published
-from freelunch.audit.page_found import shown_found
-from freelunch.audit.protocol import (
-    ABSENT,
-    DIFFERENT,
-    PARTLY,
-    SAME,
-    UNKNOWN,
-)
+from freelunch.audit.appendix import EXPECTATIONS
+from freelunch.audit.audit import Audit
+from freelunch.audit.claim_verdicts import ClaimVerdict
+from freelunch.audit.claims import REPORT
+from freelunch.audit.figures import figures
+from freelunch.audit.layouts import layout
+from freelunch.audit.output_files import APPENDIX, AUDIT, METADATA, REFORMS, own_files
+from freelunch.audit.page_card import meanings, run_facts, tally_text
+from freelunch.audit.page_cells import cells_table, sorting, tasks_table
+from freelunch.audit.page_claims import claim_reason, key_numbers, needs_text, threshold_history
+from freelunch.audit.page_found import found_section
+from freelunch.audit.protocol import ABSENT, DIFFERENT, PARTLY, SAME, UNKNOWN
+from freelunch.audit.provenance import Provenance
 from freelunch.audit.published import AGREES, DIFFERS, NOT_RUN
 from freelunch.audit.reforms import CHECKLIST
 from freelunch.audit.verdicts import (
@@ -45,18 +39,11 @@ from freelunch.audit.verdicts import (
     HOLDS,
     IN_PART,
     OPEN,
+    UNTESTED,
     of_few_seeds,
 )
-from freelunch.reporting.derived import (
-    APPENDIX,
-    AUDIT,
-    METADATA,
-    REFORMS,
-    evaluation_name,
-    own_files,
-)
-from freelunch.reporting.figures import figures
-from freelunch.reporting.formatting import NOTHING, with_error
+from freelunch.reporting.formatting import NOTHING
+from freelunch.reporting.results import Results
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
@@ -74,16 +61,52 @@ SINGLE_FILES = (APPENDIX, REFORMS, AUDIT, METADATA)
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # A table of cells with more rows is folded.
 FEW_CELLS = 20
+# The figure of perplexity against tokens, operations and memory.
+OF_COSTS = "budgets"
 # The facts of an origin that say where something comes from.
-_PLACES = (
-    *("source", "package", "version", "repository", "revision", "path"),
-    *("member", "members"),
-)
+_PLACES = "source", "package", "version", "repository", "revision", "path", "member", "members"
+Grouped = TypeVar("Grouped")
+
+
+@dataclass(frozen=True)
+class ShownFigure:
+    """A figure on the page.
+
+    Attributes:
+        number: Its number.
+        claims: The claims that it belongs to.
+        sums_up: Whether the page begins with it.
+        is_of_costs: Whether it shows what adaptations reach for their cost, beside the rankings.
+        title, alternative, caption: What it shows; a caption has paragraphs.
+        image: Its drawing, inline.
+        data: The file that it draws, if that is there.
+    """
+
+    number: int
+    claims: Sequence[str]
+    sums_up: bool
+    is_of_costs: bool
+    title: str
+    image: str
+    alternative: str
+    caption: list[str]
+    data: str | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The source of a model, text or task, and the digests of the files read."""
+
+    kind: str
+    name: str
+    place: str
+    licence: str
+    digests: dict[str, str]
 
 
 def page_text(
-    study: Study,
-    audit: Mapping[str, Any],
+    results: Results,
+    audit: Audit,
     root: Path,
     later: Sequence[str] = (),
     records: str = "../records",
@@ -91,53 +114,56 @@ def page_text(
     """Return the page of an audit.
 
     Args:
-        study: The study.
-        audit: As `freelunch.audit.audit.audit_study` returns it.
-        root: Folder of the study's results, with its `records`. The page shows or links the tables,
-            figures and other files that exist, and leaves out those that do not.
+        results: The numbers of the study.
+        audit: Its audit.
+        root: Folder of the study's results. The page shows or links the tables, figures and other
+            files that exist, and leaves out those that do not.
         later: Files that will exist when the page is read, as paths from `root`.
         records: Folder of the records, as a path from the page.
     """
-    environment = _environment(records)
-    shown = list(_figures(study, root, audit["claims"]))
+    study, provenance = results.study, audit.provenance
+    shown = list(_figures(study, root, audit.claims))
     # The page's policy lets only this script run, whatever a record may contain.
     script = (REPORT / "audit" / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    statuses = Counter(row["status"] for row in audit["protocol"])
-    not_run = [row for row in audit["published"] if row["verdict"] == NOT_RUN]
-    return environment.get_template("audit/page.html").render(
+    statuses = Counter(row.status for row in audit.protocol)
+    joined = [row for row in audit.published if row.verdict != NOT_RUN]
+    not_run = [row for row in audit.published if row.verdict == NOT_RUN]
+    return _page(records).render(
         study=study,
         facts=run_facts(study, audit),
-        answer=unbroken(audit["answer"]),
-        tally=tally_text(audit["claims"]),
-        leading=[figure for figure in shown if figure["sums_up"]],
-        found=shown_found(study, audit["found"]),
-        claims=shown_claims(audit["claims"], shown),
-        needs=needs_text(audit["claims"], study),
+        answer=unbroken(audit.answer),
+        tally=tally_text(audit.claims),
+        leading=[figure for figure in shown if figure.sums_up],
+        costs_figures=[figure for figure in shown if figure.is_of_costs],
+        of_claims=figures_of_claims(shown, audit.claims),
+        found=found_section(audit.found),
+        claims=[claim for claim in audit.claims if claim.verdict != UNTESTED],
+        untested=[claim for claim in audit.claims if claim.verdict == UNTESTED],
+        needs=needs_text(audit.claims, study),
         late_thresholds=all(
-            part["set"]["after_results"] for claim in audit["claims"] for part in claim["parts"]
+            part.set.after_results for claim in audit.claims for part in claim.parts
         ),
-        published_claims=shown_published(audit["published_claims"]),
-        cells=shown_cells(root / "tables"),
-        tasks=shown_tasks(root / "tables"),
+        published_claims=audit.published_claims,
+        cells=cells_table(results.cells),
+        tasks=tasks_table(results.tasks),
         few_cells=FEW_CELLS,
-        differing=_by_group(row for row in audit["protocol"] if row["status"] != SAME),
-        equal=_by_group(row for row in audit["protocol"] if row["status"] == SAME),
+        differing=_groups([row for row in audit.protocol if row.status != SAME], "group"),
+        equal=_groups([row for row in audit.protocol if row.status == SAME], "group"),
         statuses={status: statuses[status] for status in MARKS if status in statuses},
-        joined=[row for row in audit["published"] if row["verdict"] != NOT_RUN],
+        joined=joined,
         not_run=not_run,
-        contradictions=audit["contradictions"],
-        of_paper=any(PAPER in row["reference"] for row in audit["published"]),
+        contradictions=audit.contradictions,
+        of_paper=any(PAPER in row.reference for row in audit.published),
         meanings=dict(meanings(study)),
-        why_not_run=Counter((row["source"], row["reference"], row["reason"]) for row in not_run),
-        provenance=audit["provenance"],
-        computed=computed_text(audit["provenance"]),
-        origins=list(_origins(audit["provenance"])),
-        tokens=_tokens(audit["provenance"]),
-        costs=audit["costs"],
-        appendix=audit["appendix"],
+        why_not_run=Counter((row.source, row.reference, row.reason) for row in not_run),
+        provenance=provenance,
+        origins=list(_origins(provenance)),
+        tokens=_tokens(provenance),
+        costs=audit.costs,
+        appendix=audit.appendix,
         expectations=EXPECTATIONS,
-        reforms=_by_group(audit["reforms"], "module"),
+        reforms=_groups(audit.reforms, "module"),
         checklist=CHECKLIST,
         files=_files(study, root, later),
         script=Markup(script),
@@ -145,34 +171,20 @@ def page_text(
     )
 
 
-def _environment(records: str) -> Environment:
-    """Return what renders the page, which links the records in a folder."""
-    environment = Environment(
-        loader=FileSystemLoader(REPORT),
-        autoescape=select_autoescape(["html"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _page(records: str) -> Template:
+    """Return the layout of the page, which links the records in a folder."""
+    return layout(
+        "page.html",
+        {"marks": MARKS, "records": records, "roles": ROLES},
+        listed=_in_line,
+        prose=_prose,
+        reason=claim_reason,
+        key_numbers=key_numbers,
+        history=threshold_history,
+        record=lambda cell: f"{records}/{Cell.parse(cell).record_name}",
+        sorting=sorting,
+        yaml=lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100),
     )
-    environment.globals |= {
-        "marks": MARKS,
-        "nothing": NOTHING,
-        "records": records,
-        "roles": ROLES,
-    }
-    environment.filters |= {
-        "cost": cost_text,
-        "duration": duration,
-        "listed": _in_line,
-        "prose": _prose,
-        "quoted": shlex.quote,
-        "record": lambda cell: f"{records}/{Cell.parse(cell).record_name}",
-        "significant": significant,
-        "sorting": sorting,
-        "with_error": with_error,
-        "yaml": lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100),
-    }
-    return environment
 
 
 def _in_line(value: Any) -> str:
@@ -194,18 +206,19 @@ def unbroken(text: str) -> str:
     return text.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def _figures(
-    study: Study, root: Path, claims: Sequence[Mapping[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def _figures(study: Study, root: Path, claims: Sequence[ClaimVerdict]) -> Iterator[ShownFigure]:
     """Yield the figures that are there, numbered: those that sum up the study, then the others in
     the order of the claims they belong to.
     """
-    places = {claim["id"]: place for place, claim in enumerate(claims)}
-    of_claims = [figure for figure in figures().values() if places.keys() & figure.claims]
-    of_claims.sort(key=lambda it: min(places[claim] for claim in it.claims if claim in places))
-    found = 0
-    for figure in [*(it for it in figures().values() if it.sums_up), *of_claims]:
-        data = root / "figures" / f"{figure.name}.csv"
+    order = [claim.id for claim in claims]
+    every = list(figures().values())
+    of_claims = [figure for figure in every if {*order} & {*figure.claims}]
+    of_claims.sort(key=lambda it: min(order.index(name) for name in it.claims if name in order))
+    number = 0
+    # What sums up the study comes first, then what each adaptation reaches for its cost.
+    of_claims.sort(key=lambda figure: figure.name != OF_COSTS)
+    for figure in [*(each for each in every if each.sums_up), *of_claims]:
+        data = root / figure.table.file
         if data.is_file() and len(data.read_text(encoding="utf-8").splitlines()) < 2:
             # The figure only says that there is nothing to draw.
             continue
@@ -213,64 +226,75 @@ def _figures(
         path = next((path for path in drawn if path.is_file()), None)
         if path is None:
             continue
-        found += 1
+        number += 1
         content = base64.b64encode(path.read_bytes()).decode()
-        yield {
-            "number": found,
-            "claims": figure.claims,
-            "sums_up": figure.sums_up,
-            "title": f"{figure.title[0].upper()}{figure.title[1:]}",
-            "image": f"data:{_TYPES[path.suffix]};base64,{content}",
-            "alternative": figure.alternative,
-            "caption": re.split(r"\n\s*\n", figure.caption(study).strip()),
-            "data": f"figures/{figure.name}.csv" if data.is_file() else None,
-        }
+        yield ShownFigure(
+            number=number,
+            claims=figure.claims,
+            sums_up=figure.sums_up,
+            is_of_costs=figure.name == OF_COSTS,
+            title=f"{figure.title[0].upper()}{figure.title[1:]}",
+            image=f"data:{_TYPES[path.suffix]};base64,{content}",
+            alternative=figure.alternative,
+            caption=re.split(r"\n\s*\n", figure.caption(study).strip()),
+            data=figure.table.file if data.is_file() else None,
+        )
 
 
-def _by_group(
-    rows: Iterable[Mapping[str, Any]], key: str = "group"
-) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the rows of each group."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+def figures_of_claims(
+    shown: Sequence[ShownFigure], claims: Sequence[ClaimVerdict]
+) -> dict[str, tuple[list[ShownFigure], list[int]]]:
+    """Return the figures of each claim: those to show there, and the numbers of those above it."""
+    above = {figure.number for figure in shown if figure.is_of_costs}
+    found = {}
+    for claim in claims:
+        own = [figure for figure in shown if claim.id in figure.claims]
+        new = [figure for figure in own if figure.number not in above]
+        found[claim.id] = new, [figure.number for figure in own if figure.number in above]
+        above |= {figure.number for figure in own}
+    return found
+
+
+def _groups(rows: Iterable[Grouped], key: str) -> dict[str, list[Grouped]]:
+    """Return the rows by an attribute."""
+    groups: dict[str, list[Grouped]] = {}
     for row in rows:
-        groups.setdefault(row[key], []).append(row)
+        groups.setdefault(getattr(row, key), []).append(row)
     return groups
 
 
-def _origins(provenance: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the source of each model, text and task, and the digests of the files read."""
+def _origins(provenance: Provenance) -> Iterator[Origin]:
+    """Yield the source of each model, text and task."""
     for kind in ("models", "texts", "tasks"):
-        for name, origins in provenance[kind].items():
+        for name, origins in getattr(provenance, kind).items():
             for origin in filter(None, origins):
                 digests = {"wheel": origin.get("sha256"), **origin.get("files", {})}
                 digests["manifest"] = origin.get("manifest_sha256")
-                yield {
-                    "kind": kind.removesuffix("s"),
-                    "name": name,
-                    "place": ", ".join(str(origin[key]) for key in _PLACES if key in origin),
-                    "licence": provenance["config"][kind][name].get("licence", NOTHING),
-                    "digests": {name: digest for name, digest in digests.items() if digest},
-                }
+                yield Origin(
+                    kind.removesuffix("s"),
+                    name,
+                    ", ".join(str(origin[key]) for key in _PLACES if key in origin),
+                    provenance.config[kind][name].get("licence", NOTHING),
+                    {name: digest for name, digest in digests.items() if digest},
+                )
 
 
-def _tokens(provenance: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+def _tokens(provenance: Provenance) -> Counter[tuple[str, str]]:
     """Return the number of cells that read the tokens of each digest."""
     return Counter(
         (name.replace("_", " "), digest)
-        for digests in provenance["token_ids"].values()
+        for digests in provenance.token_ids.values()
         for name, digest in digests.items()
     )
 
 
 def _files(study: Study, root: Path, later: Sequence[str]) -> dict[str, list[str]]:
     """Return the other files of the study, as paths from its folder."""
-    evaluations = [evaluation_name(study, cell) for cell in study.cells]
-    names = [*SINGLE_FILES, *own_files(study), *evaluations]
+    names = [*SINGLE_FILES, *own_files(study)]
     there = [name for name in names if name in later or (root / name).is_file()]
     groups = {
         "The audit": [name for name in there if name in SINGLE_FILES],
         "Tables": [name for name in there if name.startswith("tables/")],
         "Figures, and the data they draw": [name for name in there if name.startswith("figures/")],
-        "Records as Every Eval Ever files": [name for name in there if name in evaluations],
     }
     return {title: paths for title, paths in groups.items() if paths}

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from freelunch.audit.audit import Audit
+from freelunch.audit.claim_verdicts import ClaimVerdict
 from freelunch.audit.scope import cells_text, measured_text
 from freelunch.audit.verdicts import VERDICTS
 from freelunch.reporting.formatting import range_text
@@ -19,7 +21,7 @@ _TOLD = (
 )
 
 
-def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
+def run_facts(study: Study, audit: Audit) -> dict[str, str]:
     """Return what was run: the study, models, pruning, adaptations, texts and seeds."""
     pruned = [cell for cell in study.cells if not cell.is_dense]
     models = ", ".join(
@@ -32,7 +34,7 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
     of_cells = Counter((cell.model, cell.pruning, cell.adaptation) for cell in pruned)
     seeds = range_text([*of_cells.values()] or [1], ",")
     facts = {
-        "Study": f"`{study.name}` (`{audit['config_file']}`), {cells_text(study)}",
+        "Study": f"`{study.name}` (`{audit.config_file}`), {cells_text(study)}",
         "Models": f"{models}, pruned by {criteria}; {patterns}" if pruned else models,
         "Measured": f"{measured_text(study)}{_held_out(study)}; {seeds} "
         f"seed{'' if seeds == '1' else 's'} for each cell",
@@ -43,7 +45,7 @@ def run_facts(study: Study, audit: Mapping[str, Any]) -> dict[str, str]:
             f"in {len(names)} way{'s' if len(names) > 1 else ''}, on {tokens} tokens of "
             f"`{study.calibration.text}`"
         )
-    facts["Worth"] = audit["worth"]
+    facts["Worth"] = audit.worth
     return facts
 
 
@@ -57,25 +59,12 @@ def _held_out(study: Study) -> str:
     )
 
 
-def computed_text(provenance: Mapping[str, Any]) -> str:
-    """Return when, and by which commits, the records were computed."""
-    commits = ", ".join(
-        f"`{each['commit'][:10]}` "
-        f"({'with uncommitted changes' if each['uncommitted_changes'] else 'clean'})"
-        for each in provenance["commits"]
-        # There is no commit where the code was not in a repository.
-        if each["commit"]
-    )
-    last = provenance["finished"]["last"]
-    return f"until {last or 'an unknown time'}, by commit {commits or 'unknown'}"
-
-
-def tally_text(claims: Sequence[Mapping[str, Any]]) -> str:
+def tally_text(claims: Sequence[ClaimVerdict]) -> str:
     """Return the number of claims with each verdict, and what that says of them, in a few words."""
-    verdicts = [claim["verdict"] for claim in claims]
+    verdicts = [claim.verdict for claim in claims]
     counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    bearings = Counter(claim["bearing"] for claim in claims)
+    bearings = Counter(claim.bearing for claim in claims)
     said = ", ".join(f"{count} {bearing}" for bearing, count in bearings.items())
     return f"Of the paper's {len(claims)} claims: {told}. What that says of the paper: {said}."
 

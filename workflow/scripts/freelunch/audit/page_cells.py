@@ -1,50 +1,72 @@
-"""The tables of all cells and of their tasks on an audit's page, and the form of their numbers."""
+"""The tables of all cells and of their tasks on an audit's page."""
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from freelunch.analysis.accuracy import MEAN
-from freelunch.reporting.formatting import NOTHING, marked, percent, rounded, with_error
+from freelunch.analysis.pairing import Rows
+from freelunch.reporting.formatting import (
+    NOTHING,
+    duration,
+    marked,
+    percent,
+    rounded,
+    three_digits,
+    with_error,
+)
 from freelunch.reporting.metrics import METRICS, Metric
 from freelunch.reporting.sections.tasks import MINUS_DENSE, MINUS_UNADAPTED
 from freelunch.study.cell import DENSE, NONE
 
-WORDS = ("model", "criterion", "pattern", "adaptation", "selected_on", "record")
 Row = Mapping[str, Any]
+# The differences of the mean over tasks, with their headings.
+_DIFFERENCES = {
+    "accuracy_minus_dense": f"{MEAN} {MINUS_DENSE}",
+    "accuracy_minus_unadapted": f"{MEAN} {MINUS_UNADAPTED}",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A number of a table: its text, and what it is sorted by."""
+
+    text: str
+    value: str
+
+
+@dataclass(frozen=True)
+class CellLine:
+    """A line of a table: the name of its cell, its records, and its fields by their headings."""
+
+    name: str
+    records: list[str]
+    fields: dict[str, Field] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CellTable:
+    """A table of cells; `documents` are those asked, and all, of each task."""
+
+    columns: list[str]
+    rows: list[CellLine]
+    documents: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table.
+    """A column of the table of all cells.
 
     Attributes:
         title: Its heading.
         key: The column of `summary.csv` that it is sorted by.
-        shown: Returns its text in a row.
+        text: Returns its text in a row.
     """
 
     title: str
     key: str
-    shown: Callable[[Row], str]
-
-
-def significant(value: float | None) -> str:
-    """Return a number with three significant digits, or with all digits before the point."""
-    return rounded(value, value / 10) if value else NOTHING
-
-
-def duration(seconds: float | None) -> str:
-    """Return a time in seconds, minutes or hours."""
-    if seconds is None:
-        return NOTHING
-    for unit, size, below in (("s", 1, 120), ("min", 60, 7200)):
-        if seconds < below:
-            return f"{significant(seconds / size)} {unit}"
-    return f"{significant(seconds / 3600)} h"
+    text: Callable[[Row], str]
 
 
 def sorting(value: object) -> str:
@@ -58,35 +80,18 @@ def sorting(value: object) -> str:
     return repr(number) if math.isfinite(number) else "Infinity"
 
 
-def _named(row: Row, more: Sequence[str]) -> str:
-    """Return the name of a cell, as far as it tells it from the others of the study."""
-    dense = row["criterion"] == DENSE
-    pruning = DENSE if dense else f"{row['criterion']}-{row['pattern']}"
-    model = [row["model"]] if "model" in more else []
-    seed = [f"seed{row['seed']:.0f}"] if "seed" in more else []
-    adaptation = [] if dense and row["adaptation"] == NONE else [row["adaptation"]]
-    return marked("/".join([*model, pruning, *adaptation, *seed]), row.get("selected_on"))
+def _with_error(title: str, key: str) -> Column:
+    return Column(title, key, lambda row: with_error(row[key], row[f"{key}_standard_error"]))
 
 
-def _several(rows: Sequence[Row], *keys: str) -> list[str]:
-    """Return the keys in which rows differ."""
-    return [key for key in keys if len({row[key] for row in rows}) > 1]
+def _known(title: str, key: str, text: Callable[[float], str]) -> Column:
+    """Return a column that is a dash where there is no number."""
+    return Column(title, key, lambda row: NOTHING if row[key] is None else text(row[key]))
 
 
-def _with_error(key: str) -> Callable[[Row], str]:
-    return lambda row: with_error(row[key], row[f"{key}_standard_error"])
-
-
-def _amount(key: str, unit: float) -> Callable[[Row], str]:
-    return lambda row: NOTHING if row[key] is None else significant(row[key] / unit)
-
-
-def _count(key: str) -> Callable[[Row], str]:
-    return lambda row: NOTHING if row[key] is None else f"{row[key]:,.0f}"
-
-
-def _percent(key: str) -> Callable[[Row], str]:
-    return lambda row: NOTHING if row[key] is None else f"{100 * row[key]:.1f} %"
+def _metric(metric: Metric) -> Column:
+    heading = str(metric.page_heading)
+    return Column(heading, metric.column, lambda row: metric.shown(row) or NOTHING)
 
 
 def _ratio(row: Row) -> str:
@@ -94,108 +99,76 @@ def _ratio(row: Row) -> str:
     return NOTHING if ratio is None or error is None else rounded(ratio, ratio * error)
 
 
-def _metric(metric: Metric) -> Callable[[Row], str]:
-    return lambda row: metric.shown(row) or NOTHING
-
-
 COLUMNS = (
-    Column("Perplexity", "perplexity", _with_error("perplexity")),
-    Column("Loss \N{MINUS SIGN} dense", "loss_minus_dense", _with_error("loss_minus_dense")),
+    _with_error("Perplexity", "perplexity"),
+    _with_error("Loss \N{MINUS SIGN} dense", "loss_minus_dense"),
     Column("\N{MULTIPLICATION SIGN} dense", "perplexity_over_dense", _ratio),
-    *(
-        Column(metric.page_heading, metric.column, _metric(metric))
-        for metric in METRICS
-        if metric.page_heading
-    ),
-    Column("Sparsity", "sparsity", _percent("sparsity")),
-    Column("Tokens", "adaptation_tokens", _count("adaptation_tokens")),
-    Column("TFLOP", "adaptation_flops", _amount("adaptation_flops", 1e12)),
-    Column("Time", "adaptation_wall_s", lambda row: duration(row["adaptation_wall_s"])),
-    Column("GB", "adaptation_peak_bytes", _amount("adaptation_peak_bytes", 1e9)),
+    *(_metric(metric) for metric in METRICS if metric.page_heading),
+    _known("Sparsity", "sparsity", lambda share: f"{100 * share:.1f} %"),
+    _known("Tokens", "adaptation_tokens", "{:,.0f}".format),
+    _known("TFLOP", "adaptation_flops", lambda flops: three_digits(flops / 1e12)),
+    _known("Time", "adaptation_wall_s", duration),
+    _known("GB", "adaptation_peak_bytes", lambda size: three_digits(size / 1e9)),
 )
 
 
-_NUMBERS = {"seed", *(f"{it.key}{end}" for it in COLUMNS for end in ("", "_standard_error"))}
-
-
-def shown_cells(tables: Path) -> dict[str, Any] | None:
-    """Return columns and rows of the table of all cells; None if there is no summary of them.
+def cells_table(cells: Rows) -> CellTable:
+    """Return the table of all cells.
 
     A column that is empty for all cells is left out. A cell's name has the model and the seed only
     if there are several, since the head of the page names them.
 
     Args:
-        tables: Folder with `summary.csv`.
+        cells: As `Results.cells` has them.
     """
-    if not (tables / "summary.csv").is_file():
-        return None
-    rows = [_parsed(row) for row in _read(tables / "summary.csv")]
-    columns = [each for each in COLUMNS if any(row.get(each.key) is not None for row in rows)]
-    more = _several(rows, "model", "seed")
-    return {
-        "columns": [each.title for each in columns],
-        "rows": [
-            {
-                "record": row["record"],
-                "name": _named(row, more),
-                "fields": [
-                    {"text": each.shown(row), "value": sorting(row[each.key])} for each in columns
-                ],
-            }
-            for row in rows
-        ],
-    }
+    columns = [each for each in COLUMNS if any(row[each.key] is not None for row in cells)]
+    more = _several(cells, "model", "seed")
+    lines = []
+    for row in cells:
+        fields = {it.title: Field(it.text(row), sorting(row[it.key])) for it in columns}
+        lines.append(CellLine(_name(row, more), [row["record"]], fields))
+    return CellTable([each.title for each in columns], lines)
 
 
-def shown_tasks(tables: Path) -> dict[str, Any] | None:
-    """Return columns and rows of the table of zero-shot accuracies; None if no tasks were asked.
+def tasks_table(tasks: Rows) -> CellTable | None:
+    """Return the table of zero-shot accuracies; None if no tasks were asked.
 
     Args:
-        tables: Folder with `tasks.csv`.
+        tasks: As `Results.tasks` has them.
     """
-    path = tables / "tasks.csv"
-    asked = _read(path) if path.is_file() else []
-    if not asked:
+    if not tasks:
         return None
-    more = _several(asked, "model")
-    rows: dict[str, dict[str, Any]] = {}
-    for one in asked:
-        name = _named(one, more)
-        row = rows.setdefault(name, {"name": name, "records": one["records"].split(), "fields": {}})
-        row["fields"][one["task"]] = _accuracy_field(one, "accuracy")
-        if one["task"] == MEAN:
+    more = _several(tasks, "model")
+    lines: dict[str, CellLine] = {}
+    documents = {}
+    for row in tasks:
+        name, task = _name(row, more), row["task"]
+        line = lines.setdefault(name, CellLine(name, row["records"].split()))
+        line.fields[task] = _accuracy(row, "accuracy")
+        if task == MEAN:
             for key, title in _DIFFERENCES.items():
-                row["fields"][title] = _accuracy_field(one, key)
-    documents = {
-        each["task"]: (int(each["documents"]), int(each["documents_in_all"])) for each in asked
-    }
-    del documents[MEAN]
-    return {
-        "columns": [MEAN, *_DIFFERENCES.values(), *documents],
-        "documents": documents,
-        "rows": list(rows.values()),
-    }
+                line.fields[title] = _accuracy(row, key)
+        else:
+            documents[task] = (row["documents"], row["documents_in_all"])
+    columns = [MEAN, *_DIFFERENCES.values(), *documents]
+    return CellTable(columns, list(lines.values()), documents)
 
 
-# The differences of the mean over tasks, with their headings.
-_DIFFERENCES = {
-    "accuracy_minus_dense": f"{MEAN} {MINUS_DENSE}",
-    "accuracy_minus_unadapted": f"{MEAN} {MINUS_UNADAPTED}",
-}
+def _accuracy(row: Row, key: str) -> Field:
+    """Return an accuracy, or a difference of two."""
+    return Field(percent(row[key], row[f"{key}_standard_error"]), sorting(row[key]))
 
 
-def _accuracy_field(row: Mapping[str, str], key: str) -> dict[str, str | None]:
-    """Return an accuracy of a row of `tasks.csv`, or a difference of two."""
-    numbers = [float(row[it]) if row[it] else None for it in (key, f"{key}_standard_error")]
-    return {"text": percent(*numbers), "value": sorting(numbers[0])}
+def _name(row: Row, more: Sequence[str]) -> str:
+    """Return the name of a cell, as far as it tells it from the others of the study."""
+    dense = row["criterion"] == DENSE
+    pruning = DENSE if dense else f"{row['criterion']}-{row['pattern']}"
+    model = [row["model"]] if "model" in more else []
+    seed = [f"seed{row['seed']}"] if "seed" in more else []
+    adaptation = [] if dense and row["adaptation"] == NONE else [row["adaptation"]]
+    return marked("/".join([*model, pruning, *adaptation, *seed]), row.get("selected_on"))
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _parsed(row: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields that are shown, numbers as numbers, empty fields as None."""
-    numbers = {key: float(row[key]) if row[key] else None for key in _NUMBERS & row.keys()}
-    return numbers | {key: row[key] or None for key in WORDS}
+def _several(rows: Rows, *keys: str) -> list[str]:
+    """Return the keys in which rows differ."""
+    return [key for key in keys if len({row[key] for row in rows}) > 1]

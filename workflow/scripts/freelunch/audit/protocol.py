@@ -1,11 +1,12 @@
 """The paper's protocol beside this run's, setting by setting."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from freelunch.audit.claims import DATA, load_data
 from freelunch.core.errors import UserError
-from freelunch.audit.data import DATA, checked
 from freelunch.reporting.formatting import parts_text
 from freelunch.study.adaptations import Adaptation, Local, Windowed
 from freelunch.study.cell import NONE
@@ -17,65 +18,98 @@ from freelunch.study.windows import HALVES, MATRIX
 PROTOCOL = DATA / "protocol.yaml"
 SAME, PARTLY, DIFFERENT = "same", "partly the same", "different"
 UNKNOWN, ABSENT = "unknown", "not in this run"
+# Where this run's value of a setting comes from: the `ours` of the file.
+Origin = Mapping[str, Any]
 
 
-def load_protocol(path: Path = PROTOCOL) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class ProtocolSetting:
+    """A setting of the paper, as `workflow/schemas/protocol.schema.json` explains its keys."""
+
+    id: str
+    group: str
+    setting: str
+    paper: str | None
+    matters: str
+    why: str
+    ours: Origin
+    same_as: Sequence[Any] | None = None
+    same: bool | None = None
+    null_reads: str = "none"
+
+    def status(self, ours: Sequence[Any]) -> str:
+        """Return whether this run's values are the paper's."""
+        if self.paper is None:
+            return UNKNOWN
+        if not ours:
+            return ABSENT
+        if self.same_as is None:
+            return SAME if self.same else DIFFERENT
+        among = [value in self.same_as for value in ours]
+        return SAME if all(among) else PARTLY if any(among) else DIFFERENT
+
+
+@dataclass(frozen=True)
+class ComparedSetting:
+    """A setting of the paper beside this run's values of it."""
+
+    id: str
+    group: str
+    setting: str
+    paper: str | None
+    matters: str
+    why: str
+    ours: list[str]
+    status: str
+
+
+def load_protocol(path: Path = PROTOCOL) -> list[ProtocolSetting]:
     """Return the settings of a file.
 
     Raises:
         UserError: The file does not match `workflow/schemas/protocol.schema.json`, or a setting
             whose value in the paper is known does not say which of ours would be the same.
     """
-    settings: list[dict[str, Any]] = checked(path, "protocol")["settings"]
-    for setting in settings:
-        says = "same" in setting if "text" in setting["ours"] else "same_as" in setting
-        if setting["paper"] is not None and not says:
+    settings = [ProtocolSetting(**each) for each in load_data(path, "protocol")["settings"]]
+    for each in settings:
+        says = each.same if "text" in each.ours else each.same_as
+        if each.paper is not None and says is None:
             raise UserError(
                 "a setting does not say which of ours would be the paper's",
-                where=f"{path}: {setting['id']}",
+                where=f"{path}: {each.id}",
                 expected="`same` beside a text, otherwise `same_as`",
             )
     return settings
 
 
-def audit_protocol(study: Study, settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def audit_protocol(study: Study, settings: Sequence[ProtocolSetting]) -> list[ComparedSetting]:
     """Return the paper's value of each setting, this run's, and whether they are the same."""
-    return [_row(setting, study) for setting in settings]
+    compared = []
+    for each in settings:
+        ours = values(each.ours, study)
+        compared.append(
+            ComparedSetting(
+                id=each.id,
+                group=each.group,
+                setting=each.setting,
+                paper=each.paper,
+                matters=each.matters,
+                why=each.why,
+                ours=[_value_text(value, each.null_reads) for value in ours],
+                status=each.status(ours),
+            )
+        )
+    return compared
 
 
-def _row(setting: Mapping[str, Any], study: Study) -> dict[str, Any]:
-    ours = values(setting["ours"], study)
-    facts = ("id", "group", "setting", "paper", "matters", "why")
-    return {
-        **{key: setting[key] for key in facts},
-        "ours": [_shown(value, setting.get("null_reads", "none")) for value in ours],
-        "status": _status(setting, ours),
-    }
-
-
-def _status(setting: Mapping[str, Any], ours: list[Any]) -> str:
-    if setting["paper"] is None:
-        return UNKNOWN
-    if not ours:
-        return ABSENT
-    if "same" in setting:
-        return SAME if setting["same"] else DIFFERENT
-    among = [value in setting["same_as"] for value in ours]
-    return SAME if all(among) else PARTLY if any(among) else DIFFERENT
-
-
-def values(ours: Mapping[str, Any], study: Study) -> list[Any]:
+def values(ours: Origin, study: Study) -> list[Any]:
     """Return this run's values of a setting, each once; none if the run has no such setting."""
     kind = next(key for key in ours if key not in ("key", "scores", "windows"))
     found = _VALUES[kind](ours, study)
     return [value for at, value in enumerate(found) if value not in found[:at]]
 
 
-def _fixed(ours: Mapping[str, Any], study: Study) -> list[Any]:
-    return [ours["text"]]
-
-
-def _of_study(ours: Mapping[str, Any], study: Study) -> list[Any]:
+def _of_study(ours: Origin, study: Study) -> list[Any]:
     value: Any = study.block.as_json()
     for key in ours["study"].split("."):
         if not isinstance(value, Mapping) or key not in value:
@@ -84,11 +118,7 @@ def _of_study(ours: Mapping[str, Any], study: Study) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _of_grids(ours: Mapping[str, Any], study: Study) -> list[Any]:
-    return [value for grid in study.block.grids for value in getattr(grid, ours["grids"])]
-
-
-def _of_criteria(ours: Mapping[str, Any], study: Study) -> list[Any]:
+def _of_criteria(ours: Origin, study: Study) -> list[Any]:
     names = dict.fromkeys(cell.criterion for cell in study.cells if not cell.is_dense)
     entries = [study.criterion(name).as_json() for name in names]
     scores = ours.get("scores", [entry["score"] for entry in entries])
@@ -96,30 +126,31 @@ def _of_criteria(ours: Mapping[str, Any], study: Study) -> list[Any]:
     return [entry[key] for entry in entries if key in entry and entry["score"] in scores]
 
 
-def _of_adaptations(ours: Mapping[str, Any], study: Study) -> list[Any]:
+def _of_adaptations(ours: Origin, study: Study) -> list[Any]:
     names = dict.fromkeys(cell.adaptation for cell in study.cells if cell.adaptation != NONE)
     found: list[Any] = []
     for name in names:
-        settings = study.config.adaptations[name]
+        settings, key = study.config.adaptations[name], ours["key"]
         if settings.is_retraining != (ours["adaptations"] == "retraining"):
             continue
         if "windows" in ours and not _has_windows(settings, ours["windows"]):
             continue
-        if ours["key"] == "samples":
+        if key == "samples":
             found.append(study.samples(name))
-        elif ours["key"] == "select_on" and not is_searched(settings):
-            # Nothing is selected.
-            continue
-        elif (
-            ours["key"] == "lost_residual"
-            and isinstance(settings, Local)
-            and settings.local_targets
-        ):
-            # The paper's code loses no residual with these targets either.
-            continue
-        elif (value := _value(settings, ours["key"])) is not None:
-            found += value if isinstance(value, list) else [value]
+        elif _applies(settings, key):
+            # A setting that is off is not written, so it is read from the entry's class.
+            value = getattr(settings, key) if key in type(settings).model_fields else None
+            found += value if isinstance(value, list) else [] if value is None else [value]
     return found
+
+
+def _applies(settings: Adaptation, key: str) -> bool:
+    """Return whether a setting has a meaning for an adaptation."""
+    if key == "select_on":
+        return is_searched(settings)
+    # The paper's code loses no residual with local targets either.
+    is_local = isinstance(settings, Local) and settings.local_targets
+    return not (key == "lost_residual" and is_local)
 
 
 def _has_windows(settings: Adaptation, windows: str) -> bool:
@@ -131,14 +162,7 @@ def _has_windows(settings: Adaptation, windows: str) -> bool:
     return settings.window not in (MATRIX, HALVES)
 
 
-def _value(settings: Adaptation, key: str) -> Any:
-    """Return the value of a setting, also of one that is off and therefore not written; None if
-    there is none.
-    """
-    return getattr(settings, key) if key in type(settings).model_fields else None
-
-
-def _of_text(ours: Mapping[str, Any], study: Study) -> list[Any]:
+def _of_text(ours: Origin, study: Study) -> list[Any]:
     settings = study.calibration if ours["text_source"] == "calibration" else study.perplexity
     return [text_identity(study.text(settings.text))]
 
@@ -158,17 +182,19 @@ def text_identity(text: AnyText) -> str:
             return text.path
 
 
-_VALUES: dict[str, Callable[[Mapping[str, Any], Study], list[Any]]] = {
-    "text": _fixed,
+_VALUES: dict[str, Callable[[Origin, Study], list[Any]]] = {
+    "text": lambda ours, _: [ours["text"]],
     "study": _of_study,
-    "grids": _of_grids,
+    "grids": lambda ours, study: [
+        value for grid in study.block.grids for value in getattr(grid, ours["grids"])
+    ],
     "criteria": _of_criteria,
     "adaptations": _of_adaptations,
     "text_source": _of_text,
 }
 
 
-def _shown(value: Any, null: str) -> str:
+def _value_text(value: Any, null: str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:

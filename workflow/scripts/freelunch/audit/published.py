@@ -7,14 +7,15 @@ the same tasks.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from freelunch.analysis.pairing import mean_over_seeds, measured_perplexity, seed_groups
-from freelunch.audit.claims import command, snakemake
-from freelunch.audit.data import REPOSITORY
+from freelunch.audit.claim_verdicts import command, snakemake
+from freelunch.audit.claims import REPOSITORY
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.protocol import text_identity
 from freelunch.audit.published_file import TEXTS, TOLERANCES, Published
@@ -37,14 +38,65 @@ IDENTITY = {
     ),
 }
 AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
+# What a cell and a published number of it share.
+_place = attrgetter("model", "criterion", "pattern", "adaptation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedNumber:
+    """A published number beside ours; without a cell it is `not run`, and `command` would run it.
+
+    The first eleven attributes are those of the published number.
+    """
+
+    source: str
+    reference: str
+    model: str
+    criterion: str
+    pattern: str
+    adaptation: str
+    metric: str
+    seqlen: int | None
+    value: float
+    trust: str
+    note: str
+    tolerance: float
+    verdict: str
+    reason: str
+    ours: float | None = None
+    ours_standard_error: float | None = None
+    difference: float | None = None
+    command: str | None = None
+    cells: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PublishedValue:
+    """What one source says of a number that others published, too."""
+
+    source: str
+    reference: str
+    value: float
+    trust: str
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A number on which sources differ by more than the tolerance of the less trusted one."""
+
+    model: str
+    criterion: str
+    pattern: str
+    adaptation: str
+    metric: str
+    seqlen: int | None
+    numbers: list[PublishedValue]
 
 
 def audit_published(
     evidence: Evidence, published: Sequence[Published], meaning: Study
-) -> list[dict[str, Any]]:
+) -> list[ComparedNumber]:
     """Return, for each published number, our number, the difference and the verdict.
-
-    A number without a cell is `not run`, with the command that would run it.
 
     Args:
         evidence: The finished study.
@@ -52,31 +104,24 @@ def audit_published(
         meaning: The study that says what their names mean.
     """
     cells = {_place(of_seeds[0]): of_seeds for of_seeds in seed_groups(evidence.records)}
-    return [_row(each, cells.get(_place(each), []), evidence, meaning) for each in published]
+    return [_compared(each, cells.get(_place(each), []), evidence, meaning) for each in published]
 
 
-def contradictions(published: Sequence[Published]) -> list[dict[str, Any]]:
-    """Return the numbers that several sources published and that differ by more than tolerated.
-
-    The tolerance is that of the less trusted source.
-    """
-    shown = ("model", "criterion", "pattern", "adaptation", "metric")
-    sources: dict[tuple[object, ...], list[Published]] = {}
+def contradictions(published: Sequence[Published]) -> list[Contradiction]:
+    """Return the numbers on which several sources contradict each other."""
+    sources: dict[tuple[Any, ...], list[Published]] = {}
     for each in published:
-        key = (*(getattr(each, name) for name in shown), each.length)
-        sources.setdefault(key, []).append(each)
-    return [
-        {
-            **dict(zip((*shown, "seqlen"), key, strict=True)),
-            "numbers": [
-                {name: getattr(each, name) for name in ("source", "reference", "value", "trust")}
-                for each in rows
-            ],
-        }
-        for key, rows in sources.items()
-        if max(each.value for each in rows)
-        > (1 + max(TOLERANCES[each.trust] for each in rows)) * min(each.value for each in rows)
-    ]
+        sources.setdefault((*_place(each), each.metric, each.length), []).append(each)
+    found = []
+    for numbers in sources.values():
+        values = [each.value for each in numbers]
+        tolerance = max(TOLERANCES[each.trust] for each in numbers)
+        if max(values) > (1 + tolerance) * min(values):
+            said = [PublishedValue(it.source, it.reference, it.value, it.trust) for it in numbers]
+            one = numbers[0]
+            place = (one.model, one.criterion, one.pattern, one.adaptation)
+            found.append(Contradiction(*place, one.metric, one.length, said))
+    return found
 
 
 def load_meaning() -> Study:
@@ -84,33 +129,24 @@ def load_meaning() -> Study:
     return Study.load(STUDY, REPOSITORY)
 
 
-# What a cell and a published number of it share.
-_place = attrgetter("model", "criterion", "pattern", "adaptation")
-
-
-def _row(
-    published: Published, found: list[Cell], evidence: Evidence, meaning: Study
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        **{name: value for name, value in vars(published).items() if name != "length"},
-        "seqlen": published.length,
-        "tolerance": TOLERANCES[published.trust],
-        **dict.fromkeys(("ours", "ours_standard_error", "difference", "command")),
-        "cells": [],
-    }
-    if missing := _why_not_run(published, found, evidence, meaning):
+def _compared(
+    published: Published, cells: list[Cell], evidence: Evidence, meaning: Study
+) -> ComparedNumber:
+    facts = {key: value for key, value in vars(published).items() if key != "length"}
+    facts |= {"seqlen": published.length, "tolerance": TOLERANCES[published.trust]}
+    if missing := _why_not_run(published, cells, evidence, meaning):
         todo = _running(published, meaning)
-        return row | {"verdict": NOT_RUN, "reason": missing, "command": todo}
-    records = [evidence.records[it] for it in found]
+        return ComparedNumber(**facts, verdict=NOT_RUN, reason=missing, command=todo)
+    records = [evidence.records[cell] for cell in cells]
     if published.tasks:
         ours, error = _accuracy(published.tasks, records)
     else:
         ours, error, _ = mean_over_seeds([measured_perplexity(record) for record in records])
     difference = ours - published.value
-    agrees = abs(difference) <= TOLERANCES[published.trust] * published.value
     share = abs(difference) / published.value
+    agrees = abs(difference) <= TOLERANCES[published.trust] * published.value
     reason = f"ours is {share:.1%} {'above' if difference > 0 else 'below'}"
-    if not found[0].is_dense:
+    if not cells[0].is_dense:
         sample = evidence.study.calibration_of(published.model)
         reason += (
             f"; calibrated on {sample.samples:,} sequences of {sample.length:,} tokens of "
@@ -118,28 +154,20 @@ def _row(
         )
     if published.note:
         reason += f"; the published number: {published.note}"
-    return row | {
-        "ours": ours if math.isfinite(ours) else None,
-        "ours_standard_error": error if math.isfinite(error) else None,
-        "difference": difference if math.isfinite(difference) else None,
-        "verdict": AGREES if agrees else DIFFERS,
-        "reason": reason if math.isfinite(difference) else "ours is not finite",
-        "cells": [str(cell) for cell in found],
-        "command": command(evidence.study, found, EVALUATE_CELL),
-    }
-
-
-def _why_not_run(
-    published: Published, found: list[Cell], evidence: Evidence, meaning: Study
-) -> str | None:
-    """Return why no cell can be compared with a number; None if those found can."""
-    if unnamed := _unnamed(published, meaning):
-        return unnamed
-    if not found:
-        return "there is no such cell"
-    return _unlike(published, evidence.study, meaning) or _unlike_measured(
-        published, found, evidence
+    return ComparedNumber(
+        **facts,
+        verdict=AGREES if agrees else DIFFERS,
+        reason=reason if math.isfinite(difference) else "ours is not finite",
+        ours=_finite(ours),
+        ours_standard_error=_finite(error),
+        difference=_finite(difference),
+        cells=[str(cell) for cell in cells],
+        command=command(evidence.study, cells, EVALUATE_CELL),
     )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _accuracy(tasks: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -151,6 +179,25 @@ def _accuracy(tasks: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tup
     mean = fmean(of[task]["accuracy"] for of in measured for task in tasks)
     errors = [fmean(of[task]["accuracy_standard_error"] for of in measured) for task in tasks]
     return 100 * mean, 100 * math.hypot(*errors) / len(tasks)
+
+
+def _why_not_run(
+    published: Published, cells: list[Cell], evidence: Evidence, meaning: Study
+) -> str | None:
+    """Return why no cell can be compared with a number; None if the given cells can."""
+    if unnamed := _unnamed(published, meaning):
+        return unnamed
+    if not cells:
+        return "there is no such cell"
+    study = evidence.study
+    for registry, name in _names(published).items():
+        one, other = (getattr(of.config, registry)[name].as_json() for of in (meaning, study))
+        unlike = [key for key in IDENTITY[registry] if one.get(key) != other.get(key)]
+        if unlike:
+            return f"{name} means something else here: its {', '.join(unlike)} differ"
+    if published.tasks:
+        return _unlike_tasks(published, cells, evidence)
+    return _unlike_windows(published, study, meaning)
 
 
 def _names(published: Published) -> dict[str, str]:
@@ -171,15 +218,8 @@ def _unnamed(published: Published, meaning: Study) -> str | None:
     return None
 
 
-def _unlike(published: Published, study: Study, meaning: Study) -> str | None:
-    """Return why a cell of that name cannot be compared with a number; None if it can."""
-    for registry, name in _names(published).items():
-        one, other = (getattr(of.config, registry)[name].as_json() for of in (meaning, study))
-        unlike = [key for key in IDENTITY[registry] if one.get(key) != other.get(key)]
-        if unlike:
-            return f"{name} means something else here: its {', '.join(unlike)} differ"
-    if published.tasks:
-        return None
+def _unlike_windows(published: Published, study: Study, meaning: Study) -> str | None:
+    """Return why a perplexity of the study cannot be compared with a number; None if it can."""
     settings, text = study.perplexity_of(published.model), meaning.text(TEXTS[published.metric])
     if settings.length != published.length:
         return f"windows of {settings.length} tokens, not of {published.length}"
@@ -195,6 +235,19 @@ def _unlike(published: Published, study: Study, meaning: Study) -> str | None:
         return (
             f"measured on `{settings.text}` ({text_identity(ours)}), not on {text_identity(text)}"
         )
+    return None
+
+
+def _unlike_tasks(published: Published, cells: Sequence[Cell], evidence: Evidence) -> str | None:
+    """Return why the accuracies of cells cannot be compared with a number; None if they can."""
+    for cell in cells:
+        measured = evidence.records[cell]["metrics"].get("tasks", {}).get("tasks", {})
+        if lacking := [task for task in published.tasks if task not in measured]:
+            return f"not asked: {', '.join(lacking)}"
+        for task in published.tasks:
+            asked, whole = (measured[task][key] for key in ("documents", "documents_in_all"))
+            if asked != whole:
+                return f"{asked} documents of {task}, not all {whole:,}"
     return None
 
 
@@ -221,16 +274,3 @@ def _running(published: Published, meaning: Study) -> str:
         before += f"{pin_command(source)} MODELS={cell.model} && "
     # The other models of the study may have no pins.
     return f"{before}{snakemake(source)} models={cell.model} -- {Paths(name).record(cell)}"
-
-
-def _unlike_measured(published: Published, cells: Sequence[Cell], evidence: Evidence) -> str | None:
-    """Return why the accuracies of cells cannot be compared with a number; None if they can."""
-    for cell in cells:
-        measured = evidence.records[cell]["metrics"].get("tasks", {}).get("tasks", {})
-        if lacking := [task for task in published.tasks if task not in measured]:
-            return f"not asked: {', '.join(lacking)}"
-        for task in published.tasks:
-            asked, whole = (measured[task][key] for key in ("documents", "documents_in_all"))
-            if asked != whole:
-                return f"{asked} documents of {task}, not all {whole:,}"
-    return None

@@ -5,11 +5,12 @@ the way verdicts combine are those of a study. Published tables carry no interva
 verdict says on which side of the threshold their numbers lie, and no more.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from freelunch.analysis.intervals import Estimate, estimate
-from freelunch.audit.claims import Claim, part_facts, reason_text
+from freelunch.audit.claim_verdicts import QuestionFacts, question_facts, reason_text
+from freelunch.audit.claims import Claim, Question
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
 from freelunch.audit.numbers import estimate_text, json_number, number_text
@@ -23,9 +24,66 @@ from freelunch.study.study import Study
 NO_NUMBERS = "No published table that we know has the numbers."
 
 
+@dataclass(frozen=True)
+class SourceNumber:
+    """A published number that a finding comes from."""
+
+    model: str
+    criterion: str
+    pattern: str
+    adaptation: str
+    metric: str
+    value: float
+    trust: str
+    note: str
+    seqlen: int | None
+
+    @classmethod
+    def of(cls, row: Published) -> "SourceNumber":
+        """Return a row of the file of published numbers."""
+        facts = (row.model, row.criterion, row.pattern, row.adaptation, row.metric)
+        return cls(*facts, row.value, row.trust, row.note, row.length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableFinding:
+    """A number computed from one published table, with its verdict; None if it lacks cells."""
+
+    source: str
+    subject: str
+    about: str = ""
+    verdict: str = UNTESTED
+    reason: str
+    value: float | str | None = None
+    text: str | None = None
+    computed_from: str | None = None
+    numbers: list[SourceNumber] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablePartVerdict(QuestionFacts):
+    """What published tables say of a part of a claim."""
+
+    verdict: str
+    scope: str | None
+    reason: str
+    findings: list[TableFinding]
+
+
+@dataclass(frozen=True)
+class TableClaimVerdict:
+    """What published tables say of a claim."""
+
+    id: str
+    title: str
+    verdict: str
+    scope: str | None
+    parts: list[TablePartVerdict]
+
+
 def audit_published_claims(
     claims: Iterable[Claim], published: Iterable[Published], meaning: Study
-) -> list[dict[str, Any]]:
+) -> list[TableClaimVerdict]:
     """Return the verdict of published tables on each claim that asks them, and its findings.
 
     Every comparison is made within one table: one source, one metric, windows of one length.
@@ -36,71 +94,60 @@ def audit_published_claims(
         meaning: The study that says what their names mean.
     """
     tables = [table for table in published_tables(published, meaning) if table.reconstructs]
-    return [_claim(claim, tables) for claim in claims if "in_tables" in claim]
+    verdicts = []
+    for claim in claims:
+        if claim.in_tables:
+            parts = [_part(question, tables) for question in claim.in_tables]
+            verdict = of_claim([(part.verdict, part.role) for part in parts])
+            scope = _scope([finding for part in parts for finding in part.findings])
+            verdicts.append(TableClaimVerdict(claim.id, claim.title, verdict, scope, parts))
+    return verdicts
 
 
-def _claim(claim: Claim, tables: Sequence[PublishedTable]) -> dict[str, Any]:
-    parts = [_part(part, tables) for part in claim["in_tables"]]
-    findings = [finding for part in parts for finding in part["findings"]]
-    return {
-        "id": claim["id"],
-        "title": claim["title"],
-        "verdict": of_claim([(part["verdict"], part["role"]) for part in parts]),
-        "scope": _scope(findings),
-        "parts": parts,
-    }
-
-
-def _part(part: Mapping[str, Any], tables: Sequence[PublishedTable]) -> dict[str, Any]:
-    measure, metric = MEASURES[part["measure"]], part["metric"]
+def _part(question: Question, tables: Sequence[PublishedTable]) -> TablePartVerdict:
+    measure, settings = MEASURES[question.measure], question.settings
     findings = [
-        _finding(asked, part, table)
+        _finding(asked, question, table)
         for table in tables
-        if table.metric == metric
-        for asked in measure.ask(table, {**part.get("settings", {}), "metric": metric})
+        if table.metric == question.metric
+        for asked in measure.ask(table, {**settings, "metric": question.metric})
     ]
-    verdict = together([finding["verdict"] for finding in findings], measure.agree)
-    return {
-        **part_facts(part),
-        "verdict": verdict,
-        "scope": _scope(findings),
-        "reason": reason_text(findings, verdict, NO_NUMBERS),
-        "findings": findings,
-    }
+    verdict = together([finding.verdict for finding in findings], measure.agree)
+    return TablePartVerdict(
+        **vars(question_facts(question)),
+        verdict=verdict,
+        scope=_scope(findings),
+        reason=reason_text(findings, verdict, NO_NUMBERS),
+        findings=findings,
+    )
 
 
 def _finding(
-    asked: Measurement | Absent, part: Mapping[str, Any], table: PublishedTable
-) -> dict[str, Any]:
-    facts = {"source": table.source, "subject": asked.subject}
+    asked: Measurement | Absent, question: Question, table: PublishedTable
+) -> TableFinding:
     if isinstance(asked, Absent):
-        without: dict[str, Any] = dict.fromkeys(("value", "text", "computed_from"))
-        return {
-            **facts,
-            "about": "",
-            "verdict": UNTESTED,
-            "reason": asked.reason,
-            **without,
-            "numbers": [],
-        }
-    unit = MEASURES[part["measure"]].unit_for(part["metric"])
+        return TableFinding(source=table.source, subject=asked.subject, reason=asked.reason)
+    unit = MEASURES[question.measure].unit_for(question.metric)
     rows = [table.rows[cell] for cell in dict.fromkeys(asked.cells)]
     value = estimate(asked.statistics, asked.samples, asked.pick).value
     number = Estimate(value, value, value, ())
     verdict, reason = judge(
-        number, part["holds"], lambda value: number_text(value, unit), undefined=asked.undefined
+        number,
+        question.threshold,
+        lambda value: number_text(value, unit),
+        undefined=asked.undefined,
     )
-    return {
-        **facts,
-        "subject": f"{asked.subject}: {asked.about}" if asked.about else asked.subject,
-        "about": asked.about,
-        "verdict": verdict,
-        "reason": reason,
-        "value": json_number(value),
-        "text": estimate_text(number, unit),
-        "computed_from": _numbers_text(rows),
-        "numbers": [_number(row) for row in rows],
-    }
+    return TableFinding(
+        source=table.source,
+        subject=asked.full_subject,
+        about=asked.about,
+        verdict=verdict,
+        reason=reason,
+        value=json_number(value),
+        text=estimate_text(number, unit),
+        computed_from=_numbers_text(rows),
+        numbers=[SourceNumber.of(row) for row in rows],
+    )
 
 
 def _numbers_text(rows: Iterable[Published]) -> str:
@@ -112,23 +159,14 @@ def _numbers_text(rows: Iterable[Published]) -> str:
     return "; ".join(f"{' '.join(place)}: {', '.join(of)}" for place, of in found.items())
 
 
-def _number(row: Published) -> dict[str, Any]:
-    """Return a published number that a finding comes from."""
-    shown = ("model", "criterion", "pattern", "adaptation", "metric", "value", "trust", "note")
-    return {key: getattr(row, key) for key in shown} | {"seqlen": row.length}
-
-
-def _scope(findings: Sequence[Mapping[str, Any]]) -> str | None:
+def _scope(findings: Sequence[TableFinding]) -> str | None:
     """Return the models, patterns, calibration and sources of findings; None without numbers."""
-    numbers = [number for finding in findings for number in finding["numbers"]]
+    numbers = [number for finding in findings for number in finding.numbers]
     if not numbers:
         return None
-    models, patterns, notes = (
-        dict.fromkeys(number[key] for number in numbers) for key in ("model", "pattern", "note")
-    )
-    sources = dict.fromkeys(finding["source"] for finding in findings if finding["numbers"])
-    patterns.pop(NONE, None)
-    calibrations = dict.fromkeys(note.partition("; ")[0] for note in notes if note)
+    models = dict.fromkeys(number.model for number in numbers)
+    patterns = dict.fromkeys(each.pattern for each in numbers if each.pattern != NONE)
+    calibrations = dict.fromkeys(each.note.partition("; ")[0] for each in numbers if each.note)
+    sources = dict.fromkeys(finding.source for finding in findings if finding.numbers)
     pruned = ", ".join(map(pattern_label, patterns))
-    parts = [", ".join(models), pruned, *calibrations, " and ".join(sources)]
-    return "; ".join(parts)
+    return "; ".join([", ".join(models), pruned, *calibrations, " and ".join(sources)])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from freelunch.audit.claims import DATA
 from freelunch.core.errors import UserError
-from freelunch.audit.data import DATA
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.patterns import Pattern
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from freelunch.analysis.intervals import told_apart
 from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, seed_groups
-from freelunch.audit.data import checked
+from freelunch.audit.claims import load_data
 from freelunch.audit.protocol import PROTOCOL
 from freelunch.reporting.formatting import significant
 from freelunch.reporting.labels import criterion_label, pattern_label
@@ -53,7 +53,7 @@ def load_regimes(path: Path = PROTOCOL) -> Regimes:
     """
     return {
         claim: Regime(regime["sequences"], regime["length"])
-        for regime in checked(path, "protocol").get("regimes", [])
+        for regime in load_data(path, "protocol").get("regimes", [])
         for claim in regime["claims"]
     }
 

@@ -1,15 +1,19 @@
 """The files of an audit that are functions of the records."""
 
 from freelunch.analysis.pairing import Records
-from freelunch.core.files import json_text
-from freelunch.audit.appendix import appendix_text
 from freelunch.audit.audit import audit_records
 from freelunch.audit.cards import card_texts
-from freelunch.audit.every_eval_ever import evaluation_texts
+from freelunch.audit.output_files import (
+    APPENDIX,
+    AUDIT,
+    PAGE,
+    REFORMS,
+    VERDICTS,
+    audit_outputs,
+)
 from freelunch.audit.page import page_text
-from freelunch.audit.reforms import reforms_text
-from freelunch.audit.verdict_table import verdict_table
-from freelunch.reporting.derived import APPENDIX, AUDIT, PAGE, REFORMS, VERDICTS, audit_outputs
+from freelunch.core.files import json_text
+from freelunch.reporting.results import Results
 from freelunch.study.study import Study
 
 
@@ -23,12 +27,12 @@ def audit_texts(study: Study, records: Records) -> dict[str, str]:
         records: The record of each of its cells.
     """
     audit = audit_records(study, records, study.paths.records)
+    results = Results(study, records, study.paths.records)
     return {
-        AUDIT: json_text(audit),
-        VERDICTS: verdict_table(audit),
-        APPENDIX: appendix_text(audit),
-        REFORMS: reforms_text(audit),
-        PAGE: page_text(study, audit, study.paths.root, later=audit_outputs(study)),
+        AUDIT: json_text(audit.as_json()),
+        VERDICTS: audit.verdicts,
+        APPENDIX: audit.appendix_text,
+        REFORMS: audit.reforms_text,
+        PAGE: page_text(results, audit, study.paths.root, later=audit_outputs(study)),
         **card_texts(study, records),
-        **evaluation_texts(study, records),
     }

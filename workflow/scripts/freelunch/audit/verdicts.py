@@ -5,8 +5,8 @@ paper's claim is the bearing; it is nothing where the study is smaller than the 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from freelunch.analysis.intervals import Estimate
 
@@ -39,6 +39,28 @@ UNDEFINED = "a loss is not finite, windows are too few, or there may be nothing 
 UNBOUNDED = (-math.inf, math.inf)
 
 
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold: `side` is above or below its value, or within it and its negative."""
+
+    side: str
+    value: float
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Return the open range of the numbers with which an effect is found."""
+        return {
+            "above": (self.value, math.inf),
+            "below": (-math.inf, self.value),
+            "within": (-self.value, self.value),
+        }[self.side]
+
+    def text(self, written: Callable[[float], str]) -> str:
+        """Return it in words; `written` returns a number of this kind as text."""
+        sign = "\N{PLUS-MINUS SIGN}" if self.side == "within" else ""
+        return f"{self.side} {sign}{written(self.value)}"
+
+
 def of_few_seeds(verdict: str) -> str:
     """Return the verdict that fewer than ENOUGH_SEEDS seeds can give."""
     return verdict if verdict in OPEN else f"{verdict} {FEW_SEEDS}"
@@ -57,7 +79,7 @@ VERDICTS = (
 
 def judge(
     estimate: Estimate,
-    threshold: Mapping[str, Any],
+    threshold: Threshold,
     written: Callable[[float], str] = "{:g}".format,
     bounds: tuple[float, float] = UNBOUNDED,
     undefined: str = UNDEFINED,
@@ -71,7 +93,7 @@ def judge(
 
     Args:
         estimate: The number and its interval.
-        threshold: `above` or `below` a number, or `within` it and its negative.
+        threshold: The threshold.
         written: Returns a number of this kind as text.
         bounds: The range within which the number is known. A number at or below the first bound may
             be any smaller number; one beyond the second bound may be any between the two.
@@ -85,31 +107,14 @@ def judge(
         low = -math.inf
     elif low > most:
         low = math.nextafter(most, math.inf)
-    start, end = _range(threshold)
-    where = threshold_text(threshold, written)
+    start, end = threshold.range
+    where = threshold.text(written)
     is_range = estimate.low < estimate.high
     if (low > start or start == -math.inf) and (high < end or end == math.inf):
         return HOLDS, f"{'the whole interval' if is_range else 'the number'} is {where}"
     if high <= start or low >= end:
         return FAILS, f"{'none of the interval is' if is_range else 'the number is not'} {where}"
     return UNDECIDED, f"only a part of the interval is {where}"
-
-
-def threshold_text(threshold: Mapping[str, Any], written: Callable[[float], str]) -> str:
-    """Return a threshold in words."""
-    ((side, value),) = threshold.items()
-    sign = "\N{PLUS-MINUS SIGN}" if side == "within" else ""
-    return f"{side} {sign}{written(value)}"
-
-
-def _range(threshold: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the open range of the numbers with which an effect is found."""
-    ((side, value),) = threshold.items()
-    return {
-        "above": (value, math.inf),
-        "below": (-math.inf, value),
-        "within": (-value, value),
-    }[side]
 
 
 def tally(verdicts: Sequence[str], what: str) -> str:

@@ -2,9 +2,9 @@
 
 import json
 
+from freelunch.audit.output_checks import check_finished
+from freelunch.audit.output_files import AUDIT_SUMS, audit_files
 from freelunch.core.sums import check_sums
-from freelunch.reporting.derived import AUDIT_SUMS, audit_files
-from freelunch.reporting.whole import check_finished
 from freelunch.study.study import Study
 
 

@@ -5,14 +5,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from freelunch.audit.output_files import PAGE
+from freelunch.audit.page import page_text
+from freelunch.audit.rebuild_docs import SUMMARY, write_results
 from freelunch.cli.summary import verdicts_text
 from freelunch.core.errors import first_of
 from freelunch.core.files import write_atomically
 from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.records.read import SoFar, load_finished
-from freelunch.audit.page import page_text
-from freelunch.reporting.derived import PAGE
-from freelunch.reporting.kept import SUMMARY, write_results
+from freelunch.reporting.results import Results
 from freelunch.study.study import Study
 
 
@@ -40,9 +41,10 @@ def interim_text(study: Study) -> str:
 
 def _write(known: SoFar, records: Path, folder: Path) -> dict[str, Any]:
     audit = write_results(known.study, known.records, records, folder, [".png", ".svg"])
-    page = page_text(known.study, audit, folder, records="../../records")
+    results = Results(known.study, known.records, records)
+    page = page_text(results, audit, folder, records="../../records")
     write_atomically(folder / PAGE, page)
-    return audit
+    return audit.as_json()
 
 
 def _lines(study: Study, known: SoFar, audit: dict[str, Any]) -> Iterator[str]:

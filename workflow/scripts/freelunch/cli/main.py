@@ -277,7 +277,7 @@ def summary_command(
     study: Study = DEFAULT, models: Models = None, claims: Claims = None, seeds: Seeds = None
 ) -> None:
     """Show what a study found, in a few lines."""
-    from freelunch.reporting.whole import check_finished
+    from freelunch.audit.output_checks import check_finished
 
     opened = open_study(study, part_of(models, claims, seeds))
     check_finished(opened)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from freelunch.analysis.pairing import Records
+from freelunch.audit.verdicts import VERDICTS
 from freelunch.cli import terminal
 from freelunch.cli.verify import check_whole
 from freelunch.records.read import load_records
-from freelunch.audit.verdicts import VERDICTS
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.formatting import rounded
 from freelunch.study.cell import NONE

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from freelunch.audit.output_checks import check_unedited, files_of_others, made_from_records
 from freelunch.core.errors import UserError, first_of, mend
 from freelunch.records.made import Made, Problem, problem_of, remove
 from freelunch.records.whole import made_by_steps
-from freelunch.reporting.whole import check_unedited, files_of_others, made_from_records
 from freelunch.study.steps import RULES
 from freelunch.study.study import Study
 

@@ -81,3 +81,18 @@ def range_text(values: Sequence[float], form: str) -> str:
     """Return the smallest and the largest value, or one number where both round to it."""
     least, most = format(min(values), form), format(max(values), form)
     return least if least == most else f"{least} to {most}"
+
+
+def three_digits(value: float | None) -> str:
+    """Return a number with three significant digits, or with all digits before the point."""
+    return rounded(value, value / 10) if value else NOTHING
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in seconds, minutes or hours."""
+    if seconds is None:
+        return NOTHING
+    for unit, size, below in (("s", 1, 120), ("min", 60, 7200)):
+        if seconds < below:
+            return f"{three_digits(seconds / size)} {unit}"
+    return f"{three_digits(seconds / 3600)} h"

@@ -1,24 +1,38 @@
 """The numbers that tables, figures and text show, each computed once from the records."""
 
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from freelunch.analysis.accuracy import task_rows
 from freelunch.analysis.budget_effect import budget_rows
 from freelunch.analysis.criteria_gap import gap_rows, pair_rows, size_rows
 from freelunch.analysis.drift import drift_rows
-from freelunch.analysis.pairing import Rows
+from freelunch.analysis.pairing import Records, Rows
 from freelunch.analysis.reach import reach_rows
+from freelunch.analysis.window_effect import window_rows
 from freelunch.reporting.cells import (
     cell_rows,
     criteria_budget_rows,
     criteria_rows,
     means_over_seeds,
 )
-from freelunch.reporting.finished import FinishedStudy
+from freelunch.study.study import Study
 
 
-class Results(FinishedStudy):
-    """The numbers of a finished study."""
+@dataclass(frozen=True)
+class Results:
+    """The numbers of a finished study.
+
+    Attributes:
+        study: Its config.
+        records: The record of each of its cells.
+        folder: Folder of the records, with the answers to tasks beside them.
+    """
+
+    study: Study
+    records: Records
+    folder: Path
 
     @cached_property
     def cells(self) -> Rows:
@@ -56,6 +70,11 @@ class Results(FinishedStudy):
         return pair_rows(self.records)
 
     @cached_property
+    def windows(self) -> Rows:
+        """Return a row for each reconstruction, with what its window gains."""
+        return window_rows(self.records, self.study)
+
+    @cached_property
     def drift(self) -> Rows:
         """Return the drift of activations, block by block."""
         return drift_rows(self.records, self.windows)
@@ -71,22 +90,6 @@ class Results(FinishedStudy):
         return reach_rows(self.records, self.study)
 
     @cached_property
-    def budget_ratios(self) -> Rows:
-        """Return the budget at which retraining reaches each reconstruction, as claims ask it."""
-        # Planning imports this module, and must not wait for numpy and scipy.
-        from freelunch.reporting.budget_ratios import ratio_rows
-
-        return ratio_rows(self)
-
-    @cached_property
     def tasks(self) -> Rows:
         """Return zero-shot accuracies, by cell and task."""
         return task_rows(self.records, self.folder)
-
-    @cached_property
-    def effects(self) -> Rows:
-        """Return the main effects with their paired intervals."""
-        # Planning imports this module, and must not wait for numpy and scipy.
-        from freelunch.reporting.effects import effect_rows
-
-        return effect_rows(self)

@@ -4,7 +4,7 @@ Every number that a figure or a page shows is written into a table first. So dra
 compute nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from freelunch.analysis.accuracy import TASK_COLUMNS
 from freelunch.analysis.criteria_gap import GAP_COLUMNS, PAIR_COLUMNS
@@ -125,24 +125,24 @@ DOCUMENTS: dict[str, Callable[[Results], str]] = {
 }
 
 
-def all_tables() -> list[Table]:
-    """Return the tables of a study: its own, and those that its figures draw."""
-    return [*TABLES, *(figure.table for figure in figures().values())]
+def all_tables(more: Sequence[Table] = ()) -> list[Table]:
+    """Return the tables of a study: its own, those that its figures draw, and `more`."""
+    return [*TABLES, *(figure.table for figure in figures().values()), *more]
 
 
-def build_tables(study: Study) -> None:
-    """Write the tables of a study into the folder of its results.
+def build_tables(study: Study, more: Sequence[Table] = ()) -> None:
+    """Write the tables of a study, and `more`, into the folder of its results.
 
     Raises:
         UserError: A record is missing, was made with other settings than today's, or was measured
             on other tokens than its dense model.
     """
     results = Results(study, load_records(study), study.paths.records)
-    for file, text in table_texts(results).items():
+    for file, text in table_texts(results, more).items():
         write_atomically(study.paths.root / file, text)
 
 
-def table_texts(results: Results) -> dict[str, str]:
+def table_texts(results: Results, more: Sequence[Table] = ()) -> dict[str, str]:
     """Return the content of each file of tables, by its path below the folder of the results."""
-    texts = {table.file: table.text(results) for table in all_tables()}
+    texts = {table.file: table.text(results) for table in all_tables(more)}
     return texts | {file: text(results) for file, text in DOCUMENTS.items()}

@@ -56,6 +56,11 @@ class Measurement:
     undefined: str = UNDEFINED
     command: str | None = None
 
+    @property
+    def full_subject(self) -> str:
+        """Return the subject with what tells the number from others."""
+        return f"{self.subject}: {self.about}" if self.about else self.subject
+
 
 @dataclass(frozen=True)
 class Absent:

@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-from freelunch.core.errors import UserError, nearest
-from freelunch.costs.plan import Plan
-from freelunch.audit.data import REPOSITORY
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import (
     Asked,
@@ -13,6 +10,9 @@ from freelunch.audit.measures.measure import (
     Settings,
     constant,
 )
+from freelunch.core.errors import UserError, nearest
+from freelunch.costs.plan import Plan
+from freelunch.study.base import REPOSITORY
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
 

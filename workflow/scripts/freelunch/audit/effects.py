@@ -5,24 +5,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from freelunch.analysis.intervals import estimate
-from freelunch.audit.claims import audit_claims, load_claims
+from freelunch.analysis.pairing import Row
+from freelunch.audit.claim_verdicts import PartVerdict, audit_claims
+from freelunch.audit.claims import Question, load_claims
 from freelunch.audit.evidence import PERPLEXITY, Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import shared_sample
 from freelunch.audit.measures.recovery import recovered_by, recovery
-from freelunch.audit.numbers import estimate_json
-from freelunch.reporting.finished import FinishedStudy
+from freelunch.audit.numbers import Number
 from freelunch.reporting.labels import adaptation_labels, first_of_kinds
+from freelunch.reporting.results import Results
 from freelunch.study.cell import NONE, Cell
 
 # Columns with what all cells of an effect have in common; empty where they differ.
 _SHARED = ("model", "criterion", "pattern", "adaptation")
 # Columns of a number, as the audit has them.
 _NUMBERS = ("value", "low", "high", "known_from", "known_to", "text")
-Row = dict[str, Any]
 
 
-def effect_rows(finished: FinishedStudy) -> list[Row]:
+def effect_rows(results: Results) -> list[Row]:
     """Return the effects: what each adaptation recovers, and all numbers of claims.
 
     The numbers of claims are those of the audit, with their intervals, thresholds and verdicts. The
@@ -30,44 +31,39 @@ def effect_rows(finished: FinishedStudy) -> list[Row]:
     reconstruction. What is not finite, what was planned rather than measured, and what the study
     cannot test are left out. A number without an interval has neither end.
     """
-    evidence = Evidence(finished.study, finished.records, finished.folder)
+    evidence = Evidence(results.study, results.records, results.folder)
     claims = load_claims()
-    labels = adaptation_labels(finished.study.as_json()["adaptations"])
-    rows = [
-        row
-        # What the numbers say of the paper is not shown here.
-        for claim, audited in zip(claims, audit_claims(evidence, claims, {}), strict=True)
-        for part, found in zip(claim["parts"], audited["parts"], strict=True)
-        for row in _of_claim(claim["id"], part, found, labels)
-    ]
-    recovered = {
-        (row["model"], row["criterion"], row["pattern"], row["adaptation"]): row
-        for row in rows
-        if (row["measure"], row["metric"]) == (recovery.__name__, PERPLEXITY)
-    }
-    shown = {_key(row): row for row in _recovered(evidence)} | recovered
-    others = [row for row in rows if row not in recovered.values()]
+    labels = adaptation_labels(results.study.as_json()["adaptations"])
+    shown = {_key(row): row for row in _recovered(evidence)}
+    others: list[Row] = []
+    # What the numbers say of the paper is not shown here.
+    for claim, verdict in zip(claims, audit_claims(evidence, claims, {}), strict=True):
+        for question, part in zip(claim.parts, verdict.parts, strict=True):
+            for row in _of_claim(claim.id, question, part, labels):
+                if (row["measure"], row["metric"]) == (recovery.__name__, PERPLEXITY):
+                    shown[_key(row)] = row
+                else:
+                    others.append(row)
     return [*shown.values(), *others]
 
 
 def _of_claim(
-    claim: str, part: Mapping[str, Any], found: Mapping[str, Any], labels: Mapping[str, str]
+    claim: str, question: Question, part: PartVerdict, labels: Mapping[str, str]
 ) -> Iterator[Row]:
     """Yield the numbers of one part of a claim."""
-    name = part.get("effect", part["says"])
-    ((side, threshold),) = part["holds"].items()
-    for finding in found["findings"]:
+    for finding in part.findings:
         # What was planned names no cells.
-        if finding["value"] is not None and finding["cells"]:
+        if finding.value is not None and finding.cells:
             yield {
-                **_shared([Cell.parse(cell) for cell in finding["cells"]]),
-                **_of_measure(part["measure"], part.get("metric")),
+                **_shared([Cell.parse(cell) for cell in finding.cells]),
+                **_of_measure(question.measure, question.metric),
                 "claim": claim,
-                "effect": _about(name, finding["about"], labels),
-                "seeds": finding["seeds"],
-                **{key: finding[key] for key in (*_NUMBERS, "verdict")},
-                "threshold": threshold,
-                "side": side,
+                "effect": _about(question.effect, finding.about, labels),
+                "seeds": finding.seeds,
+                **_of_number(finding),
+                "verdict": finding.verdict,
+                "threshold": question.threshold.value,
+                "side": question.threshold.side,
             }
 
 
@@ -95,8 +91,8 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
             sample = shared_sample(evidence, by_name, [NONE, name])
             if sample is None:
                 continue
-            found = estimate([recovered_by(name)], [sample])
-            if math.isnan(found.value):
+            recovered = estimate([recovered_by(name)], [sample])
+            if math.isnan(recovered.value):
                 continue
             yield {
                 **_shared([*by_name[name].values()]),
@@ -104,7 +100,7 @@ def _recovered(evidence: Evidence) -> Iterator[Row]:
                 # As the claim about it calls it.
                 "effect": "loss recovered",
                 "seeds": sample.seeds,
-                **estimate_json(found, MEASURES[recovery.__name__].unit),
+                **_of_number(Number.of(recovered, MEASURES[recovery.__name__].unit)),
             }
 
 
@@ -118,15 +114,19 @@ def _of_measure(name: str, metric: str | None) -> Row:
     }
 
 
+def _of_number(number: Number) -> Row:
+    return {key: getattr(number, key) for key in _NUMBERS}
+
+
 def _shared(cells: Sequence[Cell]) -> Row:
     """Return what all cells share; the adaptation is that of the adapted ones."""
     pruned = [cell for cell in cells if not cell.is_dense]
     adapted = [cell for cell in pruned if cell.adaptation != NONE]
-    found = {}
+    shared: Row = {}
     for key in _SHARED:
         values = {getattr(cell, key) for cell in (adapted if key == "adaptation" else pruned)}
-        found[key] = values.pop() if len(values) == 1 else ""
-    return found
+        shared[key] = values.pop() if len(values) == 1 else ""
+    return shared
 
 
 def _key(row: Row) -> tuple[Any, ...]:

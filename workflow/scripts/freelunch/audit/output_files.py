@@ -1,24 +1,17 @@
 """The files that are derived from records (tables, figures, the audit), and their digests."""
 
-import hashlib
-import uuid
-
+from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
 from freelunch.core.sums import check_sums, write_sums
 from freelunch.records.read import answers_beside
-from freelunch.reporting.figures import FORMATS, figures_of
+from freelunch.reporting.figures import FORMATS
 from freelunch.reporting.tables import DOCUMENTS, all_tables
 from freelunch.study.cell import Cell
-from freelunch.study.sources import HubModel
 from freelunch.study.steps import MODEL_CARD
 from freelunch.study.study import Study
 
 # The files of the audit that are functions of the records and figures.
 AUDIT, VERDICTS, PAGE = "audit/audit.json", "audit/verdicts.md", "audit/index.html"
 APPENDIX, REFORMS = "audit/appendix.md", "audit/reforms.md"
-# Records as Every Eval Ever files: their folder, the collection in it that they belong to, and who
-# made the models that the hub does not have.
-EVALUATIONS, COLLECTION = "audit/every_eval_ever", "free-lunch-in-llm-compression"
-DEVELOPER = "freelunch"
 # The crate, and the copies in it of the Snakefile and the config that were run.
 METADATA = "ro-crate-metadata.json"
 SNAKEFILE, CONFIG = "audit/run/Snakefile", "audit/run/config.yaml"
@@ -34,22 +27,14 @@ def figure_sums(name: str) -> str:
     return f"figures/{name}.sha256"
 
 
-def own_files(study: Study) -> list[str]:
-    """Return the names, below the folder of the results, of a study's records, tables and figures.
-
-    Some may not exist: a cell has answers only if it was asked tasks.
-    """
-    figures = [figure.name for figure in figures_of(study)]
-    drawn = [name for figure in figures for name in figure_files(figure)]
-    answers = [answers_beside(study.paths.record(cell)) for cell in study.cells]
-    names = [path.relative_to(study.paths.root).as_posix() for path in answers]
-    sums = [TABLE_SUMS, *map(figure_sums, figures)]
-    return sorted({*table_files(study), *drawn, *names, *sums})
+def figure_files(name: str) -> list[str]:
+    """Return the names of the files whose digests the sums of a figure hold: its data first."""
+    return [f"figures/{name}.{suffix}" for suffix in ("csv", *FORMATS)]
 
 
 def table_names() -> list[str]:
     """Return the names of the tables, below the folder of the results."""
-    return [*(table.file for table in all_tables()), *DOCUMENTS]
+    return [*(table.file for table in all_tables(TABLES_OF_CLAIMS)), *DOCUMENTS]
 
 
 def table_files(study: Study) -> list[str]:
@@ -58,9 +43,18 @@ def table_files(study: Study) -> list[str]:
     return [*(record.as_posix() for record in records), *table_names()]
 
 
-def figure_files(name: str) -> list[str]:
-    """Return the names of the files whose digests the sums of a figure hold: its data first."""
-    return [f"figures/{name}.{suffix}" for suffix in ("csv", *FORMATS)]
+def own_files(study: Study) -> list[str]:
+    """Return the names, below the folder of the results, of a study's records, tables and figures.
+
+    Some may not exist: a cell has answers only if it was asked tasks.
+    """
+    names = {*table_files(study), TABLE_SUMS}
+    for figure in figures_of(study):
+        names |= {*figure_files(figure.name), figure_sums(figure.name)}
+    for cell in study.cells:
+        answers = answers_beside(study.paths.record(cell))
+        names.add(answers.relative_to(study.paths.root).as_posix())
+    return sorted(names)
 
 
 def card_name(study: Study, cell: Cell) -> str:
@@ -69,28 +63,9 @@ def card_name(study: Study, cell: Cell) -> str:
     return (folder / MODEL_CARD).as_posix()
 
 
-def hub_name(study: Study, cell: Cell) -> str:
-    """Return the name of a cell's model as the Hugging Face hub has it, or one of the same form."""
-    model = study.model(cell.model)
-    if cell.is_dense and isinstance(model, HubModel):
-        return model.repository
-    return f"{DEVELOPER}/{cell.record_name.removesuffix('.json')}"
-
-
-def evaluation_name(study: Study, cell: Cell) -> str:
-    """Return the name of a cell's Every Eval Ever file.
-
-    The format wants a random UUID; ours has its form, and is the same for the same cell.
-    """
-    digest = hashlib.sha256(f"{study.name}/{cell}".encode()).digest()
-    file = f"{uuid.UUID(bytes=digest[:16], version=4)}.json"
-    return f"{EVALUATIONS}/data/{COLLECTION}/{hub_name(study, cell)}/{file}"
-
-
 def audit_outputs(study: Study) -> list[str]:
     """Return the names of the files that the audit writes."""
-    of_cells = [(card_name(study, cell), evaluation_name(study, cell)) for cell in study.cells]
-    return [*AUDIT_FILES, *(name for names in of_cells for name in names)]
+    return [*AUDIT_FILES, *(card_name(study, cell) for cell in study.cells)]
 
 
 def audit_files(study: Study) -> list[str]:

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from freelunch.reporting.figures import Figure
+from freelunch.reporting.results import Results
+from freelunch.analysis.pairing import Rows
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 
@@ -27,6 +29,13 @@ def _missing(study: Study) -> list[str]:
     cells = set(study.cells)
     unadapted = (replace(cell, adaptation=NONE) for cell in study.cells)
     return sorted({str(cell) for cell in unadapted if cell not in cells})
+
+
+def _rows(results: Results) -> Rows:
+    # Planning imports this module, and must not wait for numpy and scipy.
+    from freelunch.audit.effects import effect_rows
+
+    return effect_rows(results)
 
 
 FIGURE = Figure(
@@ -63,6 +72,6 @@ the claim holds; ``within`` is on both sides of 0) and ``verdict`` say so. ``mod
         *("known_from", "known_to", "text"),
         *("claim", "threshold", "side", "verdict"),
     ),
-    rows=lambda results: results.effects,
-    drawing="freelunch.reporting.drawing.effects",
+    rows=_rows,
+    drawing="freelunch.audit.drawing.effects",
 )

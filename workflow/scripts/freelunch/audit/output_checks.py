@@ -2,18 +2,13 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import yaml
 
-from freelunch.core.errors import UserError
-from freelunch.core.sums import check_sums
-from freelunch.records.made import Check, Made
-from freelunch.records.read import differences, load_records
 from freelunch.audit.crate import config_text
-from freelunch.audit.texts import audit_texts
-from freelunch.reporting.derived import (
+from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
+from freelunch.audit.output_files import (
     AUDIT_SUMS,
     CONFIG,
     PAGE,
@@ -26,7 +21,11 @@ from freelunch.reporting.derived import (
     table_files,
     table_names,
 )
-from freelunch.reporting.figures import figures_of
+from freelunch.audit.texts import audit_texts
+from freelunch.core.errors import UserError
+from freelunch.core.sums import check_sums
+from freelunch.records.made import Made
+from freelunch.records.read import differences, load_records
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study import steps
@@ -35,37 +34,56 @@ from freelunch.study.study import Study
 
 def made_from_records(study: Study) -> Iterator[Made]:
     """Yield what rules derive from the records of a study."""
+
+    def tables() -> dict[str, str]:
+        results = Results(study, load_records(study), study.paths.records)
+        return table_texts(results, TABLES_OF_CLAIMS)
+
+    rule, files = steps.BUILD_TABLES, table_files(study)
+    yield _made(study, "tables", rule, TABLE_SUMS, files, table_names(), tables)
+    for figure in figures_of(study):
+        rule, files = steps.DRAW_FIGURE, figure_files(figure.name)
+        # Its data is one of the tables.
+        yield _made(study, "figures", rule, figure_sums(figure.name), files, files[1:])
+
+    def audit() -> dict[str, str]:
+        return audit_texts(study, load_records(study))
+
+    rule, files = steps.AUDIT_STUDY, audit_files(study)
+    yield _made(study, "audit", rule, AUDIT_SUMS, files, audit_outputs(study), audit)
+
+
+def _made(
+    study: Study,
+    what: str,
+    rule: str,
+    sums: str,
+    files: Sequence[str],
+    outputs: Sequence[str],
+    texts: Callable[[], Mapping[str, str]] = dict,
+) -> Made:
+    """Return what a rule derives.
+
+    Args:
+        study: The study; all names are below the folder of its results.
+        what: What it is, in the plural.
+        rule: The rule.
+        sums: The file of digests.
+        files: The files with a digest in it.
+        outputs: The files that the rule writes.
+        texts: Returns what the records give for those that are functions of them.
+    """
     root = study.paths.root
 
-    def check_tables(anew: bool) -> None:
-        check_sums(root / TABLE_SUMS, root, table_files(study))
-        if anew:
-            results = Results(study, load_records(study), study.paths.records)
-            _check_texts(root, table_texts(results))
+    def check(anew: bool) -> None:
+        check_sums(root / sums, root, files)
+        for name, text in texts().items() if anew else ():
+            if (root / name).read_text(encoding="utf-8") != text:
+                raise UserError("this file differs from what the records give", where=root / name)
 
-    yield _made("tables", steps.BUILD_TABLES, root, TABLE_SUMS, check_tables, table_names())
-    for figure in figures_of(study):
-        sums, files = figure_sums(figure.name), figure_files(figure.name)
-
-        def check_figure(anew: bool, sums: str = sums, files: Sequence[str] = files) -> None:
-            check_sums(root / sums, root, files)
-
-        # Its data is one of the tables.
-        yield _made("figures", steps.DRAW_FIGURE, root, sums, check_figure, files[1:])
-
-    def check_audit(anew: bool) -> None:
-        check_sums(root / AUDIT_SUMS, root, audit_files(study))
-        if anew:
-            _check_texts(root, audit_texts(study, load_records(study)))
-
-    outputs = audit_outputs(study)
-    yield _made("audit", steps.AUDIT_STUDY, root, AUDIT_SUMS, check_audit, outputs)
-
-
-def _made(what: str, rule: str, root: Path, sums: str, check: Check, files: Iterable[str]) -> Made:
-    """Return what a rule derives: files, and the file with their digests, by names below `root`."""
-    outputs = tuple(root / name for name in files)
-    return Made(what, rule, root / sums, True, check, root / sums, outputs)
+    return Made(
+        what, rule, root / sums, True, check, root / sums, [root / name for name in outputs]
+    )
 
 
 def check_finished(study: Study) -> None:
@@ -131,10 +149,3 @@ def files_of_others(study: Study) -> list[str]:
         if not path.is_dir()
     ]
     return [name for name in names if name not in own]
-
-
-def _check_texts(root: Path, texts: Mapping[str, str]) -> None:
-    """Refuse files that differ from what the records give, by their names below `root`."""
-    for name, text in texts.items():
-        if (root / name).read_text(encoding="utf-8") != text:
-            raise UserError("this file differs from what the records give", where=root / name)

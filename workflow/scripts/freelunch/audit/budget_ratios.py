@@ -5,75 +5,73 @@ intervals and bounds.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from freelunch.analysis.intervals import estimate
-from freelunch.audit.claims import load_claims
+from freelunch.analysis.pairing import Row
+from freelunch.audit.claims import Question, load_claims
 from freelunch.audit.evidence import PERPLEXITY, Evidence
 from freelunch.audit.measures.budgets import budget_ratio
 from freelunch.audit.measures.measure import Measurement
 from freelunch.audit.numbers import estimate_text
-from freelunch.reporting.finished import FinishedStudy
+from freelunch.reporting.results import Results
 from freelunch.study.cell import Cell
 
-Row = dict[str, Any]
 
-
-def ratio_rows(finished: FinishedStudy) -> list[Row]:
+def ratio_rows(results: Results) -> list[Row]:
     """Return a row for each reconstruction, text and unit of the budget that a claim asks about.
 
     What the study cannot test has no row.
     """
-    evidence = Evidence(finished.study, finished.records, finished.folder)
+    evidence = Evidence(results.study, results.records, results.folder)
     return [
         row
         for claim in load_claims()
-        for part in claim["parts"]
-        if part["measure"] == budget_ratio.__name__
-        for row in _rows(evidence, claim["id"], part)
+        for question in claim.parts
+        if question.measure == budget_ratio.__name__
+        for row in _rows(evidence, claim.id, question)
     ]
 
 
-def _rows(evidence: Evidence, claim: str, part: Mapping[str, Any]) -> Iterator[Row]:
-    perplexity = part["metric"] == PERPLEXITY
-    text = evidence.study.perplexity.text if perplexity else evidence.study.calibration.text
+def _rows(evidence: Evidence, claim: str, question: Question) -> Iterator[Row]:
+    study, unit = evidence.study, question.settings["unit"]
+    of_perplexity = question.metric == PERPLEXITY
+    text = study.perplexity.text if of_perplexity else study.calibration.text
     compared = {
         _place(each.cells[0]): each
         for comparison in evidence.comparisons
         for members in comparison.series.values()
         for each in members
     }
-    unit = part["settings"]["unit"]
-    for asked in budget_ratio(evidence, {**part["settings"], "metric": part["metric"]}):
+    for asked in budget_ratio(evidence, {**question.settings, "metric": question.metric}):
         if not isinstance(asked, Measurement):
             continue
         # The reconstruction's cells come last; `about` is its name.
         seeds = {cell.seed for cell in asked.cells}
         places = dict.fromkeys(map(_place, asked.cells))
-        used = [compared[place].with_seeds(seeds) for place in places]
-        *retrained, reference = used
-        found = estimate(asked.statistics, asked.samples, asked.pick)
-        unknown = math.isnan(found.value)
+        *retrained, reference = (compared[place].with_seeds(seeds) for place in places)
+        ratio = estimate(asked.statistics, asked.samples, asked.pick)
+        one, words = asked.cells[-1], asked.without
+        if not math.isnan(ratio.value):
+            words = estimate_text(ratio, "times", asked.bounds)
+        smallest = min(getattr(each, unit) for each in retrained)
         yield {
-            **{key: getattr(asked.cells[-1], key) for key in ("model", "criterion", "pattern")},
+            **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
             "reference": asked.about,
             "reference_tokens": reference.tokens,
             "claim": claim,
-            "metric": part["metric"],
+            "metric": question.metric,
             "text": text,
             "unit": unit,
             "seeds": min(sample.seeds for sample in asked.samples),
-            "smallest": min(getattr(it, unit) for it in retrained) / getattr(reference, unit),
+            "smallest": smallest / getattr(reference, unit),
             "known_from": asked.bounds[0],
             "largest": asked.bounds[1],
-            "ratio": found.value,
-            "low": found.low,
-            "high": found.high,
-            "ratio_in_words": (
-                asked.without if unknown else estimate_text(found, "times", asked.bounds)
-            ),
-            "threshold": part["holds"]["above"],
+            "ratio": ratio.value,
+            "low": ratio.low,
+            "high": ratio.high,
+            "ratio_in_words": words,
+            "threshold": question.threshold.value,
         }
 
 

@@ -15,10 +15,10 @@ from matplotlib.markers import CARETLEFTBASE, CARETRIGHTBASE, MarkerStyle
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from freelunch.core.errors import first_of
+from freelunch.audit.drawing.numbers import UNITS, column_text, signed
 from freelunch.audit.numbers import SCALES
+from freelunch.core.errors import first_of
 from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, Mark, marks
-from freelunch.reporting.drawing.numbers import UNITS, column_text, signed
 from freelunch.reporting.drawing.style import CHOSEN, DAGGER, SMALL, empty, write_beside
 from freelunch.reporting.labels import (
     Registered,

@@ -1,6 +1,6 @@
 """Make the table, the verdicts and the figures in `docs/` from the records that it keeps.
 
-    python -m freelunch.reporting.kept studies/full.yaml docs/full
+    python -m freelunch.audit.rebuild_docs studies/full.yaml docs/full
 
 writes them beside `docs/full/records`. The study need not have run on this machine: a table note
 with other words, or a figure with other colours, needs only the records.
@@ -12,17 +12,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from freelunch.analysis.pairing import Records
+from freelunch.audit.audit import Audit, audit_records
+from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
+from freelunch.audit.output_files import VERDICTS
 from freelunch.core.errors import STUDY_VARIABLE, UserError
 from freelunch.core.files import write_atomically
 from freelunch.records.read import load_finished, load_records
-from freelunch.audit.audit import audit_records
-from freelunch.audit.verdict_table import verdict_table
-from freelunch.reporting.derived import VERDICTS
 from freelunch.reporting.drawing.files import draw_figure
-from freelunch.reporting.figures import figures_of
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.pins import with_pins
@@ -31,7 +29,7 @@ from freelunch.study.study import Study
 RECORDS, SUMMARY, FIGURES = "records", "tables/summary.md", "figures"
 
 
-def make_kept(study: Study, records: Path, folder: Path, so_far: bool = False) -> None:
+def rebuild_docs(study: Study, records: Path, folder: Path, so_far: bool = False) -> None:
     """Write the summary, the verdicts and the figures of a study whose records are kept.
 
     Args:
@@ -44,8 +42,8 @@ def make_kept(study: Study, records: Path, folder: Path, so_far: bool = False) -
         UserError: A record is missing, was altered, or was made with other settings.
     """
     study, loaded = read_kept(study, records, so_far)
-    with TemporaryDirectory() as made:
-        root = Path(made)
+    with TemporaryDirectory() as scratch:
+        root = Path(scratch)
         write_results(study, loaded, records, root, [".png"])
         for path in (root / SUMMARY, root / VERDICTS, *(root / FIGURES).glob("*.png")):
             write_atomically(folder / path.relative_to(root), path.read_bytes())
@@ -54,7 +52,7 @@ def make_kept(study: Study, records: Path, folder: Path, so_far: bool = False) -
 def read_kept(study: Study, records: Path, so_far: bool) -> tuple[Study, Records]:
     """Return a study and the records of its cells; of those that have one, if this is so far.
 
-    Args and errors are those of `make_kept`.
+    Args and errors are those of `rebuild_docs`.
     """
     if so_far:
         known = load_finished(study, records)
@@ -64,7 +62,7 @@ def read_kept(study: Study, records: Path, so_far: bool) -> tuple[Study, Records
 
 def write_results(
     study: Study, records: Records, source: Path, folder: Path, formats: Sequence[str]
-) -> dict[str, Any]:
+) -> Audit:
     """Write the tables, the figures and the verdicts of a study; return its audit.
 
     Args:
@@ -75,9 +73,9 @@ def write_results(
         formats: Suffixes of the figures' files.
     """
     audit = audit_records(study, records, source)
-    for name, text in table_texts(Results(study, records, source)).items():
+    texts = table_texts(Results(study, records, source), TABLES_OF_CLAIMS)
+    for name, text in {**texts, VERDICTS: audit.verdicts}.items():
         write_atomically(folder / name, text)
-    write_atomically(folder / VERDICTS, verdict_table(audit))
     for figure in figures_of(study):
         outputs = [folder / FIGURES / f"{figure.name}{suffix}" for suffix in formats]
         draw_figure(figure.drawing, folder / figure.table.file, figure.settings(study), outputs)
@@ -87,7 +85,7 @@ def write_results(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the kept files of one study; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m freelunch.reporting.kept",
+        prog="python -m freelunch.audit.rebuild_docs",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -101,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ[STUDY_VARIABLE] = str(options.study)
     try:
         study = with_pins(Study.load(options.study))
-        make_kept(study, options.folder / RECORDS, options.folder, options.so_far)
+        rebuild_docs(study, options.folder / RECORDS, options.folder, options.so_far)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -1,0 +1,333 @@
+"""Test claims on the records of a study."""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+from freelunch.analysis.intervals import estimate
+from freelunch.analysis.pairing import ENOUGH_SEEDS
+from freelunch.audit.claims import Claim, Question, ThresholdHistory
+from freelunch.audit.evidence import Evidence
+from freelunch.audit.measures import MEASURES
+from freelunch.audit.measures.measure import Absent, Measurement
+from freelunch.audit.numbers import Number, json_number, number_text, seeds_texts
+from freelunch.audit.scope import Regime, Regimes, Scope, load_regimes
+from freelunch.audit.verdicts import (
+    ADDS,
+    DECIDES,
+    OPEN,
+    TOO_SMALL,
+    UNTESTED,
+    bearing,
+    judge,
+    of_claim,
+    of_few_seeds,
+    tally,
+    together,
+)
+from freelunch.core.errors import UserError, first_of, nearest
+from freelunch.reporting.formatting import NOT_FINITE
+from freelunch.study.cell import Cell
+from freelunch.study.criteria import CRITERIA
+from freelunch.study.steps import EVALUATE_CELL
+from freelunch.study.study import Study
+
+# Why there are no findings.
+NO_CELLS = "This study has no cells to test it on."
+UNFINISHED = "No cells to test it on have finished."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding(Number):
+    """A number of a part of a claim, with its verdict.
+
+    Attributes:
+        subject: What the number describes.
+        about: What tells it from others of the same subject.
+        verdict, reason: The verdict on the number, and why.
+        seeds: The seeds that it comes from.
+        of_seeds, text_of_seeds: The number of each seed.
+        cells: The cells that it comes from; none for a plan, and where nothing was measured.
+        command: The command that repeats the measurement.
+    """
+
+    subject: str
+    about: str = ""
+    verdict: str = UNTESTED
+    reason: str
+    seeds: int | None = None
+    of_seeds: list[float | str | None] = field(default_factory=list)
+    text_of_seeds: list[str] = field(default_factory=list)
+    cells: list[str] = field(default_factory=list)
+    command: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionFacts:
+    """What a part of a claim asks, whatever it is asked of, in the words of the audit."""
+
+    says: str
+    role: str
+    measure: str
+    measures: str
+    quantity: str
+    settings: Any
+    metric: str | None
+    threshold: str
+    set: ThresholdHistory
+    why_this_threshold: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartVerdict(QuestionFacts):
+    """The verdict on a part of a claim, what that says of the paper's claim, and the findings."""
+
+    verdict: str
+    bearing: str
+    scope: str | None
+    reason: str
+    findings: list[Finding]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimVerdict:
+    """The verdict on a claim, what that says of the paper's claim, and the parts."""
+
+    id: str
+    title: str
+    statement: str
+    source: str
+    published: str | None
+    verdict: str
+    bearing: str
+    scope: str | None
+    parts: list[PartVerdict]
+
+
+def audit_claims(
+    evidence: Evidence, claims: Iterable[Claim], regimes: Regimes | None = None
+) -> list[ClaimVerdict]:
+    """Return the verdict on each claim, its scope and its bearing, with the findings it comes from.
+
+    Args:
+        evidence: The study.
+        claims: As `load_claims` returns them.
+        regimes: As `load_regimes` returns them; by default, those of the paper.
+
+    Raises:
+        UserError: A claim names a cell or a criterion that the study does not have.
+    """
+    regimes = load_regimes() if regimes is None else regimes
+    return [_claim(claim, evidence, regimes.get(claim.id)) for claim in claims]
+
+
+def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdict:
+    asked = [_part(question, evidence, paper) for question in claim.parts]
+    parts = [part for part, _ in asked]
+    at_scale = of_claim([(there, part.role) for part, there in asked])
+    own = [part for part in parts if part.role != ADDS]
+    # What the verdict is about is what decides it.
+    about = [part for part in parts if part.role == DECIDES] or own
+    return ClaimVerdict(
+        id=claim.id,
+        title=claim.title,
+        statement=claim.statement,
+        source=claim.source,
+        published=claim.published,
+        verdict=of_claim([(part.verdict, part.role) for part in parts]),
+        bearing=bearing(at_scale, any(part.bearing == TOO_SMALL for part in own)),
+        scope=_scope_text(evidence, [each for part in about for each in part.findings], paper),
+        parts=parts,
+    )
+
+
+def _part(question: Question, evidence: Evidence, paper: Regime | None) -> tuple[PartVerdict, str]:
+    """Return what was found for a part, and the verdict on what has the scale of the paper."""
+    settings = {**question.settings, "metric": question.metric}
+    criteria = {*evidence.study.config.criteria, *CRITERIA}
+    named = [*settings.get("criteria", []), *chain(*settings.get("groups", []))]
+    _check_known(named, criteria, "an unknown criterion", question)
+    if question.cells is not None:
+        evidence = _only(evidence, question.cells, question)
+    measure = MEASURES[question.measure]
+    every = list(measure.ask(evidence, settings))
+    # What is left out counts if there is nothing else.
+    left_out = [each for each in every if isinstance(each, Absent) and each.left_out]
+    asked = [each for each in every if each not in left_out]
+    if not asked:
+        asked, left_out = every, []
+    findings = [_finding(each, question, evidence) for each in asked]
+    verdict = together([finding.verdict for finding in findings], measure.agree)
+    # Smaller budgets than the paper's say nothing of its claim. What is missing has no budget.
+    measured = [finding for finding in findings if finding.cells]
+    small = [each for each in measured if _scope(evidence, [each], paper).is_in_part_too_small]
+    large = [finding for finding in findings if finding not in small]
+    if measured:
+        too_small = small == measured
+    else:
+        # Nor has a plan, but nothing is missing there.
+        missing = not asked or any(isinstance(each, Absent) for each in asked)
+        too_small = missing and _scope(evidence, [], paper).too_small
+    too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
+    at_scale = together([finding.verdict for finding in large], measure.agree)
+    without = UNFINISHED if evidence.study.is_unfinished else NO_CELLS
+    part = PartVerdict(
+        **vars(question_facts(question)),
+        verdict=verdict,
+        bearing=bearing(at_scale, too_small),
+        scope=_scope_text(evidence, findings, paper),
+        reason=reason_text(findings, verdict, without) + _left_out_text(left_out),
+        findings=findings,
+    )
+    return part, at_scale
+
+
+def _left_out_text(left_out: Sequence[Absent]) -> str:
+    """Return what is left out, in a sentence for each reason."""
+    subjects: dict[str, list[str]] = {}
+    for each in left_out:
+        subjects.setdefault(each.reason, []).append(each.subject)
+    return "".join(
+        f" Left out, {reason}: {'; '.join(first_of(those))}." for reason, those in subjects.items()
+    )
+
+
+def question_facts(question: Question) -> QuestionFacts:
+    """Return what a part asks, in the words of the audit."""
+    measure = MEASURES[question.measure]
+    unit = measure.unit_for(question.metric)
+    return QuestionFacts(
+        says=question.says,
+        role=question.role,
+        measure=question.measure,
+        measures=measure.description,
+        quantity=measure.quantity,
+        settings=question.settings,
+        metric=question.metric,
+        threshold=question.threshold.text(lambda value: number_text(value, unit)),
+        set=question.set,
+        why_this_threshold=question.why,
+    )
+
+
+def _scope(evidence: Evidence, findings: Sequence[Finding], paper: Regime | None) -> Scope:
+    """Return the scope of findings; without cells, that of the study."""
+    cells = dict.fromkeys(Cell.parse(cell) for finding in findings for cell in finding.cells)
+    seeds = [finding.seeds for finding in findings if finding.seeds]
+    return Scope.of(evidence.study, cells or evidence.study.cells, seeds, paper)
+
+
+def _scope_text(
+    evidence: Evidence, findings: Sequence[Finding], paper: Regime | None
+) -> str | None:
+    """Return the scope of findings in words; None without cells."""
+    if not any(finding.cells for finding in findings):
+        return None
+    return _scope(evidence, findings, paper).text
+
+
+def _only(evidence: Evidence, names: Sequence[str], question: Question) -> Evidence:
+    """Return evidence of only some cells and the dense models."""
+    known = {str(cell): cell for cell in evidence.study.cells}
+    _check_known(names, known, "a cell that the study does not have", question)
+    return evidence.only(lambda cell: cell.is_dense or str(cell) in names)
+
+
+def _check_known(
+    names: Iterable[str], known: Collection[str], what: str, question: Question
+) -> None:
+    """Refuse a name that is not among those known, such as a misspelled one."""
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"a claim names {what}",
+                where=question.where,
+                found=name,
+                expected=nearest(name, known),
+                todo="correct the claim",
+            )
+
+
+def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence) -> Finding:
+    if isinstance(asked, Absent):
+        may_come = evidence.study.is_unfinished and not asked.too_small
+        unfinished = "; the study is unfinished" if may_come else ""
+        return Finding(subject=asked.subject, reason=asked.reason + unfinished)
+    found = estimate(asked.statistics, asked.samples, asked.pick)
+    measure, metric = MEASURES[question.measure], question.metric
+    unit = measure.unit_for(metric)
+    # A loss that is not finite leaves no number, so that only then losses are read again.
+    if metric and math.isnan(found.value):
+        diverged = [str(cell) for cell in asked.cells if evidence.diverged([cell], metric)]
+        if diverged:
+            undefined = f"a loss of {', '.join(diverged)} is not finite"
+            asked = replace(asked, without=NOT_FINITE, undefined=undefined)
+    verdict, reason = judge(
+        found,
+        question.threshold,
+        lambda value: number_text(value, unit),
+        asked.bounds,
+        asked.undefined,
+    )
+    if metric:
+        seeds = min((sample.seeds for sample in asked.samples), default=None)
+    else:
+        # Without a metric, the sample is one of runs, with a seed each.
+        seeds = len({cell.seed for cell in asked.cells}) or None
+    if chosen := _chosen_on_evaluation(asked.cells, evidence):
+        reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
+    rule = measure.repeated_by or EVALUATE_CELL
+    return Finding(
+        **vars(Number.of(found, unit, asked.bounds, asked.without)),
+        subject=asked.full_subject,
+        about=asked.about,
+        verdict=of_few_seeds(verdict) if seeds in range(1, ENOUGH_SEEDS) else verdict,
+        reason=reason,
+        seeds=seeds,
+        of_seeds=[json_number(value) for value in found.of_seeds],
+        text_of_seeds=seeds_texts(found, unit, asked.bounds, asked.without),
+        cells=[str(cell) for cell in asked.cells],
+        command=asked.command or command(evidence.study, asked.cells, rule),
+    )
+
+
+def _chosen_on_evaluation(cells: Iterable[Cell], evidence: Evidence) -> list[str]:
+    """Return the adaptations of cells whose settings were chosen on the evaluation text."""
+    adaptations = dict.fromkeys(cell.adaptation for cell in cells)
+    return [name for name in adaptations if name in evidence.study.selected_on_evaluation]
+
+
+def reason_text(findings: Sequence[Any], verdict: str, without: str) -> str:
+    """Return the reason for the verdict on a part, in a sentence.
+
+    Args:
+        findings: The findings of the part, of a study or of published tables.
+        verdict: The verdict.
+        without: The reason where there are no findings.
+    """
+    if not findings:
+        return without
+    if len(findings) == 1:
+        (finding,) = findings
+        found = f"{finding.text}; " if finding.text else ""
+        return f"{finding.subject}: {found}{finding.reason}."
+    reasons = {finding.reason for finding in findings}
+    why = f": {reasons.pop()}" if len(reasons) == 1 else ""
+    if verdict in OPEN and any(finding.verdict not in OPEN for finding in findings):
+        why = ", and all have to agree"
+    return f"{tally([finding.verdict for finding in findings], 'comparisons')}{why}."
+
+
+def command(study: Study, cells: Sequence[Cell], rule: str) -> str:
+    """Return the command that runs a rule again for some cells."""
+    records = " ".join(str(study.paths.record(cell)) for cell in dict.fromkeys(cells))
+    return f"{snakemake(study.source)} --forcerun {rule} -- {records}"
+
+
+def snakemake(source: str) -> str:
+    """Return the command that runs a config; targets and other options may follow."""
+    return (
+        f"snakemake --cores all --workflow-profile workflow/profiles/local --config study={source}"
+    )
