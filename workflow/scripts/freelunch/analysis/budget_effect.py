@@ -48,14 +48,8 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Run:
-    """An adaptation of a pruned model with one seed.
-
-    Attributes:
-        cell: The cell.
-        losses: Mean loss of each window of text, nats per token.
-        tokens: Tokens seen, counting repeats.
-        distinct_tokens: Tokens of the text that were seen at least once.
-        flops: Floating-point operations, including those of the dense pass that made the targets.
+    """An adaptation of a pruned model with one seed: the mean loss of each window of text, in nats
+    per token, and its amounts (see `Adapted`).
     """
 
     cell: Cell
@@ -229,7 +223,7 @@ def on_shared_seeds(
 def budget_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison.
 
-    A row has the seeds that the member shares with the reference.
+    A row is over the seeds that the member shares with the reference.
     """
     return [
         _row(each, comparison, records)

@@ -99,12 +99,7 @@ def gap_rows(records: Records) -> list[Row]:
 
 
 def size_rows(gaps: Rows, records: Records) -> list[Row]:
-    """Return the gaps between all criteria beside the size of their model, with SIZE_COLUMNS.
-
-    Args:
-        gaps: As `gap_rows` returns them.
-        records: The records of the study.
-    """
+    """Return the gaps between all criteria, with SIZE_COLUMNS: beside the size of their model."""
     sizes = parameters_by_model(records)
     return [{**gap, "parameters": sizes[gap["model"]]} for gap in gaps if gap["left_out"] is None]
 
@@ -140,16 +135,8 @@ def criteria_gap(cells: Cells, records: Records) -> Gap | None:
 def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
     """Return the gap with an adaptation over that without, its errors and its spread.
 
-    Both are measured on the same windows and seeds.
-
-    Args:
-        adapted: The cells with the adaptation.
-        pruned: The cells without it, of the same model and pattern.
-        records: The records of all these cells.
-
-    Returns:
-        None where fewer than two criteria share a seed in both; NaN where a loss is not finite, or
-        where there was no gap. The spread is None for one seed.
+    Both are measured on the same windows and seeds. They are None where fewer than two criteria
+    share a seed in both, and NaN where a loss is not finite, or where there was no gap.
     """
     after = criteria_gap(_also_in(pruned, adapted), records)
     before = criteria_gap(_also_in(adapted, pruned), records)

@@ -97,10 +97,6 @@ def told_apart(records: Records, neighbours: bool) -> float | None:
 
     A pair are two adaptations of one pruned model with one seed, the unadapted model included, so
     that what the two share drops out. The interval does not cover variation over seeds.
-
-    Args:
-        records: The record of each cell.
-        neighbours: Whether the units follow each other in a text.
     """
     widths = []
     for cells in pruned_models(records):

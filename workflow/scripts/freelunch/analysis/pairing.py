@@ -123,12 +123,7 @@ def standard_error(values: Sequence[float]) -> float:
 def paired_difference(
     losses: Sequence[float], other_losses: Sequence[float]
 ) -> tuple[float, float]:
-    """Return the mean over windows of loss minus other loss, and its standard error.
-
-    Args:
-        losses: Mean loss of each window, nats per token.
-        other_losses: Another cell's, of the same windows.
-    """
+    """Return the mean over windows of loss minus other loss, and its standard error."""
     differences = [loss - other for loss, other in zip(losses, other_losses, strict=True)]
     return fmean(differences), standard_error(differences)
 
@@ -213,11 +208,7 @@ def spread_over_seeds(values: Sequence[float]) -> float | None:
 
 
 def operations(cost: CostFacts) -> float:
-    """Return the operations of an adaptation, with those of the dense pass that made its targets.
-
-    Args:
-        cost: The cost of its step, as records have it.
-    """
+    """Return the operations of an adaptation, those of the dense pass for its targets included."""
     return float(cost["flops"] + cost.get("dense_flops", 0))
 
 

@@ -51,12 +51,9 @@ WINDOW_COLUMNS = (
 
 @dataclass(frozen=True)
 class AdaptedCells:
-    """The cells of one adaptation of a pruned model.
+    """The cells, by seed, of one adaptation of a pruned model.
 
     Attributes:
-        name: Name of the adaptation.
-        cells: Its cells by seed.
-        settings: Its settings.
         tokens: The tokens of text that it sees.
         window: The window that was adapted together.
         selected_on: The text on which its learning rate was chosen, where several were listed.

@@ -4,7 +4,7 @@ Each number comes with its uncertainty: the standard error over the windows of t
 there are several seeds, the standard deviation over them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -167,69 +167,55 @@ def means_over_seeds(records: Records) -> list[Row]:
 
 
 def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
-    """Return the rows that compare criteria.
-
-    These are the rows of the adaptations that several criteria have with the same model and
+    """Return the rows of the adaptations that several criteria have with the same model and
     pattern, and those of the dense models beside them; all rows if there is no such adaptation. Of
     adaptations that differ only in their budget, there is only the first.
-
-    Args:
-        means: As `means_over_seeds` returns them.
-        budgets: As `Study.budgets_of_criteria` has them.
     """
-    criteria: dict[tuple[str, str, str], set[str]] = {}
+    criteria: dict[tuple[str, ...], set[str]] = {}
     for mean in means:
-        criteria.setdefault((*_place(mean), mean["adaptation"]), set()).add(mean["criterion"])
+        criteria.setdefault(_place(mean), set()).add(mean["criterion"])
     shared = {at for at, names in criteria.items() if len(names) > 1} or criteria.keys()
-    others = {
-        (*place, name)
-        for place, of_place in budgets.items()
-        for _, *more in of_place
-        for name in more
-    }
-    shown = shared - others
-    models = {model for model, _, _ in shown}
-    return [
-        mean
-        for mean in means
-        if (*_place(mean), mean["adaptation"]) in shown
-        or (mean["criterion"] == DENSE and mean["model"] in models)
-    ]
+    series = _series(budgets)
+    shown = {at for at in shared if series.get(at, at[-1]) == at[-1]}
+    return _shown(means, shown)
 
 
 def criteria_budget_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
-    """Return the rows, with CRITERIA_BUDGET_COLUMNS, that compare criteria budget by budget.
+    """Return the rows, with CRITERIA_BUDGET_COLUMNS, of the adaptations that differ only in their
+    budget, of the same models without adaptation, and of the dense models.
 
-    These are the rows of the adaptations that differ only in their budget, those of the same models
-    without adaptation, and those of the dense models. The last two have no series and no tokens. A
-    series is named after its first adaptation.
-
-    Args:
-        means: As `means_over_seeds` returns them.
-        budgets: As `Study.budgets_of_criteria` has them.
+    The last two have no series and no tokens. A series is named after its first adaptation.
     """
-    series = {
-        (*place, name): names[0]
-        for place, of_place in budgets.items()
-        for names in of_place
-        for name in names
-    }
-    models = {model for model, _ in budgets}
+    series = _series(budgets)
+    rows = _shown(means, {*series, *((*place, NONE) for place in budgets)})
     return [
-        {
-            **mean,
-            "series": series.get((*_place(mean), mean["adaptation"])),
-            "tokens": mean["adaptation_tokens"],
-        }
-        for mean in means
-        if (*_place(mean), mean["adaptation"]) in series
-        or (mean["adaptation"] == NONE and _place(mean) in budgets)
-        or (mean["criterion"] == DENSE and mean["model"] in models)
+        {**row, "series": series.get(_place(row)), "tokens": row["adaptation_tokens"]}
+        for row in rows
     ]
 
 
-def _place(mean: Row) -> tuple[str, str]:
-    return mean["model"], mean["pattern"]
+def _series(budgets: BudgetsOfCriteria) -> dict[tuple[str, ...], str]:
+    """Return the first of adaptations that differ only in their budget, by the place of each."""
+    return {
+        (*place, name): names[0]
+        for place, series in budgets.items()
+        for names in series
+        for name in names
+    }
+
+
+def _shown(means: Rows, places: Collection[tuple[str, ...]]) -> Rows:
+    """Return the rows of some places, and those of the dense models beside them."""
+    models = {model for model, *_ in places}
+    return [
+        mean
+        for mean in means
+        if _place(mean) in places or (mean["criterion"] == DENSE and mean["model"] in models)
+    ]
+
+
+def _place(mean: Row) -> tuple[str, ...]:
+    return mean["model"], mean["pattern"], mean["adaptation"]
 
 
 def _mean_row(cells: Sequence[Cell], records: Records) -> Row:

@@ -33,12 +33,7 @@ NOTES = (
 
 
 def budgets_section(budgets: Rows, reaches: Rows) -> Section:
-    """Return the section.
-
-    Args:
-        budgets: As `analysis.budget_effect.budget_rows` returns them; at least one.
-        reaches: As `analysis.reach.reach_rows` returns them.
-    """
+    """Return the section."""
     lines = [budget_line(row) for row in budgets]
     notes = [*reach_sentences(reaches), *NOTES]
     return Section("budgets", "Retraining beside reconstruction", lines, notes, WORDS)

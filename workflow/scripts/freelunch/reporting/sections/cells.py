@@ -31,12 +31,7 @@ _ORIGINS = {
 
 
 def cells_section(study: Study, means: Rows) -> Section:
-    """Return the section.
-
-    Args:
-        study: For the texts, the calibration and the seeds.
-        means: As `reporting.cells.means_over_seeds` returns them; the dense cell comes first.
-    """
+    """Return the section."""
     several = any(mean["seeds"] > 1 for mean in means)
     metrics = [
         metric

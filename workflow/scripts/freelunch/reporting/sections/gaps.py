@@ -24,13 +24,7 @@ UNEQUAL = 0.002
 
 
 def gaps_section(study: Study, means: Rows, gaps: Rows) -> Section:
-    """Return the section.
-
-    Args:
-        study: For the adaptations that were chosen on the evaluation text.
-        means: As `reporting.cells.means_over_seeds` returns them.
-        gaps: As `analysis.criteria_gap.gap_rows` returns them; at least one.
-    """
+    """Return the section."""
     several = any(gap["seeds"] > 1 or (gap["gap_left_seeds"] or 1) > 1 for gap in gaps)
     lines = [_line(gap, several, study) for gap in gaps]
     notes = [*gap_sentences(study, gaps), *_unequal_sparsities(means), *_notes(gaps, several)]

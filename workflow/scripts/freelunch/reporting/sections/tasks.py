@@ -19,11 +19,7 @@ NOTE = (
 
 
 def tasks_section(tasks: Rows) -> Section:
-    """Return the section.
-
-    Args:
-        tasks: As `analysis.accuracy.task_rows` returns them; at least one.
-    """
+    """Return the section."""
     return Section("tasks", "Zero-shot accuracy", task_lines(tasks), list(task_notes(tasks)), WORDS)
 
 

@@ -36,11 +36,7 @@ NOTES = (
 
 
 def windows_section(windows: Rows) -> Section:
-    """Return the section.
-
-    Args:
-        windows: As `analysis.window_effect.window_rows` returns them; at least one.
-    """
+    """Return the section."""
     lines = [_line(row) for row in windows]
     favoured = [FAVOURED] if any(row["selected_on"] == "evaluation" for row in windows) else []
     notes = [*window_sentences(windows), *NOTES, *favoured]
