@@ -30,7 +30,8 @@ ARGUMENTS = [
 def audited(tmp_path_factory: pytest.TempPathFactory) -> Audited:
     made = make_audited(tmp_path_factory.mktemp("results") / "made-up")
     # More numbers than one sees at a glance have a filter.
-    made.audit["claims"][0]["parts"][0]["findings"] *= 5
+    findings = made.audit.claims[0].parts[0].findings
+    findings += 4 * findings
     write_page(made)
     return made
 
@@ -165,18 +166,18 @@ def test_words_are_sorted_within_their_group(opened: Opened) -> None:
 # --- Filtering
 
 
-def test_a_filter_hides_cells_in_tables_and_plots_alike(opened: Opened, audited: Audited) -> None:
+def test_a_filter_hides_cells_in_all_tables_alike(opened: Opened, audited: Audited) -> None:
     page = opened()
     rows = page.locator("#cells tbody tr")
     total = len(audited.study.cells)
-    # One field is beside the plot, and one above the table of cells, which is folded.
+    # One field is above the ranking, and one above the table of cells, which is folded.
     field, other = (page.locator(f"{place} input[type=search]") for place in ("#found", "#cells"))
     assert not other.is_visible()
     unfolded(page)
     assert page.locator("#found output").inner_text() == f"{total} of {total} rows"
-    points, found = page.locator(".point"), page.locator("#found tr[data-records]")
-    all_points, all_found = (it.filter(visible=True).count() for it in (points, found))
-    assert all_points > 4 and all_found > 4
+    found = page.locator("#found tr[data-records]")
+    all_found = found.filter(visible=True).count()
+    assert all_found > 4
     field.fill("WANDA  full_20")
     expected = [
         cell for cell in audited.study.cells if "wanda" in str(cell) and "full_20" in str(cell)
@@ -185,44 +186,17 @@ def test_a_filter_hides_cells_in_tables_and_plots_alike(opened: Opened, audited:
     assert other.input_value() == "WANDA  full_20"
     for count in page.locator("#found output, #cells output").all():
         assert count.inner_text() == f"{len(expected)} of {total} rows"
-    assert points.filter(visible=True).count() == found.filter(visible=True).count() == 1
+    assert found.filter(visible=True).count() == 1
     assert page.locator("#found tr.group").filter(visible=True).count() == 1
     other.fill("nothing of the kind")
     assert page.locator("#found output").inner_text() == f"0 of {total} rows"
-    for gone in (points, found, page.locator(".plot")):
-        assert gone.filter(visible=True).count() == 0
+    assert found.filter(visible=True).count() == 0
     page.emulate_media(media="print")
-    assert points.filter(visible=True).count() == all_points, "paper has all"
+    assert found.filter(visible=True).count() == all_found, "paper has all"
     page.emulate_media(media="screen")
     field.fill("")
     assert rows.filter(visible=True).count() == total
-    assert points.filter(visible=True).count() == all_points
     assert found.filter(visible=True).count() == all_found
-
-
-def test_the_plot_shows_tokens_operations_or_memory(opened: Opened) -> None:
-    page = opened()
-    plot = page.locator(".plot").first
-
-    def title() -> str:
-        return str(plot.locator("[data-view]:not(.absent) > text").last.text_content())
-
-    def places() -> list[float]:
-        return plot.locator(".point").evaluate_all(
-            "all => all.map((it) => it.getBoundingClientRect().left)"
-        )
-
-    assert title() == "tokens seen" and page.get_by_role("radio", name="Tokens").is_checked()
-    tokens = places()
-    page.get_by_role("radio", name="Operations").check()
-    assert title() == "floating-point operations"
-    page.get_by_role("radio", name="Memory").check()
-    assert title() == "peak memory of a job, GB" and places() != tokens
-    page.get_by_role("radio", name="Tokens").check()
-    assert places() == tokens
-    box = plot.locator("svg").bounding_box()
-    assert box is not None
-    assert all(box["x"] < place < box["x"] + box["width"] for place in tokens)
 
 
 def test_the_evidence_of_a_number_is_filtered_with_it(opened: Opened) -> None:
@@ -442,7 +416,7 @@ def test_a_link_to_what_is_folded_opens_it(opened: Opened, target: str) -> None:
 def test_paper_has_what_matters_and_no_controls(opened: Opened) -> None:
     page = opened()
     page.emulate_media(media="print")
-    for shown in (".card .lead", "#found-table", ".plot svg", "#claims .verdict"):
+    for shown in (".card .lead", "#found-table", "#found img", "#claims .verdict"):
         assert page.locator(shown).first.is_visible(), shown
     for controls in (".enlarge", ".copy", ".filter", ".controls", "nav"):
         assert page.locator(controls).filter(visible=True).count() == 0, controls
@@ -463,14 +437,11 @@ def test_a_phone_shows_what_was_found_and_a_verdict_first(opened: Opened) -> Non
 def test_without_javascript_all_is_there(opened: Opened, audited: Audited) -> None:
     page = opened(java_script_enabled=False)
     shown = page.locator(".tally .verdict").all_inner_texts()
-    claims = audited.audit["claims"]
-    assert shown == [claim["verdict"] for claim in claims if claim["verdict"] != UNTESTED]
+    claims = audited.audit.claims
+    assert shown == [claim.verdict for claim in claims if claim.verdict != UNTESTED]
     verdicts = page.locator("#claims span.verdict").all_text_contents()
     assert {HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED} == set(map(kind, verdicts))
     assert page.locator("#cells tbody tr").count() == len(audited.study.cells)
-    assert page.locator(".point").filter(visible=True).count() > 4
-    axes = page.locator("[data-view]").filter(visible=True)
-    assert {axis.get_attribute("data-view") for axis in axes.all()} == {"tokens"}
     assert page.locator("button, input").count() == 0
     page.locator("#cells > summary").click()
     assert page.locator("#cells tbody tr").filter(visible=True).count() == len(audited.study.cells)

@@ -14,13 +14,13 @@ import pytest
 from matplotlib.image import imread
 
 from audits_for_tests import KEPT, Audited, make_kept
+from freelunch.audit import rebuild_docs as kept_pages
 from freelunch.audit.verdicts import FAILS, HOLDS, UNDECIDED, kind
 from freelunch.costs.device_table import device_table
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
 from freelunch.records.read import load_records
-from freelunch.reporting import kept as kept_pages
 from freelunch.study.reference import reference
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of
@@ -86,20 +86,22 @@ def test_a_page_shows_them(kept: Audited):
 @pytest.mark.parametrize("kept", ["full"], indirect=True)
 def test_verdicts_of_the_readme(kept: Audited):
     rows = dict(re.findall(r"^\| (C\w+) \| [^|]+ \| \*\*([^*|]+?)\.\*\*", README.read_text(), re.M))
-    assert rows == {claim.id: claim.verdict.capitalize() for claim in kept.audit.claims}
+    assert rows == {
+        claim["id"]: claim["verdict"].capitalize() for claim in kept.audit.as_json()["claims"]
+    }
 
 
 @pytest.mark.parametrize("kept", ["budgets"], indirect=True)
 def test_numbers_of_larger_budgets_in_the_readme(kept: Audited):
     text = " ".join(README.read_text().split())
-    parts = {claim.id: claim.parts for claim in kept.audit.claims}
+    parts = {claim["id"]: claim["parts"] for claim in kept.audit.as_json()["claims"]}
 
     def value(part: Mapping[str, Any], adaptation: str) -> float:
         (found,) = (it for it in part["findings"] if adaptation in it["subject"])
         return float(found["value"])
 
     assert value(parts["C1"][2], "recon_131k") == pytest.approx(2 / 5, abs=0.03)
-    (claim,) = (claim for claim in kept.audit.claims if claim.id == "C1")
+    (claim,) = (claim for claim in kept.audit.as_json()["claims"] if claim["id"] == "C1")
     assert (claim["verdict"], claim["bearing"]) == ("not found", "not supported")
     ratio = re.compile("masklora reaches recon_131k with ([0-9.]+) times its tokens")
     (masklora,) = ratio.findall((DOCS / "budgets" / kept_pages.SUMMARY).read_text())
@@ -115,7 +117,7 @@ def test_numbers_of_larger_budgets_in_the_readme(kept: Audited):
         "With 16 times the tokens, half a block and five blocks miss "
         f"{half:.0f} %, the whole model {whole:.0f} %."
     ) in text
-    verdicts = {claim.id: claim.verdict for claim in kept.audit.claims}
+    verdicts = {claim["id"]: claim["verdict"] for claim in kept.audit.as_json()["claims"]}
     assert verdicts["C2"] == "found in part" and verdicts["C2b"] == "found"
     assert verdicts["C2v1"] == "found in part"
     assert "C2 and C2v1 are *found in part*, C2b *found*" in text
@@ -127,7 +129,7 @@ def test_numbers_of_larger_budgets_in_the_readme(kept: Audited):
 def test_rounded_numbers_of_the_readme(kept: Audited):
     """Numbers that are written without a fraction, which the tables have."""
     text = " ".join(README.read_text().split())
-    parts = {claim.id: claim.parts for claim in kept.audit.claims}
+    parts = {claim["id"]: claim["parts"] for claim in kept.audit.as_json()["claims"]}
 
     def percents(part: Mapping[str, Any]) -> str:
         found = [100 * finding["value"] for finding in part["findings"]]

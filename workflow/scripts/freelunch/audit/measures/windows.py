@@ -1,15 +1,16 @@
-"""Measures of the effect of the window size.
+"""Measures of how much windows gain, and of the memory that they take.
 
-A measure compares one window with several others. Another window that is too large for a model's
-memory is left out for this model. It counts as too large if `window: auto`, with the settings of
-the others, took a smaller one, and if the study has none as large for this model, finished or not,
-on any masks and with any settings; another model has to have it with as many sequences. A window
-that no model has is missing, and so is the one that is compared, whatever memory it needs.
+Windows of a pruned model are compared with those that see the same amount of text and have the same
+settings otherwise (`Study.compared_windows`). All windows that a measure names have to be there.
+One exception: where `window: auto` took a smaller window for a model, larger ones that others have
+are left out, since they do not fit into its memory; another model has to have it with as many
+sequences. A window that no model has is missing, and so is the one that is compared, whatever
+memory it needs.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -41,25 +42,83 @@ RUNS = 3
 MISSED = "gain missed, as a share of the other window's gain"
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """A window, and whether it was solved exactly rather than trained."""
+
+    window: int | str
+    exact: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.window} (solved exactly)" if self.exact else str(self.window)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """The usual windows of a pruned model that see the same amount of text.
+
+    Attributes:
+        model: The pruned model.
+        name: The model that was pruned.
+        sequences: The number of sequences that they see.
+        cells: All cells of the pruned model.
+        amount: The amount of text in words, if the model has several.
+        names: The adaptations by their windows.
+        unlike: Windows that were adapted with other settings than these, such as another loss.
+        limit: Blocks of the largest window that this model is known to fit; infinite without a
+            `window: auto` to tell.
+        compared: Windows that are compared here.
+    """
+
+    model: str
+    name: str
+    sequences: int
+    cells: BySeed
+    amount: str = ""
+    names: dict[_Kind, str] = field(default_factory=dict)
+    unlike: set[_Kind] = field(default_factory=set)
+    limit: float = math.inf
+    compared: Sequence[_Kind] = ()
+
+    def about(self, *words: str) -> str:
+        """Return what a number is about, with the amount of text."""
+        return ", ".join(filter(None, [*words, self.amount]))
+
+    def missed(
+        self,
+        evidence: Evidence,
+        settings: Settings,
+        subject: str,
+        kind: _Kind,
+        beside: Sequence[_Kind],
+        *words: str,
+    ) -> Measurement | Absent:
+        """Return how much less a window gains than others; the largest share counts."""
+        name, *others = (self.names[each] for each in (kind, *beside))
+        return ask(
+            evidence,
+            settings,
+            f"{self.model}, {subject or name}",
+            [_missed(name, other) for other in others],
+            shared_seeds(self.cells, [NONE, name, *others]),
+            about=self.about(*words),
+            pick=max,
+        )
+
+
 def window_difference(evidence: Evidence, settings: Settings) -> Asked:
     """How much less each of some `windows` gains than the window `beside`, as a share of what that
     gains, for each amount of text with which several windows were run; below 0, it gains more. All
     of them that fit into memory have to be there, and no others count.
     """
     beside = _Kind(settings["beside"])
-    for found in _with(evidence, [beside], _trained(settings["windows"])):
-        if isinstance(found, Absent):
-            yield found
-            continue
+
+    def compare(found: _Windows) -> Asked:
         for kind in found.compared:
-            yield ask(
-                evidence,
-                settings,
-                f"{found.model}, windows",
-                [_missed(found.names[kind], found.names[beside])],
-                shared_seeds(found.cells, [NONE, found.names[kind], found.names[beside]]),
-                about=found.about(f"{window_label(kind.window)} vs. {window_label(beside.window)}"),
-            )
+            words = _beside(kind, beside)
+            yield found.missed(evidence, settings, "windows", kind, [beside], words)
+
+    return _compared(evidence, settings, beside, compare)
 
 
 def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
@@ -76,14 +135,9 @@ def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
             yield Absent(place, f"adaptations that are not there: {', '.join(absent)}")
             continue
         for name in others:
-            yield ask(
-                evidence,
-                settings,
-                place,
-                [_missed(name, beside)],
-                shared_seeds(by_name, [NONE, name, beside]),
-                about=f"{name} vs. {beside}",
-            )
+            cells = shared_seeds(by_name, [NONE, name, beside])
+            about = f"{name} vs. {beside}"
+            yield ask(evidence, settings, place, [_missed(name, beside)], cells, about=about)
 
 
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
@@ -93,20 +147,13 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     to be there, and no others count.
     """
     matrix = _Kind(MATRIX, settings["exact"])
-    for found in _with(evidence, [matrix], _trained(settings["windows"])):
-        if isinstance(found, Absent):
-            yield found
-            continue
-        name = found.names[matrix]
+
+    def compare(found: _Windows) -> Asked:
         for kind in found.compared:
-            yield ask(
-                evidence,
-                settings,
-                f"{found.model}, {name}",
-                [_missed(name, found.names[kind])],
-                shared_seeds(found.cells, [NONE, name, found.names[kind]]),
-                about=found.about(f"{window_label(MATRIX)} vs. {window_label(kind.window)}"),
-            )
+            words = _beside(matrix, kind)
+            yield found.missed(evidence, settings, "", matrix, [kind], words)
+
+    return _compared(evidence, settings, matrix, compare)
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
@@ -115,20 +162,12 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
     counts. Below 0, half a block gains more than all of them. Those that fit into memory have to be
     there; no others count.
     """
-    for found in _with(evidence, [_HALVES], _trained(settings["windows"])):
-        if isinstance(found, Absent):
-            yield found
-            continue
-        half, *others = (found.names[kind] for kind in (_HALVES, *found.compared))
-        yield ask(
-            evidence,
-            settings,
-            f"{found.model}, {half}",
-            [_missed(half, other) for other in others],
-            shared_seeds(found.cells, [NONE, half, *others]),
-            about=found.about(),
-            pick=max,
-        )
+    halves = _Kind(HALVES)
+
+    def compare(found: _Windows) -> Asked:
+        yield found.missed(evidence, settings, "", halves, found.compared)
+
+    return _compared(evidence, settings, halves, compare)
 
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
@@ -138,31 +177,31 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
     began, which is mostly libraries. The interval is over runs with different seeds, of which three
     are needed.
     """
-    for found in _with(evidence, [_HALVES], _trained(settings["windows"])):
-        if isinstance(found, Absent):
-            yield found
-            continue
-        names = [found.names[kind] for kind in (_HALVES, *found.compared)]
-        cells = shared_seeds(found.cells, names)
+
+    def compare(found: _Windows) -> Asked:
+        half, *others = names = [found.names[kind] for kind in (halves, *found.compared)]
+        cells, subject = shared_seeds(found.cells, names), found.about(found.model)
         used = [cell for name in names for cell in cells[name]]
+        peaks = [[evidence.work_peak(cell) for cell in cells[name]] for name in names]
         if len(used) < RUNS * len(names):
             seeds = len(used) // len(names)
-            reason = f"peak memory was measured with {seeds} of {RUNS} seeds"
-            yield Absent(found.about(found.model), reason)
-            continue
-        half, *others = names
-        peaks = [[evidence.work_peak(cell) for cell in cells[name]] for name in names]
-        if any(peak is None for each in peaks for peak in each):
-            yield Absent(
-                found.about(found.model), "some records lack the peak memory of a job's own work"
-            )
-            continue
+            yield Absent(subject, f"peak memory was measured with {seeds} of {RUNS} seeds")
+        elif any(peak is None for of_seeds in peaks for peak in of_seeds):
+            yield Absent(subject, "some records lack the peak memory of a job's own work")
+        else:
+            # What varies from run to run is the unit of the interval.
+            runs = Sample(names, [np.array(peaks, dtype=float)[:, None]])
+            # Beside the smallest, the ratio is largest.
+            ratios = [_ratio(half, other) for other in others]
+            subject = f"{found.model}, {half}"
+            yield Measurement(subject, ratios, [runs], used, found.about(), max)
 
-        # What varies from run to run is the unit of the interval.
-        runs = Sample(names, [np.array(peaks, dtype=float)[:, None]])
-        # Beside the smallest, the ratio is largest.
-        ratios = [_ratio(half, other) for other in others]
-        yield Measurement(f"{found.model}, {half}", ratios, [runs], used, found.about(), max)
+    halves = _Kind(HALVES)
+    return _compared(evidence, settings, halves, compare)
+
+
+def _beside(kind: _Kind, other: _Kind) -> str:
+    return f"{window_label(kind.window)} vs. {window_label(other.window)}"
 
 
 def _ratio(name: str, other: str) -> Statistic:
@@ -174,168 +213,106 @@ def _missed(name: str, other: str) -> Statistic:
     return lambda means: divided(means[name] - means[other], means[NONE] - means[other])
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A window, and whether it was solved exactly rather than trained."""
-
-    window: int | str
-    exact: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.window} (solved exactly)" if self.exact else str(self.window)
-
-
-_HALVES = _Kind(HALVES)
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """The usual windows of a pruned model that see the same amount of text.
-
-    Attributes:
-        model: The pruned model.
-        amount: The amount of text in words, if the model has several.
-        cells: All cells of the pruned model.
-        names: The adaptations by their windows.
-        unlike: Windows that were adapted with other settings than these, such as another loss.
-        sequences: The number of sequences that they see.
-        limit: Blocks of the largest window that this model is known to fit; infinite without a
-            `window: auto` to tell.
-        compared: Windows that are compared here.
-    """
-
-    model: str
-    amount: str
-    cells: BySeed
-    names: Mapping[_Kind, str]
-    unlike: set[_Kind]
-    sequences: int
-    limit: float
-    compared: Sequence[_Kind] = ()
-
-    def about(self, *words: str) -> str:
-        """Return what a number is about, with the amount of text."""
-        return ", ".join(filter(None, [*words, self.amount]))
-
-
-def _trained(windows: Sequence[int | str]) -> list[_Kind]:
-    return [_Kind(window) for window in windows]
-
-
-def _with(
-    evidence: Evidence, wanted: Sequence[_Kind], beside: Sequence[_Kind]
-) -> Iterator[_Windows | Absent]:
-    """Yield the windows of each pruned model, or which ones are missing, for each amount of text
-    with which several windows were run.
+def _compared(
+    evidence: Evidence, settings: Settings, wanted: _Kind, compare: Callable[[_Windows], Asked]
+) -> Asked:
+    """Yield a comparison of the windows of each pruned model, or which ones are missing, for each
+    amount of text with which several windows were run.
 
     Args:
         evidence: The study.
-        wanted: Windows that have to be there.
-        beside: Windows that they are compared with, all of which have to be there, too, except for
-            those that do not fit.
+        settings: Those of the measure. All of their `windows` have to be there, except for those
+            that do not fit.
+        wanted: The window that has to be there in any case.
+        compare: Yields the comparison, given what is there.
     """
-    # What is solved exactly has the calibration sample and no other.
-    only = evidence.study.calibration.samples if any(kind.exact for kind in wanted) else None
-    models = [
-        (next(iter(by_name[NONE].values())).model, found)
-        for by_name in evidence.pruned
-        for found in _by_amount(evidence, by_name)
-        if only in (None, found.sequences)
-    ]
-    for model, found in models:
-        elsewhere = {
+    beside = [_Kind(window) for window in settings["windows"]]
+    models = list(_all_windows(evidence))
+    if wanted.exact:
+        # What is solved exactly has the calibration sample and no other.
+        samples = evidence.study.calibration.samples
+        models = [found for found in models if found.sequences == samples]
+    for found in models:
+        elsewhere: set[_Kind] = set()
+        for other in models:
+            if other.name != found.name and other.sequences == found.sequences:
+                elsewhere |= {*other.names}
+        too_large = [
             kind
-            for other, its in models
-            if other != model and its.sequences == found.sequences
-            for kind in its.names
-        }
-        too_large = {
-            kind
-            for kind in elsewhere.difference(found.names)
-            if window_size(kind.window) > found.limit
-        }
+            for kind in beside
+            if kind in elsewhere - {*found.names} and window_size(kind.window) > found.limit
+        ]
         compared = [kind for kind in beside if kind not in too_large]
-        missing = [kind for kind in (*wanted, *compared) if kind not in found.names]
+        subject = found.about(found.model)
+        missing = [kind for kind in (wanted, *compared) if kind not in found.names]
         if missing:
             alike = "" if found.unlike.isdisjoint(missing) else " with the settings of the others"
-            names = ", ".join(map(str, missing))
-            reason = f"windows that were not run{alike}: {names}"
+            reason = f"windows that were not run{alike}: {', '.join(map(str, missing))}"
             # Whether matrices are solved exactly is a choice of the study's for each model.
-            exact = {kind for kind in wanted if kind.exact}
-            left_out = {*missing} <= exact & elsewhere and not any(
-                isinstance(it, LeastSquares) for it in _adaptations(evidence, model)
-            )
-            yield Absent(found.about(found.model), reason, left_out=left_out)
+            entries = _adaptations(evidence, found.name)
+            solves = any(isinstance(entry, LeastSquares) for entry in entries)
+            left_out = wanted.exact and missing == [wanted] and wanted in elsewhere and not solves
+            yield Absent(subject, reason, left_out=left_out)
             continue
-        if out := [kind for kind in beside if kind in too_large]:
-            reason = f"windows that do not fit into memory: {', '.join(map(str, out))}"
-            yield Absent(found.about(found.model), reason, left_out=True)
+        if too_large:
+            reason = f"windows that do not fit into memory: {', '.join(map(str, too_large))}"
+            yield Absent(subject, reason, left_out=True)
         if compared:
-            yield replace(found, compared=compared)
+            yield from compare(replace(found, compared=compared))
 
 
-def _by_amount(evidence: Evidence, by_name: BySeed) -> list[_Windows]:
-    """Return the windows of a pruned model for each number of sequences with which there are
+def _all_windows(evidence: Evidence) -> Iterator[_Windows]:
+    """Yield the windows of each pruned model for each number of sequences with which there are
     several windows, in its order. Whether they share a seed is not asked here.
     """
     study = evidence.study
-    amounts: dict[int, dict[_Kind, str]] = {}
-    unlike: dict[int, set[_Kind]] = {}
-    autos: set[int] = set()
-    usual = {
-        name: settings
-        for name, settings in study.config.adaptations.items()
-        if NONE in by_name and name in by_name and is_usual_window(settings)
-    }
-    favoured = {*study.selected_on_evaluation}
-    # If all that train were chosen on the evaluation text, they are compared. The reason says so.
-    if {name for name, settings in usual.items() if isinstance(settings, Training)} <= favoured:
-        favoured = set()
-    for name, settings in usual.items():
-        if name not in favoured:
+    for by_name in evidence.pruned:
+        usual = {
+            name: settings
+            for name, settings in study.config.adaptations.items()
+            if NONE in by_name and name in by_name and is_usual_window(settings)
+        }
+        favoured = {*study.selected_on_evaluation}
+        # If all that train were chosen on the evaluation text, they are compared. The reason says
+        # so.
+        if {name for name, entry in usual.items() if isinstance(entry, Training)} <= favoured:
+            favoured = set()
+        found: dict[int, _Windows] = {}
+        for name, settings in usual.items():
+            if name in favoured:
+                continue
             one, sequences = next(iter(by_name[name].values())), study.sequences[name]
+            here = found.get(sequences) or _Windows(
+                pruned_model(one), one.model, sequences, by_name
+            )
+            found[sequences] = here
             kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
-            if name in study.compared_windows(one):
-                amounts.setdefault(sequences, {}).setdefault(kind, name)
-                if isinstance(settings, Reconstruction) and settings.window == AUTO:
-                    autos.add(sequences)
-            else:
-                unlike.setdefault(sequences, set()).add(kind)
-    several = {amount: names for amount, names in sorted(amounts.items()) if len(names) > 1}
-    if not several:
-        return []
-    one = next(iter(by_name[NONE].values()))
-    length = study.calibration_of(one.model).length
-    return [
-        _Windows(
-            pruned_model(one),
-            f"{amount * length:,} tokens" if len(several) > 1 else "",
-            by_name,
-            names,
-            unlike.get(amount, set()),
-            amount,
-            _largest(evidence, one.model) if amount in autos else math.inf,
-        )
-        for amount, names in several.items()
-    ]
+            if name not in study.compared_windows(one):
+                here.unlike.add(kind)
+                continue
+            here.names.setdefault(kind, name)
+            if isinstance(settings, Reconstruction) and settings.window == AUTO:
+                found[sequences] = replace(here, limit=_largest(evidence, one.model))
+        several = [found[amount] for amount in sorted(found) if len(found[amount].names) > 1]
+        for here in several:
+            tokens = here.sequences * study.calibration_of(here.name).length
+            yield replace(here, amount=f"{tokens:,} tokens") if len(several) > 1 else here
 
 
 def _largest(evidence: Evidence, model: str) -> float:
     """Return the blocks of the largest window that a model has in the study, finished or not, or
     that `window: auto` took for it, on any masks, with any settings and any amount of text.
     """
-    asked = [
+    windows = [
         settings.window
         for settings in _adaptations(evidence, model)
         if isinstance(settings, Reconstruction) and settings.window != AUTO
     ]
-    known = evidence.study.config.adaptations
-    taken = [
-        evidence.window_of(cell)
-        for cell in evidence.records
-        if cell.model == model and isinstance(known.get(cell.adaptation), Reconstruction)
-    ]
-    return max(map(window_size, [*asked, *taken]), default=-math.inf)
+    known: Mapping[str, Adaptation] = evidence.study.config.adaptations
+    for cell in evidence.records:
+        if cell.model == model and isinstance(known.get(cell.adaptation), Reconstruction):
+            windows.append(evidence.window_of(cell))
+    return max(map(window_size, windows), default=-math.inf)
 
 
 def _adaptations(evidence: Evidence, model: str) -> list[Adaptation]:
@@ -345,15 +322,13 @@ def _adaptations(evidence: Evidence, model: str) -> list[Adaptation]:
     return [evidence.study.config.adaptations[name] for name in sorted(names)]
 
 
+_ADAPTATIONS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
 MEASURES = (
     Measure(window_difference, MISSED, {"beside": WINDOW, "windows": WINDOWS}),
     Measure(
         gain_difference,
         "gain missed, as a share of the other adaptation's gain",
-        {
-            "beside": {"type": "string"},
-            "adaptations": {"type": "array", "minItems": 1, "items": {"type": "string"}},
-        },
+        {"beside": {"type": "string"}, "adaptations": _ADAPTATIONS},
     ),
     Measure(
         matrix_penalty,
