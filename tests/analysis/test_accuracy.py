@@ -13,7 +13,12 @@ from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
-from freelunch.reporting.sections.tasks import MINUS_DENSE, MINUS_UNADAPTED, task_lines, task_notes
+from freelunch.reporting.sections.task_section import (
+    MINUS_DENSE,
+    MINUS_UNADAPTED,
+    task_lines,
+    task_notes,
+)
 from freelunch.study.cell import Cell
 from records_for_tests import PERPLEXITIES, make_records, make_study
 

@@ -14,7 +14,7 @@ from freelunch.analysis.criteria_gap import GAP_COLUMNS, PAIR_COLUMNS, gap_rows,
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.results import Results
 from freelunch.reporting.sections import summary_sections
-from freelunch.reporting.sections.gaps import gaps_section
+from freelunch.reporting.sections.gap_section import gaps_section
 from freelunch.reporting.summary import summary_text
 from freelunch.reporting.table import csv_text
 from freelunch.study.cell import Cell

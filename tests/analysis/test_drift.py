@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from figure_words import drawn
 from freelunch.analysis.drift import BLOCK, DRIFT_COLUMNS, MATRICES, drift_rows
 from freelunch.analysis.window_effect import window_rows
-from freelunch.reporting.figures import drift as figure_of_drift
+from freelunch.reporting.figures import drift_by_depth
 from records_for_tests import make_records, make_study
 
 WINDOWS = {
@@ -103,7 +103,7 @@ def test_without_compared_windows_all_adaptations_are(others: list[dict[str, Any
     found = drift_rows(records, window_rows(records, study))
     assert {row["adaptation"] for row in found if row["compared"]} == {"none", *entries}
     # With three adaptations, all are named.
-    figure = drawn(figure_of_drift, found, adaptations=entries)
+    figure = drawn(drift_by_depth, found, adaptations=entries)
     assert all(len(axes.texts) == 4 for axes in figure.axes)
 
 
@@ -120,7 +120,7 @@ def test_records_without_drift_have_no_rows() -> None:
 
 def figure_of(found: list[Any]) -> Figure:
     adaptations = {"recon_block": {"method": "reconstruction", "window": 1}, **WINDOWS}
-    return drawn(figure_of_drift, found, adaptations=adaptations)
+    return drawn(drift_by_depth, found, adaptations=adaptations)
 
 
 def test_each_window_is_a_line_over_depth() -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from figure_words import assert_words_inside, drawn
 from freelunch.analysis.window_effect import WINDOW_COLUMNS, window_rows
-from freelunch.reporting.figures import windows
-from freelunch.reporting.labels import adaptation_labels
+from freelunch.reporting.drawing.adaptation_looks import adaptation_labels
+from freelunch.reporting.figures import gain_by_window
 from freelunch.reporting.results import Results
 from freelunch.reporting.sections import summary_sections
-from freelunch.reporting.sections.windows import window_sentences
+from freelunch.reporting.sections.window_section import window_sentences
 from freelunch.reporting.summary import summary_text
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
@@ -198,7 +198,7 @@ def test_windows_are_compared_with_those_that_see_the_same_amount_of_text() -> N
         "tiny, wanda, u50, 8,192 tokens",
         "tiny, wanda, u50, 24,576 tokens",
     ]
-    figure = drawn(windows, rows, adaptations=study.as_json()["adaptations"], text="text")
+    figure = drawn(gain_by_window, rows, adaptations=study.as_json()["adaptations"], text="text")
     titles = [title for axes in figure.axes if (title := axes.get_title(loc="left"))]
     assert [title.partition("\n")[2] for title in titles] == [
         "8,192 tokens, one seed",
@@ -293,7 +293,7 @@ def test_what_is_said_of_windows() -> None:
 
 def figure_of(rows: list[dict[str, Any]]) -> Any:
     adaptations = make_study(MORE).as_json()["adaptations"]
-    figure = drawn(windows, rows, adaptations=adaptations, text="evaluation-text")
+    figure = drawn(gain_by_window, rows, adaptations=adaptations, text="evaluation-text")
     assert_words_inside(figure)
     return figure
 

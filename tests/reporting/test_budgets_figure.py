@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside, drawn
 from freelunch.reporting.drawing.style import CHOSEN
-from freelunch.reporting.figures import budgets
+from freelunch.reporting.figures import quality_by_budget
 
 ADAPTATIONS = {
     "recon_block": {"method": "reconstruction", "window": 1},
@@ -42,7 +42,7 @@ def rows(**changes: Any) -> list[dict[str, Any]]:
 
 
 def figure_of(data: list[dict[str, Any]]) -> Figure:
-    return drawn(budgets, data, adaptations=ADAPTATIONS, series=SERIES, text="text")
+    return drawn(quality_by_budget, data, adaptations=ADAPTATIONS, series=SERIES, text="text")
 
 
 def test_every_series_is_drawn_against_tokens_operations_and_memory() -> None:
@@ -96,7 +96,7 @@ def test_ticks_of_a_logarithmic_axis_are_few_and_plain(largest: float) -> None:
 def test_the_unit_of_operations_fits_the_data(
     flops: list[float], label: str, divided: list[float]
 ) -> None:
-    named, unit = budgets.axis_of(budgets.OPERATIONS, flops)
+    named, unit = quality_by_budget.axis_of(quality_by_budget.OPERATIONS, flops)
     assert named == label
     assert [value / unit for value in flops] == pytest.approx(divided)
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside, drawn
 from freelunch.reporting.cells import criteria_rows
-from freelunch.reporting.drawing.marks import adaptation_labels
-from freelunch.reporting.figures import criteria_budgets
+from freelunch.reporting.drawing.adaptation_looks import adaptation_labels
+from freelunch.reporting.figures import criteria_by_budget
 from freelunch.reporting.results import Results
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
@@ -37,7 +37,7 @@ def results(**changes: float | None) -> Results:
 
 def figure_of(of: Results) -> Figure:
     adaptations = of.study.as_json()["adaptations"]
-    return drawn(criteria_budgets, of.criteria_budgets, adaptations=adaptations, text="text")
+    return drawn(criteria_by_budget, of.criteria_budgets, adaptations=adaptations, text="text")
 
 
 # --- Which cells
@@ -126,7 +126,7 @@ def test_what_is_not_finite_is_said_and_ends_no_line() -> None:
 
 def test_amounts_have_three_digits() -> None:
     tokens = (512, 8192, 131072, 524288, 999936, 1572864, 1.6e6)
-    amounts = [criteria_budgets._amount(of) for of in tokens]
+    amounts = [criteria_by_budget._amount(of) for of in tokens]
     assert amounts == ["512", "8.19k", "131k", "524k", "1M", "1.57M", "1.6M"]
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside, drawn
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
-from freelunch.reporting.figures import criteria
+from freelunch.reporting.figures import perplexity_by_criterion
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
 ADAPTATIONS = ("none", "recon_block")
@@ -47,7 +47,7 @@ def rows_of_grid(
 
 def figure_of(rows: Iterable[Row], adaptations: Sequence[str] = ADAPTATIONS) -> Figure:
     entries = {name: {"method": "full"} for name in adaptations if name != "none"}
-    return drawn(criteria, rows, adaptations=entries, text="evaluation-text")
+    return drawn(perplexity_by_criterion, rows, adaptations=entries, text="evaluation-text")
 
 
 def titles_of(figure: Figure) -> list[str]:

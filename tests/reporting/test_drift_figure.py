@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from figure_words import drawn
-from freelunch.reporting.drawing.marks import PALE, marks
-from freelunch.reporting.figures import drift
+from freelunch.reporting.drawing.adaptation_looks import PALE, marks
+from freelunch.reporting.figures import drift_by_depth
 
 BLOCK = {"method": "reconstruction", "window": 1}
 ADAPTATIONS: dict[str, dict[str, Any]] = {
@@ -41,10 +41,10 @@ def test_few_lines_are_named(names: str, named: str) -> None:
     rows = [
         {**row, "adaptation": name, "kind": kind, "block": block}
         for name in shown
-        for kind in drift.KINDS
+        for kind in drift_by_depth.KINDS
         for block in range(4)
     ]
-    figure = drawn(drift, rows, adaptations=ADAPTATIONS)
+    figure = drawn(drift_by_depth, rows, adaptations=ADAPTATIONS)
     accumulated = figure.axes[0]
     coloured = [line for line in accumulated.lines if line.get_color() != PALE]
     assert len(coloured) == len(expected) and len(accumulated.lines) == len(shown)

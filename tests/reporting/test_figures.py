@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting import labels
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
-from freelunch.reporting.drawing import files, marks
+from freelunch.reporting.drawing import adaptation_looks, files
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.drawing.style import apart, widen
 from freelunch.reporting.figures import figures, figures_of
@@ -24,7 +24,7 @@ from records_for_tests import PERPLEXITIES, make_records, make_study
 from repository import ROOT
 
 NAMES = ("criteria.png", "criteria.svg", "criteria.pdf")
-CRITERIA = "freelunch.reporting.figures.criteria"
+CRITERIA = "freelunch.reporting.figures.perplexity_by_criterion"
 SETTINGS = {"adaptations": {"recon_block": {"method": "full"}}, "text": "evaluation-text"}
 DRAW = f"""
 import sys
@@ -161,16 +161,18 @@ BLOCK = {"method": "reconstruction", "window": 1}
 FULL = {"method": "full"}
 
 
-def looks_of(windows: list[str | int]) -> dict[str, marks.Mark]:
-    return {**marks.marks({str(window): {**BLOCK, "window": window} for window in windows})}
+def looks_of(windows: list[str | int]) -> dict[str, adaptation_looks.Mark]:
+    return {
+        **adaptation_looks.marks({str(window): {**BLOCK, "window": window} for window in windows})
+    }
 
 
 def test_an_adaptation_has_one_look_in_every_study() -> None:
-    one = marks.marks({"a": BLOCK, "b": FULL})
-    other = marks.marks(
+    one = adaptation_looks.marks({"a": BLOCK, "b": FULL})
+    other = adaptation_looks.marks(
         {"c": {"method": "lora"}, "b": FULL, "e": {**FULL, "samples": 8}, "f": BLOCK}
     )
-    assert one["none"] == other["none"] == marks.marks({})["none"]
+    assert one["none"] == other["none"] == adaptation_looks.marks({})["none"]
     assert one["a"].points == other["f"].points
     assert one["b"].points == other["b"].points == other["e"].points != one["a"].points
 
@@ -178,7 +180,7 @@ def test_an_adaptation_has_one_look_in_every_study() -> None:
 def test_no_two_sorts_of_windows_share_a_colour_nor_does_retraining_that_of_a_block() -> None:
     looks = looks_of(["matrix", "attention_mlp", 1, 2, 5, "all"])
     assert len({look.colour for look in looks.values()}) == len(looks)
-    retraining = marks.marks({name: {"method": name} for name in METHODS})
+    retraining = adaptation_looks.marks({name: {"method": name} for name in METHODS})
     colours = {look.colour for name, look in retraining.items() if name != "none"}
     assert looks["1"].colour not in colours and len(colours) == 5
 
@@ -191,7 +193,7 @@ def test_marks_differ_in_grey_too() -> None:
         **{name: {"method": name} for name in METHODS},
     }
     changed = {f"{name}_bf16": {**kind, "precision": "bfloat16"} for name, kind in kinds.items()}
-    looks = marks.marks(kinds | changed).values()
+    looks = adaptation_looks.marks(kinds | changed).values()
     # Colour apart: of two with one marker and filling, one is a variant of another kind.
     plain = [(look.marker, look.fill == "none") for look in looks if look.fill in ("full", "none")]
     assert len(set(plain)) == len(plain)
@@ -200,7 +202,9 @@ def test_marks_differ_in_grey_too() -> None:
 
 def test_sixteen_variants_of_one_kind_differ_without_their_lines() -> None:
     """As points have none: the fifth variant of one block once looked like the first."""
-    variants = marks.marks({str(number): {**BLOCK, "momentum": number} for number in range(17)})
+    variants = adaptation_looks.marks(
+        {str(number): {**BLOCK, "momentum": number} for number in range(17)}
+    )
     points = {str(sorted(look.points.items())) for look in variants.values()}
     assert len(points) == len(variants)
 
@@ -209,7 +213,7 @@ def test_an_amount_of_text_changes_the_label_and_not_the_mark() -> None:
     full = {**FULL, "learning_rate": 1e-3}
     more = {**full, "learning_rate": 1e-4, "budget": {"times": 10.0, "of": "recon"}}
     distilled = {**full, "loss": "distillation"}
-    looks = marks.marks({"full_10": more, "full": full, "full_distilled": distilled})
+    looks = adaptation_looks.marks({"full_10": more, "full": full, "full_distilled": distilled})
     assert looks["full"].points == looks["full_10"].points
     assert looks["full_distilled"].points != looks["full"].points
     assert [looks[name].label for name in ("full", "full_10", "full_distilled")] == [
@@ -220,7 +224,7 @@ def test_an_amount_of_text_changes_the_label_and_not_the_mark() -> None:
     assert looks["full_10"].series == "retraining: all weights"
     # What words do not tell apart also has its name.
     twice = {"a": full, "b": {**full, "learning_rate": 1e-4}}
-    assert marks.adaptation_labels(twice)["b"] == "retraining: all weights (b)"
+    assert adaptation_looks.adaptation_labels(twice)["b"] == "retraining: all weights (b)"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from figure_words import drawn
 from freelunch.analysis.criteria_gap import gap_rows, size_rows
-from freelunch.reporting.figures import sizes
+from freelunch.reporting.figures import gap_by_size
 from records_for_tests import make_records, make_study
 
 MODELS = {"tiny": 1000, "tiny-2": 4000}
@@ -30,8 +30,8 @@ def test_gaps_stand_beside_sizes_with_a_line_for_each_adaptation() -> None:
     ]
     assert all(row["loss_gap"] == pytest.approx(math.log(2)) for row in rows)
     adaptations = {"recon_block": {"method": "full"}}
-    (axes,) = drawn(sizes, rows, adaptations=adaptations).axes
+    (axes,) = drawn(gap_by_size, rows, adaptations=adaptations).axes
     lines = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
     assert lines == [[1000, 4000], [1000, 4000]]
     of_one_model = [row for row in rows if row["model"] == "tiny"]
-    assert "only one model" in drawn(sizes, of_one_model, adaptations={}).texts[0].get_text()
+    assert "only one model" in drawn(gap_by_size, of_one_model, adaptations={}).texts[0].get_text()

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside, drawn, words_of
-from freelunch.reporting.figures import windows
+from freelunch.reporting.figures import gain_by_window
 
 BLOCK: dict[str, Any] = {"method": "reconstruction", "window": 1}
 MATRIX = {**BLOCK, "window": "matrix", "train_norms": False}
@@ -27,7 +27,7 @@ def row(adaptation: str, missed: float, **changes: Any) -> dict[str, Any]:
 
 
 def figure_of(rows: list[dict[str, Any]]) -> Figure:
-    return drawn(windows, rows, adaptations=ADAPTATIONS, text="some-text")
+    return drawn(gain_by_window, rows, adaptations=ADAPTATIONS, text="some-text")
 
 
 @pytest.mark.parametrize("lost", [0.3, 66.89])

@@ -134,7 +134,7 @@ def test_better_words_and_predictions_compute_nothing_again(study):
     study.edit(
         library + "costs/pruning.py", "+ 16 * shapes.largest_matrix", "+ 17 * shapes.largest_matrix"
     )
-    study.edit(library + "reporting/sections/cells.py", '"All cells"', '"Every cell"')
+    study.edit(library + "reporting/sections/cell_section.py", '"All cells"', '"Every cell"')
     # Contradictions, what a setting is for, patterns in words, and what was not finite.
     for file, old in (
         ("study/adaptation_checks.py", "of one matrix holds no norm"),

@@ -9,7 +9,7 @@ from freelunch.analysis.pairing import Row
 from freelunch.reporting.formatting import rounded, with_error
 from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results
-from freelunch.reporting.sections.budgets import times
+from freelunch.reporting.sections.budget_section import times
 from freelunch.study.cell import DENSE
 
 # The quantities of a cell: those with a standard error and those without.

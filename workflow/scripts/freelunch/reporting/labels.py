@@ -4,10 +4,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.reporting.drawing.marks import Registered as Registered
-from freelunch.reporting.drawing.marks import adaptation_labels as adaptation_labels
-from freelunch.reporting.drawing.marks import first_of_kinds as first_of_kinds
-from freelunch.reporting.drawing.marks import window_label as window_label
 from freelunch.study.patterns import Pattern
 
 _CRITERIA = {

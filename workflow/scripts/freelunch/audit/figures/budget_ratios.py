@@ -1,8 +1,8 @@
 """The budget at which retraining reaches a reconstruction, against the reconstruction's budget."""
 
+from freelunch.analysis.pairing import Rows
 from freelunch.reporting.figures import Figure
 from freelunch.reporting.results import Results
-from freelunch.analysis.pairing import Rows
 from freelunch.study.study import Study
 
 

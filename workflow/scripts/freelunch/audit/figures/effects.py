@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from freelunch.analysis.pairing import Rows
 from freelunch.reporting.figures import Figure
 from freelunch.reporting.results import Results
-from freelunch.analysis.pairing import Rows
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 

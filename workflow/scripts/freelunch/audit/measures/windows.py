@@ -29,7 +29,7 @@ from freelunch.audit.measures.measure import (
     divided,
     shared_seeds,
 )
-from freelunch.reporting.labels import window_label
+from freelunch.reporting.drawing.adaptation_looks import window_label
 from freelunch.study.adaptations import Adaptation, LeastSquares, Reconstruction, Training
 from freelunch.study.cell import NONE
 from freelunch.study.comparisons import is_usual_window

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from freelunch.reporting.drawing.marks import DENSE_COLOUR, QUIET, Mark
+from freelunch.reporting.drawing.adaptation_looks import DENSE_COLOUR, QUIET, Mark
 from freelunch.reporting.formatting import NOT_FINITE
 
 if TYPE_CHECKING:

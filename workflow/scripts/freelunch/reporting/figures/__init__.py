@@ -76,9 +76,9 @@ class Figure:
 
 @cache
 def figures() -> dict[str, Figure]:
-    """Return all figures by name, in the order of their modules."""
+    """Return all figures by name, in the order of their names."""
     declared = [importlib.import_module(module).FIGURE for module in figure_modules()]
-    return {figure.name: figure for figure in declared}
+    return {figure.name: figure for figure in sorted(declared, key=lambda figure: figure.name)}
 
 
 def figures_of(study: Study) -> list[Figure]:

@@ -1,11 +1,11 @@
 """The sections of a study's summary, each a table with notes in a module of its own."""
 
 from freelunch.reporting.results import Results
-from freelunch.reporting.sections.budgets import budgets_section
-from freelunch.reporting.sections.cells import cells_section
-from freelunch.reporting.sections.gaps import gaps_section
-from freelunch.reporting.sections.tasks import tasks_section
-from freelunch.reporting.sections.windows import windows_section
+from freelunch.reporting.sections.budget_section import budgets_section
+from freelunch.reporting.sections.cell_section import cells_section
+from freelunch.reporting.sections.gap_section import gaps_section
+from freelunch.reporting.sections.task_section import tasks_section
+from freelunch.reporting.sections.window_section import windows_section
 from freelunch.reporting.summary import Section
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from freelunch.analysis.budget_effect import BUDGET_COLUMNS
-from freelunch.reporting.drawing.marks import Mark, Registered, marks
+from freelunch.reporting.drawing.adaptation_looks import Mark, Registered, marks
 from freelunch.reporting.drawing.style import (
     chosen_note,
     draw_level,

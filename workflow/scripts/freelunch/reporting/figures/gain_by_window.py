@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from freelunch.analysis.window_effect import WINDOW_COLUMNS
-from freelunch.reporting.drawing.marks import INK, Mark, Registered, marks
+from freelunch.reporting.drawing.adaptation_looks import INK, Mark, Registered, marks
 from freelunch.reporting.drawing.style import (
     DAGGER,
     SMALL,

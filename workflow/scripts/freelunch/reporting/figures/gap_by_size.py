@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from freelunch.analysis.criteria_gap import SIZE_COLUMNS
-from freelunch.reporting.drawing.marks import Registered, marks
+from freelunch.reporting.drawing.adaptation_looks import Registered, marks
 from freelunch.reporting.drawing.style import (
     draw_points,
     empty,

@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from freelunch.reporting.cells import CRITERIA_COLUMNS
-from freelunch.reporting.drawing.marks import DENSE_COLOUR, QUIET, Mark, Registered, marks
+from freelunch.reporting.drawing.adaptation_looks import (
+    DENSE_COLOUR,
+    QUIET,
+    Mark,
+    Registered,
+    marks,
+)
 from freelunch.reporting.drawing.style import (
     draw_spread,
     legend_below,

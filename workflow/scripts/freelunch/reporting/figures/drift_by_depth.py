@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from freelunch.analysis.drift import DRIFT_COLUMNS
-from freelunch.reporting.drawing.marks import PALE, Kind, Mark, Registered, marks
+from freelunch.reporting.drawing.adaptation_looks import PALE, Kind, Mark, Registered, marks
 from freelunch.reporting.drawing.style import (
     empty,
     grouped,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from freelunch.reporting.cells import CRITERIA_BUDGET_COLUMNS
-from freelunch.reporting.drawing.marks import Registered, criteria_marks, marks
+from freelunch.reporting.drawing.adaptation_looks import Registered, criteria_marks, marks
 from freelunch.reporting.drawing.style import (
     draw_level,
     draw_points,
@@ -19,7 +19,7 @@ from freelunch.reporting.drawing.style import (
     start_with_data,
 )
 from freelunch.reporting.figures import Figure, looks_and_text
-from freelunch.reporting.figures.criteria import Point
+from freelunch.reporting.figures.perplexity_by_criterion import Point
 from freelunch.reporting.labels import criterion_label, pattern_label, seeds_label
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.study import Study
