@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from freelunch.audit.figures import figures, figures_of
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting import labels
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
 from freelunch.reporting.drawing import adaptation_looks, files
 from freelunch.reporting.drawing.files import draw_figure
 from freelunch.reporting.drawing.style import apart, widen
-from freelunch.reporting.figures import figures, figures_of
 from freelunch.reporting.table import csv_text
 from freelunch.study.methods import METHODS
 from freelunch.study.study import Study

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from freelunch.analysis.pairing import mean_over_seeds, paired_difference, seed_groups
+from freelunch.audit.figures import TABLES_OF_CLAIMS
 from freelunch.core.errors import UserError
 from freelunch.reporting.cells import cell_rows, means_over_seeds
 from freelunch.reporting.main_metrics import main_perplexities
@@ -109,7 +110,7 @@ def test_files_headers_and_rows_keep_the_contract(
     study = make_study()
     records = make_records(study, PERPLEXITIES)
     write_records(study, records)
-    build_tables(study)
+    build_tables(study, TABLES_OF_CLAIMS)
     paths = (*study.paths.tables.iterdir(), *study.paths.figures.iterdir())
     assert {path.name for path in paths} == {
         *("summary.csv", "summary.md", "summary.tex", "numbers.json"),
