@@ -98,15 +98,6 @@ def test_every_kind_of_adaptation_has_its_recovered_share(results: Results) -> N
             assert row["low"] < row["value"] < row["high"]
 
 
-def test_without_unadapted_cells_there_are_no_effects(study: Study, results: Results) -> None:
-    records = {
-        cell: record
-        for cell, record in results.records.items()
-        if cell.is_dense or cell.adaptation != NONE
-    }
-    assert effect_rows(Results(study, records, RECORDS)) == []
-
-
 def test_an_effect_of_several_adaptations_may_stand_beside_those_of_one(
     study: Study, results: Results
 ) -> None:
@@ -292,11 +283,6 @@ def test_a_number_and_its_interval_say_what_is_known(
     row = dict(zip(("value", "low", "high"), numbers, strict=True))
     row |= dict(zip(("known_from", "known_to"), bounds, strict=True)) | {"unit": "times"}
     assert column_text(row) == shown
-
-
-def test_the_phone_can_show_it(drawn: Figure) -> None:
-    """Words of 7.5 points are at least 6 pixels high on a screen of 360 pixels."""
-    assert 7.5 / 72 * 360 / drawn.get_size_inches()[0] > 6
 
 
 def test_without_effects_it_names_the_missing_cells(study: Study) -> None:

@@ -265,11 +265,6 @@ def test_another_adaptation_of_that_name_is_not_joined(
     assert row["verdict"] == NOT_RUN and "recon_block means something else here" in row["reason"]
 
 
-def test_what_a_cell_was_calibrated_on_is_said_beside_the_number(tmp_path: Path) -> None:
-    row = joined(wikitext(), published(tmp_path))
-    assert "calibrated on 32 sequences of 256 tokens of some-package: c4.utf8" in row["reason"]
-
-
 def test_a_number_twice_is_refused(tmp_path: Path) -> None:
     path = published(tmp_path)
     path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("46.0", "9") + "\n")
@@ -281,11 +276,6 @@ def test_a_file_that_a_spreadsheet_wrote(tmp_path: Path) -> None:
     path = published(tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(load_published(path)) == 1
-
-
-def test_the_papers_own_cells_are_rows_like_others(tmp_path: Path) -> None:
-    path = published(tmp_path, adaptation="recon_block", source="the paper", value="39")
-    assert joined(wikitext(), path)["verdict"] == AGREES
 
 
 def test_all_published_numbers_are_sound() -> None:

@@ -75,13 +75,7 @@ class Repetition:
 def gather_appendix(
     study: Study, records: Records, claims: Sequence[ClaimVerdict]
 ) -> list[Repetition]:
-    """Return, for each claim of which a number was measured, how to repeat it and what to expect.
-
-    Args:
-        study: The study.
-        records: The record of each of its cells.
-        claims: The verdicts on the claims.
-    """
+    """Return, for each claim of which a number was measured, how to repeat it and what to expect."""
     repetitions = []
     for claim in claims:
         expected: list[ExpectedNumber] = []

@@ -34,12 +34,7 @@ _LICENCES = {
 
 
 def card_texts(study: Study, records: Records) -> dict[str, str]:
-    """Return the card of each checkpoint, by its name below the folder of the results.
-
-    Args:
-        study: The study.
-        records: The record of each of its cells.
-    """
+    """Return the card of each checkpoint, by its name below the folder of the results."""
     card = layout("card.md")
     return {card_name(study, cell): _card(study, records, cell, card) for cell in study.cells}
 

@@ -23,11 +23,6 @@ CLOSE = 1e-9
 def check_records(study: Study, records: Records, folder: Path) -> None:
     """Refuse altered records: the numbers of a record must agree with each other.
 
-    Args:
-        study: The study.
-        records: The record of each of its cells.
-        folder: Folder of the records, with the answers beside them.
-
     Raises:
         UserError: A record's numbers contradict each other, its answers, or the file that its step
             wrote.

@@ -117,9 +117,6 @@ def cells_table(cells: Rows) -> CellTable:
 
     A column that is empty for all cells is left out. A cell's name has the model and the seed only
     if there are several, since the head of the page names them.
-
-    Args:
-        cells: As `Results.cells` has them.
     """
     columns = [each for each in COLUMNS if any(row[each.key] is not None for row in cells)]
     more = _several(cells, "model", "seed")
@@ -131,11 +128,7 @@ def cells_table(cells: Rows) -> CellTable:
 
 
 def tasks_table(tasks: Rows) -> CellTable | None:
-    """Return the table of zero-shot accuracies; None if no tasks were asked.
-
-    Args:
-        tasks: As `Results.tasks` has them.
-    """
+    """Return the table of zero-shot accuracies; None if no tasks were asked."""
     if not tasks:
         return None
     more = _several(tasks, "model")

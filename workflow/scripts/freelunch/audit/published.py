@@ -96,13 +96,7 @@ class Contradiction:
 def audit_published(
     evidence: Evidence, published: Sequence[Published], meaning: Study
 ) -> list[ComparedNumber]:
-    """Return, for each published number, our number, the difference and the verdict.
-
-    Args:
-        evidence: The finished study.
-        published: The published numbers.
-        meaning: The study that says what their names mean.
-    """
+    """Return, for each published number, our number, the difference and the verdict."""
     cells = {_place(of_seeds[0]): of_seeds for of_seeds in seed_groups(evidence.records)}
     return [_compared(each, cells.get(_place(each), []), evidence, meaning) for each in published]
 

@@ -87,11 +87,6 @@ def audit_published_claims(
     """Return the verdict of published tables on each claim that asks them, and its findings.
 
     Every comparison is made within one table: one source, one metric, windows of one length.
-
-    Args:
-        claims: As `load_claims` returns them.
-        published: The published numbers.
-        meaning: The study that says what their names mean.
     """
     tables = [table for table in published_tables(published, meaning) if table.reconstructs]
     verdicts = []

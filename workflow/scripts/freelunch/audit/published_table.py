@@ -96,12 +96,7 @@ class PublishedTable(Evidence):
 
 
 def published_tables(published: Iterable[Published], meaning: Study) -> list[PublishedTable]:
-    """Return published numbers as tables, one for each source, metric and length.
-
-    Args:
-        published: The published numbers.
-        meaning: The study that says what their names mean.
-    """
+    """Return published numbers as tables, one for each source, metric and length."""
     tables: dict[tuple[object, ...], dict[Cell, Published]] = {}
     for row in published:
         cell = Cell(row.model, row.criterion, row.pattern, row.adaptation, seed=0)

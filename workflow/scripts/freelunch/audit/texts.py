@@ -21,10 +21,6 @@ def audit_texts(study: Study, records: Records) -> dict[str, str]:
     """Return the content of each file, by its name below the folder of the results.
 
     The page shows the figures that are there.
-
-    Args:
-        study: The study.
-        records: The record of each of its cells.
     """
     audit = audit_records(study, records, study.paths.records)
     results = Results(study, records, study.paths.records)

@@ -88,11 +88,7 @@ class Ratio:
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Return the figure: for each pruned model and unit of the budget, a line for each text.
-
-    Args:
-        rows: Rows of budget_ratios.csv.
-    """
+    """Return the figure: for each pruned model and unit of the budget, a line for each text."""
     if not rows:
         return empty("no reconstruction is compared with the retraining that the claims ask for")
     panels: dict[tuple[str, str], list[Row]] = {}
