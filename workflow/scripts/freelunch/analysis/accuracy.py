@@ -90,7 +90,7 @@ def _right(cell: Cell, records: Records, folder: Path) -> Right:
         UserError: The cell was asked other documents than its dense model.
     """
     dense = Cell.dense(cell.model)
-    mine, theirs = (records[it]["metrics"]["tasks"]["tasks"] for it in (cell, dense))
+    mine, theirs = (records[each]["metrics"]["tasks"]["tasks"] for each in (cell, dense))
     for task, facts in mine.items():
         for key in ("sample_sha256", "prompts_sha256"):
             if facts[key] != theirs[task][key]:

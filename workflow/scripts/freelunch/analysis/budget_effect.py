@@ -194,12 +194,12 @@ def on_shared_seeds(
         None if there is no seed with which the reconstruction and every way were run.
     """
     budgets = [each for way in ways.values() for each in way]
-    found = {reference.seeds}
+    candidates = {reference.seeds}
     for each in budgets:
-        found |= {seeds & each.seeds for seeds in found}
+        candidates |= {seeds & each.seeds for seeds in candidates}
     shared = [
         seeds
-        for seeds in found
+        for seeds in candidates
         if seeds and all(any(seeds <= each.seeds for each in way) for way in ways.values())
     ]
     if not shared:

@@ -256,7 +256,7 @@ def estimate(
     if not all(np.isfinite(part).all() for sample in samples for part in sample.strata):
         return Estimate(np.nan, np.nan, np.nan, of_seeds)
     noise = _Noise()
-    means = {name: mean for it in samples for name, mean in it.drawn(noise).items()}
+    means = {name: mean for sample in samples for name, mean in sample.drawn(noise).items()}
     if any(np.isnan(mean).any() for mean in means.values()):
         # Too few units. A statistic that compares means may give a number all the same.
         return Estimate(value, np.nan, np.nan, of_seeds)

@@ -55,10 +55,10 @@ def parameters_by_model(records: Records) -> dict[str, int]:
 
 def by_adaptation(cells: Iterable[Cell]) -> dict[str, dict[int, Cell]]:
     """Return the cells of a pruned model by adaptation, then by seed."""
-    found: dict[str, dict[int, Cell]] = {}
+    by_name: dict[str, dict[int, Cell]] = {}
     for cell in cells:
-        found.setdefault(cell.adaptation, {})[cell.seed] = cell
-    return found
+        by_name.setdefault(cell.adaptation, {})[cell.seed] = cell
+    return by_name
 
 
 def most_shared(seeds: Iterable[int], runs: Sequence[Collection[int]]) -> int | None:

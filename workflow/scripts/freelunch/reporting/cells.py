@@ -25,7 +25,7 @@ from freelunch.analysis.pairing import (
     seed_groups,
     with_errors,
 )
-from freelunch.records.record import Record, Records
+from freelunch.records.record import CandidateFacts, Record, Records
 from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS, Value
 from freelunch.study import steps
 from freelunch.study.cell import DENSE, NONE, Cell
@@ -307,14 +307,15 @@ def _choice(record: Record) -> str | None:
     return choice_text([*choice["candidates"].values()], chosen_of(choice, {})) if choice else None
 
 
-def choice_text(candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:
+def choice_text(candidates: Sequence[CandidateFacts], chosen: Mapping[str, Any]) -> str:
     """Return what was chosen, in words; they say if the learning rate is at an end of its list.
 
     Args:
         candidates: The candidates of one search, each with the keys SEARCHED.
         chosen: The chosen candidate.
     """
-    rates, epochs = ({each[key] for each in candidates} for key in SEARCHED)
+    rates = {each["learning_rate"] for each in candidates}
+    epochs = {each["epochs"] for each in candidates}
     rate, count = (chosen[key] for key in SEARCHED)
     end = ""
     if len(rates) > 1 and rate in (min(rates), max(rates)):

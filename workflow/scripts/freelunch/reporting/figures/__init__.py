@@ -65,7 +65,7 @@ class Figure:
     columns: Sequence[str]
     rows: Callable[["Results"], Rows]
     drawing: str
-    settings: Callable[[Study], Mapping[str, Any]] = looks
+    settings: Callable[[Study], Mapping[str, object]] = looks
     sums_up: bool = False
 
     @property

@@ -85,11 +85,11 @@ def _unequal_sparsities(means: Rows) -> Iterator[str]:
         if mean["criterion"] != DENSE:
             of_pattern = sparsities.setdefault((mean["model"], mean["pattern"]), [])
             of_pattern.append(mean["sparsity"])
-    for (model, pattern), found in sparsities.items():
-        if max(found) - min(found) > UNEQUAL:
+    for (model, pattern), shares in sparsities.items():
+        if max(shares) - min(shares) > UNEQUAL:
             yield (
                 f"{model}, {pattern}: the criteria produced unequal sparsities, from "
-                f"{100 * min(found):.1f} to {100 * max(found):.1f} %, so part of a gap between "
+                f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %, so part of a gap between "
                 "them comes from sparsity."
             )
 
