@@ -1,6 +1,5 @@
 """Zero-shot accuracy in tables, from made-up answers."""
 
-import copy
 import math
 import statistics
 from pathlib import Path
@@ -9,13 +8,18 @@ from typing import Any
 import pytest
 
 from freelunch.analysis.accuracy import MEAN, TASK_COLUMNS, task_rows
-from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
-from freelunch.reporting.sections.tasks import MINUS_DENSE, MINUS_UNADAPTED, task_lines, task_notes
+from freelunch.reporting.sections.task_section import (
+    MINUS_DENSE,
+    MINUS_UNADAPTED,
+    task_lines,
+    task_notes,
+)
 from freelunch.study.cell import Cell
 from records_for_tests import PERPLEXITIES, make_records, make_study
+from refusals import refused
 
 DENSE, NONE, RECON = (
     Cell.parse(f"tiny/{name}")
@@ -27,141 +31,116 @@ RIGHT: dict[Cell, dict[str, str]] = {
     NONE: {"rte": "1100000011", "boolq": "010010"},
     RECON: {"rte": "1110000011", "boolq": "110010"},
 }
+Made = dict[Cell, dict[str, Any]]
 
 
-def made_up(
-    folder: Path, right: dict[Cell, dict[str, str]], **grid: list[int]
-) -> dict[Cell, dict[str, Any]]:
+def made_up(folder: Path, right: dict[Cell, dict[str, str]] = RIGHT, **grid: list[int]) -> Made:
     """Return records with these answers, which are written beside them."""
     records = make_records(make_study(**grid), PERPLEXITIES)
     for cell, of_cell in right.items():
-        tasks = {}
-        answers = {}
+        tasks, answers = {}, {}
         for task, bits in of_cell.items():
-            tasks[task] = {
-                "accuracy": bits.count("1") / len(bits),
-                "accuracy_standard_error": 0.1,
-                "documents": len(bits),
-                "documents_in_all": 277,
-                "version": 1.0,
-                "prompts_sha256": task,
-                "sample_sha256": str(len(bits)),
-                "task": "0",
-            }
+            tasks[task] = {"documents": len(bits), "documents_in_all": 277, "version": 1.0}
+            tasks[task] |= {"prompts_sha256": task, "sample_sha256": str(len(bits))}
             answers[task] = [
                 {"document": at, "log_likelihoods": [-1.0, -2.0], "right": bit == "1"}
                 for at, bit in enumerate(bits)
             ]
-        records[cell]["metrics"]["tasks"] = {
-            "tasks": tasks,
-            "accuracy": 0.5,
-            "truncated": {"requests": 0, "tokens": 0},
-        }
+        truncated = {"requests": 0, "tokens": 0}
+        metrics = {"tasks": tasks, "accuracy": 0.5, "truncated": truncated}
+        records[cell]["metrics"]["tasks"] = metrics
         answers_beside(folder / cell.record_name).write_bytes(answers_bytes(answers))
     return records
 
 
-def found(rows: list[Any], adaptation: str, task: str, criterion: str = "wanda") -> Any:
-    (row,) = (
-        row
-        for row in rows
-        if (row["criterion"], row["adaptation"], row["task"]) == (criterion, adaptation, task)
-    )
+def row_of(rows: list[Any], adaptation: str, task: str, criterion: str = "wanda") -> Any:
+    wanted = {"criterion": criterion, "adaptation": adaptation, "task": task}
+    (row,) = (row for row in rows if wanted.items() <= row.items())
     return row
 
 
+def error_of(values: list[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
 def test_differences_are_paired(tmp_path: Path) -> None:
-    rows = task_rows(made_up(tmp_path, RIGHT), tmp_path)
-    assert all(row.keys() == set(TASK_COLUMNS) for row in rows)
-    assert len(rows) == 3 * 3
-    row = found(rows, "recon_block", "rte")
-    pairs = [
-        int(a) - int(b) for a, b in zip(*(RIGHT[it]["rte"] for it in (RECON, NONE)), strict=True)
-    ]
+    rows = task_rows(made_up(tmp_path), tmp_path)
+    assert len(rows) == 3 * 3 and all(row.keys() == set(TASK_COLUMNS) for row in rows)
+    row = row_of(rows, "recon_block", "rte")
+    bits = zip(RIGHT[RECON]["rte"], RIGHT[NONE]["rte"], strict=True)
+    error = error_of([int(one) - int(other) for one, other in bits])
     assert row["accuracy"] == 0.5
     assert row["accuracy_minus_unadapted"] == pytest.approx(0.1)
-    error = statistics.stdev(pairs) / math.sqrt(len(pairs))
     assert row["accuracy_minus_unadapted_standard_error"] == pytest.approx(error)
     assert row["accuracy_minus_dense"] == pytest.approx(-0.1)
-    # Both errors are far below those of the accuracies themselves.
+    # The error is far below those of the accuracies themselves.
     assert error < row["accuracy_standard_error"]
 
 
 def test_the_mean_is_plain_whatever_the_tasks_sizes(tmp_path: Path) -> None:
-    rows = task_rows(made_up(tmp_path, RIGHT), tmp_path)
-    row = found(rows, "none", MEAN)
+    rows = task_rows(made_up(tmp_path), tmp_path)
+    row = row_of(rows, "none", MEAN)
     assert row["accuracy"] == pytest.approx((4 / 10 + 2 / 6) / 2)
-    errors = [found(rows, "none", task)["accuracy_standard_error"] for task in ("rte", "boolq")]
+    errors = [row_of(rows, "none", task)["accuracy_standard_error"] for task in ("rte", "boolq")]
     assert row["accuracy_standard_error"] == pytest.approx(math.hypot(*errors) / 2)
-    assert row["documents"] == 16
-    assert row["accuracy_minus_unadapted"] is None
+    assert (row["documents"], row["accuracy_minus_unadapted"]) == (16, None)
 
 
 def test_the_dense_model_is_compared_with_nothing(tmp_path: Path) -> None:
-    rows = task_rows(made_up(tmp_path, RIGHT), tmp_path)
-    row = found(rows, "none", MEAN, "dense")
+    rows = task_rows(made_up(tmp_path), tmp_path)
+    row = row_of(rows, "none", MEAN, "dense")
     assert row["accuracy_minus_dense"] is row["accuracy_minus_unadapted"] is None
     lines = task_lines(rows)
     assert lines[0][MINUS_DENSE] == lines[0]["adaptation"] == "-"
     assert lines[2][MEAN].endswith(" %") and lines[2][MINUS_UNADAPTED].startswith("13")
-
-
-def test_cells_that_are_not_asked_have_no_rows(tmp_path: Path) -> None:
+    # Cells that are not asked have no rows.
     assert task_rows(make_records(make_study(), PERPLEXITIES), tmp_path) == []
 
 
-def test_what_was_asked_is_said(tmp_path: Path) -> None:
-    first = next(iter(task_notes(task_rows(made_up(tmp_path, RIGHT), tmp_path))))
-    assert "rte 10 of 277, boolq 6 of 277" in first
-
-
-def test_what_was_truncated_is_said(tmp_path: Path) -> None:
-    records = made_up(tmp_path, RIGHT)
+def test_what_was_asked_and_truncated_is_said(tmp_path: Path) -> None:
+    records = made_up(tmp_path)
     for cell in RIGHT:
         records[cell]["metrics"]["tasks"]["truncated"] = {"requests": 1234, "tokens": 99}
-    said = list(task_notes(task_rows(records, tmp_path)))
-    (note,) = (note for note in said if "longer than the model's context" in note)
-    assert "1,234 requests" in note and "99 tokens" in note
+    asked, truncated, *_ = task_notes(task_rows(records, tmp_path))
+    assert "rte 10 of 277, boolq 6 of 277" in asked
+    assert "1,234 requests" in truncated and "99 tokens" in truncated
 
 
 @pytest.mark.parametrize("key", ["sample_sha256", "prompts_sha256"])
 def test_other_documents_than_the_dense_model_are_refused(tmp_path: Path, key: str) -> None:
-    records = copy.deepcopy(made_up(tmp_path, RIGHT))
+    records = made_up(tmp_path)
     records[RECON]["metrics"]["tasks"]["tasks"]["rte"][key] = "other"
-    with pytest.raises(UserError, match="asked other documents") as error:
+    todo = "--forcerun evaluate_cell"
+    with refused(where=RECON.record_name, found=f"rte: {key} = other", todo=todo):
         task_rows(records, tmp_path)
-    assert "--forcerun evaluate_cell" in str(error.value)
 
 
 def test_answers_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    records = made_up(tmp_path, RIGHT)
+    records = made_up(tmp_path)
     path = answers_beside(tmp_path / NONE.record_name)
-    for content in (b"", b"nothing", path.read_bytes()[:-9]):
-        write_atomically(path, content)
-        with pytest.raises(UserError, match=path.name):
+    for content in (b"", b"nothing", path.read_bytes()[:-9], None):
+        if content is None:
+            path.unlink()
+        else:
+            write_atomically(path, content)
+        with refused(where=path.name):
             task_rows(records, tmp_path)
-    path.unlink()
-    with pytest.raises(UserError, match=path.name):
-        task_rows(records, tmp_path)
 
 
 def test_seeds_are_averaged_document_by_document(tmp_path: Path) -> None:
+    second = Cell.parse("tiny/wanda-u50/none/seed1")
     right = {cell: RIGHT[cell] for cell in (DENSE, NONE)}
-    other = Cell.parse("tiny/wanda-u50/none/seed1")
-    right[other] = {"rte": "0000000011", "boolq": "111111"}
-    records = made_up(tmp_path, right, seeds=[0, 1])
-    rows = task_rows(records, tmp_path)
-    row = found(rows, "none", "rte")
+    right[second] = {"rte": "0000000011", "boolq": "111111"}
+    row = row_of(task_rows(made_up(tmp_path, right, seeds=[0, 1]), tmp_path), "none", "rte")
     assert (row["seeds"], row["accuracy"]) == (2, pytest.approx((4 + 2) / 20))
-    means = [(int(a) + int(b)) / 2 for a, b in zip("1100000011", "0000000011", strict=True)]
-    error = statistics.stdev(means) / math.sqrt(10)
+    bits = zip(RIGHT[NONE]["rte"], right[second]["rte"], strict=True)
+    error = error_of([(int(one) + int(other)) / 2 for one, other in bits])
     assert row["accuracy_standard_error"] == pytest.approx(error)
 
 
 def test_without_each_seed_unadapted_there_is_no_difference_from_it(tmp_path: Path) -> None:
-    right = {cell: RIGHT[cell] for cell in (DENSE, NONE, RECON)}
-    right[Cell.parse("tiny/wanda-u50/recon_block/seed1")] = RIGHT[RECON]
+    right = {**RIGHT, Cell.parse("tiny/wanda-u50/recon_block/seed1"): RIGHT[RECON]}
     rows = task_rows(made_up(tmp_path, right, seeds=[0, 1]), tmp_path)
-    row = found(rows, "recon_block", "rte")
+    row = row_of(rows, "recon_block", "rte")
     assert row["seeds"] == 2 and row["accuracy_minus_dense"] is not None
     assert row["accuracy_minus_unadapted"] is None

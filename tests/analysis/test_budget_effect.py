@@ -6,54 +6,65 @@ from typing import Any
 import numpy as np
 import pytest
 
-from freelunch.analysis.budget_effect import (
-    BUDGET_COLUMNS,
-    budget_rows,
-)
+from freelunch.analysis.budget_effect import BUDGET_COLUMNS, budget_rows
 from freelunch.analysis.pairing import paired_difference
 from freelunch.analysis.reach import REACH_COLUMNS, reach_rows, reached_at
 from freelunch.reporting.inline_numbers import numbers_tree
 from freelunch.reporting.results import Results
-from freelunch.reporting.sections.budgets import budget_line, reach_sentences
+from freelunch.reporting.sections.budget_section import budget_line, reach_sentences
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
 
+TIMES = {"recon_3": 3, "full_1": 1, "full_4": 4, "distilled_2": 2}
 ENTRIES: dict[str, dict[str, Any]] = {
-    "recon_3": {"method": "reconstruction", "budget": {"times": 3, "of": "recon_block"}},
+    "recon_3": {"method": "reconstruction"},
     "recon_all": {"method": "reconstruction", "window": "all"},
-    "full_1": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
-    "full_4": {"method": "full", "budget": {"times": 4, "of": "recon_block"}},
+    "full_1": {"method": "full"},
+    "full_4": {"method": "full"},
     "norms_1": {"method": "norms"},
-    "distilled_2": {
-        "method": "full",
-        "loss": "distillation",
-        "budget": {"times": 2, "of": "recon_block"},
-    },
+    "distilled_2": {"method": "full", "loss": "distillation"},
 }
+for name, times in TIMES.items():
+    ENTRIES[name]["budget"] = {"times": times, "of": "recon_block"}
 PERPLEXITIES = {
-    "none": 60.0,
-    "recon_block": 40.0,
-    "recon_3": 38.0,
-    "recon_all": 41.0,
-    "full_1": 48.0,
-    "full_4": 36.0,
-    "norms_1": 55.0,
-    "distilled_2": 39.0,
+    **{"none": 60.0, "recon_block": 40.0, "recon_3": 38.0, "recon_all": 41.0},
+    **{"full_1": 48.0, "full_4": 36.0, "norms_1": 55.0, "distilled_2": 39.0},
 }
+NAMES = ["none", "recon_block", *ENTRIES]
+STUDY = make_study(ENTRIES, criteria=["wanda"], adaptations=NAMES, seeds=[0])
+Made = dict[Cell, dict[str, Any]]
 
 
-STUDY = make_study(
-    ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", *ENTRIES], seeds=[0]
-)
-
-
-def made(**perplexities: float) -> dict[Cell, dict[str, Any]]:
+def made(**perplexities: float) -> Made:
     values = PERPLEXITIES | perplexities
     return make_records(
         STUDY,
         {str(cell): values[cell.adaptation] for cell in STUDY.cells if not cell.is_dense},
     )
+
+
+def record_of(records: Made, adaptation: str, seed: int = 0) -> dict[str, Any]:
+    (record,) = (
+        record
+        for cell, record in records.items()
+        if (cell.adaptation, cell.seed) == (adaptation, seed)
+    )
+    return record
+
+
+def losses_of(record: dict[str, Any]) -> list[float | None]:
+    return record["metrics"]["perplexity"]["window_losses"]
+
+
+def budget(records: Made, adaptation: str, study: Study = STUDY) -> dict[str, Any]:
+    (row,) = (row for row in budget_rows(records, study) if row["adaptation"] == adaptation)
+    return row
+
+
+def reach(records: Made, study: Study = STUDY) -> dict[tuple[str, str], dict[str, Any]]:
+    rows = reach_rows(records, study)
+    return {(row["series"], row["unit"]): row for row in rows}
 
 
 def test_rows_are_of_the_reconstruction_and_of_all_retraining() -> None:
@@ -74,15 +85,8 @@ def test_rows_are_of_the_reconstruction_and_of_all_retraining() -> None:
 
 def test_differences_are_paired() -> None:
     records = made()
-    row = next(row for row in budget_rows(records, STUDY) if row["adaptation"] == "full_1")
-    losses = [
-        next(
-            record["metrics"]["perplexity"]["window_losses"]
-            for cell, record in records.items()
-            if cell.adaptation == name
-        )
-        for name in ("full_1", "recon_block")
-    ]
+    row = budget(records, "full_1")
+    losses = [losses_of(record_of(records, name)) for name in ("full_1", "recon_block")]
     difference, error = paired_difference(*losses)
     assert row["loss_minus_reference"] == pytest.approx(difference)
     assert row["loss_minus_reference_standard_error"] == pytest.approx(error)
@@ -118,7 +122,7 @@ def test_where_a_budget_reaches(amounts: list[float], excess: list[float], expec
 def test_reach_in_tokens_and_operations_with_an_interval() -> None:
     rows = reach_rows(made(), STUDY)
     assert all(row.keys() == set(REACH_COLUMNS) for row in rows)
-    by = {(row["series"], row["unit"]): row for row in rows}
+    by = reach(made())
     assert by.keys() == {
         (series, unit)
         for series in ("full", "norms", "full, distilled")
@@ -137,9 +141,7 @@ def test_reach_in_tokens_and_operations_with_an_interval() -> None:
 
 def test_several_seeds_widen_the_interval() -> None:
     """All agree on the windows; how much of a budget it takes differs between seeds."""
-    study = make_study(
-        ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", *ENTRIES], seeds=[0, 1, 2]
-    )
+    study = make_study(ENTRIES, criteria=["wanda"], adaptations=NAMES, seeds=[0, 1, 2])
 
     def full(*levels: float) -> dict[str, Any]:
         values = {
@@ -147,8 +149,7 @@ def test_several_seeds_widen_the_interval() -> None:
         }
         for seed, level in enumerate(levels):
             values[f"tiny/wanda-u50/full_4/seed{seed}"] = level
-        rows = reach_rows(make_records(study, values), study)
-        return next(row for row in rows if (row["series"], row["unit"]) == ("full", "tokens"))
+        return reach(make_records(study, values), study)["full", "tokens"]
 
     equal, spread = full(36, 36, 36), full(34, 36, 38)
     assert spread["reached_at_low"] < equal["reached_at_low"]
@@ -157,9 +158,7 @@ def test_several_seeds_widen_the_interval() -> None:
 
 def test_a_reconstruction_that_diverged_is_not_compared_with() -> None:
     records = made()
-    for cell, record in records.items():
-        if cell.adaptation == "recon_block":
-            record["metrics"]["perplexity"]["window_losses"][2] = None
+    losses_of(record_of(records, "recon_block"))[2] = None
     rows = reach_rows(records, STUDY)
     assert all(math.isnan(row["reached_at_over_reference"]) for row in rows)
     assert "full cannot be compared: recon_block diverged." in next(reach_sentences(rows))
@@ -216,7 +215,7 @@ def test_what_is_said_without_an_interval_and_of_large_budgets() -> None:
 
 
 def test_a_line_of_the_table() -> None:
-    row = next(row for row in budget_rows(made(), STUDY) if row["adaptation"] == "full_4")
+    row = budget(made(), "full_4")
     line = budget_line(row)
     assert line["tokens"] == "32,768"
     assert line["TFLOP"] == "20.0"
@@ -227,39 +226,31 @@ def test_a_line_of_the_table() -> None:
 
 def test_a_loss_that_is_not_finite_reaches_nothing() -> None:
     records = made()
-    for cell, record in records.items():
-        if cell.adaptation == "full_1":
-            record["metrics"]["perplexity"]["window_losses"][2] = None
-    rows = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
-    assert rows["full", "tokens"]["reached_at_over_reference"] == 4
+    losses_of(record_of(records, "full_1"))[2] = None
+    assert reach(records)["full", "tokens"]["reached_at_over_reference"] == 4
 
 
 def test_operations_include_the_dense_pass_that_made_the_targets() -> None:
     records = made()
-    for cell, record in records.items():
-        if cell.adaptation == "recon_block":
-            record["cost"]["reconstruct_window"]["dense_flops"] = 2 * 10**12
-    rows = {row["adaptation"]: row for row in budget_rows(records, STUDY)}
-    assert rows["recon_block"]["flops"] == 7 * 10**12
-    reach = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
-    assert reach["full", "flops"]["smallest_over_reference"] == pytest.approx(5 / 7)
+    cost = record_of(records, "recon_block")["cost"]["reconstruct_window"]
+    cost["dense_flops"] = 2 * 10**12
+    assert budget(records, "recon_block")["flops"] == 7 * 10**12
+    assert reach(records)["full", "flops"]["smallest_over_reference"] == pytest.approx(5 / 7)
 
 
-def set_data(records: dict[Cell, dict[str, Any]], **distinct_tokens: int) -> None:
+def set_data(records: Made, **distinct_tokens: int) -> Made:
     """Set how many different tokens adaptations saw."""
-    for cell, record in records.items():
-        if cell.adaptation in distinct_tokens:
-            record["adaptation"]["distinct_tokens"] = distinct_tokens[cell.adaptation]
+    for name, tokens in distinct_tokens.items():
+        record_of(records, name)["adaptation"]["distinct_tokens"] = tokens
+    return records
 
 
 def test_data_is_a_unit_of_its_own() -> None:
     """Tokens that are seen twice are data once."""
-    records = made()
-    set_data(records, recon_block=8000, full_1=8000, full_4=16000)
-    reach = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
-    found, seen = reach["full", "distinct_tokens"], reach["full", "tokens"]
-    assert (found["largest_over_reference"], seen["largest_over_reference"]) == (2, 4)
-    assert found["reached_at_over_reference"] == pytest.approx(
+    by = reach(set_data(made(), recon_block=8000, full_1=8000, full_4=16000))
+    of_data, seen = by["full", "distinct_tokens"], by["full", "tokens"]
+    assert (of_data["largest_over_reference"], seen["largest_over_reference"]) == (2, 4)
+    assert of_data["reached_at_over_reference"] == pytest.approx(
         math.sqrt(seen["reached_at_over_reference"])
     )
 
@@ -267,37 +258,28 @@ def test_data_is_a_unit_of_its_own() -> None:
 def test_a_larger_budget_of_fewer_data_comes_before_a_smaller_one_of_more() -> None:
     """Four times the tokens, in eight epochs, are half the data."""
     records = made(full_1=38.0, full_4=48.0)
-    set_data(records, recon_block=8000, full_1=8000, full_4=4000)
-    reach = {(row["series"], row["unit"]): row for row in reach_rows(records, STUDY)}
+    by = reach(set_data(records, recon_block=8000, full_1=8000, full_4=4000))
     # From a loss above that of the reconstruction, with half its data, to one below, with as many.
     share = math.log(48 / 40) / math.log(48 / 38)
-    found = reach["full", "distinct_tokens"]["reached_at_over_reference"]
-    assert found == pytest.approx(0.5 * 2**share)
-    assert reach["full", "tokens"]["reached_at_over_reference"] == 1
+    reached = by["full", "distinct_tokens"]["reached_at_over_reference"]
+    assert reached == pytest.approx(0.5 * 2**share)
+    assert by["full", "tokens"]["reached_at_over_reference"] == 1
 
 
 def test_what_seeds_chose_differently_is_not_said_to_be_all_of_theirs() -> None:
-    study = make_study(
-        ENTRIES, criteria=["wanda"], adaptations=["none", "recon_block", *ENTRIES], seeds=[0, 1]
-    )
+    study = make_study(ENTRIES, criteria=["wanda"], adaptations=NAMES, seeds=[0, 1])
     records = make_records(study, {})
-    for cell, record in records.items():
-        if cell.adaptation == "full_1":
-            rate, epochs = (0.1, 1) if cell.seed == 0 else (0.2, 2)
-            chosen = {"learning_rate": rate, "epochs": epochs}
-            record["adaptation"] |= {
-                "steps": 16 * epochs,
-                "choice": {
-                    "selected_on": "calibration",
-                    "chosen": "it",
-                    "candidates": {"it": chosen},
-                },
-            }
-    rows = {row["adaptation"]: row for row in budget_rows(records, study)}
+    for seed, (rate, epochs) in enumerate(((0.1, 1), (0.2, 2))):
+        candidates = {"one": {"learning_rate": rate, "epochs": epochs}}
+        choice = {"selected_on": "calibration", "chosen": "one", "candidates": candidates}
+        facts = record_of(records, "full_1", seed)["adaptation"]
+        facts |= {"steps": 16 * epochs, "choice": choice}
+    row = budget(records, "full_1", study)
     keys = ("learning_rate", "epochs", "steps", "selected_on")
-    assert [rows["full_1"][key] for key in keys] == [None, None, None, "calibration"]
-    assert budget_line(rows["full_1"])["steps"] == "-"
-    assert rows["full_4"]["epochs"] == 1 and rows["full_4"]["steps"] is not None
+    assert [row[key] for key in keys] == [None, None, None, "calibration"]
+    assert budget_line(row)["steps"] == "-"
+    other = budget(records, "full_4", study)
+    assert other["epochs"] == 1 and other["steps"] is not None
 
 
 def test_what_differs_in_more_than_the_budget_is_another_series() -> None:
@@ -317,32 +299,43 @@ def test_what_differs_in_more_than_the_budget_is_another_series() -> None:
     ]
 
 
-def test_the_reference_is_what_budgets_are_multiples_of_and_no_single_matrix() -> None:
-    matrix = {"method": "reconstruction", "window": "matrix", "train_norms": False}
-    for entries, expected in (
-        ({"one": matrix, "norms": {"method": "norms"}}, "recon_block"),
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        (
+            {"one": {"window": "matrix", "train_norms": False}, "recon_block": {}},
+            "recon_block",
+        ),
         (
             {
-                "two": {"method": "reconstruction", "window": 2},
-                "norms": {"method": "norms", "budget": {"times": 2, "of": "two"}},
+                "two": {"window": 2},
+                "norms": {"budget": {"times": 2, "of": "two"}},
+                "recon_block": {},
             },
             "two",
         ),
-    ):
-        names = ["none", *entries, "recon_block"]
-        study = make_study(entries, criteria=["wanda"], adaptations=names)
-        rows = budget_rows(make_records(study, {}), study)
-        assert {row["reference"] for row in rows} == {expected}
+        ({"one": {"inputs": "sparse", "targets": "local"}, "two": {"window": 2}}, "two"),
+        ({"one": {"window": "matrix", "train_norms": False}, "two": {"window": 2}}, "two"),
+    ],
+)
+def test_the_reference_is_what_budgets_are_multiples_of_and_no_single_matrix(
+    entries: dict[str, dict[str, Any]], expected: str
+) -> None:
+    """It has the dense model's targets, too, even if the config names another one first."""
+    made_up = {name: {"method": "reconstruction", **entry} for name, entry in entries.items()}
+    made_up["norms"] = {**entries.get("norms", {}), "method": "norms"}
+    study = make_study(made_up, criteria=["wanda"], adaptations=["none", *made_up])
+    rows = budget_rows(make_records(study, {}), study)
+    assert {row["reference"] for row in rows} == {expected}
 
 
-def with_other_seeds(**seeds: list[int]) -> tuple[Study, dict[Cell, dict[str, Any]]]:
+def with_other_seeds(**seeds: list[int]) -> tuple[Study, Made]:
     """Return a study whose adaptations have different seeds, and its records."""
-    config = make_study(
-        ENTRIES, criteria=["wanda"], adaptations=["none"], seeds=[0, 1, 2]
-    ).as_json()
+    study = make_study(ENTRIES, criteria=["wanda"], adaptations=["none"], seeds=[0, 1, 2])
+    config = study.as_json()
     grids = config["study"]["grids"]
-    for name, its in seeds.items():
-        grids.append({**grids[0], "adaptations": [name], "seeds": its})
+    for name, of_name in seeds.items():
+        grids.append({**grids[0], "adaptations": [name], "seeds": of_name})
     study = Study.check(config, "made-up.yaml")
     values = {
         str(cell): PERPLEXITIES[cell.adaptation] + cell.seed
@@ -360,9 +353,7 @@ def test_each_budget_is_compared_on_the_seeds_that_it_shares_with_the_reference(
     # The seeds 3 and 4 have no unadapted model.
     seeds = [("recon_block", 3), ("full_1", 1), ("norms_1", 2)]
     assert [(row["adaptation"], row["seeds"]) for row in rows] == seeds
-    (one,) = [cell for cell in records if cell.adaptation == "full_1"]
-    (other,) = [c for c in records if c.adaptation == "recon_block" and c.seed == 1]
-    losses = [records[cell]["metrics"]["perplexity"]["window_losses"] for cell in (one, other)]
+    losses = [losses_of(record_of(records, name, 1)) for name in ("full_1", "recon_block")]
     assert rows[1]["loss_minus_reference"] == pytest.approx(paired_difference(*losses)[0])
     assert rows[1]["perplexity_unadapted"] == pytest.approx(PERPLEXITIES["none"] + 1)
     assert budget_line(rows[2])["seeds"] == "2"
@@ -371,13 +362,12 @@ def test_each_budget_is_compared_on_the_seeds_that_it_shares_with_the_reference(
 def test_what_seeds_took() -> None:
     """Times and operations are means over the seeds, memory is the largest."""
     study, records = with_other_seeds(recon_block=[0, 1, 2], full_1=[0, 1, 2])
-    for cell, record in records.items():
-        if cell.adaptation == "full_1":
-            cost, more = record["cost"], cell.seed
-            cost["retrain_model"] |= {"wall_s": 10 + more, "cpu_s": 20 + more}
-            cost["retrain_model"] |= {"flops": 300 + more, "peak_bytes": 400 - more}
-            cost["search"] = {"flops": 50 + more}
-    (row,) = (row for row in budget_rows(records, study) if row["adaptation"] == "full_1")
+    for more in (0, 1, 2):
+        cost = record_of(records, "full_1", more)["cost"]
+        cost["retrain_model"] |= {"wall_s": 10 + more, "cpu_s": 20 + more}
+        cost["retrain_model"] |= {"flops": 300 + more, "peak_bytes": 400 - more}
+        cost["search"] = {"flops": 50 + more}
+    row = budget(records, "full_1", study)
     assert (row["wall_s"], row["cpu_s"], row["flops"]) == (11, 21, 301)
     assert (row["peak_bytes"], row["search_flops"]) == (400, 51)
     error = row["loss_minus_reference_standard_error"]
@@ -400,24 +390,6 @@ def test_a_large_budget_with_fewer_seeds_takes_none_from_the_others(
     small: list[int], large: list[int], expected: tuple[int, int]
 ) -> None:
     study, records = with_other_seeds(recon_block=[0, 1, 2], full_1=small, full_4=large)
-    rows = {row["unit"]: row for row in reach_rows(records, study)}
-    assert (rows["tokens"]["budgets"], rows["tokens"]["seeds"]) == expected
-    assert rows["tokens"]["largest_over_reference"] == (1 if expected[0] == 1 else 4)
-
-
-@pytest.mark.parametrize(
-    "unusual",
-    [{"window": "matrix", "train_norms": False}, {"inputs": "sparse", "targets": "local"}],
-    ids=str,
-)
-def test_the_reference_is_no_single_matrix_and_has_the_dense_models_targets(
-    unusual: dict[str, Any],
-) -> None:
-    """Even if the config names it first."""
-    entries = {
-        "first": {"method": "reconstruction", **unusual},
-        "second": {"method": "reconstruction", "window": 2},
-        "norms": {"method": "norms"},
-    }
-    study = make_study(entries, criteria=["wanda"], adaptations=["none", *entries])
-    assert {row["reference"] for row in budget_rows(make_records(study, {}), study)} == {"second"}
+    row = reach(records, study)["full", "tokens"]
+    assert (row["budgets"], row["seeds"]) == expected
+    assert row["largest_over_reference"] == (1 if expected[0] == 1 else 4)

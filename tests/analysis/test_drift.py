@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
+from figure_words import drawn
 from freelunch.analysis.drift import BLOCK, DRIFT_COLUMNS, MATRICES, drift_rows
 from freelunch.analysis.window_effect import window_rows
-from freelunch.reporting.drawing.drift import draw
-from freelunch.reporting.drawing.style import styled
+from freelunch.reporting.figures import drift_by_depth
 from records_for_tests import make_records, make_study
 
 WINDOWS = {
@@ -103,8 +103,7 @@ def test_without_compared_windows_all_adaptations_are(others: list[dict[str, Any
     found = drift_rows(records, window_rows(records, study))
     assert {row["adaptation"] for row in found if row["compared"]} == {"none", *entries}
     # With three adaptations, all are named.
-    with styled():
-        figure = draw([{key: str(it) for key, it in row.items()} for row in found], entries)
+    figure = drawn(drift_by_depth, found, adaptations=entries)
     assert all(len(axes.texts) == 4 for axes in figure.axes)
 
 
@@ -120,13 +119,8 @@ def test_records_without_drift_have_no_rows() -> None:
 
 
 def figure_of(found: list[Any]) -> Figure:
-    with styled():
-        as_read = [{key: str(value) for key, value in row.items()} for row in found]
-        figure = draw(
-            as_read, {"recon_block": {"method": "reconstruction", "window": 1}, **WINDOWS}
-        )
-        figure.canvas.draw()
-    return figure
+    adaptations = {"recon_block": {"method": "reconstruction", "window": 1}, **WINDOWS}
+    return drawn(drift_by_depth, found, adaptations=adaptations)
 
 
 def test_each_window_is_a_line_over_depth() -> None:
@@ -149,8 +143,3 @@ def test_what_is_not_finite_and_what_is_zero_is_left_out() -> None:
     # What is not finite has a mark at the upper edge.
     assert sorted(drawn) == [0, 0, 1, BLOCKS, BLOCKS]
     assert "not finite" in {text.get_text() for text in figure.axes[0].texts}
-
-
-def test_nothing_measured_says_so() -> None:
-    (text,) = figure_of([]).texts
-    assert "no drift was measured" in text.get_text()

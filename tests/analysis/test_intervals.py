@@ -105,15 +105,15 @@ def test_intervals_cover_the_mean(
         assert 0.93 <= held.mean() <= 0.965, (units, held.mean())
 
 
-def test_an_interval_does_not_depend_on_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interval_does_not_depend_on_those_before() -> None:
     """Random numbers are kept for the next one, and what is drawn after them is the same."""
     shapes = [(1, 24), (3, 24), (1, 10), (3, 10), (2, 24)]
     samples = [Sample(["a"], [GENERATOR.standard_normal((1, *shape))]) for shape in shapes]
-    monkeypatch.setattr(intervals._Noise, "_kept", {})
+    intervals._numbers.cache_clear()
     together = [estimate([first], [sample]) for sample in [*samples, *reversed(samples)]]
     assert together == [*together[: len(samples)], *reversed(together[: len(samples)])]
     for sample, found in zip(samples, together, strict=False):
-        monkeypatch.setattr(intervals._Noise, "_kept", {})
+        intervals._numbers.cache_clear()
         assert estimate([first], [sample]) == found
 
 

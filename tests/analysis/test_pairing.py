@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from freelunch.analysis.intervals import half_width
+from freelunch.analysis.intervals import half_width, told_apart
 from freelunch.analysis.pairing import most_shared, standard_error, unit_losses
-from freelunch.analysis.resolution import told_apart
 from records_for_tests import make_records, make_study
 
 

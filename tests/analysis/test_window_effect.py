@@ -1,24 +1,19 @@
 """The effect of the window size: gains, what is missed of the best, and how both are shown."""
 
-import csv
-import io
 import math
 import statistics
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from figure_words import assert_words_inside
+from figure_words import assert_words_inside, drawn
 from freelunch.analysis.window_effect import WINDOW_COLUMNS, window_rows
-from freelunch.reporting.drawing import windows
-from freelunch.reporting.drawing.files import draw_figure
-from freelunch.reporting.drawing.style import styled
-from freelunch.reporting.labels import adaptation_labels
+from freelunch.reporting.drawing.adaptation_looks import adaptation_labels
+from freelunch.reporting.figures import gain_by_window
 from freelunch.reporting.results import Results
-from freelunch.reporting.sections.windows import window_sentences
-from freelunch.reporting.summary import summary_sections, summary_text
-from freelunch.reporting.table import csv_text
+from freelunch.reporting.sections import summary_sections
+from freelunch.reporting.sections.window_section import window_sentences
+from freelunch.reporting.summary import summary_text
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import make_record, make_study
@@ -203,9 +198,7 @@ def test_windows_are_compared_with_those_that_see_the_same_amount_of_text() -> N
         "tiny, wanda, u50, 8,192 tokens",
         "tiny, wanda, u50, 24,576 tokens",
     ]
-    with styled():
-        data = list(csv.DictReader(io.StringIO(csv_text(WINDOW_COLUMNS, rows))))
-        figure = windows.draw(data, study.as_json()["adaptations"], "text")
+    figure = drawn(gain_by_window, rows, adaptations=study.as_json()["adaptations"], text="text")
     titles = [title for axes in figure.axes if (title := axes.get_title(loc="left"))]
     assert [title.partition("\n")[2] for title in titles] == [
         "8,192 tokens, one seed",
@@ -227,7 +220,7 @@ def test_a_study_compares_windows_only_if_they_see_the_same_amount_of_text() -> 
         assert bool(window_rows(records_of(study, losses), study)) is expected
 
 
-def test_quirks_are_windows_of_their_own(tmp_path: Path) -> None:
+def test_quirks_are_windows_of_their_own() -> None:
     """They stand beside our way in the table, and no sentence is about them."""
     behind = {**RECON, "window": "matrix", "targets": "behind_sparse"}
     more = {
@@ -250,24 +243,9 @@ def test_quirks_are_windows_of_their_own(tmp_path: Path) -> None:
     }
     (sentence,) = window_sentences(rows)
     assert "the window of one matrix, trained," in sentence
-    settings = {"adaptations": study.as_json()["adaptations"], "text": "evaluation-text"}
-    text = csv_text(WINDOW_COLUMNS, rows)
-    (tmp_path / "windows.csv").write_text(text)
-    draw_figure("windows", tmp_path / "windows.csv", settings, [tmp_path / "windows.png"])
     labels = adaptation_labels(study.as_json()["adaptations"])
     assert labels["drops"].split(", ")[1] == "dropout active"
     assert labels["lost"].endswith(", no residual, behind sparse")
-
-
-ADAPTATIONS = make_study(MORE).as_json()["adaptations"]
-
-
-def test_a_figure_of_nothing(tmp_path: Path) -> None:
-    """The config compares windows, but what `auto` decides is what another entry says."""
-    (tmp_path / "windows.csv").write_text(",".join(WINDOW_COLUMNS) + "\n")
-    settings = {"adaptations": ADAPTATIONS, "text": "text"}
-    draw_figure("windows", tmp_path / "windows.csv", settings, [tmp_path / "windows.png"])
-    assert (tmp_path / "windows.png").stat().st_size > 0
 
 
 def test_one_window_is_compared_with_nothing() -> None:
@@ -313,55 +291,35 @@ def test_what_is_said_of_windows() -> None:
 # --- The figure
 
 
-def data_of(path: Path, *adaptations: str, **losses: list[float | None]) -> list[dict[str, str]]:
-    study = study_of(*adaptations)
-    rows = window_rows(records_of(study, losses), study)
-    text = csv_text(WINDOW_COLUMNS, rows)
-    path.write_text(text, encoding="utf-8")
-    return list(csv.DictReader(io.StringIO(text)))
+def figure_of(rows: list[dict[str, Any]]) -> Any:
+    adaptations = make_study(MORE).as_json()["adaptations"]
+    figure = drawn(gain_by_window, rows, adaptations=adaptations, text="evaluation-text")
+    assert_words_inside(figure)
+    return figure
 
 
-def test_the_figure_shows_its_data(tmp_path: Path) -> None:
-    rows = data_of(tmp_path / "windows.csv", *ALL)
-    with styled():
-        figure = windows.draw(rows, ADAPTATIONS, "evaluation-text")
-        figure.draw_without_rendering()
+def test_the_figure_shows_its_data() -> None:
+    rows = list(rows_of(*ALL).values())
+    figure = figure_of(rows)
     missed, memory = figure.axes
     for axes, key, unit in ((missed, "gain_missed", 100), (memory, "adaptation_peak_bytes", 1e-9)):
         shown = [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() != "None"]
-        assert shown == pytest.approx([unit * float(row[key]) for row in rows])
+        assert shown == pytest.approx([unit * row[key] for row in rows])
     labels = [label.get_text() for label in missed.get_yticklabels()]
     assert labels[:3] == ["single matrices", "single matrices, exact", "half blocks"]
     assert sum("sparse inputs" in label for label in labels) == 1
     assert sum("†" in label for label in labels) == 1, "chosen on the evaluation text"
     numbers = [text.get_text() for text in memory.texts]
-    assert numbers == [*(f"{float(row['perplexity']):.1f}" for row in rows), "perplexity"]
+    assert numbers == [*(f"{row['perplexity']:.1f}" for row in rows), "perplexity"]
     (legend,) = figure.legends
     assert "perplexity on evaluation-text" in legend.get_title().get_text()
 
 
-def test_the_figure_says_what_is_not_finite_in_words(tmp_path: Path) -> None:
-    spoilt: list[float | None] = [3.0, None, 5.0, 6.0]
-    rows = data_of(tmp_path / "windows.csv", "recon_block", "matrix", "two", recon_block=spoilt)
-    with styled():
-        figure = windows.draw(rows, ADAPTATIONS, "evaluation-text")
-        figure.draw_without_rendering()
-        assert_words_inside(figure)
-    _, memory = figure.axes
+def test_the_figure_says_what_is_not_finite_in_words() -> None:
+    study = study_of("recon_block", "matrix", "two")
+    rows = window_rows(records_of(study, {"recon_block": [3.0, None, 5.0, 6.0]}), study)
+    _, memory = figure_of(rows).axes
     numbers = {
-        row["adaptation"]: it.get_text() for row, it in zip(rows, memory.texts, strict=False)
+        row["adaptation"]: text.get_text() for row, text in zip(rows, memory.texts, strict=False)
     }
-    assert numbers["recon_block"] == "not finite"
-    assert float(numbers["two"]) > 0
-
-
-def test_the_figure_is_the_same_each_time(tmp_path: Path) -> None:
-    data_of(tmp_path / "windows.csv", "recon_block", "matrix", "two")
-    names = ("windows.png", "windows.svg", "windows.pdf")
-    for folder in ("one", "two"):
-        outputs = [tmp_path / folder / name for name in names]
-        settings = {"adaptations": ADAPTATIONS, "text": "evaluation-text"}
-        draw_figure("windows", tmp_path / "windows.csv", settings, outputs)
-    for name in names:
-        one, two = (tmp_path / folder / name for folder in ("one", "two"))
-        assert one.read_bytes() == two.read_bytes() and one.stat().st_size > 1000
+    assert numbers["recon_block"] == "not finite" and float(numbers["two"]) > 0

@@ -10,7 +10,7 @@ from freelunch.audit.audit import Audit, audit_study
 from freelunch.audit.claim_verdicts import audit_claims
 from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.figures import TABLES_OF_CLAIMS, drawings, figures
+from freelunch.audit.figures import TABLES_OF_CLAIMS, figures
 from freelunch.audit.output_files import PAGE
 from freelunch.audit.page import page_text
 from freelunch.audit.rebuild_docs import read_kept, write_results
@@ -150,6 +150,6 @@ def make_kept(name: str, root: Path, formats: Sequence[str]) -> Audited:
 def draw(study: Study, data: Path, *outputs: Path) -> None:
     """Draw figures of a study, each into a file with the figure's name."""
     for output in outputs:
-        name = output.stem
-        settings = figures()[name].settings(study)
-        draw_figure(name, data / f"{name}.csv", settings, [output], drawings(name))
+        figure = figures()[output.stem]
+        table = data / f"{figure.name}.csv"
+        draw_figure(figure.drawing, table, figure.settings(study), [output])

@@ -1,7 +1,24 @@
-"""Where the words of a figure stand, for tests of figures."""
+"""Draw figures of made-up rows, and where their words stand, for tests of figures."""
+
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+
+from freelunch.reporting.drawing.style import styled
+
+
+def drawn(module: ModuleType, rows: Iterable[Mapping[str, Any]], **settings: Any) -> Figure:
+    """Return the figure that a module draws of rows, as it reads them from a CSV file."""
+    as_text = [
+        {key: "" if value is None else str(value) for key, value in row.items()} for row in rows
+    ]
+    with styled():
+        figure: Figure = module.draw(as_text, **settings)
+        figure.draw_without_rendering()
+    return figure
 
 
 def texts_of(figure: Figure) -> list[Text]:
@@ -12,6 +29,11 @@ def texts_of(figure: Figure) -> list[Text]:
     for legend in figure.legends:
         texts += [*legend.get_texts(), legend.get_title()]
     return texts
+
+
+def words_of(figure: Figure) -> list[str]:
+    """Return these words, as they are written."""
+    return [text.get_text() for text in texts_of(figure)]
 
 
 def assert_words_inside(figure: Figure) -> None:

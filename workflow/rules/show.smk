@@ -48,8 +48,8 @@ rule draw_figure:
     params:
         settings=lambda wildcards: figure_of(wildcards).settings(STUDY),
         caption=lambda wildcards: figure_of(wildcards).caption(STUDY),
-        package=lambda wildcards: figures.drawings(wildcards.figure),
-        code=lambda wildcards: code_digest("draw_figure", figures.drawing_module(wildcards.figure)),
+        drawing=lambda wildcards: figure_of(wildcards).drawing,
+        code=lambda wildcards: code_digest("draw_figure", figure_of(wildcards).drawing),
     script:
         "../scripts/draw_figure.py"
 

@@ -18,10 +18,9 @@ if __name__ == "__main__":
         check_sums(Path(snakemake.input.sums), root, [name], others=True)
         figure = [Path(path) for path in snakemake.output.figure]
         draw_figure(
-            name=snakemake.wildcards.figure,
+            drawing=snakemake.params.drawing,
             data=data,
             settings=snakemake.params.settings,
             outputs=figure,
-            package=snakemake.params.package,
         )
         write_sums(Path(snakemake.output.sums), root, [data, *figure])

@@ -9,9 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from freelunch.analysis.pairing import Records, Row, seed_groups, standard_error, window_means
+from freelunch.analysis.pairing import (
+    Records,
+    Row,
+    error_columns,
+    seed_groups,
+    standard_error,
+    window_means,
+    with_errors,
+)
 from freelunch.core.errors import UserError, run_again
 from freelunch.records.read import load_answers
 from freelunch.study.cell import NONE, Cell
@@ -22,13 +29,13 @@ MEAN = "mean"
 TASK_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
     *("task", "documents", "documents_in_all", "version"),
-    *("accuracy", "accuracy_standard_error"),
-    *("accuracy_minus_dense", "accuracy_minus_dense_standard_error"),
-    *("accuracy_minus_unadapted", "accuracy_minus_unadapted_standard_error"),
+    *error_columns("accuracy")[:2],
+    *error_columns("accuracy_minus_dense")[:2],
+    *error_columns("accuracy_minus_unadapted")[:2],
     *("truncated_requests", "truncated_tokens", "records"),
 )
-# For each task of a cell, whether the answer to each document is right.
-Right = dict[str, list[bool]]
+# For each task of a cell, whether the answer to each document is right: a share of its seeds.
+Right = Mapping[str, Sequence[float]]
 
 
 def task_rows(records: Records, folder: Path) -> list[Row]:
@@ -52,11 +59,11 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
         unadapted = None
         if one.adaptation != NONE and len(before) == len(cells):
             unadapted = _over_seeds(before)
-        metrics = asked[one]["metrics"]["tasks"]["tasks"]
-        # Counted over all tasks together, since the model is asked all of them at once.
-        truncated = asked[one]["metrics"]["tasks"]["truncated"]
+        metrics = asked[one]["metrics"]["tasks"]
         for task in (*mine, MEAN):
-            facts = [metrics[task]] if task != MEAN else list(metrics.values())
+            facts = [metrics["tasks"][name] for name in (mine if task == MEAN else [task])]
+            # Counted over all tasks together, since the model is asked all of them at once.
+            truncated = metrics["truncated"] if task == MEAN else {}
             rows.append(
                 {
                     **{key: getattr(one, key) for key in TASK_COLUMNS[:4]},
@@ -66,13 +73,11 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
                     "documents_in_all": sum(each["documents_in_all"] for each in facts),
                     "version": None if task == MEAN else facts[0]["version"],
                     "records": " ".join(cell.record_name for cell in cells),
-                    **_named("accuracy", _mean(mine, task)),
-                    **_named("accuracy_minus_dense", _difference(mine, dense, task)),
-                    **_named("accuracy_minus_unadapted", _difference(mine, unadapted, task)),
-                    **{
-                        f"truncated_{what}": count if task == MEAN else None
-                        for what, count in truncated.items()
-                    },
+                    **with_errors("accuracy", *_mean(mine, task)),
+                    **with_errors("accuracy_minus_dense", *_difference(mine, dense, task)),
+                    **with_errors("accuracy_minus_unadapted", *_difference(mine, unadapted, task)),
+                    "truncated_requests": truncated.get("requests"),
+                    "truncated_tokens": truncated.get("tokens"),
                 }
             )
     return rows
@@ -85,7 +90,7 @@ def _right(cell: Cell, records: Records, folder: Path) -> Right:
         UserError: The cell was asked other documents than its dense model.
     """
     dense = Cell.dense(cell.model)
-    mine, theirs = (records[it]["metrics"]["tasks"]["tasks"] for it in (cell, dense))
+    mine, theirs = (records[each]["metrics"]["tasks"]["tasks"] for each in (cell, dense))
     for task, facts in mine.items():
         for key in ("sample_sha256", "prompts_sha256"):
             if facts[key] != theirs[task][key]:
@@ -101,25 +106,19 @@ def _right(cell: Cell, records: Records, folder: Path) -> Right:
     return {task: [bool(answer["right"]) for answer in answers[task]] for task in mine}
 
 
-def _over_seeds(seeds: Sequence[Right]) -> dict[str, list[float]]:
+def _over_seeds(seeds: Sequence[Right]) -> Right:
     return {task: window_means([right[task] for right in seeds]) for task in seeds[0]}
 
 
-def _mean(right: Mapping[str, Sequence[float]], task: str) -> tuple[float, float]:
+def _mean(right: Right, task: str) -> tuple[float, float]:
     """Return the mean of a task, or of all tasks' means, and its standard error over documents."""
     tasks = list(right) if task == MEAN else [task]
     errors = [standard_error(right[each]) for each in tasks]
     return fmean(fmean(right[each]) for each in tasks), math.hypot(*errors) / len(tasks)
 
 
-def _difference(
-    right: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]] | None, task: str
-) -> tuple[float | None, float | None]:
+def _difference(right: Right, other: Right | None, task: str) -> tuple[float | None, float | None]:
     if other is None:
         return None, None
     pairs = {each: [a - b for a, b in zip(right[each], other[each], strict=True)] for each in right}
     return _mean(pairs, task)
-
-
-def _named(name: str, found: tuple[Any, Any]) -> Row:
-    return {name: found[0], f"{name}_standard_error": found[1]}

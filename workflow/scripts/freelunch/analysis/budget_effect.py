@@ -9,25 +9,28 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import TypeVar
 
 from freelunch.analysis.pairing import (
     ENOUGH_SEEDS,
     Records,
     Row,
     by_adaptation,
-    mean_over_seeds,
-    measured_perplexity,
+    error_columns,
     operations,
     paired_difference,
     paired_losses,
+    perplexity_over_seeds,
     pruned_models,
+    selected_on,
     window_means,
+    with_errors,
 )
 from freelunch.records.record import CostFacts, adaptation_facts
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import chosen_of
+from freelunch.study.steps import SEARCH
 from freelunch.study.study import Study
 
 BUDGET_COLUMNS = (
@@ -35,23 +38,18 @@ BUDGET_COLUMNS = (
     *("series", "method", "loss", "reference", "learning_rate", "epochs", "selected_on"),
     *("tokens", "distinct_tokens", "steps", "trained_parameters"),
     *("flops", "wall_s", "cpu_s", "peak_bytes", "search_flops"),
-    *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
-    *("loss_minus_reference", "loss_minus_reference_standard_error"),
+    *error_columns("perplexity"),
+    *error_columns("loss_minus_reference")[:2],
     "perplexity_error_beside_reference",
     *("perplexity_unadapted", "perplexity_dense"),
 )
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Run:
-    """An adaptation of a pruned model with one seed.
-
-    Attributes:
-        cell: The cell.
-        losses: Mean loss of each window of text, nats per token.
-        tokens: Tokens seen, counting repeats.
-        distinct_tokens: Tokens of the text that were seen at least once.
-        flops: Floating-point operations, including those of the dense pass that made the targets.
+    """An adaptation of a pruned model with one seed: the mean loss of each window of text, in nats
+    per token, and its amounts (see `Adapted`).
     """
 
     cell: Cell
@@ -146,38 +144,37 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
     It holds all retrainings, and the reconstructions in the series of the reference, with those of
     their seeds that the unadapted model has. What shares no seed with the reference is left out.
     """
-    found = []
-    series = study.comparisons.series
+    comparisons = []
+    series, entries = study.comparisons.series, study.config.adaptations
     for cells in pruned_models(records):
         by_name = by_adaptation(cells)
         unadapted = by_name.pop(NONE, {})
         local = [name for name in study.comparisons.references if name in by_name]
-        retrained = [name for name in by_name if study.config.adaptations[name].is_retraining]
+        retrained = [name for name in by_name if entries[name].is_retraining]
         if not local or not retrained or not unadapted.keys() & by_name[local[0]].keys():
             continue
         reference = local[0]
         names = [name for name in local if series[name] == series[reference]] + retrained
-        members: dict[str, list[Adapted]] = {}
+        adapted: dict[str, Adapted] = {}
         for name in names:
             seeds = unadapted.keys() & by_name[name].keys()
-            if not seeds & by_name[reference].keys():
-                continue
-            settings = study.config.adaptations[name]
-            runs = [_run(by_name[name][seed], settings, records) for seed in sorted(seeds)]
-            adapted = Adapted(name, series[name], settings, runs)
-            members.setdefault(series[name], []).append(adapted)
-        (of_reference,) = (it for it in members[series[reference]] if it.name == reference)
+            if seeds & by_name[reference].keys():
+                runs = [_run(by_name[name][seed], entries[name], records) for seed in sorted(seeds)]
+                adapted[name] = Adapted(name, series[name], entries[name], runs)
+        members: dict[str, list[Adapted]] = {}
         curves = {}
+        for each in adapted.values():
+            members.setdefault(each.series, []).append(each)
         for name, of_series in members.items():
-            kept = {each.name for each in of_series}
+            on_curve = {each.name for each in of_series}
             if name == series[reference]:
-                kept = {*study.comparisons.budgets_of(reference, kept)}
+                on_curve = {*study.comparisons.budgets_of(reference, on_curve)}
             else:
-                kept = kept - {*study.comparisons.selected_on_evaluation} or kept
+                on_curve = on_curve - {*study.comparisons.selected_on_evaluation} or on_curve
             of_series.sort(key=lambda each: each.tokens)
-            curves[name] = [each for each in of_series if each.name in kept]
-        found.append(BudgetComparison(unadapted, of_reference, members, curves))
-    return found
+            curves[name] = [each for each in of_series if each.name in on_curve]
+        comparisons.append(BudgetComparison(unadapted, adapted[reference], members, curves))
+    return comparisons
 
 
 def on_shared_seeds(
@@ -197,12 +194,12 @@ def on_shared_seeds(
         None if there is no seed with which the reconstruction and every way were run.
     """
     budgets = [each for way in ways.values() for each in way]
-    found = {reference.seeds}
+    candidates = {reference.seeds}
     for each in budgets:
-        found |= {seeds & each.seeds for seeds in found}
+        candidates |= {seeds & each.seeds for seeds in candidates}
     shared = [
         seeds
-        for seeds in found
+        for seeds in candidates
         if seeds and all(any(seeds <= each.seeds for each in way) for way in ways.values())
     ]
     if not shared:
@@ -226,7 +223,7 @@ def on_shared_seeds(
 def budget_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison.
 
-    A row has the seeds that the member shares with the reference.
+    A row is over the seeds that the member shares with the reference.
     """
     return [
         _row(each, comparison, records)
@@ -238,13 +235,9 @@ def budget_rows(records: Records, study: Study) -> list[Row]:
 
 def _run(cell: Cell, settings: Adaptation, records: Records) -> Run:
     cost = _cost(cell, settings, records)
-    return Run(
-        cell,
-        paired_losses(cell, records)[0],
-        cost["tokens"],
-        adaptation_facts(records[cell])["distinct_tokens"],
-        operations(cost),
-    )
+    distinct_tokens = adaptation_facts(records[cell])["distinct_tokens"]
+    losses, _ = paired_losses(cell, records)
+    return Run(cell, losses, cost["tokens"], distinct_tokens, operations(cost))
 
 
 def _cost(cell: Cell, settings: Adaptation, records: Records) -> CostFacts:
@@ -254,21 +247,16 @@ def _cost(cell: Cell, settings: Adaptation, records: Records) -> CostFacts:
 def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Row:
     adapted = adapted.with_seeds(comparison.reference.seeds)
     reference = comparison.reference.with_seeds(adapted.seeds)
-    cells, one = adapted.cells, adapted.cells[0]
-    settings, found = adapted.settings, [adaptation_facts(records[cell]) for cell in cells]
-    written = settings.as_json()
-    chosen = [chosen_of(each["choice"], written) for each in found]
+    cells, settings = adapted.cells, adapted.settings
+    facts, written = [adaptation_facts(records[cell]) for cell in cells], settings.as_json()
+    chosen = [chosen_of(each["choice"], written) for each in facts]
     costs = [_cost(cell, settings, records) for cell in cells]
-    perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
+    searches = [records[cell]["cost"].get(SEARCH, {"flops": 0})["flops"] for cell in cells]
+    perplexity = perplexity_over_seeds(cells, records)
     unadapted = [comparison.unadapted[cell.seed] for cell in cells]
-    before = mean_over_seeds([measured_perplexity(records[cell]) for cell in unadapted])
-    searches = [
-        records[cell]["cost"]["search"]["flops"] if "search" in records[cell]["cost"] else 0
-        for cell in cells
-    ]
     difference, error = paired_difference(adapted.mean_losses, reference.mean_losses)
     return {
-        **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
+        **{key: getattr(cells[0], key) for key in BUDGET_COLUMNS[:4]},
         "seeds": len(cells),
         "series": adapted.series,
         "method": settings.method,
@@ -276,31 +264,26 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
         "reference": reference.name,
         "learning_rate": _shared(each["learning_rate"] for each in chosen),
         "epochs": _shared(each["epochs"] for each in chosen),
-        "selected_on": _shared(
-            each["choice"]["selected_on"] if each["choice"] else None for each in found
-        ),
+        "selected_on": _shared(map(selected_on, facts)),
         "tokens": adapted.tokens,
         "distinct_tokens": adapted.distinct_tokens,
-        "steps": _shared(each["steps"] for each in found),
-        "trained_parameters": round(fmean(each["trained_parameters"] for each in found)),
+        "steps": _shared(each["steps"] for each in facts),
+        "trained_parameters": round(fmean(each["trained_parameters"] for each in facts)),
         "flops": adapted.flops,
         "wall_s": fmean(cost["wall_s"] for cost in costs),
         "cpu_s": fmean(cost["cpu_s"] for cost in costs),
         "peak_bytes": max(cost["peak_bytes"] for cost in costs),
         "search_flops": fmean(searches),
-        "perplexity": perplexity[0],
-        "perplexity_standard_error": perplexity[1],
-        "perplexity_standard_deviation_over_seeds": perplexity[2],
-        "loss_minus_reference": difference,
-        "loss_minus_reference_standard_error": error,
+        **with_errors("perplexity", *perplexity),
+        **with_errors("loss_minus_reference", difference, error),
         # To first order the error of a perplexity is the perplexity times the error of the loss.
         "perplexity_error_beside_reference": perplexity[0] * error,
-        "perplexity_unadapted": before[0],
-        "perplexity_dense": measured_perplexity(records[Cell.dense(one.model)])[0],
+        "perplexity_unadapted": perplexity_over_seeds(unadapted, records)[0],
+        "perplexity_dense": perplexity_over_seeds([Cell.dense(cells[0].model)], records)[0],
     }
 
 
-def _shared(values: Iterable[Any]) -> Any:
+def _shared(values: Iterable[Value]) -> Value | None:
     """Return the value that all seeds share; None where seeds differ."""
-    found = list(values)
-    return found[0] if all(value == found[0] for value in found) else None
+    first, *others = values
+    return first if all(value == first for value in others) else None

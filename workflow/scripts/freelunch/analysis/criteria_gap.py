@@ -11,40 +11,44 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
-from typing import Any
 
 from freelunch.analysis.pairing import (
+    Measured,
     Records,
     Row,
+    Rows,
+    error_columns,
     exp,
-    mean_over_seeds,
-    measured_perplexity,
+    loss_differences,
+    over_units_and_seeds,
     paired_losses,
     parameters_by_model,
+    perplexity_over_seeds,
     seed_groups,
-    spread_over_seeds,
+    share_of,
     standard_error,
+    total_error,
     window_means,
+    with_errors,
 )
 from freelunch.study.cell import NONE, Cell
 
-LEFT_COLUMNS = ("gap_left", "gap_left_standard_error", "gap_left_standard_deviation_over_seeds")
+LEFT_COLUMNS = error_columns("gap_left")
 # The sentences about it also need these.
 _LEFT_IN_WORDS = ("gap_left_seeds", "gap_left_error")
 GAP_COLUMNS = (
     *("model", "pattern", "adaptation", "criteria", "left_out", "seeds"),
     *("best", "worst", "perplexity_best", "perplexity_worst"),
-    *("loss_gap", "loss_gap_standard_error", "loss_gap_standard_deviation_over_seeds"),
+    *error_columns("loss_gap"),
     *LEFT_COLUMNS,
 )
 SIZE_COLUMNS = (
     *("model", "parameters", "pattern", "adaptation", "criteria", "seeds"),
-    *("loss_gap", "loss_gap_standard_error"),
+    *error_columns("loss_gap")[:2],
 )
 PAIR_COLUMNS = (
     *("model", "pattern", "adaptation", "criterion", "other", "seeds"),
-    *("loss_difference", "loss_difference_standard_error"),
-    "loss_difference_standard_deviation_over_seeds",
+    *error_columns("loss_difference"),
 )
 # Cells of one model, pattern and adaptation, by criterion and then by seed.
 Cells = Mapping[str, Mapping[int, Cell]]
@@ -64,17 +68,7 @@ class Gap:
     best: str
     worst: str
     seeds: Sequence[int]
-    losses: Sequence[Sequence[float]]
-
-    @property
-    def windows(self) -> list[float]:
-        """Return the gap on each window, averaged over seeds."""
-        return window_means(self.losses)
-
-    @property
-    def of_each_seed(self) -> list[float]:
-        """Return the gap of each seed, averaged over windows."""
-        return [fmean(windows) for windows in self.losses]
+    losses: Measured
 
 
 def gap_rows(records: Records) -> list[Row]:
@@ -104,17 +98,10 @@ def gap_rows(records: Records) -> list[Row]:
     return rows
 
 
-def size_rows(gaps: Iterable[Mapping[str, Any]], records: Records) -> list[Row]:
-    """Return the gaps between all criteria beside the size of their model, with SIZE_COLUMNS.
-
-    Args:
-        gaps: As `gap_rows` returns them.
-        records: The records of the study.
-    """
+def size_rows(gaps: Rows, records: Records) -> list[Row]:
+    """Return the gaps between all criteria, with SIZE_COLUMNS: beside the size of their model."""
     sizes = parameters_by_model(records)
-    return [
-        {**gap, "parameters": sizes[str(gap["model"])]} for gap in gaps if gap["left_out"] is None
-    ]
+    return [{**gap, "parameters": sizes[gap["model"]]} for gap in gaps if gap["left_out"] is None]
 
 
 def pair_rows(records: Records) -> list[Row]:
@@ -124,10 +111,10 @@ def pair_rows(records: Records) -> list[Row]:
         for criterion, other in combinations(cells, 2):
             seeds = _shared_seeds([cells[criterion], cells[other]])
             if seeds:
+                losses = loss_differences(cells[criterion], cells[other], seeds, records)
                 row: Row = {"model": model, "pattern": pattern, "adaptation": adaptation}
                 row |= {"criterion": criterion, "other": other, "seeds": len(seeds)}
-                losses = _differences(cells[criterion], cells[other], seeds, records)
-                rows.append(row | _mean_facts("loss_difference", losses))
+                rows.append(row | with_errors("loss_difference", *over_units_and_seeds(losses)))
     return rows
 
 
@@ -142,46 +129,24 @@ def criteria_gap(cells: Cells, records: Records) -> Gap | None:
     }
     ranked = sorted(losses, key=lambda name: (math.isnan(losses[name]), losses[name]))
     best, worst = ranked[0], ranked[-1]
-    return Gap(best, worst, seeds, _differences(cells[worst], cells[best], seeds, records))
+    return Gap(best, worst, seeds, loss_differences(cells[worst], cells[best], seeds, records))
 
 
 def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
     """Return the gap with an adaptation over that without, its errors and its spread.
 
-    Both are measured on the same windows and seeds. To first order, left = after / before changes
-    with window or seed x by (after_x - left * before_x) / before. The error over windows and the
-    error over seeds add in quadrature.
-
-    Args:
-        adapted: The cells with the adaptation.
-        pruned: The cells without it, of the same model and pattern.
-        records: The records of all these cells.
-
-    Returns:
-        None where fewer than two criteria share a seed in both; NaN where a loss is not finite, or
-        where there was no gap. The spread is None for one seed.
+    Both are measured on the same windows and seeds. They are None where fewer than two criteria
+    share a seed in both, and NaN where a loss is not finite, or where there was no gap.
     """
     after = criteria_gap(_also_in(pruned, adapted), records)
     before = criteria_gap(_also_in(adapted, pruned), records)
     if after is None or before is None:
         return dict.fromkeys((*LEFT_COLUMNS, *_LEFT_IN_WORDS))
-    whole = fmean(before.windows)
-    left = fmean(after.windows) / whole if whole > 0 else math.nan
-
-    def moves(of_after: Sequence[float], of_before: Sequence[float]) -> list[float]:
-        pairs = zip(of_after, of_before, strict=True)
-        return [(one - left * other) / whole if whole > 0 else math.nan for one, other in pairs]
-
+    left, error, spread = share_of(after.losses, before.losses)
     seeds = len(after.seeds)
-    error = standard_error(moves(after.windows, before.windows))
-    spread = spread_over_seeds(moves(after.of_each_seed, before.of_each_seed))
-    whole_error = math.hypot(error, (spread or 0.0) / math.sqrt(seeds))
-    return {
-        "gap_left": left,
-        "gap_left_standard_error": error,
-        "gap_left_standard_deviation_over_seeds": spread,
+    return with_errors("gap_left", left, error, spread) | {
         "gap_left_seeds": seeds,
-        "gap_left_error": whole_error,
+        "gap_left_error": total_error(error, spread, seeds),
     }
 
 
@@ -205,34 +170,13 @@ def _gap_facts(gap: Gap, cells: Cells, records: Records) -> Row:
     """Return the columns of a row that describe a gap; perplexities are means over its seeds."""
     facts: Row = {"seeds": len(gap.seeds), "best": gap.best, "worst": gap.worst}
     for which, criterion in (("best", gap.best), ("worst", gap.worst)):
-        seeds = [measured_perplexity(records[cells[criterion][seed]]) for seed in gap.seeds]
-        facts[f"perplexity_{which}"], facts[f"perplexity_{which}_standard_error"], _ = (
-            mean_over_seeds(seeds)
-        )
-    ratio = exp(fmean(gap.windows))
-    facts["worst_over_best"] = ratio
-    facts["worst_over_best_standard_error"] = ratio * standard_error(gap.windows)
-    return facts | _mean_facts("loss_gap", gap.losses)
-
-
-def _mean_facts(name: str, losses: Sequence[Sequence[float]]) -> Row:
-    """Return the mean of (seeds, windows), its error over windows and its spread over seeds."""
-    windows = window_means(losses)
-    return {
-        name: fmean(windows),
-        f"{name}_standard_error": standard_error(windows),
-        f"{name}_standard_deviation_over_seeds": spread_over_seeds([fmean(of) for of in losses]),
-    }
-
-
-def _differences(
-    one: Mapping[int, Cell], other: Mapping[int, Cell], seeds: Iterable[int], records: Records
-) -> list[list[float]]:
-    """Return the loss of one criterion minus that of another: (seeds, windows)."""
-    pairs = (
-        [paired_losses(of_seed[seed], records)[0] for of_seed in (one, other)] for seed in seeds
-    )
-    return [[loss - other_loss for loss, other_loss in zip(*pair, strict=True)] for pair in pairs]
+        of_seeds = [cells[criterion][seed] for seed in gap.seeds]
+        value, error, _ = perplexity_over_seeds(of_seeds, records)
+        facts |= with_errors(f"perplexity_{which}", value, error)
+    windows = window_means(gap.losses)
+    ratio = exp(fmean(windows))
+    facts |= with_errors("worst_over_best", ratio, ratio * standard_error(windows))
+    return facts | with_errors("loss_gap", *over_units_and_seeds(gap.losses))
 
 
 def _shared_seeds(criteria: Iterable[Mapping[int, Cell]]) -> list[int]:

@@ -2,11 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean
-from typing import Any
 
-from freelunch.analysis.pairing import Records, Row, seed_groups
+from freelunch.analysis.pairing import Records, Row, Rows, number, seed_groups
 from freelunch.analysis.window_effect import usual_windows
 from freelunch.study.cell import NONE
 
@@ -19,7 +18,7 @@ BLOCK, MATRICES = "block", "matrices"
 STATISTICS = ("mean", "median", "max")
 
 
-def drift_rows(records: Records, windows: Sequence[Mapping[str, Any]]) -> list[Row]:
+def drift_rows(records: Records, windows: Rows) -> list[Row]:
     """Return a row, with DRIFT_COLUMNS, for each block of each pruned cell, for each kind of drift,
     and for the block's output and its matrices; seeds are averaged.
 
@@ -32,46 +31,35 @@ def drift_rows(records: Records, windows: Sequence[Mapping[str, Any]]) -> list[R
             windows (`usual_windows`), for all adaptations if no pruned model has several of these,
             and for models that are not adapted.
     """
-    keys = "model", "criterion", "pattern", "adaptation"
+    keys = DRIFT_COLUMNS[:4]
     by_window = {tuple(row[key] for key in keys) for row in usual_windows(windows)}
     if max(Counter(one[:-1] for one in by_window).values(), default=0) < 2:
         by_window = set()
     measured = {cell: record for cell, record in records.items() if "drift" in record["metrics"]}
     rows: list[Row] = []
     for cells in seed_groups(measured):
-        one = cells[0]
-        names = {key: getattr(one, key) for key in keys}
-        known = tuple(names.values()) in by_window or not by_window
-        compared = one.adaptation == NONE or known
-        found = [measured[cell]["metrics"]["drift"]["drift"] for cell in cells]
-        for kind in found[0]:
-            for block in range(len(found[0][kind])):
-                of_seeds = [drift[kind][block] for drift in found]
+        names = {key: getattr(cells[0], key) for key in keys}
+        compared = names["adaptation"] == NONE or not by_window
+        compared |= tuple(names.values()) in by_window
+        of_seeds = [measured[cell]["metrics"]["drift"]["drift"] for cell in cells]
+        for kind in of_seeds[0]:
+            for block in range(len(of_seeds[0][kind])):
                 for output in (BLOCK, MATRICES):
-                    seeds = [_facts(outputs, output) for outputs in of_seeds]
-                    rows.append(
-                        {
-                            **names,
-                            "seeds": len(cells),
-                            "compared": int(compared),
-                            "block": block,
-                            "kind": kind,
-                            "output": output,
-                            **{key: fmean(facts[key] for facts in seeds) for key in STATISTICS},
-                        }
-                    )
+                    facts = [_facts(drift[kind][block], output) for drift in of_seeds]
+                    row = {**names, "seeds": len(cells), "compared": int(compared)}
+                    row |= {"block": block, "kind": kind, "output": output}
+                    row |= {key: fmean(each[key] for each in facts) for key in STATISTICS}
+                    rows.append(row)
     return rows
 
 
 def _facts(outputs: Mapping[str, Mapping[str, float | None]], output: str) -> dict[str, float]:
     """Return the statistics of a block's own output, or of all its matrices."""
     shown = [BLOCK] if output == BLOCK else [name for name in outputs if name != BLOCK]
-    values = {
-        key: [float("nan") if (value := outputs[name][key]) is None else value for name in shown]
-        for key in STATISTICS
-    }
-    # `max` of numbers with a NaN among them depends on their order.
-    return {
-        key: max(of) if key == "max" and not any(map(math.isnan, of)) else fmean(of)
-        for key, of in values.items()
-    }
+    facts = {}
+    for key in STATISTICS:
+        values = [number(outputs[name][key]) for name in shown]
+        # `max` of numbers with a NaN among them depends on their order.
+        is_largest = key == "max" and not any(map(math.isnan, values))
+        facts[key] = max(values) if is_largest else fmean(values)
+    return facts

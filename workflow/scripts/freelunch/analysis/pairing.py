@@ -13,12 +13,16 @@ from statistics import fmean, stdev
 from typing import Any
 
 from freelunch.core.errors import UserError, run_again
+from freelunch.records.record import AdaptationFacts, CostFacts
 from freelunch.records.record import Records as Records
 from freelunch.study.cell import Cell
 from freelunch.study.steps import EVALUATE_CELL
 
-# None is an empty field, NaN a number that is not finite.
-Row = dict[str, str | int | float | None]
+# A line of a table, by column. None is an empty field, NaN a number that is not finite.
+Row = dict[str, Any]
+Rows = Sequence[Row]
+# What was measured with each seed on each unit of a text: (seeds, units).
+Measured = Sequence[Sequence[float]]
 # Seeds from which more can be said than what holds for these samples and orders.
 ENOUGH_SEEDS = 3
 
@@ -51,10 +55,10 @@ def parameters_by_model(records: Records) -> dict[str, int]:
 
 def by_adaptation(cells: Iterable[Cell]) -> dict[str, dict[int, Cell]]:
     """Return the cells of a pruned model by adaptation, then by seed."""
-    found: dict[str, dict[int, Cell]] = {}
+    by_name: dict[str, dict[int, Cell]] = {}
     for cell in cells:
-        found.setdefault(cell.adaptation, {})[cell.seed] = cell
-    return found
+        by_name.setdefault(cell.adaptation, {})[cell.seed] = cell
+    return by_name
 
 
 def most_shared(seeds: Iterable[int], runs: Sequence[Collection[int]]) -> int | None:
@@ -65,7 +69,7 @@ def most_shared(seeds: Iterable[int], runs: Sequence[Collection[int]]) -> int | 
     return max(sorted(seeds), key=lambda seed: sum(seed in run for run in runs), default=None)
 
 
-def window_means(seeds: Sequence[Sequence[float]]) -> list[float]:
+def window_means(seeds: Measured) -> list[float]:
     """Return what was measured on each window, averaged over seeds."""
     return [fmean(window) for window in zip(*seeds, strict=True)]
 
@@ -93,6 +97,17 @@ def paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float
     return unit_losses(metrics), unit_losses(dense_metrics)
 
 
+def loss_differences(
+    one: Mapping[int, Cell], other: Mapping[int, Cell], seeds: Iterable[int], records: Records
+) -> list[list[float]]:
+    """Return the losses of some cells minus those of others, each by seed: (seeds, units)."""
+    pairs = (
+        (paired_losses(one[seed], records)[0], paired_losses(other[seed], records)[0])
+        for seed in seeds
+    )
+    return [[loss - other_loss for loss, other_loss in zip(*pair, strict=True)] for pair in pairs]
+
+
 def measured_perplexity(record: Mapping[str, Any]) -> tuple[float, float, list[float]]:
     """Return a perplexity, its standard error, and the loss of each independent unit."""
     metrics = record["metrics"]["perplexity"]
@@ -108,12 +123,7 @@ def standard_error(values: Sequence[float]) -> float:
 def paired_difference(
     losses: Sequence[float], other_losses: Sequence[float]
 ) -> tuple[float, float]:
-    """Return the mean over windows of loss minus other loss, and its standard error.
-
-    Args:
-        losses: Mean loss of each window, nats per token.
-        other_losses: Another cell's, of the same windows.
-    """
+    """Return the mean over windows of loss minus other loss, and its standard error."""
     differences = [loss - other for loss, other in zip(losses, other_losses, strict=True)]
     return fmean(differences), standard_error(differences)
 
@@ -141,18 +151,70 @@ def mean_over_seeds(
     return fmean(levels), standard_error(moves), spread_over_seeds(levels)
 
 
+def perplexity_over_seeds(
+    cells: Iterable[Cell], records: Records
+) -> tuple[float, float, float | None]:
+    """Return the perplexity of cells that differ in their seed, as `mean_over_seeds` does."""
+    return mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
+
+
+def over_units_and_seeds(measured: Measured) -> tuple[float, float, float | None]:
+    """Return the mean, its standard error over units and its standard deviation over seeds."""
+    of_units = window_means(measured)
+    spread = spread_over_seeds([fmean(of_seed) for of_seed in measured])
+    return fmean(of_units), standard_error(of_units), spread
+
+
+def share_of(part: Measured, total: Measured) -> tuple[float, float, float | None]:
+    """Return the mean of a part divided by that of the total, its error and its spread.
+
+    To first order the share changes with unit or seed x by (part_x - share * total_x) / total.
+
+    Returns:
+        The share, its standard error over units and its standard deviation over seeds (None for
+        one seed); NaN where a loss is not finite, or where the total is not above 0.
+    """
+    mean = fmean(window_means(total))
+    # NaN goes on to all three.
+    mean = mean if mean > 0 else math.nan
+    share = fmean(window_means(part)) / mean
+
+    def moves(parts: Sequence[float], totals: Sequence[float]) -> list[float]:
+        return [(one - share * other) / mean for one, other in zip(parts, totals, strict=True)]
+
+    error = standard_error(moves(window_means(part), window_means(total)))
+    of_seeds = ([fmean(of_seed) for of_seed in measured] for measured in (part, total))
+    return share, error, spread_over_seeds(moves(*of_seeds))
+
+
+def total_error(error: float, spread: float | None, seeds: int) -> float:
+    """Return the standard error over units and over seeds, which add in quadrature."""
+    return math.hypot(error, (spread or 0.0) / math.sqrt(seeds))
+
+
+def with_errors(name: str, *numbers: float | None) -> Row:
+    """Return the columns of a number: itself, its standard error and, if given, its spread."""
+    return dict(zip(error_columns(name), numbers, strict=False))
+
+
+def error_columns(name: str) -> tuple[str, str, str]:
+    """Return the names of the columns of a number, its standard error and its spread over seeds."""
+    return name, f"{name}_standard_error", f"{name}_standard_deviation_over_seeds"
+
+
 def spread_over_seeds(values: Sequence[float]) -> float | None:
     """Return the standard deviation; None for one seed, NaN if one is not finite."""
     return _deviation(values) if len(values) > 1 else None
 
 
-def operations(cost: Mapping[str, Any]) -> float:
-    """Return the operations of an adaptation, with those of the dense pass that made its targets.
-
-    Args:
-        cost: The cost of its step, as records have it.
-    """
+def operations(cost: CostFacts) -> float:
+    """Return the operations of an adaptation, those of the dense pass for its targets included."""
     return float(cost["flops"] + cost.get("dense_flops", 0))
+
+
+def selected_on(facts: AdaptationFacts) -> str | None:
+    """Return the text on which the settings of an adaptation were chosen; None without a search."""
+    return facts["choice"]["selected_on"] if facts["choice"] else None
 
 
 def number(value: float | None) -> float:

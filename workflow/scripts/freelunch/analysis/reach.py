@@ -68,10 +68,9 @@ def _reach(
     compared = [reference, *finite]
     losses = np.array([each.losses for each in compared])
     sample = Sample([each.name for each in compared], [losses], neighbours)
-    found = estimate([crossing], [sample])
-    one = reference.cells[0]
+    reached = estimate([crossing], [sample])
     return {
-        **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
+        **{key: getattr(reference.cells[0], key) for key in REACH_COLUMNS[:3]},
         "series": name,
         "reference": reference.name,
         "budgets": len(members),
@@ -79,9 +78,9 @@ def _reach(
         "unit": unit,
         "smallest_over_reference": min(amounts.values()),
         "largest_over_reference": max(amounts.values()),
-        "reached_at_over_reference": found.value,
-        "reached_at_low": found.low,
-        "reached_at_high": found.high,
+        "reached_at_over_reference": reached.value,
+        "reached_at_low": reached.low,
+        "reached_at_high": reached.high,
     }
 
 
@@ -91,10 +90,10 @@ def by_amount(amounts: Mapping[str, float]) -> dict[float, list[str]]:
     What saw more tokens, in more epochs, may have seen fewer distinct ones: the order of a series
     is not that of each unit.
     """
-    found: dict[float, list[str]] = {}
+    curve: dict[float, list[str]] = {}
     for name in sorted(amounts, key=amounts.__getitem__):
-        found.setdefault(amounts[name], []).append(name)
-    return found
+        curve.setdefault(amounts[name], []).append(name)
+    return curve
 
 
 def excess_on(
@@ -123,12 +122,12 @@ def reached_at(amounts: Sequence[float], excess: "Sequence[Numbers]") -> "Number
     """
     import numpy as np
 
-    found = np.full_like(excess[0], math.inf)
+    reached = np.full_like(excess[0], math.inf)
     # From the last amount to the first, so that the first one that reaches it stays.
     for at in range(len(amounts) - 1, 0, -1):
         before, after = excess[at - 1], excess[at]
         crosses = (before > 0) & (after <= 0)
-        share = np.divide(before, before - after, out=np.zeros_like(found), where=crosses)
+        share = np.divide(before, before - after, out=np.zeros_like(reached), where=crosses)
         low, high = math.log(amounts[at - 1]), math.log(amounts[at])
-        found = np.where(after <= 0, np.exp(low + share * (high - low)), found)
-    return np.where(excess[0] <= 0, amounts[0], found)
+        reached = np.where(after <= 0, np.exp(low + share * (high - low)), reached)
+    return np.where(excess[0] <= 0, amounts[0], reached)

@@ -10,20 +10,23 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from freelunch.analysis.pairing import (
     Records,
     Row,
-    mean_over_seeds,
-    measured_perplexity,
+    Rows,
+    by_adaptation,
+    error_columns,
+    loss_differences,
     most_shared,
     operations,
-    paired_losses,
+    over_units_and_seeds,
+    perplexity_over_seeds,
     pruned_models,
-    spread_over_seeds,
-    standard_error,
-    window_means,
+    selected_on,
+    share_of,
+    total_error,
+    with_errors,
 )
 from freelunch.records.record import adaptation_facts
 from freelunch.study.adaptations import LeastSquares, Local
@@ -36,9 +39,10 @@ from freelunch.study.windows import window_size
 WINDOW_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
     *("tokens", "window", "exact", "inputs", "targets", "selected_on"),
-    *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
-    *("gain", "gain_standard_error", "gain_standard_deviation_over_seeds"),
-    *("best", "gain_missed", "gain_missed_standard_error"),
+    *error_columns("perplexity"),
+    *error_columns("gain"),
+    "best",
+    *error_columns("gain_missed")[:2],
     *("adaptation_flops", "adaptation_wall_s", "adaptation_peak_bytes"),
     *("perplexity_unadapted", "perplexity_dense"),
 )
@@ -46,12 +50,9 @@ WINDOW_COLUMNS = (
 
 @dataclass(frozen=True)
 class AdaptedCells:
-    """The cells of one adaptation of a pruned model.
+    """The cells, by seed, of one adaptation of a pruned model.
 
     Attributes:
-        name: Name of the adaptation.
-        cells: Its cells by seed.
-        settings: Its settings.
         tokens: The tokens of text that it sees.
         window: The window that was adapted together.
         selected_on: The text on which its learning rate was chosen, where several were listed.
@@ -66,8 +67,12 @@ class AdaptedCells:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """Return the settings that tell compared windows apart."""
-        return self.settings.method, self.window, self.settings.inputs, self.targets
+        """Return what tells compared windows apart: windows are compared, not losses or precisions.
+
+        What was chosen on the evaluation text is a kind of its own, shown beside the usual one.
+        """
+        settings = self.settings
+        return settings.method, self.window, settings.inputs, self.targets, self.favoured
 
     @property
     def favoured(self) -> bool:
@@ -89,16 +94,27 @@ def window_rows(records: Records, study: Study) -> list[Row]:
     a row. All are compared over the seeds that they share with the unadapted model. What was chosen
     on the evaluation text is the best only where nothing else is finite.
     """
-    return [row for cells in pruned_models(records) for row in _rows_of(cells, records, study)]
+    rows = []
+    for cells in pruned_models(records):
+        by_name = by_adaptation(cells)
+        unadapted = by_name.get(NONE, {})
+        compared = study.comparisons.window_group(cells[0])
+        adapted = [
+            _adapted(name, of_seeds, records, study)
+            for name, of_seeds in by_name.items()
+            if name in compared
+        ]
+        for tokens in sorted({each.tokens for each in adapted}):
+            here = [each for each in adapted if each.tokens == tokens]
+            rows += _compared(here, unadapted, records)
+    return rows
 
 
-def compared_together(
-    rows: Sequence[Mapping[str, Any]],
-) -> Iterator[tuple[str, str, list[Mapping[str, Any]]]]:
+def compared_together(rows: Rows) -> Iterator[tuple[str, str, list[Row]]]:
     """Yield the rows that are compared with each other: those of one pruned model and one amount of
     text. Before them come the name of the model and, if it has several, the amount in words.
     """
-    models: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
+    models: dict[str, dict[int, list[Row]]] = {}
     for row in rows:
         models.setdefault(pruned_model(row), {}).setdefault(row["tokens"], []).append(row)
     for name, amounts in models.items():
@@ -106,7 +122,7 @@ def compared_together(
             yield name, "" if len(amounts) == 1 else f"{tokens:,} tokens", here
 
 
-def usual_windows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def usual_windows(rows: Rows) -> list[Row]:
     """Return the rows that differ in their window alone: those with dense inputs and targets.
 
     What was chosen on the evaluation text is shown in the table of windows, and not compared.
@@ -119,136 +135,73 @@ def usual_windows(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     ]
 
 
-def _rows_of(cells: Sequence[Cell], records: Records, study: Study) -> list[Row]:
-    unadapted = {cell.seed: cell for cell in cells if cell.adaptation == NONE}
-    adapted = [
-        _adapted(name, [cell for cell in cells if cell.adaptation == name], records, study)
-        for name in dict.fromkeys(cell.adaptation for cell in cells)
-        if name in study.comparisons.window_group(cells[0])
-    ]
-    return [
-        row
-        for tokens in sorted({each.tokens for each in adapted})
-        for row in _compared([it for it in adapted if it.tokens == tokens], unadapted, records)
-    ]
-
-
 def _compared(
     adapted: Sequence[AdaptedCells], unadapted: Mapping[int, Cell], records: Records
 ) -> list[Row]:
-    """Return the rows of adaptations that see the same amount of text."""
+    """Return the rows of adaptations that see the same amount of text: the first of each kind."""
     shared = most_shared(unadapted, [each.cells for each in adapted])
-    adapted = _one_of_a_kind([each for each in adapted if shared in each.cells])
-    if len(adapted) < 2:
+    kinds: dict[tuple[object, ...], AdaptedCells] = {}
+    for each in adapted:
+        if shared in each.cells:
+            kinds.setdefault(each.kind, each)
+    firsts = list(kinds.values())
+    if len(firsts) < 2:
         return []
-    common = sorted(set(unadapted).intersection(*(each.cells for each in adapted)))
-    whole = {each.name: _mean(_gains(each, unadapted, common, records)) for each in adapted}
+    common = sorted(set(unadapted).intersection(*(each.cells for each in firsts)))
 
     def rank(each: AdaptedCells) -> tuple[bool, bool, float]:
-        gain = whole[each.name]
+        gain, _, _ = over_units_and_seeds(loss_differences(unadapted, each.cells, common, records))
         return not math.isnan(gain), not each.favoured, gain
 
-    best = max(adapted, key=rank)
-    return [_row(each, best, unadapted, records) for each in sorted(adapted, key=_size)]
-
-
-def _one_of_a_kind(adapted: Sequence[AdaptedCells]) -> list[AdaptedCells]:
-    """Return the first adaptation of each kind: windows are compared, not losses or precisions.
-
-    An adaptation chosen on the evaluation text is a kind of its own, shown beside the usual one.
-    """
-    found: dict[tuple[object, ...], AdaptedCells] = {}
-    for each in adapted:
-        found.setdefault((each.kind, each.favoured), each)
-    return list(found.values())
+    best = max(firsts, key=rank)
+    return [_row(each, best, unadapted, records) for each in sorted(firsts, key=_size)]
 
 
 def _row(
     adapted: AdaptedCells, best: AdaptedCells, unadapted: Mapping[int, Cell], records: Records
 ) -> Row:
     seeds = sorted({*unadapted} & {*adapted.cells} & {*best.cells})
-    gains, best_gains = (_gains(each, unadapted, seeds, records) for each in (adapted, best))
+    gains, best_gains = (
+        loss_differences(unadapted, each.cells, seeds, records) for each in (adapted, best)
+    )
+    gained, error, spread = share_of(gains, best_gains)
     cells = [adapted.cells[seed] for seed in seeds]
-    one = cells[0]
-    perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
-    before = mean_over_seeds([measured_perplexity(records[unadapted[seed]]) for seed in seeds])
+    one, settings = cells[0], adapted.settings
+    before, _, _ = perplexity_over_seeds([unadapted[seed] for seed in seeds], records)
+    dense, _, _ = perplexity_over_seeds([Cell.dense(one.model)], records)
     costs = [records[cell]["cost"][RECONSTRUCT_WINDOW] for cell in cells]
-    missed, missed_error = _missed(gains, best_gains)
     return {
-        **{key: getattr(one, key) for key in ("model", "criterion", "pattern", "adaptation")},
+        **{key: getattr(one, key) for key in WINDOW_COLUMNS[:4]},
         "seeds": len(seeds),
         "tokens": adapted.tokens,
         "window": adapted.window,
-        "exact": int(isinstance(adapted.settings, LeastSquares)),
-        "inputs": adapted.settings.inputs,
+        "exact": int(isinstance(settings, LeastSquares)),
+        "inputs": settings.inputs,
         "targets": adapted.targets,
         "selected_on": adapted.selected_on,
-        "perplexity": perplexity[0],
-        "perplexity_standard_error": perplexity[1],
-        "perplexity_standard_deviation_over_seeds": perplexity[2],
-        "gain": _mean(gains),
-        "gain_standard_error": standard_error(window_means(gains)),
-        "gain_standard_deviation_over_seeds": spread_over_seeds([fmean(of) for of in gains]),
+        **with_errors("perplexity", *perplexity_over_seeds(cells, records)),
+        **with_errors("gain", *over_units_and_seeds(gains)),
         "best": best.name,
-        "gain_missed": missed,
-        "gain_missed_standard_error": missed_error,
+        **with_errors("gain_missed", 1 - gained, total_error(error, spread, len(seeds))),
         "adaptation_flops": fmean(map(operations, costs)),
         "adaptation_wall_s": fmean(cost["wall_s"] for cost in costs),
         "adaptation_peak_bytes": max(cost["peak_bytes"] for cost in costs),
-        "perplexity_unadapted": before[0],
-        "perplexity_dense": measured_perplexity(records[Cell.dense(one.model)])[0],
+        "perplexity_unadapted": before,
+        "perplexity_dense": dense,
     }
 
 
-def _missed(
-    gains: Sequence[Sequence[float]], best: Sequence[Sequence[float]]
-) -> tuple[float, float]:
-    """Return 1 - gain / best gain and its standard error.
-
-    To first order it changes with window w by ((1 - missed) best_w - gain_w) / best. The error over
-    seeds, where there are several, adds to that over windows in quadrature.
-    """
-    whole = _mean(best)
-    if not whole > 0:
-        return math.nan, math.nan
-    kept = _mean(gains) / whole
-
-    def moves(of_gain: Sequence[float], of_best: Sequence[float]) -> list[float]:
-        return [(kept * top - gain) / whole for gain, top in zip(of_gain, of_best, strict=True)]
-
-    error = standard_error(moves(window_means(gains), window_means(best)))
-    spread = spread_over_seeds(moves([fmean(of) for of in gains], [fmean(of) for of in best]))
-    return 1 - kept, math.hypot(error, (spread or 0.0) / math.sqrt(len(gains)))
-
-
-def _adapted(name: str, cells: Sequence[Cell], records: Records, study: Study) -> AdaptedCells:
-    record = records[cells[0]]
-    settings = read_adaptation(record["spec"]["adaptation"] or {})
-    tokens = study.comparisons.sequences[name] * study.calibration_of(cells[0].model).length
-    facts = adaptation_facts(record)
-    selected_on = facts["choice"]["selected_on"] if facts["choice"] else None
-    by_seed = {cell.seed: cell for cell in cells}
-    return AdaptedCells(name, by_seed, settings, tokens, facts["window"], selected_on)
+def _adapted(
+    name: str, by_seed: Mapping[int, Cell], records: Records, study: Study
+) -> AdaptedCells:
+    cell = next(iter(by_seed.values()))
+    settings = read_adaptation(records[cell]["spec"]["adaptation"] or {})
+    tokens = study.comparisons.sequences[name] * study.calibration_of(cell.model).length
+    facts = adaptation_facts(records[cell])
+    return AdaptedCells(name, by_seed, settings, tokens, facts["window"], selected_on(facts))
 
 
 def _size(adapted: AdaptedCells) -> tuple[object, ...]:
     """Return the key that sorts windows from small to large, those with dense inputs first."""
     sparse, size = adapted.settings.is_sequential, window_size(adapted.window)
     return sparse, size, isinstance(adapted.settings, LeastSquares), adapted.name
-
-
-def _gains(
-    adapted: AdaptedCells, unadapted: Mapping[int, Cell], seeds: Sequence[int], records: Records
-) -> list[list[float]]:
-    """Return the gain of an adaptation with each seed, window by window."""
-    return [_differences(unadapted[seed], adapted.cells[seed], records) for seed in seeds]
-
-
-def _differences(one: Cell, other: Cell, records: Records) -> list[float]:
-    """Return the loss of a cell minus that of another, window by window."""
-    pair = [paired_losses(cell, records)[0] for cell in (one, other)]
-    return [loss - other_loss for loss, other_loss in zip(*pair, strict=True)]
-
-
-def _mean(losses: Sequence[Sequence[float]]) -> float:
-    return fmean(window_means(losses))

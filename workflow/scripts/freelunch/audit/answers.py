@@ -18,8 +18,9 @@ from freelunch.audit.measures.measure import BySeed, shared_sample, shared_seeds
 from freelunch.audit.measures.recovery import recovered_by
 from freelunch.audit.numbers import Number, json_number
 from freelunch.reporting.cells import means_over_seeds
+from freelunch.reporting.drawing.adaptation_looks import adaptation_labels
 from freelunch.reporting.formatting import rounded
-from freelunch.reporting.labels import adaptation_labels, pruning_label
+from freelunch.reporting.labels import pruning_label
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.study import Study
 

@@ -13,7 +13,7 @@ from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import shared_sample
 from freelunch.audit.measures.recovery import recovered_by, recovery
 from freelunch.audit.numbers import Number
-from freelunch.reporting.labels import adaptation_labels, first_of_kinds
+from freelunch.reporting.drawing.adaptation_looks import adaptation_labels, first_of_kinds
 from freelunch.reporting.results import Results
 from freelunch.study.cell import NONE, Cell
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from freelunch.analysis.accuracy import MEAN
+from freelunch.analysis.pairing import Rows
 from freelunch.reporting.formatting import (
     NOTHING,
     duration,
@@ -16,8 +17,7 @@ from freelunch.reporting.formatting import (
     with_error,
 )
 from freelunch.reporting.metrics import METRICS, Metric
-from freelunch.reporting.sections.tasks import MINUS_DENSE, MINUS_UNADAPTED
-from freelunch.reporting.table import Rows
+from freelunch.reporting.sections.task_section import MINUS_DENSE, MINUS_UNADAPTED
 from freelunch.study.cell import DENSE, NONE
 
 Row = Mapping[str, Any]

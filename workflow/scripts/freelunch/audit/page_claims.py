@@ -20,7 +20,8 @@ from freelunch.audit.verdicts import (
     of_claim,
     tally,
 )
-from freelunch.reporting.labels import criterion_label, window_label
+from freelunch.reporting.drawing.adaptation_looks import window_label
+from freelunch.reporting.labels import criterion_label
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from freelunch.analysis.pairing import Records
 from freelunch.audit.audit import Audit, audit_records
-from freelunch.audit.figures import TABLES_OF_CLAIMS, drawings, figures_of
+from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
 from freelunch.audit.output_files import VERDICTS
 from freelunch.core.errors import STUDY_VARIABLE, UserError
 from freelunch.core.files import write_atomically
@@ -77,9 +77,8 @@ def write_results(
     for name, text in {**texts, VERDICTS: audit.verdicts}.items():
         write_atomically(folder / name, text)
     for figure in figures_of(study):
-        name, data = figure.name, folder / figure.table.file
-        outputs = [folder / FIGURES / f"{name}{suffix}" for suffix in formats]
-        draw_figure(name, data, figure.settings(study), outputs, drawings(name))
+        outputs = [folder / FIGURES / f"{figure.name}{suffix}" for suffix in formats]
+        draw_figure(figure.drawing, folder / figure.table.file, figure.settings(study), outputs)
     return audit
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
+from freelunch.analysis.intervals import told_apart
 from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, seed_groups
-from freelunch.analysis.resolution import told_apart
 from freelunch.audit.claims import load_data
 from freelunch.audit.protocol import PROTOCOL
 from freelunch.reporting.formatting import significant

@@ -4,67 +4,152 @@ Each number comes with its uncertainty: the standard error over the windows of t
 there are several seeds, the standard deviation over them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
 from freelunch.analysis.pairing import (
-    Records,
     Row,
+    Rows,
+    error_columns,
     exp,
     mean_over_seeds,
-    measured_perplexity,
     number,
     operations,
     paired_difference,
     paired_losses,
+    perplexity_over_seeds,
     seed_groups,
+    with_errors,
 )
-from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS
-from freelunch.reporting.table import Rows
+from freelunch.records.record import CandidateFacts, Record, Records
+from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS, Value
 from freelunch.study import steps
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.search import SEARCHED, chosen_of
 
+
+@dataclass(frozen=True)
+class Fact:
+    """A fact in the record of a cell that becomes a column of `summary.csv`.
+
+    Attributes:
+        column: The column; the unit, if there is one, is part of its name.
+        read: Returns it from a record; None if the record lacks it.
+        over_seeds: Makes one number of those of several seeds; None where none is needed.
+    """
+
+    column: str
+    read: Callable[[Record], Value]
+    over_seeds: Callable[[list[Any]], Value] | None = None
+
+
+def _in(*path: str) -> Callable[[Any], Value]:
+    """Return a function that reads what keys lead to; None where there is none."""
+
+    def read(record: Any) -> Value:
+        for key in path:
+            record = record.get(key)
+            if record is None:
+                return None
+        return record  # type: ignore[no-any-return]
+
+    return read
+
+
+def _cost(of: Sequence[str], key: str, record: Record) -> Value:
+    """Return a cost summed over the steps that the cell took part in; None if there were none."""
+    costs: Mapping[str, Any] = record["cost"]
+    parts = [costs[step][key] for step in of if key in costs.get(step, {})]
+    return sum(parts) if parts else None
+
+
+def _operations(record: Record) -> Value:
+    """Return the operations of an adaptation; None if its step noted none, or there is none."""
+    costs = [record["cost"][step] for step in ADAPTATION if step in record["cost"]]
+    known = [operations(cost) for cost in costs if "flops" in cost]
+    return sum(known) if known else None
+
+
+def _nonzero(record: Record) -> Value:
+    return record["identity"]["parameters"] - record["identity"]["zeros"]
+
+
+def _speed_ratio(record: Record) -> Value:
+    speed = (
+        record["metrics"]["drift"]["tokens_per_second"] if "drift" in record["metrics"] else None
+    )
+    return speed["checkpoint"] / speed["dense"] if speed else None
+
+
+def _worse(record: Record) -> Value:
+    """Return how many losses rose. Only retrainings count: a window that got worse stays pruned."""
+    losses = record["adaptation"]["losses"].values() if record["adaptation"] else ()
+    return sum(loss["after"] > loss["before"] for loss in losses)
+
+
+def _chosen(key: str, record: Record) -> Value:
+    """Return a setting of an adaptation: the one that a search chose, if several are listed."""
+    choice = record["adaptation"]["choice"] if record["adaptation"] else None
+    return chosen_of(choice, record["spec"].get("adaptation") or {}).get(key)
+
+
+# The steps whose costs each part of the summary adds up.
+ADAPTATION = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
+CALIBRATION = (steps.SAMPLE_CALIBRATION, steps.CAPTURE_DENSE)
+# All seeds share these.
+_first = itemgetter(0)
+FACTS = (
+    Fact("sparsity", _in("identity", "sparsity"), fmean),
+    Fact("zeros", _in("identity", "zeros")),
+    Fact("weights", _in("identity", "weights")),
+    Fact("windows", _in("metrics", "perplexity", "windows"), _first),
+    Fact("window_length", _in("metrics", "perplexity", "length"), _first),
+    Fact("window_stride", _in("metrics", "perplexity", "stride"), _first),
+    Fact("parameters", _in("identity", "parameters"), _first),
+    Fact("nonzero_parameters", _nonzero, _first),
+    Fact("stored_bytes", _in("identity", "stored_bytes"), _first),
+    Fact("tokens_per_second", _in("metrics", "drift", "tokens_per_second", "checkpoint")),
+    Fact("tokens_per_second_over_dense", _speed_ratio, fmean),
+    Fact("adaptation_tokens", partial(_cost, ADAPTATION, "tokens"), fmean),
+    Fact("adaptation_flops", _operations, fmean),
+    Fact("adaptation_wall_s", partial(_cost, ADAPTATION, "wall_s"), fmean),
+    Fact("adaptation_peak_bytes", partial(_cost, ADAPTATION, "peak_bytes"), max),
+    Fact("adaptation_distinct_tokens", _in("adaptation", "distinct_tokens")),
+    Fact("adaptation_steps", _in("adaptation", "steps")),
+    Fact("trained_parameters", _in("adaptation", "trained_parameters")),
+    Fact("adaptation_cpu_s", partial(_cost, ADAPTATION, "cpu_s")),
+    Fact("adaptation_window", _in("adaptation", "window")),
+    Fact("adaptation_windows", _in("adaptation", "windows"), sum),
+    Fact("adaptation_windows_kept_pruned", _in("adaptation", "windows_kept_pruned"), sum),
+    Fact("selected_on", _in("adaptation", "choice", "selected_on"), _first),
+    Fact("learning_rate", partial(_chosen, "learning_rate")),
+    Fact("epochs", partial(_chosen, "epochs")),
+    Fact("search_flops", partial(_cost, (steps.SEARCH,), "flops"), fmean),
+    Fact("search_wall_s", partial(_cost, (steps.SEARCH,), "wall_s")),
+    Fact("calibration_wall_s", partial(_cost, CALIBRATION, "wall_s")),
+    Fact("pruning_wall_s", partial(_cost, (steps.PRUNE_MODEL,), "wall_s")),
+    Fact("evaluation_wall_s", partial(_cost, (steps.EVALUATE_CELL,), "wall_s")),
+    Fact("checkpoint_sha256", _in("identity", "checkpoint_sha256")),
+)
 SUMMARY_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seed"),
     *("perplexity", "perplexity_standard_error", "loss", "loss_standard_error"),
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
     *METRIC_COLUMNS,
-    *("sparsity", "zeros", "weights", "windows", "window_length", "window_stride"),
-    *("parameters", "nonzero_parameters", "stored_bytes"),
-    *("tokens_per_second", "tokens_per_second_over_dense"),
-    *("adaptation_tokens", "adaptation_flops", "adaptation_wall_s", "adaptation_peak_bytes"),
-    *("adaptation_distinct_tokens", "adaptation_steps", "trained_parameters", "adaptation_cpu_s"),
-    *("adaptation_window", "adaptation_windows", "adaptation_windows_kept_pruned"),
-    *("selected_on", "learning_rate", "epochs", "search_flops", "search_wall_s"),
-    *("calibration_wall_s", "pruning_wall_s", "evaluation_wall_s"),
-    *("checkpoint_sha256", "record"),
+    *(fact.column for fact in FACTS),
+    "record",
 )
 CRITERIA_COLUMNS = (
     *("criterion", "pattern", "model", "adaptation", "seeds"),
-    *("perplexity", "perplexity_standard_error", "perplexity_standard_deviation_over_seeds"),
+    *error_columns("perplexity"),
 )
+CRITERIA_BUDGET_COLUMNS = (*CRITERIA_COLUMNS, "series", "tokens")
 # As `Comparisons.criteria_budgets` has them.
 BudgetsOfCriteria = Mapping[tuple[str, str], Sequence[Sequence[str]]]
-CRITERIA_BUDGET_COLUMNS = (*CRITERIA_COLUMNS, "series", "tokens")
-# The steps whose costs each part of the summary adds up.
-ADAPTATION = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
-SEARCH = (steps.SEARCH,)
-CALIBRATION = (steps.SAMPLE_CALIBRATION, steps.CAPTURE_DENSE)
-PRUNING = (steps.PRUNE_MODEL,)
-# Records from before there was one evaluation per cell name the step that measured perplexity.
-EVALUATION = (steps.EVALUATE_CELL, "evaluate_perplexity")
-# How seeds become one row: columns that all seeds share, that are averaged, and that are added up.
-_SHARED = (
-    *("windows", "window_length", "window_stride"),
-    *("parameters", "nonzero_parameters", "stored_bytes", "selected_on"),
-)
-_AVERAGED = (
-    *("tokens_per_second_over_dense", "sparsity"),
-    *("adaptation_tokens", "adaptation_flops", "adaptation_wall_s", "search_flops"),
-)
-_ADDED = (*("adaptation_windows", "adaptation_windows_kept_pruned", "adaptation_windows_worse"),)
 
 
 def cell_rows(records: Records) -> list[Row]:
@@ -82,141 +167,110 @@ def means_over_seeds(records: Records) -> list[Row]:
 
 
 def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
-    """Return the rows that compare criteria.
-
-    These are the rows of the adaptations that several criteria have with the same model and
+    """Return the rows of the adaptations that several criteria have with the same model and
     pattern, and those of the dense models beside them; all rows if there is no such adaptation. Of
     adaptations that differ only in their budget, there is only the first.
-
-    Args:
-        means: As `means_over_seeds` returns them.
-        budgets: As `Comparisons.criteria_budgets` has them.
     """
-    criteria: dict[tuple[str, str, str], set[str]] = {}
+    criteria: dict[tuple[str, ...], set[str]] = {}
     for mean in means:
-        criteria.setdefault((*_place(mean), mean["adaptation"]), set()).add(mean["criterion"])
-    shared = {at for at, its in criteria.items() if len(its) > 1} or criteria.keys()
-    others = {
-        (*place, name)
-        for place, of_place in budgets.items()
-        for _, *more in of_place
-        for name in more
-    }
-    shown = shared - others
-    models = {model for model, _, _ in shown}
-    return [
-        mean
-        for mean in means
-        if (*_place(mean), mean["adaptation"]) in shown
-        or (mean["criterion"] == DENSE and mean["model"] in models)
-    ]
+        criteria.setdefault(_place(mean), set()).add(mean["criterion"])
+    shared = {at for at, names in criteria.items() if len(names) > 1} or criteria.keys()
+    series = _series(budgets)
+    shown = {at for at in shared if series.get(at, at[-1]) == at[-1]}
+    return _shown(means, shown)
 
 
 def criteria_budget_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
-    """Return the rows, with CRITERIA_BUDGET_COLUMNS, that compare criteria budget by budget.
+    """Return the rows, with CRITERIA_BUDGET_COLUMNS, of the adaptations that differ only in their
+    budget, of the same models without adaptation, and of the dense models.
 
-    These are the rows of the adaptations that differ only in their budget, those of the same models
-    without adaptation, and those of the dense models. The last two have no series and no tokens. A
-    series is named after its first adaptation.
-
-    Args:
-        means: As `means_over_seeds` returns them.
-        budgets: As `Comparisons.criteria_budgets` has them.
+    The last two have no series and no tokens. A series is named after its first adaptation.
     """
-    series = {
-        (*place, name): names[0]
-        for place, of_place in budgets.items()
-        for names in of_place
-        for name in names
-    }
-    models = {model for model, _ in budgets}
+    series = _series(budgets)
+    rows = _shown(means, {*series, *((*place, NONE) for place in budgets)})
     return [
-        {
-            **mean,
-            "series": series.get((*_place(mean), mean["adaptation"])),
-            "tokens": mean["adaptation_tokens"],
-        }
-        for mean in means
-        if (*_place(mean), mean["adaptation"]) in series
-        or (mean["adaptation"] == NONE and _place(mean) in budgets)
-        or (mean["criterion"] == DENSE and mean["model"] in models)
+        {**row, "series": series.get(_place(row)), "tokens": row["adaptation_tokens"]}
+        for row in rows
     ]
 
 
-def _place(mean: Mapping[str, Any]) -> tuple[str, str]:
-    return mean["model"], mean["pattern"]
+def _series(budgets: BudgetsOfCriteria) -> dict[tuple[str, ...], str]:
+    """Return the first of adaptations that differ only in their budget, by the place of each."""
+    return {
+        (*place, name): names[0]
+        for place, series in budgets.items()
+        for names in series
+        for name in names
+    }
+
+
+def _shown(means: Rows, places: Collection[tuple[str, ...]]) -> Rows:
+    """Return the rows of some places, and those of the dense models beside them."""
+    models = {model for model, *_ in places}
+    return [
+        mean
+        for mean in means
+        if _place(mean) in places or (mean["criterion"] == DENSE and mean["model"] in models)
+    ]
+
+
+def _place(mean: Row) -> tuple[str, ...]:
+    return mean["model"], mean["pattern"], mean["adaptation"]
 
 
 def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
-    of_seeds = [_cell_row(cell, records) for cell in cells]
-    perplexity = mean_over_seeds([measured_perplexity(records[cell]) for cell in cells])
-    ratio: tuple[float | None, float | None, float | None] = (None, None, None)
-    if not cells[0].is_dense:
-        ratio = mean_over_seeds([_ratio(cell, records) for cell in cells])
-    measured = of_seeds
-    if cells[0].is_dense:
+    one, of_seeds = cells[0], [records[cell] for cell in cells]
+    ratio: Sequence[float | None] = (None, None)
+    measured = [_metrics(cell, cell.seed, records) for cell in cells]
+    if one.is_dense:
         # A dense cell is evaluated once, but each seed has held-out text of its own.
-        seeds = sorted({cell.seed for cell in records if cell.model == cells[0].model})
-        measured = [_metrics(cells[0], seed, records) for seed in seeds]
-    choices = dict.fromkeys(str(row["choice"]) for row in of_seeds if row["choice"])
+        seeds = sorted({cell.seed for cell in records if cell.model == one.model})
+        measured = [_metrics(one, seed, records) for seed in seeds]
+    else:
+        ratio = mean_over_seeds([_ratio(cell, records) for cell in cells])[:2]
     return {
-        **{key: of_seeds[0][key] for key in ("model", "criterion", "pattern", "adaptation")},
+        **{key: getattr(one, key) for key in SUMMARY_COLUMNS[:4]},
         "seeds": len(cells),
-        "perplexity": perplexity[0],
-        "perplexity_standard_error": perplexity[1],
-        "perplexity_standard_deviation_over_seeds": perplexity[2],
-        "perplexity_over_dense": ratio[0],
-        "perplexity_over_dense_standard_error": ratio[1],
+        **with_errors("perplexity", *perplexity_over_seeds(cells, records)),
+        **with_errors("perplexity_over_dense", *ratio),
         **{
             column: value
             for metric in METRICS
             for column, value in metric.over_seeds(measured).items()
         },
-        **{column: of_seeds[0][column] for column in _SHARED},
-        **{column: _over(fmean, of_seeds, column) for column in _AVERAGED},
-        **{column: _over(sum, of_seeds, column) for column in _ADDED},
-        "adaptation_peak_bytes": _over(max, of_seeds, "adaptation_peak_bytes"),
-        "choices": ", ".join(choices),
+        **{
+            fact.column: _over_seeds(fact.over_seeds, map(fact.read, of_seeds))
+            for fact in FACTS
+            if fact.over_seeds
+        },
+        "adaptation_windows_worse": sum(map(_worse, of_seeds)),
+        "choices": ", ".join(dict.fromkeys(filter(None, map(_choice, of_seeds)))),
     }
+
+
+def _over_seeds(statistic: Callable[[list[Any]], Value], values: Iterable[Value]) -> Value:
+    """Return a statistic of the values that there are; None if there is none."""
+    known = [value for value in values if value is not None]
+    return statistic(known) if known else None
 
 
 def _cell_row(cell: Cell, records: Records) -> Row:
     record = records[cell]
-    perplexity, identity, cost = record["metrics"]["perplexity"], record["identity"], record["cost"]
+    perplexity = record["metrics"]["perplexity"]
+    difference, error, ratio = None, None, None
+    if not cell.is_dense:
+        difference, error = paired_difference(*paired_losses(cell, records))
+        ratio = exp(difference)
     return {
-        "model": cell.model,
-        "criterion": cell.criterion,
-        "pattern": cell.pattern,
-        "adaptation": cell.adaptation,
-        "seed": cell.seed,
+        **{key: getattr(cell, key) for key in SUMMARY_COLUMNS[:5]},
         "perplexity": number(perplexity["perplexity"]),
         "perplexity_standard_error": number(perplexity["perplexity_standard_error"]),
         "loss": number(perplexity["loss"]),
         "loss_standard_error": number(perplexity["loss_standard_error"]),
-        **_beside_dense(cell, records),
+        **with_errors("loss_minus_dense", difference, error),
+        "perplexity_over_dense": ratio,
         **_metrics(cell, cell.seed, records),
-        "sparsity": identity["sparsity"],
-        "zeros": identity["zeros"],
-        "weights": identity["weights"],
-        "parameters": identity["parameters"],
-        "nonzero_parameters": identity["parameters"] - identity["zeros"],
-        "stored_bytes": identity["stored_bytes"],
-        "windows": perplexity["windows"],
-        "window_length": perplexity["length"],
-        "window_stride": perplexity["stride"],
-        **_speed(record),
-        "adaptation_tokens": _cost(cost, ADAPTATION, "tokens"),
-        "adaptation_flops": _operations(cost),
-        "adaptation_wall_s": _cost(cost, ADAPTATION, "wall_s"),
-        "adaptation_peak_bytes": _cost(cost, ADAPTATION, "peak_bytes"),
-        "adaptation_cpu_s": _cost(cost, ADAPTATION, "cpu_s"),
-        **_adaptation_facts(record),
-        "search_flops": _cost(cost, SEARCH, "flops"),
-        "search_wall_s": _cost(cost, SEARCH, "wall_s"),
-        "calibration_wall_s": _cost(cost, CALIBRATION, "wall_s"),
-        "pruning_wall_s": _cost(cost, PRUNING, "wall_s"),
-        "evaluation_wall_s": _cost(cost, EVALUATION, "wall_s"),
-        "checkpoint_sha256": identity["checkpoint_sha256"],
+        **{fact.column: fact.read(record) for fact in FACTS},
         "record": cell.record_name,
     }
 
@@ -229,64 +283,14 @@ def _metrics(cell: Cell, seed: int, records: Records) -> Row:
     """
     record: Mapping[str, Any] = records[cell]
     if cell.is_dense:
-        held_out = (
-            drift["dense"]
-            for other, its in records.items()
-            if (other.model, other.seed) == (cell.model, seed)
-            and (drift := its["metrics"].get("drift")) is not None
+        of_seed = (
+            facts["metrics"]["drift"]["dense"]
+            for other, facts in records.items()
+            if (other.model, other.seed) == (cell.model, seed) and "drift" in facts["metrics"]
         )
-        if (measured := next(held_out, None)) is not None:
-            record = {**record, "metrics": {**record["metrics"], "drift": measured}}
-    return {
-        column: value for metric in METRICS for column, value in metric.measured(record).items()
-    }
-
-
-def _beside_dense(cell: Cell, records: Records) -> Row:
-    """Return the loss minus that of the dense model, window by window; None for a dense cell."""
-    difference, error = None, None
-    if not cell.is_dense:
-        difference, error = paired_difference(*paired_losses(cell, records))
-    return {
-        "loss_minus_dense": difference,
-        "loss_minus_dense_standard_error": error,
-        "perplexity_over_dense": None if difference is None else exp(difference),
-    }
-
-
-def _speed(record: Mapping[str, Any]) -> Row:
-    """Return the speed of tokens through the blocks; None if drift was not measured."""
-    drift = record["metrics"].get("drift")
-    if drift is None:
-        return dict.fromkeys(("tokens_per_second", "tokens_per_second_over_dense"))
-    speed = drift["tokens_per_second"]
-    return {
-        "tokens_per_second": speed["checkpoint"],
-        "tokens_per_second_over_dense": speed["checkpoint"] / speed["dense"],
-    }
-
-
-def _adaptation_facts(record: Mapping[str, Any]) -> Row:
-    """Return what was adapted, and which of the listed settings a search chose."""
-    found, settings = record["adaptation"] or {}, record["spec"].get("adaptation") or {}
-    choice = found.get("choice") or {}
-    settings = chosen_of(choice, settings)
-    return {
-        "adaptation_distinct_tokens": found.get("distinct_tokens"),
-        "adaptation_steps": found.get("steps"),
-        "trained_parameters": found.get("trained_parameters"),
-        "adaptation_window": found.get("window"),
-        "adaptation_windows": found.get("windows"),
-        "adaptation_windows_kept_pruned": found.get("windows_kept_pruned"),
-        # Only retrainings count: a reconstruction window that got worse keeps its pruned weights.
-        "adaptation_windows_worse": sum(
-            loss["after"] > loss["before"] for loss in found.get("losses", {}).values()
-        ),
-        "selected_on": choice.get("selected_on"),
-        "learning_rate": settings.get("learning_rate"),
-        "epochs": settings.get("epochs"),
-        "choice": choice_text([*choice["candidates"].values()], settings) if choice else None,
-    }
+        if (held_out := next(of_seed, None)) is not None:
+            record = {**record, "metrics": {**record["metrics"], "drift": held_out}}
+    return {column: value for each in METRICS for column, value in each.measured(record).items()}
 
 
 def _ratio(cell: Cell, records: Records) -> tuple[float, float, list[float]]:
@@ -297,32 +301,21 @@ def _ratio(cell: Cell, records: Records) -> tuple[float, float, list[float]]:
     return exp(difference), exp(difference) * error, logs
 
 
-def _over(statistic: Callable[[list[Any]], Any], rows: Sequence[Row], column: str) -> Any:
-    """Return a statistic of the rows that have a value in a column; None if none has."""
-    values = [row[column] for row in rows if row[column] is not None]
-    return statistic(values) if values else None
+def _choice(record: Record) -> str | None:
+    """Return what a search chose, in words; None without one."""
+    choice = record["adaptation"]["choice"] if record["adaptation"] else None
+    return choice_text([*choice["candidates"].values()], chosen_of(choice, {})) if choice else None
 
 
-def _cost(cost: Mapping[str, Any], steps: Sequence[str], key: str) -> int | float | None:
-    """Return a cost summed over the steps that the cell took part in; None if there were none."""
-    parts = [cost[step][key] for step in steps if key in cost.get(step, {})]
-    return sum(parts) if parts else None
-
-
-def _operations(cost: Mapping[str, Any]) -> float | None:
-    """Return the operations of an adaptation; None if its step noted none, or there is none."""
-    parts = [cost[step] for step in ADAPTATION if "flops" in cost.get(step, {})]
-    return sum(map(operations, parts)) if parts else None
-
-
-def choice_text(candidates: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> str:
+def choice_text(candidates: Sequence[CandidateFacts], chosen: Mapping[str, Any]) -> str:
     """Return what was chosen, in words; they say if the learning rate is at an end of its list.
 
     Args:
         candidates: The candidates of one search, each with the keys SEARCHED.
         chosen: The chosen candidate.
     """
-    rates, epochs = ({each[key] for each in candidates} for key in SEARCHED)
+    rates = {each["learning_rate"] for each in candidates}
+    epochs = {each["epochs"] for each in candidates}
     rate, count = (chosen[key] for key in SEARCHED)
     end = ""
     if len(rates) > 1 and rate in (min(rates), max(rates)):

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from freelunch.analysis.pairing import Row
 
 NOT_FINITE = "not finite"
 NOTHING = "-"
@@ -21,6 +22,21 @@ def with_error(value: float | None, error: float | None) -> str:
     return f"{rounded(value, error)} ± {rounded(error, error)}"
 
 
+def shown(row: Row, key: str) -> str:
+    """Return a number of a row and its standard error, as `with_error` does."""
+    return with_error(row[key], row[f"{key}_standard_error"])
+
+
+def shown_percent(row: Row, key: str) -> str:
+    """Return a share of a row and its standard error, as `percent` does."""
+    return percent(row[key], row[f"{key}_standard_error"])
+
+
+def adaptation_name(row: Row) -> str:
+    """Return the adaptation of a row, marked if it was chosen on the evaluation text."""
+    return marked(row["adaptation"], row["selected_on"])
+
+
 def rounded(value: float, error: float) -> str:
     """Return a number rounded to the second significant digit of its error."""
     if not math.isfinite(value):
@@ -35,7 +51,7 @@ def significant(value: float, digits: int = 2) -> str:
     return f"{value:,.0f}" if "e+" in text else text
 
 
-def over_dense(row: Mapping[str, Any]) -> str:
+def over_dense(row: Row) -> str:
     """Return the perplexity of a row divided by its dense model's, with at least three digits."""
     ratio = row["perplexity"] / row["perplexity_dense"]
     return rounded(ratio, ratio / 50)

@@ -1,35 +1,30 @@
 """Numbers for running text: each with its subject, its error and its rounded form."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from freelunch.analysis.accuracy import MEAN
+from freelunch.analysis.pairing import Row
 from freelunch.reporting.formatting import rounded, with_error
 from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results
-from freelunch.reporting.sections.budgets import times
+from freelunch.reporting.sections.budget_section import times
 from freelunch.study.cell import DENSE
 
-Numbers = dict[str, dict[str, dict[str, Any]]]
-# The quantities of each table: those with a standard error and, for a cell, those without.
-_OF_CELL = (
-    (
-        *("perplexity", "perplexity_over_dense"),
-        *(metric.column for metric in METRICS if metric.in_text and metric.read_error),
-    ),
-    (
-        *(metric.column for metric in METRICS if metric.in_text and not metric.read_error),
-        *("sparsity", "adaptation_tokens", "adaptation_flops"),
-        *("adaptation_wall_s", "adaptation_peak_bytes"),
-    ),
+# The quantities of a cell: those with a standard error and those without.
+_WITH_ERROR = (
+    *("perplexity", "perplexity_over_dense"),
+    *(metric.column for metric in METRICS if metric.in_text and metric.read_error),
 )
-_OF_WINDOW = ("gain", "gain_missed")
-_OF_BUDGET = ("loss_minus_reference",)
-_OF_GAP = ("worst_over_best", "gap_left")
+_BARE = (
+    *(metric.column for metric in METRICS if metric.in_text and not metric.read_error),
+    *("sparsity", "adaptation_tokens", "adaptation_flops"),
+    *("adaptation_wall_s", "adaptation_peak_bytes"),
+)
 
 
-def numbers_tree(results: Results) -> Numbers:
+def numbers_tree(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     """Return {subject: {quantity: {value, standard_error, text, seeds}}}.
 
     A subject is model/pruning/adaptation for a cell, model/pattern/adaptation for a gap between
@@ -37,67 +32,56 @@ def numbers_tree(results: Results) -> Numbers:
     reaches the reconstruction. Such a budget has `low` and `high`, the ends of its interval, in
     place of an error. A number that is not finite is null, because JSON cannot express it.
     """
-    found: Numbers = {}
+    tree: dict[str, dict[str, dict[str, Any]]] = {}
     for mean in results.means:
-        _put(found, _name(mean), mean, *_OF_CELL)
+        of_cell = tree.setdefault(_name(mean), _numbers(mean, _WITH_ERROR))
+        bare = (key for key in _BARE if mean[key] is not None)
+        of_cell |= {key: _number(mean, mean[key], None) for key in bare}
     for row in results.tasks:
         name = "accuracy" if row["task"] == MEAN else f"accuracy_{row['task']}"
-        error = row["accuracy_standard_error"]
-        found.setdefault(_name(row), {})[name] = _number(row["accuracy"], error, row["seeds"])
+        tree.setdefault(_name(row), {})[name] = _numbers(row, ["accuracy"])["accuracy"]
     for row in results.windows:
-        _put(found, _name(row), row, _OF_WINDOW)
+        tree.setdefault(_name(row), {}).update(_numbers(row, ["gain", "gain_missed"]))
     for row in results.budgets:
-        _put(found, _name(row), row, _OF_BUDGET)
+        tree.setdefault(_name(row), {}).update(_numbers(row, ["loss_minus_reference"]))
     for row in results.gaps:
         name = f"{row['model']}/{row['pattern']}/{row['adaptation']}"
-        if row["left_out"] is not None:
-            name += f", without {row['left_out']}"
-        _put(found, name, row, _OF_GAP)
+        name += f", without {row['left_out']}" if row["left_out"] is not None else ""
+        tree[name] = _numbers(row, ["worst_over_best", "gap_left"])
     for row in results.reaches:
-        found.setdefault(_name({**row, "adaptation": row["series"]}), {})[
+        value = row["reached_at_over_reference"]
+        tree.setdefault(_name({**row, "adaptation": row["series"]}), {})[
             f"reached_at_{row['unit']}_over_reference"
-        ] = _reached(row)
-    return found
+        ] = {
+            "value": _finite(value),
+            "low": _finite(row["reached_at_low"]),
+            "high": _finite(row["reached_at_high"]),
+            "text": times(value, row),
+        }
+    return tree
 
 
-def _put(
-    found: Numbers,
-    name: str,
-    row: Mapping[str, Any],
-    with_errors: Sequence[str],
-    bare: Sequence[str] = (),
-) -> None:
-    """Add the quantities that a row has."""
-    of_name = found.setdefault(name, {})
-    for quantity in with_errors:
-        if row[quantity] is not None:
-            error = row[f"{quantity}_standard_error"]
-            of_name[quantity] = _number(row[quantity], error, row["seeds"])
-    for quantity in bare:
-        if row[quantity] is not None:
-            of_name[quantity] = _number(row[quantity], None, row["seeds"])
-
-
-def _name(row: Mapping[str, Any]) -> str:
+def _name(row: Row) -> str:
     pruning = DENSE if row["criterion"] == DENSE else f"{row['criterion']}-{row['pattern']}"
     return f"{row['model']}/{pruning}/{row['adaptation']}"
 
 
-def _number(value: float, error: float | None, seeds: int) -> dict[str, Any]:
-    text = rounded(value, value / 10) if error is None else with_error(value, error)
+def _numbers(row: Row, quantities: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the quantities that a row has, with their errors."""
     return {
-        "value": _finite(value),
-        "standard_error": None if error is None else _finite(error),
-        "text": text,
-        "seeds": seeds,
+        quantity: _number(row, row[quantity], row[f"{quantity}_standard_error"])
+        for quantity in quantities
+        if row[quantity] is not None
     }
 
 
-def _reached(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the budget that reaches the reconstruction; null where none that was run does."""
-    value = row["reached_at_over_reference"]
-    ends = {end: _finite(row[f"reached_at_{end}"]) for end in ("low", "high")}
-    return {"value": _finite(value), **ends, "text": times(value, row)}
+def _number(row: Row, value: float, error: float | None) -> dict[str, Any]:
+    return {
+        "value": _finite(value),
+        "standard_error": None if error is None else _finite(error),
+        "text": rounded(value, value / 10) if error is None else with_error(value, error),
+        "seeds": row["seeds"],
+    }
 
 
 def _finite(value: float) -> float | None:

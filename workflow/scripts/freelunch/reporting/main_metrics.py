@@ -12,16 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from freelunch.analysis.pairing import (
-    Records,
-    by_adaptation,
-    mean_over_seeds,
-    measured_perplexity,
-    pruned_models,
-)
+from freelunch.analysis.pairing import by_adaptation, perplexity_over_seeds, pruned_models
 from freelunch.core.errors import UserError
 from freelunch.core.files import json_text, write_atomically
 from freelunch.records.read import load_records
+from freelunch.records.record import Records
 from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.pins import with_pins
@@ -43,19 +38,14 @@ def main_perplexities(study: Study, records: Records) -> dict[str, float | str]:
         return {}
     adapted = max(models, key=len)
     entries = study.config.adaptations
-    wanted = (
-        [NONE],
-        study.comparisons.references,
-        [name for name, entry in entries.items() if entry.is_retraining],
-    )
-    firsts = [next((name for name in names if name in adapted), None) for names in wanted]
-    cells = {name: list(adapted[name].values()) for name in firsts if name is not None}
-    of_dense = Cell.dense(next(iter(next(iter(adapted.values())).values())).model)
-    found: dict[str, float | str] = {}
-    for name, of_seeds in {DENSE: [of_dense], **cells}.items():
-        value, _, _ = mean_over_seeds([measured_perplexity(records[it]) for it in of_seeds])
-        found[name] = value if math.isfinite(value) else NOT_FINITE
-    return found
+    retrainings = [name for name, entry in entries.items() if entry.is_retraining]
+    one, *_ = adapted[next(iter(adapted))].values()
+    cells = {DENSE: [Cell.dense(one.model)]}
+    for names in ([NONE], study.comparisons.references, retrainings):
+        for name in [name for name in names if name in adapted][:1]:
+            cells[name] = list(adapted[name].values())
+    means = {name: perplexity_over_seeds(its, records)[0] for name, its in cells.items()}
+    return {name: mean if math.isfinite(mean) else NOT_FINITE for name, mean in means.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("study", type=Path, help="the study file")
     try:
         study = with_pins(Study.load(parser.parse_args(arguments).study))
-        found = main_perplexities(study, load_records(study))
-        write_atomically(study.paths.root / FILE, json_text(found))
+        perplexities = main_perplexities(study, load_records(study))
+        write_atomically(study.paths.root / FILE, json_text(perplexities))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -6,15 +6,17 @@ not among them: it is compared with the dense model window by window (`reporting
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from freelunch.analysis.pairing import exp, paired_difference, unit_losses
+from freelunch.analysis.pairing import Rows, error_columns, exp, paired_difference, unit_losses
 from freelunch.reporting.formatting import percent, rounded, with_error
 from freelunch.study.study import Study
 
 Record = Mapping[str, Any]
+# A field of a table.
+Value = str | int | float | None
 
 
 @dataclass(frozen=True)
@@ -50,36 +52,32 @@ class Metric:
     @property
     def columns(self) -> tuple[str, ...]:
         """Return its columns in `summary.csv`."""
-        return (self.column,) if self.read_error is None else (self.column, self.error_column)
+        return error_columns(self.column)[: 1 if self.read_error is None else 2]
 
     @property
     def error_column(self) -> str:
         """Return the column of its standard error."""
-        return f"{self.column}_standard_error"
+        return error_columns(self.column)[1]
 
     def measured(self, record: Record) -> dict[str, float | None]:
         """Return the values of its columns in a record."""
-        values = {self.column: self.read(record)}
-        if self.read_error is not None:
-            values[self.error_column] = self.read_error(record)
-        return values
+        readers = (self.read, self.read_error or self.read)
+        return {name: read(record) for name, read in zip(self.columns, readers, strict=False)}
 
-    def over_seeds(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    def over_seeds(self, rows: Rows) -> dict[str, float | None]:
         """Return its columns averaged over the rows of several seeds; None if no row has a value.
 
         The error of a metric whose seeds share their text is the mean of their errors, which
         bounds the error of the mean from above.
         """
-        found: dict[str, float | None] = {}
+        means: dict[str, float | None] = dict.fromkeys(self.columns)
         for column in self.columns:
             values = [row[column] for row in rows if row[column] is not None]
-            if not values:
-                found[column] = None
-            elif self.own_text and column == self.error_column:
-                found[column] = math.hypot(*values) / len(values)
-            else:
-                found[column] = math.fsum(values) / len(values)
-        return found
+            if values:
+                averages_out = self.own_text and column == self.error_column
+                total = math.hypot(*values) if averages_out else math.fsum(values)
+                means[column] = total / len(values)
+        return means
 
     def shown(self, row: Mapping[str, Any]) -> str | None:
         """Return its text in a row of the cells; None if it was not measured."""
@@ -88,10 +86,7 @@ class Metric:
 
 
 def at(*path: str | int, null: float | None = None) -> Callable[[Record], float | None]:
-    """Return a function that reads one number of `metrics` in a record.
-
-    It returns None if a record has no such number, because the evaluation was not asked for or the
-    record is older than the metric.
+    """Return a function that reads a number of a record's `metrics`; None if it was not measured.
 
     Args:
         path: Keys and indices that lead to the number.
@@ -99,12 +94,12 @@ def at(*path: str | int, null: float | None = None) -> Callable[[Record], float 
     """
 
     def read(record: Record) -> float | None:
-        found: Any = record["metrics"]
+        fact: Any = record["metrics"]
         for key in path:
-            if isinstance(found, Mapping) and key not in found:
+            if isinstance(fact, Mapping) and key not in fact:
                 return None
-            found = found[key]
-        return null if found is None else found
+            fact = fact[key]
+        return null if fact is None else fact
 
     return read
 
@@ -125,25 +120,21 @@ def _as_ratio(difference: float, error: float | None) -> str:
 
 def _held_out_note(study: Study) -> str:
     samples = study.drift.samples if study.drift else 0
-    note = (
+    several = " The dense model's is its mean over the text of all seeds."
+    return (
         f"Held out: perplexity on {samples} sequences of `{study.calibration.text}` "
-        "from documents that calibration does not use."
+        f"from documents that calibration does not use.{_if_several_seeds(study, several)}"
     )
-    if _several_seeds(study):
-        note += " The dense model's is its mean over the text of all seeds."
-    return note
 
 
 def _held_out_ratio_note(study: Study) -> str:
+    several = _if_several_seeds(study, " Rows with different seeds can be compared by it.")
     note = "Held-out ratio: held-out perplexity divided by the dense model's on the same text."
-    if _several_seeds(study):
-        note += " Rows with different seeds can be compared by it."
-    return note
+    return note + several
 
 
-def _several_seeds(study: Study) -> bool:
-    """Return whether pruned cells have several seeds."""
-    return len({cell.seed for cell in study.cells if not cell.is_dense}) > 1
+def _if_several_seeds(study: Study, words: str) -> str:
+    return words if len({cell.seed for cell in study.cells if not cell.is_dense}) > 1 else ""
 
 
 METRICS = (

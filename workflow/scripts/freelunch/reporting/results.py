@@ -8,7 +8,7 @@ from freelunch.analysis.accuracy import task_rows
 from freelunch.analysis.budget_effect import budget_rows
 from freelunch.analysis.criteria_gap import gap_rows, pair_rows, size_rows
 from freelunch.analysis.drift import drift_rows
-from freelunch.analysis.pairing import Records
+from freelunch.analysis.pairing import Records, Rows
 from freelunch.analysis.reach import reach_rows
 from freelunch.analysis.window_effect import window_rows
 from freelunch.reporting.cells import (
@@ -17,7 +17,6 @@ from freelunch.reporting.cells import (
     criteria_rows,
     means_over_seeds,
 )
-from freelunch.reporting.table import Rows
 from freelunch.study.study import Study
 
 

@@ -1,35 +1,51 @@
-"""The summary of a study for people: its tables in Markdown, with notes on how to read them."""
+"""The summary of a study for people: tables and notes on how to read them, Markdown and LaTeX."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from freelunch.reporting.results import Results
-from freelunch.reporting.sections.budgets import budgets_section
-from freelunch.reporting.sections.cells import cells_section
-from freelunch.reporting.sections.gaps import gaps_section
-from freelunch.reporting.sections.section import Section
-from freelunch.reporting.sections.tasks import tasks_section
-from freelunch.reporting.sections.windows import windows_section
+# Characters that LaTeX reads as commands.
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "\N{MINUS SIGN}": "$-$",
+}
+_LATEX_HEAD = (
+    "% Needs \\usepackage{booktabs,longtable}. Written by this study's workflow: do not edit.\n"
+)
 
 
-def summary_sections(results: Results) -> list[Section]:
-    """Return the sections that a study has numbers for; that of all cells comes first."""
-    sections = [cells_section(results.study, results.means)]
-    if results.tasks:
-        sections.append(tasks_section(results.tasks))
-    if results.gaps:
-        sections.append(gaps_section(results.study, results.means, results.gaps))
-    if results.windows:
-        sections.append(windows_section(results.windows))
-    if results.budgets:
-        sections.append(budgets_section(results.budgets, results.reaches))
-    return sections
+@dataclass(frozen=True)
+class Section:
+    """A table of the summary with its notes.
+
+    Attributes:
+        name: One word, for labels.
+        title: What the table shows.
+        lines: Its lines, from column to text.
+        notes: What the table shows and how to read it, as sentences of Markdown.
+        words: Its columns of words; the others are numbers, aligned to the right.
+    """
+
+    name: str
+    title: str
+    lines: Sequence[Mapping[str, str]]
+    notes: Sequence[str]
+    words: Sequence[str]
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of its columns."""
+        return list(self.lines[0])
 
 
 def summary_text(sections: Sequence[Section]) -> str:
     """Return sections as Markdown; the first one has no title."""
-    parts = []
-    for number, section in enumerate(sections):
-        title = [f"**{section.title}**"] if number else []
+    parts: list[str] = []
+    for section in sections:
+        title = [f"**{section.title}**"] if parts else []
         notes = "\n".join(f"- {note}" for note in section.notes)
         parts += [*title, _markdown_table(section), notes]
     return "\n\n".join(parts) + "\n"
@@ -37,22 +53,49 @@ def summary_text(sections: Sequence[Section]) -> str:
 
 def _markdown_table(section: Section) -> str:
     """Return a table that also reads well as plain text."""
-    columns = list(section.lines[0])
-    widths = {
-        column: max(len(column), *(len(line[column]) for line in section.lines))
-        for column in columns
-    }
+    columns = []
+    for name in section.columns:
+        fields = [name, *(line[name] for line in section.lines)]
+        width = max(map(len, fields))
+        is_words = name in section.words
+        head, *rest = (each.ljust(width) if is_words else each.rjust(width) for each in fields)
+        columns.append([head, "-" * width if is_words else "-" * (width - 1) + ":", *rest])
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
 
-    def joined(fields: Iterable[tuple[str, str]]) -> str:
-        padded = (
-            field.ljust(widths[column]) if column in section.words else field.rjust(widths[column])
-            for column, field in fields
-        )
-        return f"| {' | '.join(padded)} |"
 
-    rules = {
-        column: "-" * width if column in section.words else "-" * (width - 1) + ":"
-        for column, width in widths.items()
-    }
-    table = [dict(zip(columns, columns, strict=True)), rules, *section.lines]
-    return "\n".join(joined(line.items()) for line in table)
+def latex_text(sections: Sequence[Section], study: str) -> str:
+    """Return tables for `\\input` in a document that loads the packages booktabs and longtable.
+
+    Args:
+        sections: The sections of the summary.
+        study: Name of the study, for the labels `tab:<study>-<section>`.
+    """
+    return _LATEX_HEAD + "".join(_latex_table(section, study) for section in sections)
+
+
+def _latex_table(section: Section, study: str) -> str:
+    """Return a table that may continue over several pages, as that of all cells must."""
+    alignment = "".join("l" if name in section.words else "r" for name in section.columns)
+    header = [r"\toprule", _latex_row(section.columns), r"\midrule"]
+    caption = escaped(f"{section.title} of the study {study}.")
+    lines = [
+        r"{\small",
+        rf"\begin{{longtable}}{{{alignment}}}",
+        rf"\caption{{{caption}}}\label{{tab:{study}-{section.name}}}\\",
+        *(*header, r"\endfirsthead", *header, r"\endhead", r"\bottomrule", r"\endlastfoot"),
+        *(_latex_row(list(line.values())) for line in section.lines),
+        r"\end{longtable}}",
+        r"\begin{itemize}\footnotesize",
+        *(rf"\item {escaped(note.replace('`', ''))}" for note in section.notes),
+        r"\end{itemize}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(fields: Sequence[str]) -> str:
+    return " & ".join(map(escaped, fields)) + r" \\"
+
+
+def escaped(text: str) -> str:
+    """Return text with the characters escaped that LaTeX reads as commands."""
+    return "".join(_ESCAPES.get(character, character) for character in text)

@@ -2,16 +2,15 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from freelunch.analysis.pairing import Row, Rows
 from freelunch.study.study import Study
 
 if TYPE_CHECKING:
     from freelunch.reporting.results import Results
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Table:
         return csv_text(self.columns, self.rows(results))
 
 
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[Row]) -> str:
     """Return the given columns of rows as CSV; floats are written so that they read back exactly.
 
     None is an empty field, NaN is `nan`.

@@ -14,9 +14,9 @@ from freelunch.records.read import load_records
 from freelunch.reporting.cells import SUMMARY_COLUMNS
 from freelunch.reporting.figures import figures
 from freelunch.reporting.inline_numbers import numbers_tree
-from freelunch.reporting.latex import tables_text
 from freelunch.reporting.results import Results
-from freelunch.reporting.summary import summary_sections, summary_text
+from freelunch.reporting.sections import summary_sections
+from freelunch.reporting.summary import latex_text, summary_text
 from freelunch.reporting.table import Table
 from freelunch.study.study import Study
 
@@ -120,9 +120,7 @@ are between the same documents, and their standard errors are those of the paire
 # The other files: tables for people and for papers, numbers for running text.
 DOCUMENTS: dict[str, Callable[[Results], str]] = {
     "tables/summary.md": lambda results: summary_text(summary_sections(results)),
-    "tables/summary.tex": lambda results: tables_text(
-        summary_sections(results), results.study.name
-    ),
+    "tables/summary.tex": lambda results: latex_text(summary_sections(results), results.study.name),
     "tables/numbers.json": lambda results: json_text(numbers_tree(results)),
 }
 

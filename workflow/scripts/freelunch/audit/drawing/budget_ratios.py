@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from freelunch.reporting.drawing.marks import INK, PALE, QUIET, Mark
+from freelunch.reporting.drawing.adaptation_looks import INK, PALE, QUIET, Mark
 from freelunch.reporting.drawing.style import (
     WIDTH_INCHES,
     empty,

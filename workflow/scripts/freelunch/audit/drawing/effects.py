@@ -18,14 +18,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from freelunch.audit.drawing.numbers import UNITS, column_text, signed
 from freelunch.audit.numbers import SCALES
 from freelunch.core.errors import first_of
-from freelunch.reporting.drawing.marks import INK, NEUTRAL, PALE, Mark, marks
+from freelunch.reporting.drawing.adaptation_looks import INK, NEUTRAL, PALE, Mark, Registered, marks
 from freelunch.reporting.drawing.style import CHOSEN, DAGGER, SMALL, empty, write_beside
-from freelunch.reporting.labels import (
-    Registered,
-    criterion_label,
-    pattern_label,
-    pruning_label,
-)
+from freelunch.reporting.labels import criterion_label, pattern_label, pruning_label
 
 # The figure is laid out in inches, so that all of its rows are equally high.
 ROW_INCHES = 0.16

@@ -26,13 +26,3 @@ def figures_of(study: Study) -> list[Figure]:
 def figure_modules() -> list[str]:
     """Return the modules that declare figures and are imported by their names."""
     return of_results.figure_modules()
-
-
-def drawing_module(name: str) -> str:
-    """Return the module that draws a figure, for the digest of the job that draws it."""
-    return f"{drawings(name)}.{name}"
-
-
-def drawings(name: str) -> str:
-    """Return the package with the module that draws a figure."""
-    return f"freelunch.{'audit' if name in OF_CLAIMS else 'reporting'}.drawing"

@@ -1,8 +1,8 @@
 """The budget at which retraining reaches a reconstruction, against the reconstruction's budget."""
 
+from freelunch.analysis.pairing import Rows
 from freelunch.reporting.figures import Figure
 from freelunch.reporting.results import Results
-from freelunch.reporting.table import Rows
 from freelunch.study.study import Study
 
 
@@ -58,4 +58,5 @@ the verdicts.
         *("ratio", "low", "high", "ratio_in_words", "threshold"),
     ),
     rows=_rows,
+    drawing="freelunch.audit.drawing.budget_ratios",
 )

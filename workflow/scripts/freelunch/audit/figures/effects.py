@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
+from freelunch.analysis.pairing import Rows
 from freelunch.reporting.figures import Figure
 from freelunch.reporting.results import Results
-from freelunch.reporting.table import Rows
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 
@@ -73,4 +73,5 @@ the claim holds; ``within`` is on both sides of 0) and ``verdict`` say so. ``mod
         *("claim", "threshold", "side", "verdict"),
     ),
     rows=_rows,
+    drawing="freelunch.audit.drawing.effects",
 )

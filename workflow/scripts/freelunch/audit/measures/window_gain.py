@@ -1,7 +1,7 @@
 """Measures of how much windows gain, and of the memory that they take.
 
 Windows of a pruned model are compared with those that see the same amount of text and have the same
-settings otherwise (`Study.compared_windows`). All windows that a measure names have to be there.
+settings otherwise (`Comparisons.window_group`). All windows that a measure names have to be there.
 One exception: where `window: auto` took a smaller window for a model, larger ones that others have
 are left out, since they do not fit into its memory; another model has to have it with as many
 sequences. A window that no model has is missing, and so is the one that is compared, whatever
@@ -29,7 +29,7 @@ from freelunch.audit.measures.measure import (
     divided,
     shared_seeds,
 )
-from freelunch.reporting.labels import window_label
+from freelunch.reporting.drawing.adaptation_looks import window_label
 from freelunch.study.adaptations import Adaptation, LeastSquares, Reconstruction, Training
 from freelunch.study.cell import NONE, pruned_model
 from freelunch.study.comparisons import is_usual_window

@@ -4,15 +4,14 @@ import csv
 import importlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from freelunch.core.files import no_half_file
 from freelunch.reporting.drawing.style import styled
 
-# The drawings of `reporting`.
-DRAWINGS = "freelunch.reporting.drawing"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # Metadata that would otherwise contain a date or the version of matplotlib.
 _METADATA: dict[str, dict[str, Any]] = {
     ".png": {"Software": None},
@@ -22,39 +21,28 @@ _METADATA: dict[str, dict[str, Any]] = {
 
 
 def draw_figure(
-    name: str,
-    data: Path,
-    settings: Mapping[str, Any],
-    outputs: Iterable[Path],
-    package: str = DRAWINGS,
+    drawing: str, data: Path, settings: Mapping[str, object], outputs: Iterable[Path]
 ) -> None:
     """Draw a figure and save it in several formats.
 
     Args:
-        name: Name of the figure.
+        drawing: The module that draws it (`Figure.drawing`).
         data: Its CSV file.
-        settings: The other arguments of its `draw`.
-        outputs: Where to save it; a suffix is a format.
-        package: The package whose module of this name draws it.
+        settings: The other arguments of the module's `draw`.
+        outputs: Where to save it; a suffix is a format: .png, .svg or .pdf.
     """
-    drawing = importlib.import_module(f"{package}.{name}")
     with data.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     with styled():
-        figure = drawing.draw(rows, **settings)
+        figure = importlib.import_module(drawing).draw(rows, **settings)
         for path in outputs:
             save(figure, path)
             # All formats have the layout of the first, which takes longer than to draw the figure.
             figure.set_layout_engine("none")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Save a figure so that drawing it again gives the same bytes.
-
-    Args:
-        figure: Drawn within `styled`, and saved within it.
-        path: Its suffix is the format: .png, .svg or .pdf.
-    """
+def save(figure: "Figure", path: Path) -> None:
+    """Save a figure, within `styled`, so that drawing it again gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     with no_half_file(temporary):

@@ -1,21 +1,21 @@
-"""One style for all figures, and the parts that several of them have."""
+"""One style for all figures, and the parts that several of them have.
+
+Planning imports the figures and with them this module, but draws nothing. So matplotlib is imported
+where it is used.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-import matplotlib.style
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
-
-from freelunch.reporting.drawing.marks import DENSE_COLOUR, QUIET, Mark
+from freelunch.reporting.drawing.adaptation_looks import DENSE_COLOUR, QUIET, Mark
 from freelunch.reporting.formatting import NOT_FINITE
 
-matplotlib.use("Agg")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # A figure is as wide as a phone can show with its words still readable, so panels are stacked.
 WIDTH_INCHES = 4.8
@@ -67,12 +67,45 @@ _STYLE = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw and save in this style, whatever the user's own matplotlibrc says."""
+    import matplotlib.style
+
     with matplotlib.style.context(["default", _STYLE]):
         yield
 
 
+def new_figure(height_inches: float, width_inches: float = WIDTH_INCHES) -> "Figure":
+    """Return a figure without axes."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_inches, height_inches))
+
+
+def stacked(panels: int, height_inches: float, **subplots: Any) -> "tuple[Figure, Sequence[Axes]]":
+    """Return a figure, and its panels from top to bottom."""
+    figure = new_figure(height_inches)
+    return figure, figure.subplots(panels, 1, squeeze=False, **subplots)[:, 0]
+
+
+def empty(message: str) -> "Figure":
+    """Return a figure without axes that says why nothing is drawn."""
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
+    return figure
+
+
+def grouped(rows: Iterable[Mapping[str, str]], *keys: str) -> dict[Any, list[Mapping[str, str]]]:
+    """Return rows by what they have in some columns, in the order of the first of each."""
+    groups: dict[Any, list[Mapping[str, str]]] = {}
+    for row in rows:
+        place = tuple(row[key] for key in keys)
+        groups.setdefault(place if len(keys) > 1 else place[0], []).append(row)
+    return groups
+
+
 def draw_points(
-    axes: Axes,
+    axes: "Axes",
     x: Sequence[float],
     y: Sequence[float],
     errors: Sequence[float] | None,
@@ -90,92 +123,57 @@ def draw_points(
         chosen: Whether each point's settings were chosen on the evaluation text. These get a
             dagger, which the legend has to explain (`CHOSEN`).
     """
-    axes.errorbar(
-        x,
-        y,
-        yerr=errors,
-        **look.points,
-        linestyle=look.line if len(x) > 1 else "none",
-        linewidth=0.8,
-        zorder=3,
-    )
-    for at, value, marked in zip(x, y, chosen, strict=False):
-        if marked:
-            axes.annotate(
-                DAGGER,
-                (at, value),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=SMALL,
-                color=QUIET,
-            )
+    line = look.line if len(x) > 1 else "none"
+    axes.errorbar(x, y, yerr=errors, **look.points, linestyle=line, linewidth=0.8, zorder=3)
+    for at, value, is_chosen in zip(x, y, chosen, strict=False):
+        if is_chosen:
+            write_at(axes, DAGGER, (at, value), (4, 3), color=QUIET)
 
 
-def draw_spread(axes: Axes, x: float, y: float, spread: float | None, colour: str) -> None:
+def draw_spread(axes: "Axes", x: float, y: float, spread: float | None, colour: str) -> None:
     """Draw a spread over seeds as a wide pale bar, up and down; nothing if there is none."""
     if spread is not None:
-        axes.plot(
-            [x, x],
-            (y - spread, y + spread),
-            color=colour,
-            alpha=0.3,
-            linewidth=9,
-            solid_capstyle="butt",
-            zorder=2,
-        )
+        look: dict[str, Any] = {"color": colour, "alpha": 0.3, "linewidth": 9, "zorder": 2}
+        axes.plot([x, x], (y - spread, y + spread), solid_capstyle="butt", **look)
 
 
-def start_with_data(
-    axes: Axes, values: Iterable[float], errors: Iterable[float | None] | None = None
-) -> None:
+def start_with_data(axes: "Axes", values: Sequence[float], errors: Sequence[float] = ()) -> None:
     """Let the y axis span the data and their bars, with a little room above and below."""
-    found = list(values)
-    bars = [error or 0.0 for error in errors] if errors is not None else [0.0] * len(found)
-    pairs = [pair for pair in zip(found, bars, strict=True) if math.isfinite(sum(pair))]
+    bars = errors or [0.0] * len(values)
+    pairs = [pair for pair in zip(values, bars, strict=True) if math.isfinite(sum(pair))]
     if not pairs:
         return
     low = min(value - bar for value, bar in pairs)
     high = max(value + bar for value, bar in pairs)
-    if axes.get_yscale() == "log":
-        # No bar reaches down to 0 on a logarithmic axis: a longer one leaves the panel.
-        low = max(low, min(value for value, _ in pairs) / 2)
-        room = (high / low) ** 0.08 if high > low else 1.1
-        axes.set_ylim(low / room, high * room)
-    else:
-        room = 0.08 * (high - low or abs(high) or 1.0)
-        axes.set_ylim(low - room, high + room)
+    # No bar reaches down to 0 on a logarithmic axis: a longer one leaves the panel.
+    low = max(low, min(value for value, _ in pairs) / 2)
+    room = (high / low) ** 0.08 if high > low else 1.1
+    axes.set_ylim(low / room, high * room)
 
 
-def log_ticks(axes: Axes) -> None:
+def log_ticks(axes: "Axes") -> None:
     """Put plain numbers at a logarithmic y axis whose limits are set: few enough to be read."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
     low, high = axes.get_ylim()
-    locator: Locator = MaxNLocator(6, steps=[1, 2, 5, 10])
     if high > FEW * low:
-        locator = LogLocator(subs=(1.0,) if high > MANY * low else (1.0, 2.0, 5.0))
-    axes.yaxis.set_major_locator(locator)
+        powers = LogLocator(subs=(1.0,) if high > MANY * low else (1.0, 2.0, 5.0))
+        axes.yaxis.set_major_locator(powers)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.yaxis.set_major_formatter("{x:,.10g}")
 
 
-def mark_not_finite(axes: Axes, x: float, look: Mark) -> None:
+def mark_not_finite(axes: "Axes", x: float, look: Mark) -> None:
     """Put a mark on the upper edge, with the reason below it."""
     above = axes.get_xaxis_transform()
     axes.plot([x], [1.0], **look.points, transform=above, clip_on=False)
-    axes.annotate(
-        NOT_FINITE,
-        (x, 1.0),
-        xycoords=above,
-        xytext=(0, -6),
-        textcoords="offset points",
-        rotation=90,
-        ha="center",
-        va="top",
-        fontsize=SMALL,
-        color=QUIET,
-    )
+    words = {"rotation": 90, "ha": "center", "va": "top", "color": QUIET}
+    write_at(axes, NOT_FINITE, (x, 1.0), (0, -6), xycoords=above, **words)
 
 
-def widen(axes: Axes) -> None:
+def widen(axes: "Axes") -> None:
     """Let the x axis span at least a share of its values, so that noise does not fill a panel."""
     low, high = axes.get_xlim()
     lacking = LEAST_SPAN * abs(high) - (high - low)
@@ -183,7 +181,7 @@ def widen(axes: Axes) -> None:
         axes.set_xlim(low - lacking / 2, high + lacking / 2)
 
 
-def draw_level(axes: Axes, value: float, name: str, line: str, word: str) -> str:
+def draw_level(axes: "Axes", value: float, name: str, line: str, word: str) -> str:
     """Draw a value as a horizontal line if it is within the axes, and return it in words.
 
     Args:
@@ -202,97 +200,87 @@ def draw_level(axes: Axes, value: float, name: str, line: str, word: str) -> str
     return f"{name}: {value:.1f} {UP if value > high else DOWN}"
 
 
-def name_ends(
-    axes: Axes, ends: Mapping[str, tuple[float, float]], looks: Mapping[str, str]
-) -> None:
+def name_ends(axes: "Axes", ends: Mapping[str, tuple[float, float, str]]) -> None:
     """Name lines beside their right ends, to which thin lines lead from their names.
 
     Args:
-        axes: Axes whose limits are set.
-        ends: The right end of each line, by its name.
-        looks: The colour of each name.
+        axes: Axes whose limits are set; the y axis is logarithmic.
+        ends: The right end of each line and its colour, by its name.
     """
-    scale = math.log if axes.get_yscale() == "log" else float
-    low, high = (scale(limit) for limit in axes.get_ylim())
+    low, high = map(math.log, axes.get_ylim())
     ordered = sorted(ends.items(), key=lambda end: end[1][1])
-    places = apart([(scale(y) - low) / (high - low) for _, (_, y) in ordered], LABEL_STEP)
-    for (name, end), place in zip(ordered, places, strict=True):
+    heights = [(math.log(y) - low) / (high - low) for _, (_, y, _) in ordered]
+    for (name, (x, y, colour)), place in zip(ordered, apart(heights, LABEL_STEP), strict=True):
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": (0.0, 0.5)}
         axes.annotate(
             name,
-            end,
+            (x, y),
             xytext=(1.0 + LABEL_GAP, place),
             textcoords="axes fraction",
-            ha="left",
             va="center",
             fontsize=SMALL,
-            color=looks[name],
-            arrowprops={
-                "arrowstyle": "-",
-                "color": looks[name],
-                "linewidth": 0.5,
-                "shrinkA": 1.0,
-                "shrinkB": 0.0,
-                "relpos": (0.0, 0.5),
-            },
+            color=colour,
+            arrowprops={**line, "shrinkA": 1.0, "shrinkB": 0.0},
         )
 
 
 def apart(places: Sequence[float], step: float) -> list[float]:
-    """Return ascending places moved at least a step apart, by as little as possible.
-
-    The sum of the squared moves is the least one (isotonic regression, by pooling neighbours).
+    """Return ascending places moved at least a step apart, so that the sum of the squared moves is
+    the least one (isotonic regression).
     """
-    pools: list[list[float]] = []
-    for at, place in enumerate(places):
-        pools.append([place - at * step])
-        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
-            last = pools.pop()
-            pools[-1] += last
-    means = [fmean(pool) for pool in pools for _ in pool]
-    return [mean + at * step for at, mean in enumerate(means)]
+    from scipy.optimize import isotonic_regression
+
+    steps = [at * step for at in range(len(places))]
+    lowered = [place - below for place, below in zip(places, steps, strict=True)]
+    moved = isotonic_regression(lowered).x if lowered else []
+    return [float(place) + below for place, below in zip(moved, steps, strict=True)]
 
 
-def empty(message: str) -> Figure:
-    """Return a figure without axes that says why nothing is drawn."""
-    figure = Figure()
-    figure.text(0.5, 0.5, message, ha="center", va="center", color=QUIET)
-    return figure
-
-
-def legend_below(figure: Figure, handles: Sequence[Line2D], title: str, columns: int = 2) -> None:
-    """Put a legend below all panels."""
+def legend_below(
+    figure: "Figure", handles: "Sequence[Line2D]", *notes: str, columns: int = 2
+) -> None:
+    """Put a legend below all panels, with notes above its entries."""
     legend = figure.legend(
         handles=handles,
         loc="outside lower center",
         ncols=min(columns, len(handles)) or 1,
-        title=title,
+        title="\n".join(notes),
         title_fontsize=SMALL,
     )
     legend.get_title().set_multialignment("center")
 
 
-def line_handle(look: Mark, label: str) -> Line2D:
+def chosen_note(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    """Return what daggers mean, if settings of some rows were chosen on the evaluation text."""
+    return [CHOSEN] if any(row["selected_on"] == "evaluation" for row in rows) else []
+
+
+def line_handle(look: Mark, label: str) -> "Line2D":
     """Return the entry of a series in a legend."""
+    from matplotlib.lines import Line2D
+
     return Line2D([], [], **look.points, linestyle=look.line, linewidth=0.8, label=label)
 
 
-def mark_handle(look: Mark, label: str) -> Line2D:
+def mark_handle(look: Mark, label: str) -> "Line2D":
     """Return the entry of a mark without a line in a legend."""
+    from matplotlib.lines import Line2D
+
     return Line2D([], [], **look.points, linestyle="none", label=label)
 
 
-def write_beside(axes: Axes, value: float, text: str, colour: str, gap: float) -> None:
+def write_at(
+    axes: "Axes", text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any
+) -> None:
+    """Write a small text some points right of and above a place."""
+    look = {"textcoords": "offset points", "fontsize": SMALL, **look}
+    axes.annotate(text, at, xytext=offset, **look)
+
+
+def write_beside(axes: "Axes", value: float, text: str, colour: str, gap: float) -> None:
     """Write a text at the height of a value, `gap` points right of the axes; left of their right
     edge if this is negative.
     """
-    axes.annotate(
-        text,
-        (1.0, value),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(gap, 0),
-        textcoords="offset points",
-        ha="left" if gap > 0 else "right",
-        va="center",
-        fontsize=SMALL,
-        color=colour,
-    )
+    look = {"ha": "left" if gap > 0 else "right", "va": "center", "color": colour}
+    beside = axes.get_yaxis_transform()
+    write_at(axes, text, (1.0, value), (gap, 0), xycoords=beside, **look)

@@ -1,15 +1,20 @@
 """The section of the summary that shows the effect of the window size."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
+from freelunch.analysis.pairing import Row, Rows
 from freelunch.analysis.window_effect import compared_together, usual_windows
-from freelunch.reporting.formatting import NOTHING, marked, over_dense, percent, with_error
-from freelunch.reporting.sections.section import Section
+from freelunch.reporting.formatting import (
+    NOTHING,
+    adaptation_name,
+    over_dense,
+    shown,
+    shown_percent,
+)
+from freelunch.reporting.summary import Section
 from freelunch.study.windows import MATRIX
 
-Row = Mapping[str, Any]
 FAVOURED = (
     "What was chosen on the evaluation text is not the best that the others are compared with: it "
     "may gain more than that, and then misses less than nothing."
@@ -30,32 +35,34 @@ NOTES = (
 )
 
 
-def windows_section(windows: Sequence[Row]) -> Section:
-    """Return the section.
-
-    Args:
-        windows: As `analysis.window_effect.window_rows` returns them; at least one.
-    """
+def windows_section(windows: Rows) -> Section:
+    """Return the section."""
     lines = [_line(row) for row in windows]
     favoured = [FAVOURED] if any(row["selected_on"] == "evaluation" for row in windows) else []
     notes = [*window_sentences(windows), *NOTES, *favoured]
     return Section("windows", "Effect of the window size", lines, notes, WORDS)
 
 
-def window_sentences(windows: Sequence[Row]) -> Iterator[str]:
+def window_sentences(windows: Rows) -> Iterator[str]:
     """Yield what the windows of each pruned model and amount of text show: first those that hold a
     non-linear module, then single matrices.
     """
     for model, amount, here in compared_together(windows):
         name = ", ".join(filter(None, [model, amount]))
         usual = usual_windows(here)
-        larger = [row for row in usual if row["window"] != MATRIX]
-        finite = [row for row in larger if math.isfinite(row["gain_missed"])]
-        if len(finite) > 1:
-            yield f"{name}: {_best_and_worst(finite)}"
+        larger = [
+            row for row in usual if row["window"] != MATRIX and math.isfinite(row["gain_missed"])
+        ]
+        if len(larger) > 1:
+            best, *_, worst = sorted(larger, key=lambda row: row["gain_missed"])
+            yield (
+                f"{name}: among {len(larger)} windows of half a block or more, {best['window']} "
+                f"gains most and {worst['window']} least: it misses {_missed(worst)} of the best "
+                "gain."
+            )
         for row in usual:
             if row["window"] == MATRIX:
-                yield f"{name}: {_of_a_matrix(row)}"
+                yield f"{name}: the window of one matrix, {_of_a_matrix(row)}"
 
 
 def _line(row: Row) -> dict[str, str]:
@@ -65,39 +72,29 @@ def _line(row: Row) -> dict[str, str]:
         "model": row["model"],
         "criterion": row["criterion"],
         "pattern": row["pattern"],
-        "adaptation": marked(row["adaptation"], row["selected_on"]),
+        "adaptation": adaptation_name(row),
         "window": f"{row['window']}{exact}",
         "inputs, targets": f"{row['inputs']}, {row['targets']}",
         "tokens": f"{row['tokens']:,}",
         "seeds": str(row["seeds"]),
-        "perplexity": with_error(row["perplexity"], row["perplexity_standard_error"]),
+        "perplexity": shown(row, "perplexity"),
         "ratio to dense": over_dense(row),
-        "gain": with_error(row["gain"], row["gain_standard_error"]),
+        "gain": shown(row, "gain"),
         "gain missed": NOTHING if row["adaptation"] == row["best"] else _missed(row),
         "peak memory": f"{row['adaptation_peak_bytes'] / 1e9:.2f} GB",
         "TFLOP": f"{row['adaptation_flops'] / 1e12:.1f}",
     }
 
 
-def _best_and_worst(rows: Sequence[Row]) -> str:
-    """Return which of several windows gain most and least."""
-    best = min(rows, key=lambda row: row["gain_missed"])
-    worst = max(rows, key=lambda row: row["gain_missed"])
-    return (
-        f"among {len(rows)} windows of half a block or more, {best['window']} gains most and "
-        f"{worst['window']} least: it misses {_missed(worst)} of the best gain."
-    )
-
-
 def _of_a_matrix(row: Row) -> str:
     """Return what a window of one matrix gains."""
     how = "solved by least squares, which is its optimum," if row["exact"] else "trained,"
     if row["adaptation"] == row["best"]:
-        return f"the window of one matrix, {how} gains most."
+        return f"{how} gains most."
     if not math.isfinite(row["gain_missed"]):
-        return f"the window of one matrix, {how} cannot be compared: its loss is not finite."
-    return f"the window of one matrix, {how} misses {_missed(row)} of the best gain."
+        return f"{how} cannot be compared: its loss is not finite."
+    return f"{how} misses {_missed(row)} of the best gain."
 
 
 def _missed(row: Row) -> str:
-    return percent(row["gain_missed"], row["gain_missed_standard_error"])
+    return shown_percent(row, "gain_missed")

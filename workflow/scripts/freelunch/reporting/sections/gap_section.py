@@ -1,22 +1,22 @@
 """The section of the summary that shows the gap between criteria."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
+from freelunch.analysis.pairing import Row, Rows
 from freelunch.reporting.formatting import (
     NOT_FINITE,
     NOTHING,
     marked,
-    percent,
     rounded,
+    shown,
+    shown_percent,
     with_error,
 )
-from freelunch.reporting.sections.section import Section
+from freelunch.reporting.summary import Section
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.study import Study
 
-Rows = Sequence[Mapping[str, Any]]
 BEST, WORST = "best (perplexity)", "worst (perplexity)"
 WORDS = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
 # The criteria of one pattern count as unequally sparse if their sparsities differ by more.
@@ -24,13 +24,7 @@ UNEQUAL = 0.002
 
 
 def gaps_section(study: Study, means: Rows, gaps: Rows) -> Section:
-    """Return the section.
-
-    Args:
-        study: For the adaptations that were chosen on the evaluation text.
-        means: As `reporting.cells.means_over_seeds` returns them.
-        gaps: As `analysis.criteria_gap.gap_rows` returns them; at least one.
-    """
+    """Return the section."""
     several = any(gap["seeds"] > 1 or (gap["gap_left_seeds"] or 1) > 1 for gap in gaps)
     lines = [_line(gap, several, study) for gap in gaps]
     notes = [*gap_sentences(study, gaps), *_unequal_sparsities(means), *_notes(gaps, several)]
@@ -48,7 +42,7 @@ def gap_sentences(study: Study, gaps: Rows) -> Iterator[str]:
             )
 
 
-def _line(gap: Mapping[str, Any], several: bool, study: Study) -> dict[str, str]:
+def _line(gap: Row, several: bool, study: Study) -> dict[str, str]:
     """Return one line of the table, from column to text."""
     line = {column: str(gap[column]) for column in ("model", "pattern", "adaptation")}
     line["adaptation"] = _marked(gap, study)
@@ -58,25 +52,23 @@ def _line(gap: Mapping[str, Any], several: bool, study: Study) -> dict[str, str]
     for which, column in (("best", BEST), ("worst", WORST)):
         error = gap[f"perplexity_{which}_standard_error"]
         line[column] = f"{gap[which]} ({rounded(gap[f'perplexity_{which}'], error)})"
-    line["worst / best"] = with_error(gap["worst_over_best"], gap["worst_over_best_standard_error"])
-    line["remaining gap"] = percent(gap["gap_left"], gap["gap_left_standard_error"])
+    line["worst / best"] = shown(gap, "worst_over_best")
+    line["remaining gap"] = shown_percent(gap, "gap_left")
     if several:
         line["seeds"] = str(gap["seeds"])
         spread = gap["gap_left_standard_deviation_over_seeds"]
-        line["remaining gap, spread over seeds"] = NOTHING
-        if spread is not None:
-            text = rounded(100 * spread, 100 * spread)
-            line["remaining gap, spread over seeds"] = text if text == NOT_FINITE else f"{text} %"
+        text = NOTHING if spread is None else f"{rounded(100 * spread, 100 * spread)} %"
+        line["remaining gap, spread over seeds"] = text.replace(f"{NOT_FINITE} %", NOT_FINITE)
     return line
 
 
-def _marked(gap: Mapping[str, Any], study: Study) -> str:
+def _marked(gap: Row, study: Study) -> str:
     """Return the name of a gap's adaptation, marked if it was chosen on the evaluation text."""
     on_evaluation = gap["adaptation"] in study.comparisons.selected_on_evaluation
     return marked(gap["adaptation"], "evaluation" if on_evaluation else None)
 
 
-def _effect(gap: Mapping[str, Any]) -> str:
+def _effect(gap: Row) -> str:
     """Return the effect of an adaptation on a gap, as the predicate of a sentence."""
     left, error = gap["gap_left"], gap["gap_left_error"]
     if left is None or error is None:
@@ -93,11 +85,11 @@ def _unequal_sparsities(means: Rows) -> Iterator[str]:
         if mean["criterion"] != DENSE:
             of_pattern = sparsities.setdefault((mean["model"], mean["pattern"]), [])
             of_pattern.append(mean["sparsity"])
-    for (model, pattern), found in sparsities.items():
-        if max(found) - min(found) > UNEQUAL:
+    for (model, pattern), shares in sparsities.items():
+        if max(shares) - min(shares) > UNEQUAL:
             yield (
                 f"{model}, {pattern}: the criteria produced unequal sparsities, from "
-                f"{100 * min(found):.1f} to {100 * max(found):.1f} %, so part of a gap between "
+                f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %, so part of a gap between "
                 "them comes from sparsity."
             )
 

@@ -1,16 +1,16 @@
 """The section of the summary that shows zero-shot accuracy."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 from freelunch.analysis.accuracy import MEAN
-from freelunch.reporting.formatting import NOTHING, percent
-from freelunch.reporting.sections.section import Section
+from freelunch.analysis.pairing import Rows
+from freelunch.reporting.formatting import NOTHING, shown_percent
+from freelunch.reporting.summary import Section
 from freelunch.study.cell import DENSE
 
-Row = Mapping[str, Any]
 WORDS = ("model", "criterion", "pattern", "adaptation")
 MINUS_DENSE, MINUS_UNADAPTED = "\N{MINUS SIGN} dense", "\N{MINUS SIGN} unadapted"
+DIFFERENCES = {MINUS_DENSE: "accuracy_minus_dense", MINUS_UNADAPTED: "accuracy_minus_unadapted"}
 NOTE = (
     "Accuracy: the share of documents whose correct choice has the highest log-likelihood "
     "(lm-eval's `acc`, without examples); mean: the plain mean over tasks. ± is the standard error "
@@ -18,29 +18,28 @@ NOTE = (
 )
 
 
-def tasks_section(tasks: Sequence[Row]) -> Section:
-    """Return the section.
-
-    Args:
-        tasks: As `analysis.accuracy.task_rows` returns them; at least one.
-    """
+def tasks_section(tasks: Rows) -> Section:
+    """Return the section."""
     return Section("tasks", "Zero-shot accuracy", task_lines(tasks), list(task_notes(tasks)), WORDS)
 
 
-def task_lines(tasks: Sequence[Row]) -> list[dict[str, str]]:
+def task_lines(tasks: Rows) -> list[dict[str, str]]:
     """Return a line for each cell, from column to text."""
-    lines: dict[tuple[Any, ...], dict[str, str]] = {}
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in tasks:
-        cell = tuple(row[key] for key in WORDS)
-        line = lines.setdefault(cell, _names(row))
-        line[row["task"]] = percent(row["accuracy"], row["accuracy_standard_error"])
+        names = {key: row[key] for key in WORDS}
+        if row["criterion"] == DENSE:
+            names |= {"pattern": NOTHING, "adaptation": NOTHING}
+        line = lines.setdefault(tuple(row[key] for key in WORDS), names)
+        line[row["task"]] = shown_percent(row, "accuracy")
         if row["task"] == MEAN:
-            line[MINUS_DENSE] = _points(row, "accuracy_minus_dense")
-            line[MINUS_UNADAPTED] = _points(row, "accuracy_minus_unadapted")
+            for column, key in DIFFERENCES.items():
+                # In points, so without the sign of percent.
+                line[column] = shown_percent(row, key).removesuffix(" %")
     return list(lines.values())
 
 
-def task_notes(tasks: Sequence[Row]) -> Iterator[str]:
+def task_notes(tasks: Rows) -> Iterator[str]:
     """Yield the notes below the table: the documents, and the meaning of the numbers."""
     asked: dict[str, tuple[int, int]] = {}
     for row in tasks:
@@ -59,14 +58,3 @@ def task_notes(tasks: Sequence[Row]) -> Iterator[str]:
             f"context; {row['truncated_tokens']:,} tokens at their beginnings were dropped."
         )
     yield NOTE
-
-
-def _names(row: Row) -> dict[str, str]:
-    line = {key: row[key] for key in WORDS}
-    if row["criterion"] == DENSE:
-        line |= {"pattern": NOTHING, "adaptation": NOTHING}
-    return line
-
-
-def _points(row: Row, key: str) -> str:
-    return percent(row[key], row[f"{key}_standard_error"]).removesuffix(" %")

@@ -1,21 +1,20 @@
 """The section of the summary that compares retraining with reconstruction, budget by budget."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
+from freelunch.analysis.pairing import Row, Rows
 from freelunch.reporting.formatting import (
     NOT_FINITE,
     NOTHING,
-    marked,
+    adaptation_name,
     over_dense,
+    shown,
     significant,
-    with_error,
 )
-from freelunch.reporting.sections.section import Section
+from freelunch.reporting.summary import Section
 from freelunch.study.cell import pruned_model
 
-Row = Mapping[str, Any]
 WORDS = ("model", "criterion", "pattern", "adaptation", "what")
 NOTES = (
     "Tokens: tokens seen, counting repeats; distinct: the distinct tokens of the text among them. "
@@ -33,13 +32,8 @@ NOTES = (
 )
 
 
-def budgets_section(budgets: Sequence[Row], reaches: Sequence[Row]) -> Section:
-    """Return the section.
-
-    Args:
-        budgets: As `analysis.budget_effect.budget_rows` returns them; at least one.
-        reaches: As `analysis.reach.reach_rows` returns them.
-    """
+def budgets_section(budgets: Rows, reaches: Rows) -> Section:
+    """Return the section."""
     lines = [budget_line(row) for row in budgets]
     notes = [*reach_sentences(reaches), *NOTES]
     return Section("budgets", "Retraining beside reconstruction", lines, notes, WORDS)
@@ -52,7 +46,7 @@ def budget_line(row: Row) -> dict[str, str]:
         "model": row["model"],
         "criterion": row["criterion"],
         "pattern": row["pattern"],
-        "adaptation": marked(row["adaptation"], row["selected_on"]),
+        "adaptation": adaptation_name(row),
         "what": row["series"],
         "tokens": f"{row['tokens']:,.0f}",
         "distinct": f"{row['distinct_tokens']:,.0f}",
@@ -60,22 +54,20 @@ def budget_line(row: Row) -> dict[str, str]:
         "trained": _parameters(row["trained_parameters"]),
         "TFLOP": f"{row['flops'] / 1e12:,.1f}{search}",
         "peak memory": f"{row['peak_bytes'] / 1e9:.2f} GB",
-        "perplexity": with_error(row["perplexity"], row["perplexity_standard_error"]),
+        "perplexity": shown(row, "perplexity"),
         "ratio to dense": over_dense(row),
         "seeds": f"{row['seeds']}",
-        "loss \N{MINUS SIGN} reconstruction": with_error(
-            row["loss_minus_reference"], row["loss_minus_reference_standard_error"]
-        ),
+        "loss \N{MINUS SIGN} reconstruction": shown(row, "loss_minus_reference"),
     }
 
 
-def reach_sentences(reaches: Sequence[Row]) -> Iterator[str]:
+def reach_sentences(reaches: Rows) -> Iterator[str]:
     """Yield a sentence for each retraining series: the budget that reaches the reconstruction."""
+    series: dict[str, dict[str, Row]] = {}
     for row in reaches:
-        if row["unit"] == "tokens":
-            (flops,) = (it for it in reaches if it["unit"] == "flops" and _same(it, row))
-            name = f"{pruned_model(row)}: {row['series']}"
-            yield f"{name} {_reach(row, flops)}."
+        series.setdefault(f"{pruned_model(row)}: {row['series']}", {})[row["unit"]] = row
+    for name, units in series.items():
+        yield f"{name} {_reach(units['tokens'], units['flops'])}."
 
 
 def _reach(tokens: Row, flops: Row) -> str:
@@ -88,11 +80,10 @@ def _reach(tokens: Row, flops: Row) -> str:
         largest = significant(tokens["largest_over_reference"], 3)
         return f"does not reach {reference} with up to {largest} times its tokens{interval}"
     if value <= tokens["smallest_over_reference"]:
+        least = [significant(row["smallest_over_reference"], 3) for row in (tokens, flops)]
         return (
             f"already reaches {reference} at the smallest budget that was run: with at most "
-            f"{significant(tokens['smallest_over_reference'], 3)} times its tokens and "
-            f"{significant(flops['smallest_over_reference'], 3)} times its operations; "
-            f"{_interval(tokens)}"
+            f"{least[0]} times its tokens and {least[1]} times its operations; {_interval(tokens)}"
         )
     operations = significant(flops["reached_at_over_reference"])
     return (
@@ -123,10 +114,6 @@ def times(value: float, row: Row) -> str:
         # Smaller budgets were not tried.
         return f"at most {significant(row['smallest_over_reference'])}"
     return significant(value)
-
-
-def _same(one: Row, other: Row) -> bool:
-    return all(one[key] == other[key] for key in ("model", "criterion", "pattern", "series"))
 
 
 def _parameters(count: int) -> str:

@@ -1,26 +1,24 @@
 """The section of the summary that shows every cell, its seeds averaged."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from freelunch.analysis.pairing import seed_groups
+from freelunch.analysis.pairing import Row, Rows, seed_groups
 from freelunch.reporting.formatting import (
     NOTHING,
-    marked,
+    adaptation_name,
     parts_text,
     range_text,
     rounded,
+    shown,
     significant,
-    with_error,
 )
 from freelunch.reporting.metrics import METRICS, Metric
-from freelunch.reporting.sections.section import Section
+from freelunch.reporting.summary import Section
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.sources import AnyText, Mixture, Wheel
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
 
-Means = Sequence[Mapping[str, Any]]
 WORDS = ("model", "criterion", "pattern", "adaptation", "adaptation cost")
 SELECTED_ON = {"calibration": "held-out calibration text", "evaluation": "the evaluation text"}
 _ORIGINS = {
@@ -32,45 +30,38 @@ _ORIGINS = {
 }
 
 
-def cells_section(study: Study, means: Means) -> Section:
-    """Return the section.
-
-    Args:
-        study: For the texts, the calibration and the seeds.
-        means: As `reporting.cells.means_over_seeds` returns them; the dense cell comes first.
-    """
+def cells_section(study: Study, means: Rows) -> Section:
+    """Return the section."""
     several = any(mean["seeds"] > 1 for mean in means)
-    shown = [
+    metrics = [
         metric
         for metric in METRICS
         if metric.summary_heading and any(mean[metric.column] is not None for mean in means)
     ]
-    lines = [_line(mean, several, shown) for mean in means]
-    return Section("cells", "All cells", lines, list(_notes(study, means, several, shown)), WORDS)
+    lines = [_line(mean, several, metrics) for mean in means]
+    return Section("cells", "All cells", lines, list(_notes(study, means, several, metrics)), WORDS)
 
 
-def _line(mean: Mapping[str, Any], several: bool, shown: Sequence[Metric]) -> dict[str, str]:
+def _line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str, str]:
     """Return one line of the table, from column to text."""
     line = {column: mean[column] for column in ("model", "criterion", "pattern", "adaptation")}
-    line["adaptation"] = marked(mean["adaptation"], mean["selected_on"])
+    line["adaptation"] = adaptation_name(mean)
     if mean["criterion"] == DENSE:
         line |= {"pattern": NOTHING, "adaptation": NOTHING}
-    line["perplexity"] = with_error(mean["perplexity"], mean["perplexity_standard_error"])
-    line["ratio to dense"] = with_error(
-        mean["perplexity_over_dense"], mean["perplexity_over_dense_standard_error"]
-    )
+    line["perplexity"] = shown(mean, "perplexity")
+    line["ratio to dense"] = shown(mean, "perplexity_over_dense")
     if several:
         spread = mean["perplexity_standard_deviation_over_seeds"]
         line["seeds"] = str(mean["seeds"])
         line["spread over seeds"] = NOTHING if spread is None else rounded(spread, spread)
-    for metric in shown:
+    for metric in metrics:
         line[str(metric.summary_heading)] = metric.shown(mean) or NOTHING
     line["sparsity"] = f"{100 * mean['sparsity']:.1f} %"
     line["adaptation cost"] = NOTHING if mean["adaptation"] == NONE else ", ".join(_costs(mean))
     return line
 
 
-def _costs(mean: Mapping[str, Any]) -> Iterator[str]:
+def _costs(mean: Row) -> Iterator[str]:
     """Yield what an adaptation cost, and what went wrong with it."""
     if (tokens := mean["adaptation_tokens"]) is not None:
         yield f"{tokens:,.0f} tokens"
@@ -90,7 +81,7 @@ def _costs(mean: Mapping[str, Any]) -> Iterator[str]:
         yield f"its own loss rose{of_seeds}"
 
 
-def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -> Iterator[str]:
+def _notes(study: Study, means: Rows, several: bool, metrics: Sequence[Metric]) -> Iterator[str]:
     """Yield the notes below the table: texts, amounts, seeds, and the meaning of an error."""
     if study.is_unfinished:
         yield (
@@ -114,7 +105,7 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
             f"These perplexities are on `{name}`, not on WikiText-2: compare them with "
             "each other, not with published ones."
         )
-    yield from (metric.note(study) for metric in shown if metric.note)
+    yield from (metric.note(study) for metric in metrics if metric.note)
     yield from _sizes(means)
     yield (
         "Ratio to dense: the perplexity divided by that of the dense model. Its error comes from "
@@ -150,17 +141,20 @@ def _notes(study: Study, means: Means, several: bool, shown: Sequence[Metric]) -
     )
 
 
-def _amounts(means: Means) -> str:
+def _amounts(means: Rows) -> str:
     """Return the number and length of the evaluated windows, by model if models differ."""
     models: dict[str, list[str]] = {}
     for mean in means:
         if mean["criterion"] == DENSE:
-            windows, length = mean["windows"], mean["window_length"]
-            amount = f"{windows:,} windows of {length:,} tokens ({windows * length:,} tokens)"
-            if (stride := mean["window_stride"]) != length:
-                amount = (
-                    f"{windows:,} windows of {length:,} tokens, one every {stride:,} tokens; the "
-                    f"last {stride:,} tokens of each are scored"
+            windows, length, stride = (
+                mean[key] for key in ("windows", "window_length", "window_stride")
+            )
+            amount = f"{windows:,} windows of {length:,} tokens"
+            if stride == length:
+                amount += f" ({windows * length:,} tokens)"
+            else:
+                amount += (
+                    f", one every {stride:,} tokens; the last {stride:,} tokens of each are scored"
                 )
             models.setdefault(amount, []).append(mean["model"])
     if len(models) == 1:
@@ -168,7 +162,7 @@ def _amounts(means: Means) -> str:
     return "; ".join(f"{', '.join(names)}: {amount}" for amount, names in models.items())
 
 
-def _sizes(means: Means) -> Iterator[str]:
+def _sizes(means: Rows) -> Iterator[str]:
     """Yield the size of each model, dense and pruned, and the speed of the pruned ones."""
     for model in dict.fromkeys(mean["model"] for mean in means):
         of_model = [mean for mean in means if mean["model"] == model]
@@ -178,7 +172,7 @@ def _sizes(means: Means) -> Iterator[str]:
             f"{model} has {of_model[0]['parameters']:,} parameters, of which {left} million are "
             f"not zero, and takes {megabytes} MB on disk: zeros are stored like other numbers."
         )
-        speeds = [mean["tokens_per_second_over_dense"] for mean in of_model]
+        speeds = (mean["tokens_per_second_over_dense"] for mean in of_model)
         if known := [speed for speed in speeds if speed is not None]:
             note += (
                 f" Zeros are also multiplied like other numbers: pruned, it processes "

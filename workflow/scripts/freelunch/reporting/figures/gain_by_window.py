@@ -1,0 +1,172 @@
+"""The share of the best gain that each window misses, and its memory."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from freelunch.analysis.window_effect import WINDOW_COLUMNS
+from freelunch.reporting.drawing.adaptation_looks import INK, Mark, Registered, marks
+from freelunch.reporting.drawing.style import (
+    DAGGER,
+    SMALL,
+    chosen_note,
+    empty,
+    grouped,
+    legend_below,
+    new_figure,
+    widen,
+    write_at,
+    write_beside,
+)
+from freelunch.reporting.figures import Figure, looks_and_text
+from freelunch.reporting.formatting import NOT_FINITE
+from freelunch.reporting.labels import pruned_model_label, seeds_label
+from freelunch.study.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib import figure as drawn
+    from matplotlib.axes import Axes
+
+ROW_INCHES, LINE_INCHES, GAP_INCHES = 0.22, 0.12, 0.06
+LABEL_CHARACTERS = 26
+# Percent of the best gain. A window that misses more would leave the others no room on the axis.
+MOST_MISSED = 200.0
+# The title, the axis and its name.
+AROUND_INCHES = 1.0
+LEGEND_INCHES = 0.35
+BEYOND = "\N{RIGHTWARDS ARROW}"
+# How far below the axes the name of the x axis is.
+HEAD_POINTS = -19.5
+Row = Mapping[str, str]
+
+
+def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> "drawn.Figure":
+    """Return the figure: for each pruned model and amount of text a row for each window, with the
+    share of the best gain that it misses, its memory and its perplexity.
+    """
+    if not rows:
+        return empty("no two windows to compare")
+    looks = marks(adaptations)
+    panels = grouped(rows, "model", "criterion", "pattern", "tokens").values()
+    heights = [AROUND_INCHES + _row_inches(here, looks) * len(here) for here in panels]
+    figure = new_figure(LEGEND_INCHES + sum(heights))
+    grid = figure.subplots(len(panels), 2, squeeze=False, height_ratios=heights)
+    for (missed, memory), here in zip(grid, panels, strict=True):
+        shares = [100 * float(row["gain_missed"]) for row in here]
+        errors = [100 * float(row["gain_missed_standard_error"]) for row in here]
+        _panel(missed, here, looks, shares, errors)
+        _panel(memory, here, looks, [1e-9 * float(row["adaptation_peak_bytes"]) for row in here])
+        widen(memory)
+        tokens, seeds = int(here[0]["tokens"]), seeds_label({int(row["seeds"]) for row in here})
+        title = f"{pruned_model_label(here[0])}\n{tokens:,} tokens, {seeds}"
+        missed.set_title(title, loc="left", x=0.0)
+        missed.set_xlabel("gain missed (%)")
+        memory.set_xlabel("memory (GB)")
+        missed.set_yticks(range(len(here)), [_label(row, looks) for row in here], fontsize=SMALL)
+        memory.set_yticks(range(len(here)), [""] * len(here))
+        for at, row in enumerate(here):
+            write_beside(memory, at, _perplexity(row), INK, gap=5)
+        # Name the numbers right of the axes, at the height of the name of the x axis.
+        head = {"xycoords": "axes fraction", "fontsize": None, "va": "top"}
+        write_at(memory, "perplexity", (1.0, 0.0), (5, HEAD_POINTS), **head)
+    # No other words are in these axes.
+    beyond = [f"{BEYOND}: beyond {MOST_MISSED:g} %"] if any(row[0].texts for row in grid) else []
+    legend_below(
+        figure,
+        [],
+        "gain missed: share of the best window's gain; bars: ± standard error of the paired",
+        f"difference from the best; memory: peak of a job; perplexity on {text}",
+        *beyond,
+        *chosen_note(rows),
+    )
+    return figure
+
+
+def _label(row: Row, looks: Mapping[str, Mark]) -> str:
+    """Return the window of a row in words; the title has its amount of text."""
+    label = looks[row["adaptation"]].series.removeprefix("reconstruction: ")
+    label = f"{label} {DAGGER}" if row["selected_on"] == "evaluation" else label
+    return textwrap.fill(label, LABEL_CHARACTERS)
+
+
+def _row_inches(rows: Sequence[Row], looks: Mapping[str, Mark]) -> float:
+    """Return the height of the rows of a panel."""
+    lines = max(_label(row, looks).count("\n") + 1 for row in rows)
+    return max(ROW_INCHES, GAP_INCHES + LINE_INCHES * lines)
+
+
+def _panel(
+    axes: "Axes",
+    rows: Sequence[Row],
+    looks: Mapping[str, Mark],
+    values: Sequence[float],
+    errors: Sequence[float] | None = None,
+) -> None:
+    """Draw a quantity of all windows; write the shares, which have errors, that are too large."""
+    from matplotlib.ticker import MaxNLocator
+
+    for at, (row, value) in enumerate(zip(rows, values, strict=True)):
+        if errors is not None and MOST_MISSED < value < math.inf:
+            write_beside(axes, at, f"{value:,.0f} {BEYOND}", INK, gap=-3)
+        elif math.isfinite(value):
+            bar = None if errors is None else [errors[at]]
+            points = looks[row["adaptation"]].points
+            axes.errorbar([value], [at], xerr=bar, **points, linestyle="none", zorder=3)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+
+
+def _perplexity(row: Row) -> str:
+    value = float(row["perplexity"])
+    return f"{value:,.{0 if value >= 1e4 else 1}f}" if math.isfinite(value) else NOT_FINITE
+
+
+def _caption(study: Study) -> str:
+    perplexity, calibration = study.perplexity, study.calibration
+    return f"""\
+The share of the best gain that each window misses, the memory that it takes, and the perplexity
+that it reaches. A window is the part of the model that is adapted together: a single matrix,
+attention and MLP separately (half blocks), a number of consecutive blocks, or the whole model. The
+masks are the same for all windows. Each window is compared with the best of those that see the same
+amount of text, over the seeds that the two share, so perplexities may be means over different
+seeds.
+
+The gain is the loss without the adaptation minus that with it. Bars are one standard error of the
+paired difference from the best window, over windows of text. Perplexity is on
+``{perplexity.text}``, windows of {study.window_text} tokens. Masks are chosen on
+{calibration.samples} sequences of {study.sequence_text} tokens of ``{calibration.text}``, and
+windows see as many tokens as their title says. Memory is the peak resident set of a job.
+"""
+
+
+FIGURE = Figure(
+    name="windows",
+    title="quality and memory by window",
+    caption=_caption,
+    alternative=(
+        "Two charts with a row for each window, from single matrices to the whole model: how much "
+        "of the best gain it misses, with the error, and the peak memory of a job; beside them, "
+        "its perplexity."
+    ),
+    claims=("C2", "C2b", "C2v1"),
+    wanted=lambda study: study.comparisons.of_windows,
+    data="effect of the window size",
+    data_caption=lambda _: (
+        """\
+``gain``: the mean loss without the adaptation minus that with it, nats per token. ``gain_missed``:
+how much less an adaptation gains than the best one on as many ``tokens`` (``best``), as a share of
+the best gain, with the standard error of the paired differences over windows of text (and over
+seeds, where there are several). What was chosen on the evaluation text is not the best. ``exact``:
+1 for a window that was solved by least squares and not trained. ``targets`` also names the quirks
+of the paper's code that are switched on.
+"""
+    ),
+    columns=WINDOW_COLUMNS,
+    rows=lambda results: results.windows,
+    drawing=__name__,
+    settings=looks_and_text,
+)

@@ -1,0 +1,299 @@
+"""Perplexity by criterion, without and with adaptation, beside the dense model."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from freelunch.reporting.cells import CRITERIA_COLUMNS
+from freelunch.reporting.drawing.adaptation_looks import (
+    DENSE_COLOUR,
+    QUIET,
+    Mark,
+    Registered,
+    marks,
+)
+from freelunch.reporting.drawing.style import (
+    draw_spread,
+    legend_below,
+    log_ticks,
+    mark_handle,
+    mark_not_finite,
+    new_figure,
+    write_at,
+    write_beside,
+)
+from freelunch.reporting.figures import Figure, looks_and_text
+from freelunch.reporting.formatting import marked
+from freelunch.reporting.labels import criterion_label, pattern_label, seeds_label
+from freelunch.study.cell import DENSE
+from freelunch.study.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib import figure as drawn
+    from matplotlib.axes import Axes
+
+# The axis is logarithmic if the largest perplexity is more than this many times the smallest.
+LOG_FROM = 5.0
+PANEL_HEIGHT_INCHES = 2.3
+# A wider row would become unreadably small on a page, so it continues below.
+PANELS_A_ROW = 3
+ROW_INCHES = 4.2
+# Wide enough for the legend.
+LEAST_WIDTH_INCHES = 3.2
+# The width of a character of titles and names of criteria.
+CHARACTER_INCHES = 0.078
+# The distance between points, wide enough for a value of four digits. Between criteria, half a step
+# is added.
+STEP_INCHES = 0.36
+GAP_STEPS = 0.5
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row of criteria.csv; None where a number is empty or not finite."""
+
+    criterion: str
+    pattern: str
+    model: str
+    adaptation: str
+    seeds: int
+    perplexity: float | None
+    error: float | None
+    spread: float | None
+
+    @classmethod
+    def of(cls, row: Row) -> "Point":
+        """Return the point of a row."""
+        criterion, pattern, model, adaptation = (row[key] for key in CRITERIA_COLUMNS[:4])
+        numbers = [float(row[key] or "nan") for key in CRITERIA_COLUMNS[5:]]
+        finite = [number if math.isfinite(number) else None for number in numbers]
+        return cls(criterion, pattern, model, adaptation, int(row["seeds"]), *finite)
+
+    @property
+    def bar(self) -> float:
+        """Return the length of the longer of its two bars."""
+        return max(self.error or 0.0, self.spread or 0.0)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One model and pattern.
+
+    Attributes:
+        title: Text above the panel.
+        points: The points that it shows.
+        adaptations: How many adaptations each criterion has room for.
+    """
+
+    title: str
+    points: Sequence[Point]
+    adaptations: int
+
+    @property
+    def criteria(self) -> list[str]:
+        """Return the names of the criteria along the axis."""
+        return list(dict.fromkeys(point.criterion for point in self.points))
+
+    @property
+    def width_inches(self) -> float:
+        """Return the width at which neither marks nor words touch."""
+        marks_inches = STEP_INCHES * (self.adaptations + GAP_STEPS)
+        name_inches = CHARACTER_INCHES * max(len(criterion_label(name)) for name in self.criteria)
+        of_criteria = max(marks_inches, name_inches) * len(self.criteria)
+        return max(of_criteria, CHARACTER_INCHES * max(map(len, self.title.splitlines())))
+
+
+def draw(
+    rows: Sequence[Row],
+    adaptations: Registered,
+    text: str,
+    selected_on_evaluation: Sequence[str] = (),
+) -> "drawn.Figure":
+    """Return the figure: a panel for each model and pattern, the panels of a model in rows."""
+    points = [Point.of(row) for row in rows]
+    dense = {point.model: point for point in points if point.criterion == DENSE}
+    pruned = [point for point in points if point.criterion != DENSE]
+    names = {point.adaptation for point in pruned}
+    shown = {name: look for name, look in marks(adaptations).items() if name in names}
+    for name in names.intersection(selected_on_evaluation):
+        shown[name] = replace(shown[name], label=marked(shown[name].label, "evaluation"))
+    grid = [(model, row) for model in dense for row in _panel_rows(model, pruned, len(shown))]
+    widest = max(_width_inches(row) for _, row in grid)
+    width = max(1.4 + widest, LEAST_WIDTH_INCHES)
+    figure = new_figure(0.7 + PANEL_HEIGHT_INCHES * len(grid), width)
+    places = figure.add_gridspec(len(grid), 1)
+    scales: dict[str, Axes] = {}
+    for at, (model, row) in enumerate(grid):
+        widths = [panel.width_inches for panel in row]
+        if widest > sum(widths):
+            # A column that stays empty, so that a criterion takes the same room in all rows.
+            widths.append(widest - sum(widths))
+        columns = places[at].subgridspec(1, len(widths), width_ratios=widths)
+        for column, panel in enumerate(row):
+            # Panels of one model share their scale.
+            axes = figure.add_subplot(columns[column], sharey=scales.get(model))
+            if model not in scales:
+                scales[model] = axes
+                _scale(axes, [point for point in points if point.model == model])
+            is_first = column == 0
+            axes.tick_params(axis="y", left=is_first, labelleft=is_first)
+            axes.set_ylabel(f"perplexity on {text}" if is_first else "")
+            _panel(axes, panel, shown)
+            _dense_line(axes, dense[model], named=panel is row[-1])
+    spread = ["wide pale bars: ± standard deviation over seeds"]
+    legend_below(
+        figure,
+        [mark_handle(look, look.label) for look in shown.values()],
+        "bars and band: ± standard error over windows",
+        *(spread if any(point.spread for point in pruned) else []),
+        "a bar shorter than its mark is hidden",
+    )
+    return figure
+
+
+def _panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[list[Panel]]:
+    """Return the panels of a model, one per pattern, in rows that fit a page.
+
+    Args:
+        model: Name of the model, shown above the first panel of each row.
+        points: The points of all models.
+        adaptations: How many adaptations each criterion has room for.
+    """
+    rows: list[list[Panel]] = []
+    of_model = [point for point in points if point.model == model]
+    for pattern in dict.fromkeys(point.pattern for point in of_model):
+        here = [point for point in of_model if point.pattern == pattern]
+        title = pattern_label(pattern)
+        if any(point.seeds > 1 for point in points):
+            title += f"\n{seeds_label({point.seeds for point in here})}"
+        panel = Panel(title, here, adaptations)
+        row = [*rows[-1], panel] if rows else []
+        if row and len(row) <= PANELS_A_ROW and _width_inches(row) <= ROW_INCHES:
+            rows[-1] = row
+        else:
+            rows.append([replace(panel, title=f"{model}, {title}")])
+    return rows
+
+
+def _width_inches(row: Sequence[Panel]) -> float:
+    return sum(panel.width_inches for panel in row)
+
+
+def _panel(axes: "Axes", panel: Panel, shown: Mapping[str, Mark]) -> None:
+    """Draw the marks of one model and pattern, each with its error over windows as a bar and its
+    spread over seeds as a wide pale one, and the names below them.
+    """
+    axes.set_title(panel.title, loc="left")
+    step, places = 1 / (len(shown) + GAP_STEPS), list(shown)
+    for point in panel.points:
+        place = places.index(point.adaptation) - (len(places) - 1) / 2
+        x = panel.criteria.index(point.criterion) + step * place
+        look, value = shown[point.adaptation], point.perplexity
+        if value is None:
+            mark_not_finite(axes, x, look)
+            continue
+        draw_spread(axes, x, value, point.spread, look.colour)
+        axes.errorbar(x, value, yerr=point.error, **look.points, linestyle="none", zorder=3)
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
+        words = {"ha": "center", "va": "bottom", "color": QUIET, "bbox": behind, "zorder": 2.5}
+        write_at(axes, _plain(value), (x, value + point.bar), (0, 3.5), **words)
+    names = [criterion_label(name) for name in panel.criteria]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.5, len(names) - 0.5)
+    axes.tick_params(axis="x", length=0)
+
+
+def _dense_line(axes: "Axes", dense: Point, named: bool) -> None:
+    """Draw the dense model as a dashed line with its error as a band."""
+    value = dense.perplexity
+    if value is None:
+        return
+    if dense.error is not None:
+        ends = (value - dense.error, value + dense.error)
+        axes.axhspan(*ends, color=DENSE_COLOUR, alpha=0.15, linewidth=0, zorder=1)
+    axes.axhline(value, color=DENSE_COLOUR, linestyle="--", linewidth=1.0, zorder=1)
+    if named:
+        write_beside(axes, value, f"dense\n{_plain(value)}", DENSE_COLOUR, gap=3)
+
+
+def _scale(axes: "Axes", points: Sequence[Point]) -> None:
+    """Choose a linear or a logarithmic axis, with room above and below, ticks in plain numbers."""
+    finite = [(point.perplexity, point.bar) for point in points if point.perplexity is not None]
+    if not finite:
+        return
+    least, high = min(value for value, _ in finite), max(value + bar for value, bar in finite)
+    # No bar reaches down to 0 on a logarithmic axis: a longer one leaves the panel.
+    low = max(min(value - bar for value, bar in finite), least / 2)
+    if high > LOG_FROM * least:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.35, high * 1.9)
+        log_ticks(axes)
+    else:
+        room = (high - low or high) * 0.2
+        axes.set_ylim(low - room, high + room)
+        axes.yaxis.set_major_formatter("{x:,g}")
+
+
+def _plain(value: float) -> str:
+    """Return three digits, or all of those before the point."""
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{decimals}f}"
+
+
+def _caption(study: Study) -> str:
+    perplexity, calibration = study.perplexity, study.calibration
+    windows = perplexity.windows or "all"
+    length, stride = perplexity.length, perplexity.stride
+    overlap = "without overlap" if stride in (None, length) else f"one every {stride} tokens"
+    return f"""\
+Perplexity by pruning criterion, without and with adaptation; the dashed line is the dense model.
+Lower is better. Measured on {windows} windows of {study.window_text} tokens of
+``{perplexity.text}``, {overlap}; calibrated on {calibration.samples} sequences of
+{study.sequence_text} tokens of ``{calibration.text}``.
+
+Bars, and the band of the dense model, are one standard error over windows; a bar shorter than its
+mark is hidden. All cells of a model are measured on the same windows, so their differences are more
+certain than the bars suggest: see ``loss_minus_dense_standard_error`` in the summary table, and
+``gaps.csv``. Where there are several seeds, the mark is their mean and the wide pale bar their
+standard deviation. The numbers are in ``criteria.csv``.
+"""
+
+
+def _wanted(study: Study) -> bool:
+    """Return whether a study compares criteria, or nothing: then this figure shows its cells."""
+    others = (
+        study.comparisons.of_windows or study.comparisons.of_budgets or study.comparisons.of_sizes
+    )
+    return study.comparisons.of_criteria or not others
+
+
+def _data_caption(study: Study) -> str:
+    return f"""\
+For each model, criterion and pattern, and each adaptation that several criteria have, the mean
+perplexity on ``{study.perplexity.text}`` over ``seeds`` seeds, its standard error over windows and
+its standard deviation over seeds (empty for one seed). ``nan`` is a perplexity that is not finite.
+"""
+
+
+FIGURE = Figure(
+    name="criteria",
+    title="perplexity by criterion",
+    caption=_caption,
+    alternative=(
+        "A chart for each model and pattern: the perplexity of each pruning criterion without and "
+        "with the reconstruction, above a line for the dense model."
+    ),
+    claims=("C3", "C3b"),
+    wanted=_wanted,
+    data="perplexity by criterion",
+    data_caption=_data_caption,
+    columns=CRITERIA_COLUMNS,
+    rows=lambda results: results.criteria,
+    drawing=__name__,
+    settings=lambda study: {
+        **looks_and_text(study),
+        "selected_on_evaluation": study.comparisons.selected_on_evaluation,
+    },
+)
