@@ -209,6 +209,18 @@ def test_pulled_clone_is_equal_and_has_nothing_to_do(origin, pulled):
         assert not (pulled.path / "results" / "laptop" / part).exists()
 
 
+def test_finished_study_is_taken_over_without_a_job(origin, tmp_path):
+    """DVC runs its stage once, and Snakemake has nothing to do in it."""
+    clone = origin.clone(tmp_path / "clone")
+    for part in ("resources", "results", ".snakemake"):
+        shutil.copytree(origin.path / part, clone.path / part, symlinks=True, dirs_exist_ok=True)
+    (clone.path / "dvc.lock").unlink()
+    assert clone.planned() == []
+    said = clone.dvc("repro")
+    assert "Nothing to be done" in said and "rule build_tables" not in said, said
+    assert "didn't change" in clone.dvc("repro")
+
+
 def test_equal_shards_are_stored_and_pushed_once(origin, remote):
     files = origin.digests()
     shards = {name: md5 for name, md5 in files.items() if name.endswith(".safetensors")}
@@ -234,6 +246,20 @@ def test_caches_comments_and_other_studies_do_not_mark_the_stage(pulled):
     other = base64.urlsafe_b64encode(b"results/full/records/some.json").decode()
     (pulled.path / ".snakemake" / "metadata" / other).write_text("{}")
     assert pulled.status() == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("results/laptop/records/some.json", True),
+        ("resources/texts/speeches/manifest.json", True),
+        ("results/smoke/records/some.json", False),
+    ],
+)
+def test_dvcignore_keeps_the_metadata_of_this_study(origin, path, kept):
+    name = base64.urlsafe_b64encode(path.encode()).decode()
+    ignored = origin.try_(origin.bin / "dvc", "check-ignore", f".snakemake/metadata/{name}")
+    assert (ignored.returncode == 0) is not kept, ignored.stdout
 
 
 def test_edit_after_pull_computes_again(origin, pulled):
@@ -306,6 +332,15 @@ def test_cache_has_no_links_that_snakemake_would_write_through(origin):
     assert {path.stat().st_nlink for path in metadata} == {1}
 
 
+def test_clone_without_a_remote_can_run(origin, tmp_path):
+    clone = origin.clone(tmp_path / "clone")
+    clone.dvc("remote", "remove", "folder")
+    pull = clone.try_(clone.bin / "dvc", "pull")
+    assert pull.returncode != 0 and "No remote provided" in pull.stdout, pull.stdout
+    assert "Running stage 'study'" in clone.dvc("repro", "--dry")
+    assert "evaluate_cell" in clone.planned()
+
+
 def test_metrics_and_plots_show_the_study(pulled):
     shown = json.loads(pulled.dvc("metrics", "show", "--json"))
     metrics = shown[""]["data"][f"results/laptop/{METRICS}"]["data"]
@@ -319,6 +354,15 @@ def test_metrics_and_plots_show_the_study(pulled):
     figures = (pulled.path / "results" / "laptop" / "figures").glob("*.png")
     drawn = sorted(figure.read_bytes() for figure in figures)
     assert len(drawn) == 5 and sorted(image.read_bytes() for image in images) == drawn
+
+
+def test_experiment_has_readable_columns(pulled):
+    pulled.dvc("exp", "run", "--set-param", "config.yaml:study.calibration.samples=6")
+    config = yaml.safe_load((pulled.path / "config.yaml").read_text())
+    assert config["study"]["calibration"]["samples"] == 6
+    head, *rows = pulled.dvc("exp", "show", "--csv", "--only-changed").splitlines()
+    assert {"none", "recon_block", "study.calibration.samples"} <= set(head.split(",")), head
+    assert "..." not in "".join([head, *rows])
 
 
 def perplexity(record: dict) -> float:
