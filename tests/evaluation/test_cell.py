@@ -195,7 +195,7 @@ ALL = {"identity", "perplexity", "held_out", "drift"}
     [
         (lambda _, spec: spec, "drift", False, set()),
         (lambda _, spec: spec, "drift", True, ALL),
-        *((lambda _, spec: replace(spec, code="other"), name, False, {name}) for name in ALL),
+        *((lambda _, spec: replace(spec, code="other"), name, False, {name}) for name in sorted(ALL)),
         (other_held_out, "held_out", False, {"held_out"}),
         (without_cache, "drift", False, set()),
     ],
