@@ -112,7 +112,7 @@ def test_a_module_that_is_renamed_or_moved_runs_nothing_again(copy: Path) -> Non
             text = re.sub(rf"\bfreelunch\.{was}\b", f"freelunch.{becomes}", text)
         edited += text != path.read_text()
         path.write_text(_sorted_imports(text))
-    assert edited > 30
+    assert edited > 20
     forget_sources()
     assert {name: code_digest(name) for name in NAMES} == before
 
@@ -229,7 +229,12 @@ def test_only_some_modules_are_imported_by_a_name_made_at_run_time() -> None:
 
 def test_each_rule_carries_the_digest_of_its_script() -> None:
     rules = "".join(path.read_text() for path in (SCRIPTS.parent / "rules").glob("*.smk"))
+    # Of a mixture, one script draws every sample, in place of the script of each rule.
+    (mixed,) = re.findall(r'MIXED = "(\w+)"', rules)
+    rules = rules.replace("{MIXED or '", "").replace("'}.py", ".py").replace("MIXED or ", "")
     for name in NAMES:
+        if name == mixed:
+            continue
         assert f'"../scripts/{name}.py"' in rules, f"no rule runs {name}"
         # With the modules that the script imports by name, where there are any.
         carried = re.search(rf'code=(lambda wildcards: )?code_digest\(\s*"{name}"', rules)
