@@ -27,7 +27,7 @@ def test_every_advice_to_run_a_rule_again_is_this_phrase() -> None:
     assert {str(path.relative_to(library)) for path in said} == {
         "cli/main.py",
         "core/errors.py",
-        "audit/claims.py",
+        "audit/claim_verdicts.py",
     }
 
 

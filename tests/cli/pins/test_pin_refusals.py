@@ -194,26 +194,27 @@ def test_a_hub_that_cannot_be_reached_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("content", "where"),
+    ("content", "named"),
     [
-        ("", ": "),
-        ("[]", ": "),
-        ("modles: {}", ": modles: "),
+        ("", "(top)"),
+        ("[]", "(top)"),
+        ("modles: {}", "modles"),
         (
             "models: {team/one: {main: {commit: main, resolved: 2026-01-31}}}",
-            ": models.team/one.main.commit: ",
+            "models.team/one.main.commit",
         ),
-        ("models: {team/one: {main: {}}}", ": models.team/one.main.commit: "),
-        ("models: {a: 1, a: 2}", ", line 1: "),
-        ("models: [", ": "),
+        ("models: {team/one: {main: {}}}", "models.team/one.main"),
+        ("models: {a: 1, a: 2}", "line 1"),
+        ("models: [", ""),
     ],
 )
 def test_a_damaged_file_of_pins_is_named(
-    content: str, where: str, hub: HubStandIn, refused: Said
+    content: str, named: str, hub: HubStandIn, refused: Said
 ) -> None:
     PINS.write_text(content)
     for command in ("pin", "check"):
-        assert refused(command, str(STUDY)).startswith(f"error: {PINS}{where}")
+        said = refused(command, str(STUDY))
+        assert said.startswith(f"error: {PINS}") and named in said
     assert PINS.read_text() == content
 
 
