@@ -187,6 +187,10 @@ def without_cache(cell: Evaluated, spec: MeasurementSpec) -> MeasurementSpec:
     return spec
 
 
+def recoded(cell: Evaluated, spec: MeasurementSpec) -> MeasurementSpec:
+    return replace(spec, code="other")
+
+
 ALL = {"identity", "perplexity", "held_out", "drift"}
 
 
@@ -195,7 +199,7 @@ ALL = {"identity", "perplexity", "held_out", "drift"}
     [
         (lambda _, spec: spec, "drift", False, set()),
         (lambda _, spec: spec, "drift", True, ALL),
-        *((lambda _, spec: replace(spec, code="other"), name, False, {name}) for name in sorted(ALL)),
+        *((recoded, name, False, {name}) for name in sorted(ALL)),
         (other_held_out, "held_out", False, {"held_out"}),
         (without_cache, "drift", False, set()),
     ],

@@ -14,8 +14,8 @@ from freelunch.audit.figures import figures, figures_of
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting import labels
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
-from freelunch.reporting.drawing import adaptation_looks, files
-from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.drawing import adaptation_looks, figure_files
+from freelunch.reporting.drawing.figure_files import draw_figure
 from freelunch.reporting.drawing.style import apart, widen
 from freelunch.reporting.table import csv_text
 from freelunch.study.methods import METHODS
@@ -29,7 +29,7 @@ SETTINGS = {"adaptations": {"recon_block": {"method": "full"}}, "text": "evaluat
 DRAW = f"""
 import sys
 from pathlib import Path
-from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.drawing.figure_files import draw_figure
 outputs = [Path(sys.argv[2]) / name for name in {NAMES}]
 draw_figure("{CRITERIA}", Path(sys.argv[1]), {SETTINGS}, outputs)
 """
@@ -131,13 +131,13 @@ def test_a_figure_of_nothing_says_so(tmp_path: Path, name: str) -> None:
 def test_all_formats_have_one_layout(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved, save = [], files.save
+    saved, save = [], figure_files.save
 
     def noted(figure: Figure, path: Path) -> None:
         save(figure, path)
         saved.append([axes.get_position().bounds for axes in figure.axes])
 
-    monkeypatch.setattr(files, "save", noted)
+    monkeypatch.setattr(figure_files, "save", noted)
     draw_figure(CRITERIA, data, SETTINGS, [tmp_path / name for name in NAMES])
     assert saved == len(NAMES) * saved[:1]
 

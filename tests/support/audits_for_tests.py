@@ -16,7 +16,7 @@ from freelunch.audit.page import page_text
 from freelunch.audit.rebuild_docs import read_kept, write_results
 from freelunch.core.digest import sealed
 from freelunch.core.files import write_atomically, write_json
-from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.drawing.figure_files import draw_figure
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.study import Study

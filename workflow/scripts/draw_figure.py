@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.job import running
 from freelunch.core.sums import check_sums, write_sums
-from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.drawing.figure_files import draw_figure
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

@@ -20,7 +20,7 @@ from freelunch.audit.output_files import VERDICTS
 from freelunch.core.errors import STUDY_VARIABLE, UserError
 from freelunch.core.files import write_atomically
 from freelunch.records.read import load_finished, load_records
-from freelunch.reporting.drawing.files import draw_figure
+from freelunch.reporting.drawing.figure_files import draw_figure
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.pins import with_pins

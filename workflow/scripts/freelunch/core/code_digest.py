@@ -68,7 +68,7 @@ class Import(NamedTuple):
         return _files(f"{self.module}.{self.name}".rstrip("."))
 
 
-class Source(NamedTuple):
+class SourceFile(NamedTuple):
     """A source file: the digest of its code without docstrings and imports, and its imports."""
 
     code: str
@@ -134,11 +134,11 @@ def _content(path: Path) -> str:
 
 
 @cache
-def _source(path: Path) -> Source:
+def _source(path: Path) -> SourceFile:
     """Read a source file."""
     tree = ast.parse(path.read_bytes(), filename=str(path))
     imports = list(_take_imports_(tree, path))
-    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports)
+    return SourceFile(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports)
 
 
 def _take_imports_(node: ast.AST, path: Path) -> Iterator[Import]:

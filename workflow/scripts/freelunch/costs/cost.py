@@ -21,7 +21,7 @@ START_S = 4.0
 SINGLE_ON_GPU = 67 / 989
 
 
-class Kind(NamedTuple):
+class WorkKind(NamedTuple):
     """A kind of work.
 
     Attributes:
@@ -42,25 +42,25 @@ class Kind(NamedTuple):
 
 # Matrix products of passes. Records: windows of blocks 84.7 GFLOP/s, retraining 78 to 83, zero-shot
 # tasks with packed masks 82.9: all as an evaluation.
-PASSES = Kind("passes", 0.65)
+PASSES = WorkKind("passes", 0.65)
 # Attention, which counts as if only its lower half were computed. The kernel alone takes 0.30 and
 # 0.33 at 2048 and 4096 tokens in bfloat16 (0.69 and 0.74 in float32).
-ATTENTION = Kind("attention", 0.33)
+ATTENTION = WorkKind("attention", 0.33)
 # Gram matrices, of which only the upper half counts. Records: dense passes with and without them,
 # 43.0 and 30.2 s. The products alone take 0.72 to 0.87.
-GRAM = Kind("Gram matrices", 0.55, single=True)
+GRAM = WorkKind("Gram matrices", 0.55, single=True)
 # SparseGPT: factorising Gram matrices and eliminating columns. Records: 24.9 GFLOP/s, without what
 # Wanda takes for the same weights.
-ELIMINATION = Kind("elimination", 0.19, single=True)
+ELIMINATION = WorkKind("elimination", 0.19, single=True)
 # Least squares: a factorisation for each row. Records: 13.5 GFLOP/s, without the job's passes and
 # Gram matrices.
-SOLVING = Kind("least squares", 0.11, single=True)
+SOLVING = WorkKind("least squares", 0.11, single=True)
 # Swaps: a search among the weights of each row. Alone, on matrices of SmolLM2's shapes: 0.04 to
 # 0.12, falling with the number of swaps.
-SWAPS = Kind("swaps", 0.05, single=True)
+SWAPS = WorkKind("swaps", 0.05, single=True)
 
 # Floating-point operations of each kind of work.
-Work = Counter[Kind]
+Work = Counter[WorkKind]
 
 
 class Memory(NamedTuple):
@@ -127,7 +127,7 @@ class Cost:
         return START_S + both + self.downloaded_bytes / machine.network_per_s
 
 
-def rate_of(kind: Kind, machine: Machine) -> float:
+def rate_of(kind: WorkKind, machine: Machine) -> float:
     """Return the operations per second of a kind of work on a machine."""
     slower = SINGLE_ON_GPU if kind.single and machine.device_bytes is not None else 1.0
     return machine.flops_per_s * kind.share * slower

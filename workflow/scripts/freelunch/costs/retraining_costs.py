@@ -41,7 +41,7 @@ def retrain(
             that it lacks.
         streamed: Whether one block at a time is in memory, or the whole model.
     """
-    run = _Run(shapes, samples, length, settings, streamed)
+    run = _PlannedRun(shapes, samples, length, settings, streamed)
     # If any hidden states are kept, those after the last block are.
     remade = shapes.blocks if settings.distils and keep == KEEP_NONE else 0
     hidden = shapes.hidden_bytes(samples * length)
@@ -69,18 +69,18 @@ def memory_bytes(
     shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool = False
 ) -> int:
     """Return the peak memory, in bytes, of a retraining."""
-    return _Run(shapes, samples, length, settings, streamed).memory_bytes()
+    return _PlannedRun(shapes, samples, length, settings, streamed).memory_bytes()
 
 
 def retraining_work(
     shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool = False
 ) -> Work:
     """Return the operations of a retraining, including the losses before and after it."""
-    return _Run(shapes, samples, length, settings, streamed).work()
+    return _PlannedRun(shapes, samples, length, settings, streamed).work()
 
 
 @dataclass(frozen=True)
-class _Run:
+class _PlannedRun:
     """A retraining, with what `retrain` takes."""
 
     shapes: Shapes
