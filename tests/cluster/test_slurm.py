@@ -96,7 +96,7 @@ def made_in(study: Folder, target: str) -> dict[str, str]:
 def add_retraining(study: OnSlurm, epochs: int) -> str:
     """Add a retraining that saves its state at every step; return the target that makes it."""
     library = "workflow/scripts/freelunch/"
-    study.edit(library + "study/steps.py", "SAVE_S = 300.0", "SAVE_S = 0.0")
+    study.edit(library + "study/steps.py", "SAVE_S = 300.0", "SAVE_S = 1e-6")
     path = study.path / STUDY
     config = yaml.safe_load(path.read_text())
     config["adaptations"]["full"] = {"method": "full", "epochs": epochs}

@@ -68,7 +68,7 @@ def test_killed_retraining_goes_on_from_its_saved_state(finished, tmp_path):
     study = finished.copy(tmp_path / "study")
     # Every step, not every five minutes.
     library = "workflow/scripts/freelunch/"
-    study.edit(library + "study/steps.py", "SAVE_S = 300.0", "SAVE_S = 0.0")
+    study.edit(library + "study/steps.py", "SAVE_S = 300.0", "SAVE_S = 1e-6")
     config = yaml.safe_load((study.path / "config.yaml").read_text())
     config["adaptations"]["full"] = {"method": "full", "epochs": 100}
     grid = config["study"]["grids"][0]

@@ -168,13 +168,13 @@ def test_failing_job_says_what_to_do_and_keeps_the_rest(study):
     study.edit("tests/fixtures/tiny-llama/config.json", f"{positions}256", f"{positions}10000")
     study.edit("config.yaml", "length: 32}\n  evaluation", "length: 6000}\n  evaluation")
     output = study.run(status=1)
-    assert "no document is longer than one calibration sequence" in output
+    assert "no sequence is left to draw" in output
     assert "more than study.calibration.length = 6000" in output
     assert "Traceback" not in output
     end = output.split("1 job failed:")[1]
     assert "  started   " not in end and "  finished  " not in end
     assert "sample_calibration tiny/seed0\n" in end
-    assert "no document is longer than one calibration sequence" in end and "to do: " in end
+    assert "no sequence is left to draw" in end and "to do: " in end
     assert "Finished steps are kept" in end and "snakemake --cores 2\n" in end
     log = study.path / "results/smoke/logs/sample_calibration/tiny_seed0.log"
     assert "Traceback" in log.read_text()
