@@ -45,7 +45,7 @@ def test_steps_that_cells_share_count_once(audited: Audited) -> None:
         adapted = [cell for cell in pruned if cell.adaptation != NONE]
         prunings = {(cell.pruning, cell.seed) for cell in pruned}
         samples = {cell.seed for cell in pruned}
-        # Of each sample, one job draws it, and one captures activations.
+        # One job draws each sample, and another captures activations on it.
         jobs = len(cells) + len(adapted) + len(prunings) + 2 * len(samples)
         assert entry.jobs == jobs
         whole = sum(step.wall_s for step in audited.audit.costs)

@@ -229,7 +229,7 @@ def test_only_some_modules_are_imported_by_a_name_made_at_run_time() -> None:
 
 def test_each_rule_carries_the_digest_of_its_script() -> None:
     rules = "".join(path.read_text() for path in (SCRIPTS.parent / "rules").glob("*.smk"))
-    # Of a mixture, one script draws every sample, in place of the script of each rule.
+    # One script draws every sample of a mixture, in place of the script of each rule.
     (mixed,) = re.findall(r'MIXED = "(\w+)"', rules)
     rules = rules.replace("{MIXED or '", "").replace("'}.py", ".py").replace("MIXED or ", "")
     for name in NAMES:

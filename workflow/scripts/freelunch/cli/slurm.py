@@ -263,7 +263,7 @@ def endings(logs: Iterable[Path]) -> str:
         logs: Snakemake's logs of the run.
     """
     said = "".join(log.read_text(encoding="utf-8") for log in logs)
-    # Of several attempts at a job, the last one counts.
+    # The last of several attempts at a job counts.
     last = {match[1]: (match[2], Path(match[3])) for match in _SUBMITTED.finditer(said)}
     jobs = dict(last.values())
     rows = _rows(list(jobs))

@@ -117,7 +117,7 @@ def _read_ids(where: str, path: Path) -> "NDArray[numpy.int64]":
     expected = "`input_ids`, integers from 0 of shape (samples, length), at least one by one"
     try:
         tensors = load_file(path)
-    # Of a dtype that numpy does not have, the library raises one of the others.
+    # The library raises one of the others for a dtype that numpy does not have.
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path.name} is not a safetensors file of integers",
