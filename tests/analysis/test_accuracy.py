@@ -11,7 +11,7 @@ from freelunch.analysis.accuracy import MEAN, TASK_COLUMNS, task_rows
 from freelunch.core.files import write_atomically
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
-from freelunch.reporting.sections.task_section import (
+from freelunch.reporting.sections import (
     MINUS_DENSE,
     MINUS_UNADAPTED,
     task_lines,

@@ -12,11 +12,9 @@ import pytest
 
 from freelunch.analysis.criteria_gap import GAP_COLUMNS, PAIR_COLUMNS, gap_rows, pair_rows
 from freelunch.reporting.cells import means_over_seeds
-from freelunch.reporting.results import Results
-from freelunch.reporting.sections import summary_sections
-from freelunch.reporting.sections.gap_section import gaps_section
+from freelunch.reporting.results import Results, csv_text
+from freelunch.reporting.sections import gaps_section, summary_sections
 from freelunch.reporting.summary import summary_text
-from freelunch.reporting.table import csv_text
 from freelunch.study.cell import Cell
 from records_for_tests import PERPLEXITIES, make_records, make_study
 from refusals import refused

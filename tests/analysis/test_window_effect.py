@@ -8,11 +8,11 @@ import pytest
 
 from figure_words import assert_words_inside, drawn
 from freelunch.analysis.window_effect import WINDOW_COLUMNS, window_rows
+from freelunch.reporting.adaptation_sections import window_sentences
 from freelunch.reporting.drawing.adaptation_looks import adaptation_labels
 from freelunch.reporting.figures import gain_by_window
 from freelunch.reporting.results import Results
 from freelunch.reporting.sections import summary_sections
-from freelunch.reporting.sections.window_section import window_sentences
 from freelunch.reporting.summary import summary_text
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study

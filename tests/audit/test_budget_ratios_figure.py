@@ -16,8 +16,7 @@ from freelunch.audit.drawing import budget_ratios
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.figures import figures
 from freelunch.reporting.drawing.style import styled
-from freelunch.reporting.results import Results
-from freelunch.reporting.table import csv_text
+from freelunch.reporting.results import Results, csv_text
 from records_for_tests import make_records, make_study
 
 FIGURE = figures()["budget_ratios"]

@@ -17,7 +17,7 @@ from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
 from freelunch.reporting.drawing import adaptation_looks, figure_files
 from freelunch.reporting.drawing.figure_files import draw_figure
 from freelunch.reporting.drawing.style import apart, widen
-from freelunch.reporting.table import csv_text
+from freelunch.reporting.results import csv_text
 from freelunch.study.methods import METHODS
 from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study

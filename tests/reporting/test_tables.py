@@ -17,7 +17,7 @@ from freelunch.reporting.cells import cell_rows, means_over_seeds
 from freelunch.reporting.main_metrics import main_perplexities
 from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results
-from freelunch.reporting.sections.cell_section import cells_section
+from freelunch.reporting.sections import cells_section
 from freelunch.reporting.summary import escaped, summary_text
 from freelunch.reporting.tables import build_tables, table_texts
 from freelunch.study.cell import Cell

@@ -17,7 +17,7 @@ from freelunch.reporting.formatting import (
     with_error,
 )
 from freelunch.reporting.metrics import METRICS, Metric
-from freelunch.reporting.sections.task_section import MINUS_DENSE, MINUS_UNADAPTED
+from freelunch.reporting.sections import MINUS_DENSE, MINUS_UNADAPTED
 from freelunch.study.cell import DENSE, NONE
 
 Row = Mapping[str, Any]

@@ -4,9 +4,8 @@ Each number comes with its uncertainty: the standard error over the windows of t
 there are several seeds, the standard deviation over them.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import itemgetter
 from statistics import fmean
 from typing import Any
@@ -26,7 +25,7 @@ from freelunch.analysis.pairing import (
     with_errors,
 )
 from freelunch.records.record import CandidateFacts, Record, Records
-from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS, Value
+from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS, Value, fact
 from freelunch.study import steps
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.search import SEARCHED, chosen_of
@@ -47,24 +46,17 @@ class Fact:
     over_seeds: Callable[[list[Any]], Value] | None = None
 
 
-def _in(*path: str) -> Callable[[Any], Value]:
-    """Return a function that reads what keys lead to; None where there is none."""
+def _cost(key: str, *of: str) -> Callable[[Record], Value]:
+    """Return a function that sums a cost over the steps that a cell took part in; it returns None
+    if these noted none.
+    """
 
-    def read(record: Any) -> Value:
-        for key in path:
-            record = record.get(key)
-            if record is None:
-                return None
-        return record  # type: ignore[no-any-return]
+    def read(record: Record) -> Value:
+        costs: Mapping[str, Any] = record["cost"]
+        parts = [costs[step][key] for step in of if key in costs.get(step, {})]
+        return sum(parts) if parts else None
 
     return read
-
-
-def _cost(of: Sequence[str], key: str, record: Record) -> Value:
-    """Return a cost summed over the steps that the cell took part in; None if there were none."""
-    costs: Mapping[str, Any] = record["cost"]
-    parts = [costs[step][key] for step in of if key in costs.get(step, {})]
-    return sum(parts) if parts else None
 
 
 def _operations(record: Record) -> Value:
@@ -79,68 +71,71 @@ def _nonzero(record: Record) -> Value:
 
 
 def _speed_ratio(record: Record) -> Value:
-    speed = (
-        record["metrics"]["drift"]["tokens_per_second"] if "drift" in record["metrics"] else None
-    )
+    speed = fact("metrics", "drift", "tokens_per_second")(record)
     return speed["checkpoint"] / speed["dense"] if speed else None
 
 
-def _worse(record: Record) -> Value:
+def _worse(record: Record) -> int:
     """Return how many losses rose. Only retrainings count: a window that got worse stays pruned."""
     losses = record["adaptation"]["losses"].values() if record["adaptation"] else ()
     return sum(loss["after"] > loss["before"] for loss in losses)
 
 
-def _chosen(key: str, record: Record) -> Value:
-    """Return a setting of an adaptation: the one that a search chose, if several are listed."""
-    choice = record["adaptation"]["choice"] if record["adaptation"] else None
-    return chosen_of(choice, record["spec"].get("adaptation") or {}).get(key)
+def _chosen(key: str) -> Callable[[Record], Value]:
+    """Return a function that reads a setting of an adaptation: the one that a search chose, if
+    several are listed.
+    """
+
+    def read(record: Record) -> Value:
+        choice = record["adaptation"]["choice"] if record["adaptation"] else None
+        return chosen_of(choice, record["spec"].get("adaptation") or {}).get(key)
+
+    return read
 
 
-# The steps whose costs each part of the summary adds up.
+# The steps whose costs are an adaptation's.
 ADAPTATION = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
-CALIBRATION = (steps.SAMPLE_CALIBRATION, steps.CAPTURE_DENSE)
 # All seeds share these.
 _first = itemgetter(0)
 FACTS = (
-    Fact("sparsity", _in("identity", "sparsity"), fmean),
-    Fact("zeros", _in("identity", "zeros")),
-    Fact("weights", _in("identity", "weights")),
-    Fact("windows", _in("metrics", "perplexity", "windows"), _first),
-    Fact("window_length", _in("metrics", "perplexity", "length"), _first),
-    Fact("window_stride", _in("metrics", "perplexity", "stride"), _first),
-    Fact("parameters", _in("identity", "parameters"), _first),
+    Fact("sparsity", fact("identity", "sparsity"), fmean),
+    Fact("zeros", fact("identity", "zeros")),
+    Fact("weights", fact("identity", "weights")),
+    Fact("windows", fact("metrics", "perplexity", "windows"), _first),
+    Fact("window_length", fact("metrics", "perplexity", "length"), _first),
+    Fact("window_stride", fact("metrics", "perplexity", "stride"), _first),
+    Fact("parameters", fact("identity", "parameters"), _first),
     Fact("nonzero_parameters", _nonzero, _first),
-    Fact("stored_bytes", _in("identity", "stored_bytes"), _first),
-    Fact("tokens_per_second", _in("metrics", "drift", "tokens_per_second", "checkpoint")),
+    Fact("stored_bytes", fact("identity", "stored_bytes"), _first),
+    Fact("tokens_per_second", fact("metrics", "drift", "tokens_per_second", "checkpoint")),
     Fact("tokens_per_second_over_dense", _speed_ratio, fmean),
-    Fact("adaptation_tokens", partial(_cost, ADAPTATION, "tokens"), fmean),
+    Fact("adaptation_tokens", _cost("tokens", *ADAPTATION), fmean),
     Fact("adaptation_flops", _operations, fmean),
-    Fact("adaptation_wall_s", partial(_cost, ADAPTATION, "wall_s"), fmean),
-    Fact("adaptation_peak_bytes", partial(_cost, ADAPTATION, "peak_bytes"), max),
-    Fact("adaptation_distinct_tokens", _in("adaptation", "distinct_tokens")),
-    Fact("adaptation_steps", _in("adaptation", "steps")),
-    Fact("trained_parameters", _in("adaptation", "trained_parameters")),
-    Fact("adaptation_cpu_s", partial(_cost, ADAPTATION, "cpu_s")),
-    Fact("adaptation_window", _in("adaptation", "window")),
-    Fact("adaptation_windows", _in("adaptation", "windows"), sum),
-    Fact("adaptation_windows_kept_pruned", _in("adaptation", "windows_kept_pruned"), sum),
-    Fact("selected_on", _in("adaptation", "choice", "selected_on"), _first),
-    Fact("learning_rate", partial(_chosen, "learning_rate")),
-    Fact("epochs", partial(_chosen, "epochs")),
-    Fact("search_flops", partial(_cost, (steps.SEARCH,), "flops"), fmean),
-    Fact("search_wall_s", partial(_cost, (steps.SEARCH,), "wall_s")),
-    Fact("calibration_wall_s", partial(_cost, CALIBRATION, "wall_s")),
-    Fact("pruning_wall_s", partial(_cost, (steps.PRUNE_MODEL,), "wall_s")),
-    Fact("evaluation_wall_s", partial(_cost, (steps.EVALUATE_CELL,), "wall_s")),
-    Fact("checkpoint_sha256", _in("identity", "checkpoint_sha256")),
+    Fact("adaptation_wall_s", _cost("wall_s", *ADAPTATION), fmean),
+    Fact("adaptation_peak_bytes", _cost("peak_bytes", *ADAPTATION), max),
+    Fact("adaptation_distinct_tokens", fact("adaptation", "distinct_tokens")),
+    Fact("adaptation_steps", fact("adaptation", "steps")),
+    Fact("trained_parameters", fact("adaptation", "trained_parameters")),
+    Fact("adaptation_cpu_s", _cost("cpu_s", *ADAPTATION)),
+    Fact("adaptation_window", fact("adaptation", "window")),
+    Fact("adaptation_windows", fact("adaptation", "windows"), sum),
+    Fact("adaptation_windows_kept_pruned", fact("adaptation", "windows_kept_pruned"), sum),
+    Fact("selected_on", fact("adaptation", "choice", "selected_on"), _first),
+    Fact("learning_rate", _chosen("learning_rate")),
+    Fact("epochs", _chosen("epochs")),
+    Fact("search_flops", _cost("flops", steps.SEARCH), fmean),
+    Fact("search_wall_s", _cost("wall_s", steps.SEARCH)),
+    Fact("calibration_wall_s", _cost("wall_s", steps.SAMPLE_CALIBRATION, steps.CAPTURE_DENSE)),
+    Fact("pruning_wall_s", _cost("wall_s", steps.PRUNE_MODEL)),
+    Fact("evaluation_wall_s", _cost("wall_s", steps.EVALUATE_CELL)),
+    Fact("checkpoint_sha256", fact("identity", "checkpoint_sha256")),
 )
 SUMMARY_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seed"),
     *("perplexity", "perplexity_standard_error", "loss", "loss_standard_error"),
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
     *METRIC_COLUMNS,
-    *(fact.column for fact in FACTS),
+    *(each.column for each in FACTS),
     "record",
 )
 CRITERIA_COLUMNS = (
@@ -155,103 +150,6 @@ BudgetsOfCriteria = Mapping[tuple[str, str], Sequence[Sequence[str]]]
 def cell_rows(records: Records) -> list[Row]:
     """Return a row, with SUMMARY_COLUMNS, for each cell: model by model, the dense cell first."""
     return [_cell_row(cell, records) for cells in seed_groups(records) for cell in cells]
-
-
-def means_over_seeds(records: Records) -> list[Row]:
-    """Return a row for all seeds of each cell: model by model, the dense cell first.
-
-    Costs are averaged over seeds, but memory is the largest. A standard error is over windows, a
-    standard deviation over seeds (None for one seed).
-    """
-    return [_mean_row(cells, records) for cells in seed_groups(records)]
-
-
-def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
-    """Return the rows of the adaptations that several criteria have with the same model and
-    pattern, and those of the dense models beside them; all rows if there is no such adaptation. Of
-    adaptations that differ only in their budget, there is only the first.
-    """
-    criteria: dict[tuple[str, ...], set[str]] = {}
-    for mean in means:
-        criteria.setdefault(_place(mean), set()).add(mean["criterion"])
-    shared = {at for at, names in criteria.items() if len(names) > 1} or criteria.keys()
-    series = _series(budgets)
-    shown = {at for at in shared if series.get(at, at[-1]) == at[-1]}
-    return _shown(means, shown)
-
-
-def criteria_budget_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
-    """Return the rows, with CRITERIA_BUDGET_COLUMNS, of the adaptations that differ only in their
-    budget, of the same models without adaptation, and of the dense models.
-
-    The last two have no series and no tokens. A series is named after its first adaptation.
-    """
-    series = _series(budgets)
-    rows = _shown(means, {*series, *((*place, NONE) for place in budgets)})
-    return [
-        {**row, "series": series.get(_place(row)), "tokens": row["adaptation_tokens"]}
-        for row in rows
-    ]
-
-
-def _series(budgets: BudgetsOfCriteria) -> dict[tuple[str, ...], str]:
-    """Return the first of adaptations that differ only in their budget, by the place of each."""
-    return {
-        (*place, name): names[0]
-        for place, series in budgets.items()
-        for names in series
-        for name in names
-    }
-
-
-def _shown(means: Rows, places: Collection[tuple[str, ...]]) -> Rows:
-    """Return the rows of some places, and those of the dense models beside them."""
-    models = {model for model, *_ in places}
-    return [
-        mean
-        for mean in means
-        if _place(mean) in places or (mean["criterion"] == DENSE and mean["model"] in models)
-    ]
-
-
-def _place(mean: Row) -> tuple[str, ...]:
-    return mean["model"], mean["pattern"], mean["adaptation"]
-
-
-def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
-    one, of_seeds = cells[0], [records[cell] for cell in cells]
-    ratio: Sequence[float | None] = (None, None)
-    measured = [_metrics(cell, cell.seed, records) for cell in cells]
-    if one.is_dense:
-        # A dense cell is evaluated once, but each seed has held-out text of its own.
-        seeds = sorted({cell.seed for cell in records if cell.model == one.model})
-        measured = [_metrics(one, seed, records) for seed in seeds]
-    else:
-        ratio = mean_over_seeds([_ratio(cell, records) for cell in cells])[:2]
-    return {
-        **{key: getattr(one, key) for key in SUMMARY_COLUMNS[:4]},
-        "seeds": len(cells),
-        **with_errors("perplexity", *perplexity_over_seeds(cells, records)),
-        **with_errors("perplexity_over_dense", *ratio),
-        **{
-            column: value
-            for metric in METRICS
-            for column, value in metric.over_seeds(measured).items()
-        },
-        **{
-            fact.column: _over_seeds(fact.over_seeds, map(fact.read, of_seeds))
-            for fact in FACTS
-            if fact.over_seeds
-        },
-        "adaptation_windows_worse": sum(map(_worse, of_seeds)),
-        "choices": ", ".join(dict.fromkeys(filter(None, map(_choice, of_seeds)))),
-    }
-
-
-def _over_seeds(statistic: Callable[[list[Any]], Value], values: Iterable[Value]) -> Value:
-    """Return a statistic of the values that there are; None if there is none."""
-    known = [value for value in values if value is not None]
-    return statistic(known) if known else None
 
 
 def _cell_row(cell: Cell, records: Records) -> Row:
@@ -270,9 +168,45 @@ def _cell_row(cell: Cell, records: Records) -> Row:
         **with_errors("loss_minus_dense", difference, error),
         "perplexity_over_dense": ratio,
         **_metrics(cell, cell.seed, records),
-        **{fact.column: fact.read(record) for fact in FACTS},
+        **{each.column: each.read(record) for each in FACTS},
         "record": cell.record_name,
     }
+
+
+def means_over_seeds(records: Records) -> list[Row]:
+    """Return a row for all seeds of each cell: model by model, the dense cell first.
+
+    Costs are averaged over seeds, but memory is the largest. A standard error is over windows, a
+    standard deviation over seeds (None for one seed).
+    """
+    return [_mean_row(cells, records) for cells in seed_groups(records)]
+
+
+def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
+    one, of_seeds = cells[0], [records[cell] for cell in cells]
+    ratio: Sequence[float | None] = (None, None)
+    measured = [_metrics(cell, cell.seed, records) for cell in cells]
+    if one.is_dense:
+        # A dense cell is evaluated once, but each seed has held-out text of its own.
+        seeds = sorted({cell.seed for cell in records if cell.model == one.model})
+        measured = [_metrics(one, seed, records) for seed in seeds]
+    else:
+        ratio = mean_over_seeds([_ratio(cell, records) for cell in cells])[:2]
+    row = {
+        **{key: getattr(one, key) for key in SUMMARY_COLUMNS[:4]},
+        "seeds": len(cells),
+        **with_errors("perplexity", *perplexity_over_seeds(cells, records)),
+        **with_errors("perplexity_over_dense", *ratio),
+    }
+    for metric in METRICS:
+        row |= metric.over_seeds(measured)
+    for each in FACTS:
+        if each.over_seeds:
+            known = [value for value in map(each.read, of_seeds) if value is not None]
+            row[each.column] = each.over_seeds(known) if known else None
+    row["adaptation_windows_worse"] = sum(map(_worse, of_seeds))
+    row["choices"] = ", ".join(dict.fromkeys(filter(None, map(_choice, of_seeds))))
+    return row
 
 
 def _metrics(cell: Cell, seed: int, records: Records) -> Row:
@@ -315,10 +249,63 @@ def choice_text(candidates: Sequence[CandidateFacts], chosen: Mapping[str, Any])
         chosen: The chosen candidate.
     """
     rates = {each["learning_rate"] for each in candidates}
-    epochs = {each["epochs"] for each in candidates}
     rate, count = (chosen[key] for key in SEARCHED)
     end = ""
     if len(rates) > 1 and rate in (min(rates), max(rates)):
         end = f" (the {'lowest' if rate == min(rates) else 'highest'} tried)"
     words = f"learning rate {rate:g}{end}"
-    return words if len(epochs) == 1 else f"{words} and epochs {count}"
+    several = len({each["epochs"] for each in candidates}) > 1
+    return f"{words} and epochs {count}" if several else words
+
+
+# --- Rows that compare criteria
+
+
+def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
+    """Return the rows of the adaptations that several criteria have with the same model and
+    pattern, and those of the dense models beside them; all rows if there is no such adaptation. Of
+    adaptations that differ only in their budget, there is only the first.
+    """
+    criteria: dict[tuple[str, ...], set[str]] = {}
+    for mean in means:
+        criteria.setdefault(_place(mean), set()).add(mean["criterion"])
+    shared = {at for at, names in criteria.items() if len(names) > 1} or criteria.keys()
+    series = _series(budgets)
+    return _shown(means, {at for at in shared if series.get(at, at[-1]) == at[-1]})
+
+
+def criteria_budget_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
+    """Return the rows, with CRITERIA_BUDGET_COLUMNS, of the adaptations that differ only in their
+    budget, of the same models without adaptation, and of the dense models.
+
+    The last two have no series and no tokens. A series is named after its first adaptation.
+    """
+    series = _series(budgets)
+    return [
+        {**row, "series": series.get(_place(row)), "tokens": row["adaptation_tokens"]}
+        for row in _shown(means, {*series, *((*place, NONE) for place in budgets)})
+    ]
+
+
+def _series(budgets: BudgetsOfCriteria) -> dict[tuple[str, ...], str]:
+    """Return the first of adaptations that differ only in their budget, by the place of each."""
+    return {
+        (*place, name): names[0]
+        for place, series in budgets.items()
+        for names in series
+        for name in names
+    }
+
+
+def _shown(means: Rows, places: Collection[tuple[str, ...]]) -> Rows:
+    """Return the rows of some places, and those of the dense models beside them."""
+    models = {model for model, *_ in places}
+    return [
+        mean
+        for mean in means
+        if _place(mean) in places or (mean["criterion"] == DENSE and mean["model"] in models)
+    ]
+
+
+def _place(mean: Row) -> tuple[str, ...]:
+    return mean["model"], mean["pattern"], mean["adaptation"]

@@ -1,24 +1,24 @@
 """Numbers for running text: each with its subject, its error and its rounded form."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from freelunch.analysis.accuracy import MEAN
 from freelunch.analysis.pairing import Row
+from freelunch.reporting.adaptation_sections import times
 from freelunch.reporting.formatting import rounded, with_error
 from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results
-from freelunch.reporting.sections.budget_section import times
 from freelunch.study.cell import DENSE
 
 # The quantities of a cell: those with a standard error and those without.
+_IN_TEXT = [metric for metric in METRICS if metric.in_text]
 _WITH_ERROR = (
     *("perplexity", "perplexity_over_dense"),
-    *(metric.column for metric in METRICS if metric.in_text and metric.read_error),
+    *(metric.column for metric in _IN_TEXT if metric.read_error),
 )
 _BARE = (
-    *(metric.column for metric in METRICS if metric.in_text and not metric.read_error),
+    *(metric.column for metric in _IN_TEXT if not metric.read_error),
     *("sparsity", "adaptation_tokens", "adaptation_flops"),
     *("adaptation_wall_s", "adaptation_peak_bytes"),
 )
@@ -34,25 +34,23 @@ def numbers_tree(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
     """
     tree: dict[str, dict[str, dict[str, Any]]] = {}
     for mean in results.means:
-        of_cell = tree.setdefault(_name(mean), _numbers(mean, _WITH_ERROR))
-        bare = (key for key in _BARE if mean[key] is not None)
-        of_cell |= {key: _number(mean, mean[key], None) for key in bare}
+        bare = {key: _number(mean, mean[key], None) for key in _BARE if mean[key] is not None}
+        tree.setdefault(_name(mean), {}).update(_numbers(mean, *_WITH_ERROR) | bare)
     for row in results.tasks:
         name = "accuracy" if row["task"] == MEAN else f"accuracy_{row['task']}"
-        tree.setdefault(_name(row), {})[name] = _numbers(row, ["accuracy"])["accuracy"]
+        tree.setdefault(_name(row), {})[name] = _numbers(row, "accuracy")["accuracy"]
     for row in results.windows:
-        tree.setdefault(_name(row), {}).update(_numbers(row, ["gain", "gain_missed"]))
+        tree.setdefault(_name(row), {}).update(_numbers(row, "gain", "gain_missed"))
     for row in results.budgets:
-        tree.setdefault(_name(row), {}).update(_numbers(row, ["loss_minus_reference"]))
+        tree.setdefault(_name(row), {}).update(_numbers(row, "loss_minus_reference"))
     for row in results.gaps:
         name = f"{row['model']}/{row['pattern']}/{row['adaptation']}"
         name += f", without {row['left_out']}" if row["left_out"] is not None else ""
-        tree[name] = _numbers(row, ["worst_over_best", "gap_left"])
+        tree[name] = _numbers(row, "worst_over_best", "gap_left")
     for row in results.reaches:
         value = row["reached_at_over_reference"]
-        tree.setdefault(_name({**row, "adaptation": row["series"]}), {})[
-            f"reached_at_{row['unit']}_over_reference"
-        ] = {
+        subject = tree.setdefault(_name({**row, "adaptation": row["series"]}), {})
+        subject[f"reached_at_{row['unit']}_over_reference"] = {
             "value": _finite(value),
             "low": _finite(row["reached_at_low"]),
             "high": _finite(row["reached_at_high"]),
@@ -66,7 +64,7 @@ def _name(row: Row) -> str:
     return f"{row['model']}/{pruning}/{row['adaptation']}"
 
 
-def _numbers(row: Row, quantities: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _numbers(row: Row, *quantities: str) -> dict[str, dict[str, Any]]:
     """Return the quantities that a row has, with their errors."""
     return {
         quantity: _number(row, row[quantity], row[f"{quantity}_standard_error"])

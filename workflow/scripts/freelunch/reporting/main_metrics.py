@@ -33,10 +33,9 @@ def main_perplexities(study: Study, records: Records) -> dict[str, float | str]:
     retraining of the config. Adaptations that the study lacks are left out. A perplexity that is
     not finite is written in words, since DVC leaves null out of its tables.
     """
-    models = [by_adaptation(cells) for cells in pruned_models(records)]
-    if not models:
+    adapted = max(map(by_adaptation, pruned_models(records)), key=len, default=None)
+    if adapted is None:
         return {}
-    adapted = max(models, key=len)
     entries = study.config.adaptations
     retrainings = [name for name, entry in entries.items() if entry.is_retraining]
     one, *_ = adapted[next(iter(adapted))].values()

@@ -56,7 +56,6 @@ class Metric:
 
     @property
     def error_column(self) -> str:
-        """Return the column of its standard error."""
         return error_columns(self.column)[1]
 
     def measured(self, record: Record) -> dict[str, float | None]:
@@ -85,23 +84,29 @@ class Metric:
         return None if value is None else self.text(value, row.get(self.error_column))
 
 
-def at(*path: str | int, null: float | None = None) -> Callable[[Record], float | None]:
-    """Return a function that reads a number of a record's `metrics`; None if it was not measured.
+def fact(*path: str | int, null: float | None = None) -> Callable[[Record], Any]:
+    """Return a function that reads what keys and indices lead to in a record; None where there is
+    nothing.
 
     Args:
-        path: Keys and indices that lead to the number.
+        path: Keys and indices.
         null: The meaning of null: NaN for a metric that may not be finite, since JSON has no NaN.
     """
 
-    def read(record: Record) -> float | None:
-        fact: Any = record["metrics"]
+    def read(record: Record) -> Any:
+        value: Any = record
         for key in path:
-            if isinstance(fact, Mapping) and key not in fact:
+            if value is None or (isinstance(value, Mapping) and key not in value):
                 return None
-            fact = fact[key]
-        return null if fact is None else fact
+            value = value[key]
+        return null if value is None else value
 
     return read
+
+
+def at(*path: str | int, null: float | None = None) -> Callable[[Record], float | None]:
+    """Return a function that reads a number of a record's `metrics`, as `fact` does."""
+    return fact("metrics", *path, null=null)
 
 
 def _held_out_difference(record: Record) -> tuple[float | None, float | None]:
@@ -127,12 +132,6 @@ def _held_out_note(study: Study) -> str:
     )
 
 
-def _held_out_ratio_note(study: Study) -> str:
-    several = _if_several_seeds(study, " Rows with different seeds can be compared by it.")
-    note = "Held-out ratio: held-out perplexity divided by the dense model's on the same text."
-    return note + several
-
-
 def _if_several_seeds(study: Study, words: str) -> str:
     return words if len({cell.seed for cell in study.cells if not cell.is_dense}) > 1 else ""
 
@@ -156,7 +155,10 @@ METRICS = (
         lambda record: _held_out_difference(record)[1],
         text=_as_ratio,
         summary_heading="held-out ratio",
-        note=_held_out_ratio_note,
+        note=lambda study: (
+            "Held-out ratio: held-out perplexity divided by the dense model's on the same text."
+            + _if_several_seeds(study, " Rows with different seeds can be compared by it.")
+        ),
         own_text=True,
     ),
     Metric(

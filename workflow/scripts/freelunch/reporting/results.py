@@ -1,5 +1,10 @@
-"""The numbers that tables, figures and text show, each computed once from the records."""
+"""The numbers that tables, figures and text show, each computed once from the records, and the CSV
+files that hold them.
+"""
 
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,16 +13,14 @@ from freelunch.analysis.accuracy import task_rows
 from freelunch.analysis.budget_effect import budget_rows
 from freelunch.analysis.criteria_gap import gap_rows, pair_rows, size_rows
 from freelunch.analysis.drift import drift_rows
-from freelunch.analysis.pairing import Records, Rows
+from freelunch.analysis.pairing import Records, Row, Rows
 from freelunch.analysis.reach import reach_rows
 from freelunch.analysis.window_effect import window_rows
-from freelunch.reporting.cells import (
-    cell_rows,
-    criteria_budget_rows,
-    criteria_rows,
-    means_over_seeds,
-)
+from freelunch.reporting import cells as of_cells
 from freelunch.study.study import Study
+
+# Rows that are computed when they are first asked for.
+_rows = cached_property[Rows]
 
 
 @dataclass(frozen=True)
@@ -28,68 +31,81 @@ class Results:
         study: Its config.
         records: The record of each of its cells.
         folder: Folder of the records, with the answers to tasks beside them.
+        cells: A row for each cell.
+        means: A row for all seeds of each cell.
+        criteria: The rows of `means` that compare criteria.
+        criteria_budgets: The rows of `means` that compare criteria budget by budget.
+        gaps: The gaps between the best and the worst criterion, with and without adaptation.
+        sizes: The gaps beside the size of their model.
+        pairs: The difference between every two criteria.
+        windows: A row for each reconstruction, with what its window gains.
+        drift: The drift of activations, block by block.
+        budgets: Retrainings beside the reconstruction, by budget.
+        reaches: The budget at which each retraining reaches the reconstruction.
+        tasks: Zero-shot accuracies, by cell and task.
     """
 
     study: Study
     records: Records
     folder: Path
 
-    @cached_property
-    def cells(self) -> Rows:
-        """Return a row for each cell."""
-        return cell_rows(self.records)
+    cells = _rows(lambda self: of_cells.cell_rows(self.records))
+    means = _rows(lambda self: of_cells.means_over_seeds(self.records))
+    criteria = _rows(
+        lambda self: of_cells.criteria_rows(self.means, self.study.comparisons.criteria_budgets)
+    )
+    criteria_budgets = _rows(
+        lambda self: of_cells.criteria_budget_rows(
+            self.means, self.study.comparisons.criteria_budgets
+        )
+    )
+    gaps = _rows(lambda self: gap_rows(self.records))
+    sizes = _rows(lambda self: size_rows(self.gaps, self.records))
+    pairs = _rows(lambda self: pair_rows(self.records))
+    windows = _rows(lambda self: window_rows(self.records, self.study))
+    drift = _rows(lambda self: drift_rows(self.records, self.windows))
+    budgets = _rows(lambda self: budget_rows(self.records, self.study))
+    reaches = _rows(lambda self: reach_rows(self.records, self.study))
+    tasks = _rows(lambda self: task_rows(self.records, self.folder))
 
-    @cached_property
-    def means(self) -> Rows:
-        """Return a row for all seeds of each cell."""
-        return means_over_seeds(self.records)
 
-    @cached_property
-    def criteria(self) -> Rows:
-        """Return the rows of `means` that compare criteria."""
-        return criteria_rows(self.means, self.study.comparisons.criteria_budgets)
+@dataclass(frozen=True)
+class Table:
+    """A CSV file in the results of a study.
 
-    @cached_property
-    def criteria_budgets(self) -> Rows:
-        """Return the rows of `means` that compare criteria budget by budget."""
-        return criteria_budget_rows(self.means, self.study.comparisons.criteria_budgets)
+    Attributes:
+        name: Its file is `<folder>/<name>.csv`.
+        content: What it contains, in a few words, for the list of Snakemake's report.
+        caption: What its columns mean, in reStructuredText.
+        columns: Names of its columns; the unit of a column, if there is one, is part of its name.
+        rows: Picks its rows from the results; further keys of a row are not written.
+        folder: Below the folder of the study's results.
+    """
 
-    @cached_property
-    def gaps(self) -> Rows:
-        """Return the gaps between the best and the worst criterion, with and without adaptation."""
-        return gap_rows(self.records)
+    name: str
+    content: str
+    caption: Callable[[Study], str]
+    columns: Sequence[str]
+    rows: Callable[[Results], Rows]
+    folder: str = "tables"
 
-    @cached_property
-    def sizes(self) -> Rows:
-        """Return the gaps beside the size of their model."""
-        return size_rows(self.gaps, self.records)
+    @property
+    def file(self) -> str:
+        """Return the path of the file below the folder of the study's results."""
+        return f"{self.folder}/{self.name}.csv"
 
-    @cached_property
-    def pairs(self) -> Rows:
-        """Return the difference between every two criteria."""
-        return pair_rows(self.records)
+    def text(self, results: Results) -> str:
+        """Return the content of the file."""
+        return csv_text(self.columns, self.rows(results))
 
-    @cached_property
-    def windows(self) -> Rows:
-        """Return a row for each reconstruction, with what its window gains."""
-        return window_rows(self.records, self.study)
 
-    @cached_property
-    def drift(self) -> Rows:
-        """Return the drift of activations, block by block."""
-        return drift_rows(self.records, self.windows)
+def csv_text(columns: Sequence[str], rows: Iterable[Row]) -> str:
+    """Return the given columns of rows as CSV; floats are written so that they read back exactly.
 
-    @cached_property
-    def budgets(self) -> Rows:
-        """Return retrainings beside the reconstruction, by budget."""
-        return budget_rows(self.records, self.study)
-
-    @cached_property
-    def reaches(self) -> Rows:
-        """Return the budget at which each retraining reaches the reconstruction."""
-        return reach_rows(self.records, self.study)
-
-    @cached_property
-    def tasks(self) -> Rows:
-        """Return zero-shot accuracies, by cell and task."""
-        return task_rows(self.records, self.folder)
+    None is an empty field, NaN is `nan`.
+    """
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -35,26 +35,24 @@ class Section:
     notes: Sequence[str]
     words: Sequence[str]
 
-    @property
-    def columns(self) -> list[str]:
-        """Return the names of its columns."""
-        return list(self.lines[0])
-
 
 def summary_text(sections: Sequence[Section]) -> str:
     """Return sections as Markdown; the first one has no title."""
     parts: list[str] = []
     for section in sections:
         title = [f"**{section.title}**"] if parts else []
-        notes = "\n".join(f"- {note}" for note in section.notes)
-        parts += [*title, _markdown_table(section), notes]
+        parts += [
+            *title,
+            _markdown_table(section),
+            "\n".join(f"- {note}" for note in section.notes),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
 def _markdown_table(section: Section) -> str:
     """Return a table that also reads well as plain text."""
     columns = []
-    for name in section.columns:
+    for name in section.lines[0]:
         fields = [name, *(line[name] for line in section.lines)]
         width = max(map(len, fields))
         is_words = name in section.words
@@ -64,32 +62,28 @@ def _markdown_table(section: Section) -> str:
 
 
 def latex_text(sections: Sequence[Section], study: str) -> str:
-    """Return tables for `\\input` in a document that loads the packages booktabs and longtable.
-
-    Args:
-        sections: The sections of the summary.
-        study: Name of the study, for the labels `tab:<study>-<section>`.
+    """Return tables for `\\input` in a document that loads the packages booktabs and longtable; the
+    labels are `tab:<study>-<section>`. Tables may continue over several pages.
     """
-    return _LATEX_HEAD + "".join(_latex_table(section, study) for section in sections)
-
-
-def _latex_table(section: Section, study: str) -> str:
-    """Return a table that may continue over several pages, as that of all cells must."""
-    alignment = "".join("l" if name in section.words else "r" for name in section.columns)
-    header = [r"\toprule", _latex_row(section.columns), r"\midrule"]
-    caption = escaped(f"{section.title} of the study {study}.")
-    lines = [
-        r"{\small",
-        rf"\begin{{longtable}}{{{alignment}}}",
-        rf"\caption{{{caption}}}\label{{tab:{study}-{section.name}}}\\",
-        *(*header, r"\endfirsthead", *header, r"\endhead", r"\bottomrule", r"\endlastfoot"),
-        *(_latex_row(list(line.values())) for line in section.lines),
-        r"\end{longtable}}",
-        r"\begin{itemize}\footnotesize",
-        *(rf"\item {escaped(note.replace('`', ''))}" for note in section.notes),
-        r"\end{itemize}",
-    ]
-    return "\n".join(lines) + "\n"
+    text = _LATEX_HEAD
+    for section in sections:
+        columns = list(section.lines[0])
+        alignment = "".join("l" if name in section.words else "r" for name in columns)
+        header = [r"\toprule", _latex_row(columns), r"\midrule"]
+        caption = escaped(f"{section.title} of the study {study}.")
+        lines = [
+            r"{\small",
+            rf"\begin{{longtable}}{{{alignment}}}",
+            rf"\caption{{{caption}}}\label{{tab:{study}-{section.name}}}\\",
+            *(*header, r"\endfirsthead", *header, r"\endhead", r"\bottomrule", r"\endlastfoot"),
+            *(_latex_row(list(line.values())) for line in section.lines),
+            r"\end{longtable}}",
+            r"\begin{itemize}\footnotesize",
+            *(rf"\item {escaped(note.replace('`', ''))}" for note in section.notes),
+            r"\end{itemize}",
+        ]
+        text += "\n".join(lines) + "\n"
+    return text
 
 
 def _latex_row(fields: Sequence[str]) -> str:

@@ -14,15 +14,17 @@ from freelunch.records.read import load_records
 from freelunch.reporting.cells import SUMMARY_COLUMNS
 from freelunch.reporting.figures import figures
 from freelunch.reporting.inline_numbers import numbers_tree
-from freelunch.reporting.results import Results
+from freelunch.reporting.results import Results, Table
 from freelunch.reporting.sections import summary_sections
 from freelunch.reporting.summary import latex_text, summary_text
-from freelunch.reporting.table import Table
 from freelunch.study.study import Study
 
-
-def _summary_caption(study: Study) -> str:
-    return f"""\
+TABLES = (
+    Table(
+        "summary",
+        "one row per cell",
+        lambda study: (
+            f"""\
 One row per cell of the study ``{study.name}``, one column per fact, with units in the names;
 ``record`` is the file in ``results/{study.name}/records/`` that a row comes from.
 
@@ -32,10 +34,15 @@ nats per token, and its standard error comes from the differences window by wind
 compare with the dense model are empty for the dense model, and ``adaptation_*`` for cells that
 were not adapted. ``nan`` is a number that is not finite.
 """
-
-
-def _gaps_caption(study: Study) -> str:
-    return f"""\
+        ),
+        SUMMARY_COLUMNS,
+        lambda results: results.cells,
+    ),
+    Table(
+        "gaps",
+        "best against worst criterion",
+        lambda study: (
+            f"""\
 The effect of the criterion, and how much of it remains after an adaptation: for each
 model, pattern and adaptation, the gap between the best and the worst criterion. ``loss_gap`` is
 the mean loss of the worst minus that of the best in nats per token, the logarithm of the ratio of
@@ -50,10 +57,15 @@ seeds is empty for one seed. Both take the choice of best and worst as given. ``
 if there is nothing to compare with; ``nan`` is a number that is not finite. The differences
 between every two criteria are in ``criteria_pairs.csv``.
 """
-
-
-def _pairs_caption(study: Study) -> str:
-    return f"""\
+        ),
+        GAP_COLUMNS,
+        lambda results: results.gaps,
+    ),
+    Table(
+        "criteria_pairs",
+        "every two criteria",
+        lambda study: (
+            f"""\
 The difference between every two criteria, for each model, pattern and adaptation:
 ``loss_difference`` is the mean loss of ``criterion`` minus that of ``other`` on
 ``{study.perplexity.text}``, in nats per token, averaged over the ``seeds`` seeds that both have.
@@ -61,27 +73,7 @@ Below zero, ``criterion`` is the better one. The standard error is over windows,
 differences window by window; the standard deviation over seeds is empty for one seed. ``nan`` is a
 number that is not finite.
 """
-
-
-TABLES = (
-    Table(
-        "summary",
-        "one row per cell",
-        _summary_caption,
-        SUMMARY_COLUMNS,
-        lambda results: results.cells,
-    ),
-    Table(
-        "gaps",
-        "best against worst criterion",
-        _gaps_caption,
-        GAP_COLUMNS,
-        lambda results: results.gaps,
-    ),
-    Table(
-        "criteria_pairs",
-        "every two criteria",
-        _pairs_caption,
+        ),
         PAIR_COLUMNS,
         lambda results: results.pairs,
     ),

@@ -6,7 +6,6 @@ tell apart. In grey, the marker tells adaptations apart: filled for a reconstruc
 retraining, half filled for a variant of either.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +77,12 @@ _VALUES = {
     ("train_norms", "True"): "with norms",
     ("train_norms", "False"): "without norms",
 }
+_FORMS = {
+    "inputs": "{} inputs",
+    "targets": "{} targets",
+    "memory_gb": "in {:g} GB",
+    "precision": "{}",
+}
 
 
 @dataclass(frozen=True)
@@ -146,11 +151,6 @@ class Mark:
     rest: str = WHITE
 
     @property
-    def edge(self) -> str:
-        """Return the colour of the marker's outline."""
-        return INK if self.inked else self.colour
-
-    @property
     def points(self) -> dict[str, Any]:
         """Return the look of its markers, as arguments of matplotlib's `plot` and `errorbar`."""
         return {
@@ -159,7 +159,7 @@ class Mark:
             "fillstyle": "full" if self.fill == "none" else self.fill,
             "markerfacecolor": self.rest if self.fill == "none" else self.colour,
             "markerfacecoloralt": self.rest,
-            "markeredgecolor": self.edge,
+            "markeredgecolor": INK if self.inked else self.colour,
         }
 
 
@@ -187,27 +187,25 @@ def marks(adaptations: Registered) -> Mapping[str, Mark]:
     """
     labels = adaptation_labels(adaptations)
     by_name = {NONE: Mark(labels[NONE], labels[NONE], INK, "x", "full", "-")}
-    variants: dict[Kind, list[str]] = {}
+    variants: dict[Kind, list[Settings]] = {}
     for name, settings in adaptations.items():
-        kind = Kind.of(settings)
+        kind, own = Kind.of(settings), _amounts(settings)
         rest = {key: settings[key] for key in settings if key not in (*AMOUNTS, *MEMORY)}
-        written, of_kind = json.dumps(rest), variants.setdefault(kind, [])
-        if written not in of_kind:
-            of_kind.append(written)
-        own = set(_amounts(settings))
+        of_kind = variants.setdefault(kind, [])
+        if rest not in of_kind:
+            of_kind.append(rest)
         series = ", ".join(word for word in labels[name].split(", ") if word not in own)
-        by_name[name] = _mark(kind, of_kind.index(written), labels[name], series)
+        words = labels[name], series, *kind.look
+        if variant := of_kind.index(rest):
+            # 16 variants come before one looks like another.
+            four, half = divmod(variant - 1, len(_HALVES))
+            line = _LINES[(four + half) % len(_LINES)]
+            by_name[name] = Mark(*words, _HALVES[half], line, *_FOURS[four % len(_FOURS)])
+        else:
+            by_name[name] = Mark(
+                *words, *(("none", "--") if kind.window is None else ("full", "-"))
+            )
     return by_name
-
-
-def _mark(kind: Kind, variant: int, label: str, series: str) -> Mark:
-    if variant:
-        # 16 variants come before one looks like another.
-        four, half = divmod(variant - 1, len(_HALVES))
-        line = _LINES[(four + half) % len(_LINES)]
-        return Mark(label, series, *kind.look, _HALVES[half], line, *_FOURS[four % len(_FOURS)])
-    fill, line = ("none", "--") if kind.window is None else ("full", "-")
-    return Mark(label, series, *kind.look, fill, line)
 
 
 def window_label(window: Window | None) -> str:
@@ -250,25 +248,16 @@ def first_of_kinds(adaptations: Registered) -> dict[Kind, str]:
 
 
 def _differences(settings: Settings, first: Settings) -> list[str]:
-    """Return in words how an adaptation differs from the first one of its kind, whatever their
-    amounts of text.
+    """Return in words how an adaptation differs from the first one of its kind: "sparse inputs",
+    "bfloat16", "rank 8". Amounts of text, learning rates, which are chosen for each variant, and
+    memory, which changes no result, do not count.
     """
-    # Learning rates are chosen for each variant, and memory changes no result.
-    changed = [
-        (key, value)
-        for key, value in settings.items()
-        if key not in (*AMOUNTS, *MEMORY) and value != first.get(key)
-    ]
-    return [_VALUES.get((key, str(value))) or _setting(key, value) for key, value in changed]
-
-
-def _setting(key: str, value: Any) -> str:
-    """Return a setting in words: "sparse inputs", "bfloat16", "rank 8"."""
-    if key in ("inputs", "targets"):
-        return f"{value} {key}"
-    if key == "memory_gb":
-        return f"in {value:g} GB"
-    return str(value) if key == "precision" else f"{key.replace('_', ' ')} {value}"
+    words = []
+    for key, value in settings.items():
+        if key not in (*AMOUNTS, *MEMORY) and value != first.get(key):
+            form = _FORMS.get(key, f"{key.replace('_', ' ')} {{}}")
+            words.append(_VALUES.get((key, str(value)), form.format(value)))
+    return words
 
 
 def _amounts(settings: Settings) -> list[str]:

@@ -4,13 +4,10 @@ import csv
 import importlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from freelunch.core.files import no_half_file
-from freelunch.reporting.drawing.style import styled
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from freelunch.reporting.drawing import style
 
 # Metadata that would otherwise contain a date or the version of matplotlib.
 _METADATA: dict[str, dict[str, Any]] = {
@@ -33,7 +30,7 @@ def draw_figure(
     """
     with data.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    with styled():
+    with style.styled():
         figure = importlib.import_module(drawing).draw(rows, **settings)
         for path in outputs:
             save(figure, path)
@@ -41,8 +38,8 @@ def draw_figure(
             figure.set_layout_engine("none")
 
 
-def save(figure: "Figure", path: Path) -> None:
-    """Save a figure, within `styled`, so that drawing it again gives the same bytes."""
+def save(figure: "style.Figure", path: Path) -> None:
+    """Save a figure, within `styled`; a file is there as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     with no_half_file(temporary):

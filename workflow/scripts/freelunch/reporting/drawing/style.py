@@ -13,10 +13,12 @@ from freelunch.reporting.drawing.adaptation_looks import DENSE_COLOUR, QUIET, Ma
 from freelunch.reporting.formatting import NOT_FINITE
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
     from matplotlib.lines import Line2D
 
+# A row of the CSV file of a figure.
+Row = Mapping[str, str]
 # A figure is as wide as a phone can show with its words still readable, so panels are stacked.
 WIDTH_INCHES = 4.8
 SMALL = 7.5
@@ -64,6 +66,9 @@ _STYLE = {
 }
 
 
+# --- Figures
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw and save in this style, whatever the user's own matplotlibrc says."""
@@ -95,13 +100,26 @@ def empty(message: str) -> "Figure":
     return figure
 
 
-def grouped(rows: Iterable[Mapping[str, str]], *keys: str) -> dict[Any, list[Mapping[str, str]]]:
+def grouped(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
     """Return rows by what they have in some columns, in the order of the first of each."""
-    groups: dict[Any, list[Mapping[str, str]]] = {}
+    groups: dict[Any, list[Row]] = {}
     for row in rows:
         place = tuple(row[key] for key in keys)
         groups.setdefault(place if len(keys) > 1 else place[0], []).append(row)
     return groups
+
+
+def numbers(rows: Iterable[Row], key: str) -> list[float]:
+    """Return a column of numbers."""
+    return [float(row[key]) for row in rows]
+
+
+def finite_rows(rows: Iterable[Row], key: str) -> list[Row]:
+    """Return the rows whose number in a column is finite."""
+    return [row for row in rows if math.isfinite(float(row[key]))]
+
+
+# --- Points and lines
 
 
 def draw_points(
@@ -112,16 +130,10 @@ def draw_points(
     look: Mark,
     chosen: Sequence[bool] = (),
 ) -> None:
-    """Draw the points of a series, joined by its line where there are several.
+    """Draw the points of a series with error bars, joined by its line where there are several.
 
-    Args:
-        axes: Axes to draw in.
-        x: Place of each point.
-        y: Value of each point.
-        errors: Length of each point's error bar, up and down; None for no bars.
-        look: How the series looks.
-        chosen: Whether each point's settings were chosen on the evaluation text. These get a
-            dagger, which the legend has to explain (`CHOSEN`).
+    Points whose settings were `chosen` on the evaluation text get a dagger, which the legend has to
+    explain (`CHOSEN`).
     """
     line = look.line if len(x) > 1 else "none"
     axes.errorbar(x, y, yerr=errors, **look.points, linestyle=line, linewidth=0.8, zorder=3)
@@ -137,18 +149,45 @@ def draw_spread(axes: "Axes", x: float, y: float, spread: float | None, colour: 
         axes.plot([x, x], (y - spread, y + spread), solid_capstyle="butt", **look)
 
 
-def start_with_data(axes: "Axes", values: Sequence[float], errors: Sequence[float] = ()) -> None:
-    """Let the y axis span the data and their bars, with a little room above and below."""
+def mark_not_finite(axes: "Axes", x: float, look: Mark) -> None:
+    """Put a mark on the upper edge, with the reason below it."""
+    above = axes.get_xaxis_transform()
+    axes.plot([x], [1.0], **look.points, transform=above, clip_on=False)
+    words = {"rotation": 90, "ha": "center", "va": "top", "color": QUIET}
+    write_at(axes, NOT_FINITE, (x, 1.0), (0, -6), xycoords=above, **words)
+
+
+def draw_level(axes: "Axes", value: float, name: str, line: str, word: str) -> str:
+    """Draw a value as a horizontal line if it is within the limits of the axes, and return it in
+    words; `word` says what `line`, a line style of matplotlib's, looks like.
+    """
+    low, high = axes.get_ylim()
+    if not math.isfinite(value):
+        return f"{name}: {NOT_FINITE}"
+    if low <= value <= high:
+        axes.axhline(value, color=DENSE_COLOUR, linestyle=line, linewidth=1.0, zorder=1)
+        return f"{name} ({word}): {value:.1f}"
+    return f"{name}: {value:.1f} {UP if value > high else DOWN}"
+
+
+# --- Axes
+
+
+def log_scale(axes: "Axes", values: Sequence[float], errors: Sequence[float] = ()) -> None:
+    """Let a logarithmic y axis span the data and their bars, with a little room above and below,
+    and put plain numbers at it.
+    """
+    axes.set_yscale("log")
     bars = errors or [0.0] * len(values)
     pairs = [pair for pair in zip(values, bars, strict=True) if math.isfinite(sum(pair))]
-    if not pairs:
-        return
-    low = min(value - bar for value, bar in pairs)
-    high = max(value + bar for value, bar in pairs)
-    # No bar reaches down to 0 on a logarithmic axis: a longer one leaves the panel.
-    low = max(low, min(value for value, _ in pairs) / 2)
-    room = (high / low) ** 0.08 if high > low else 1.1
-    axes.set_ylim(low / room, high * room)
+    if pairs:
+        low = min(value - bar for value, bar in pairs)
+        high = max(value + bar for value, bar in pairs)
+        # No bar reaches down to 0 on a logarithmic axis: a longer one leaves the panel.
+        low = max(low, min(value for value, _ in pairs) / 2)
+        room = (high / low) ** 0.08 if high > low else 1.1
+        axes.set_ylim(low / room, high * room)
+    log_ticks(axes)
 
 
 def log_ticks(axes: "Axes") -> None:
@@ -165,14 +204,6 @@ def log_ticks(axes: "Axes") -> None:
     axes.yaxis.set_major_formatter("{x:,.10g}")
 
 
-def mark_not_finite(axes: "Axes", x: float, look: Mark) -> None:
-    """Put a mark on the upper edge, with the reason below it."""
-    above = axes.get_xaxis_transform()
-    axes.plot([x], [1.0], **look.points, transform=above, clip_on=False)
-    words = {"rotation": 90, "ha": "center", "va": "top", "color": QUIET}
-    write_at(axes, NOT_FINITE, (x, 1.0), (0, -6), xycoords=above, **words)
-
-
 def widen(axes: "Axes") -> None:
     """Let the x axis span at least a share of its values, so that noise does not fill a panel."""
     low, high = axes.get_xlim()
@@ -181,23 +212,7 @@ def widen(axes: "Axes") -> None:
         axes.set_xlim(low - lacking / 2, high + lacking / 2)
 
 
-def draw_level(axes: "Axes", value: float, name: str, line: str, word: str) -> str:
-    """Draw a value as a horizontal line if it is within the axes, and return it in words.
-
-    Args:
-        axes: Axes whose limits are set.
-        value: The value.
-        name: What the value is.
-        line: Line style, as matplotlib names it.
-        word: The line style in a word.
-    """
-    low, high = axes.get_ylim()
-    if not math.isfinite(value):
-        return f"{name}: {NOT_FINITE}"
-    if low <= value <= high:
-        axes.axhline(value, color=DENSE_COLOUR, linestyle=line, linewidth=1.0, zorder=1)
-        return f"{name} ({word}): {value:.1f}"
-    return f"{name}: {value:.1f} {UP if value > high else DOWN}"
+# --- Words
 
 
 def name_ends(axes: "Axes", ends: Mapping[str, tuple[float, float, str]]) -> None:
@@ -250,7 +265,7 @@ def legend_below(
     legend.get_title().set_multialignment("center")
 
 
-def chosen_note(rows: Iterable[Mapping[str, str]]) -> list[str]:
+def chosen_note(rows: Iterable[Row]) -> list[str]:
     """Return what daggers mean, if settings of some rows were chosen on the evaluation text."""
     return [CHOSEN] if any(row["selected_on"] == "evaluation" for row in rows) else []
 
@@ -273,8 +288,9 @@ def write_at(
     axes: "Axes", text: str, at: tuple[float, float], offset: tuple[float, float], **look: Any
 ) -> None:
     """Write a small text some points right of and above a place."""
-    look = {"textcoords": "offset points", "fontsize": SMALL, **look}
-    axes.annotate(text, at, xytext=offset, **look)
+    axes.annotate(
+        text, at, xytext=offset, **{"textcoords": "offset points", "fontsize": SMALL, **look}
+    )
 
 
 def write_beside(axes: "Axes", value: float, text: str, colour: str, gap: float) -> None:
@@ -282,5 +298,4 @@ def write_beside(axes: "Axes", value: float, text: str, colour: str, gap: float)
     edge if this is negative.
     """
     look = {"ha": "left" if gap > 0 else "right", "va": "center", "color": colour}
-    beside = axes.get_yaxis_transform()
-    write_at(axes, text, (1.0, value), (gap, 0), xycoords=beside, **look)
+    write_at(axes, text, (1.0, value), (gap, 0), xycoords=axes.get_yaxis_transform(), **look)

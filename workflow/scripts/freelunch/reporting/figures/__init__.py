@@ -9,14 +9,11 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from freelunch.analysis.pairing import Rows
-from freelunch.reporting.table import Table
+from freelunch.reporting.results import Results, Table
 from freelunch.study.study import Study
-
-if TYPE_CHECKING:
-    from freelunch.reporting.results import Results
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -63,7 +60,7 @@ class Figure:
     data: str
     data_caption: Callable[[Study], str]
     columns: Sequence[str]
-    rows: Callable[["Results"], Rows]
+    rows: Callable[[Results], Rows]
     drawing: str
     settings: Callable[[Study], Mapping[str, object]] = looks
     sums_up: bool = False
@@ -79,11 +76,6 @@ def figures() -> dict[str, Figure]:
     """Return all figures by name, in the order of their names."""
     declared = [importlib.import_module(module).FIGURE for module in figure_modules()]
     return {figure.name: figure for figure in sorted(declared, key=lambda figure: figure.name)}
-
-
-def figures_of(study: Study) -> list[Figure]:
-    """Return the figures that a study has."""
-    return [figure for figure in figures().values() if figure.wanted(study)]
 
 
 def figure_modules() -> list[str]:

@@ -1,45 +1,27 @@
 """Perplexity by criterion, against the tokens that an adaptation sees."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from operator import itemgetter
 
 from freelunch.reporting.cells import CRITERIA_BUDGET_COLUMNS
+from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import Registered, criteria_marks, marks
-from freelunch.reporting.drawing.style import (
-    draw_level,
-    draw_points,
-    draw_spread,
-    empty,
-    grouped,
-    legend_below,
-    log_ticks,
-    mark_not_finite,
-    name_ends,
-    stacked,
-    start_with_data,
-)
 from freelunch.reporting.figures import Figure, looks_and_text
 from freelunch.reporting.figures.perplexity_by_criterion import Point
 from freelunch.reporting.labels import criterion_label, pattern_label, seeds_label
 from freelunch.study.cell import DENSE, NONE
-from freelunch.study.study import Study
-
-if TYPE_CHECKING:
-    from matplotlib import figure as drawn
-    from matplotlib.axes import Axes
 
 PANEL_INCHES = 3.2
 # How far left of the smallest budget the models without adaptation stand, as a factor.
 WITHOUT = 4.0
-Row = Mapping[str, str]
 
 
-def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> "drawn.Figure":
+def draw(rows: Sequence[style.Row], adaptations: Registered, text: str) -> "style.Figure":
     """Return the figure: a panel for each model, pattern and series of adaptations."""
-    panels = grouped([row for row in rows if row["series"]], "model", "pattern", "series")
+    panels = style.grouped([row for row in rows if row["series"]], "model", "pattern", "series")
     if not panels:
-        return empty("no criteria were compared at several budgets")
-    figure, grid = stacked(len(panels), 0.4 + PANEL_INCHES * len(panels))
+        return style.empty("no criteria were compared at several budgets")
+    figure, grid = style.stacked(len(panels), 0.4 + PANEL_INCHES * len(panels))
     looks = marks(adaptations)
     for axes, ((model, pattern, _), adapted) in zip(grid, panels.items(), strict=True):
         of_model = [row for row in rows if row["model"] == model]
@@ -54,7 +36,7 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> "drawn.Figu
         axes.set_title(title, loc="left")
         axes.set_ylabel(f"perplexity on {text}")
     grid[-1].set_xlabel("tokens seen")
-    legend_below(
+    style.legend_below(
         figure,
         [],
         "bars: ± standard error over windows; wide pale bars: ± standard deviation over",
@@ -63,49 +45,47 @@ def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> "drawn.Figu
     return figure
 
 
-def _panel(axes: "Axes", adapted: Sequence[Row], without: Sequence[Row], dense: float) -> str:
+def _panel(
+    axes: "style.Axes", adapted: Sequence[style.Row], without: Sequence[style.Row], dense: float
+) -> str:
     """Draw a panel; return in words where the dense model is."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    budgets = sorted({float(row["tokens"]) for row in adapted})
+    budgets = sorted(set(style.numbers(adapted, "tokens")))
     places = [budgets[0] / WITHOUT, *budgets]
-    axes.set(xscale="log", yscale="log")
+    axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(places, ["not\nadapted", *map(_amount, budgets)])
     points = [(places[0], Point.of(row)) for row in without]
-    points += sorted(
-        ((float(row["tokens"]), Point.of(row)) for row in adapted), key=lambda point: point[0]
-    )
+    at_budgets = zip(style.numbers(adapted, "tokens"), map(Point.of, adapted), strict=True)
+    points += sorted(at_budgets, key=itemgetter(0))
     finite = [(x, point, value) for x, point in points if (value := point.perplexity) is not None]
     bars = [point.bar for _, point, _ in finite]
-    start_with_data(axes, [*(value for _, _, value in finite), dense], [*bars, 0.0])
-    log_ticks(axes)
+    style.log_scale(axes, [*(value for _, _, value in finite), dense], [*bars, 0.0])
     ends = {}
     in_order = [row["criterion"] for row in (*without, *adapted)]
     for criterion, look in criteria_marks(in_order).items():
         here = [(x, point) for x, point in points if point.criterion == criterion]
         for x, point in here:
             if point.perplexity is None:
-                mark_not_finite(axes, x, look)
+                style.mark_not_finite(axes, x, look)
             else:
-                draw_spread(axes, x, point.perplexity, point.spread, look.colour)
-        of_criterion = [each for each in finite if each[1].criterion == criterion]
+                style.draw_spread(axes, x, point.perplexity, point.spread, look.colour)
         for is_adapted in (False, True):
-            shown = [each for each in of_criterion if (each[0] > places[0]) == is_adapted]
-            draw_points(
-                axes,
-                [x for x, _, _ in shown],
-                [value for _, _, value in shown],
-                [point.error or 0.0 for _, point, _ in shown],
-                look,
-            )
+            shown = [
+                (x, value, point.error or 0.0)
+                for x, point, value in finite
+                if point.criterion == criterion and (x > places[0]) == is_adapted
+            ]
+            x_of, values, errors = ([each[at] for each in shown] for at in range(3))
+            style.draw_points(axes, x_of, values, errors, look)
         last, point = here[-1]
         if last > places[0] and point.perplexity is not None:
             name = f"{criterion_label(criterion)} {point.perplexity:.1f}"
             ends[name] = last, point.perplexity, look.colour
-    name_ends(axes, ends)
-    return draw_level(axes, dense, "dense", "--", "dashed")
+    style.name_ends(axes, ends)
+    return style.draw_level(axes, dense, "dense", "--", "dashed")
 
 
 def _amount(tokens: float) -> str:
@@ -117,26 +97,23 @@ def _amount(tokens: float) -> str:
     return f"{rounded:g}"
 
 
-def _caption(study: Study) -> str:
-    perplexity, calibration = study.perplexity, study.calibration
-    return f"""\
+FIGURE = Figure(
+    name="criteria_budgets",
+    title="perplexity by criterion and budget",
+    caption=lambda study: (
+        f"""\
 Perplexity against the tokens that an adaptation sees, with a line for each pruning criterion. Lower
 is better; the dashed line is the dense model, and the marks on the left are the pruned models
-without adaptation. Masks are chosen on {calibration.samples} sequences of {study.sequence_text}
-tokens of ``{calibration.text}``, whatever the budget. Perplexity is on ``{perplexity.text}``,
-windows of {study.window_text} tokens.
+without adaptation. Masks are chosen on {study.calibration.samples} sequences of
+{study.sequence_text} tokens of ``{study.calibration.text}``, whatever the budget. Perplexity is on
+``{study.perplexity.text}``, windows of {study.window_text} tokens.
 
 Bars are one standard error over windows; a bar shorter than its mark is hidden. All cells are
 measured on the same windows, so their differences are more certain than the bars suggest. Where
 there are several seeds, the mark is their mean and the wide pale bar their standard deviation. If
 budgets have different seeds, a line may bend for this reason alone.
 """
-
-
-FIGURE = Figure(
-    name="criteria_budgets",
-    title="perplexity by criterion and budget",
-    caption=_caption,
+    ),
     alternative=(
         "A chart for each model and pattern: perplexity against the tokens seen, a line for each "
         "pruning criterion, above a line for the dense model."

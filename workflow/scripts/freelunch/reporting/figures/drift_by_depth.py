@@ -1,31 +1,15 @@
 """Drift of activations against depth, by window."""
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from freelunch.analysis.drift import DRIFT_COLUMNS
+from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import PALE, Kind, Mark, Registered, marks
-from freelunch.reporting.drawing.style import (
-    empty,
-    grouped,
-    legend_below,
-    line_handle,
-    log_ticks,
-    mark_not_finite,
-    name_ends,
-    stacked,
-    start_with_data,
-)
 from freelunch.reporting.figures import Figure
 from freelunch.reporting.labels import pruned_model_label, seeds_label
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 from freelunch.study.windows import window_size
-
-if TYPE_CHECKING:
-    from matplotlib import figure as drawn
-    from matplotlib.axes import Axes
 
 PANEL_INCHES = 2.35
 # One block in this many is marked, a different one on each line, so that marks hide no lines.
@@ -36,40 +20,39 @@ KINDS = {
     "accumulated": "with the errors of all blocks before it",
     "local": "each block sees the dense model's activations",
 }
-_GREY = Mark("others", "others", PALE, "", "full", "-")
-Row = Mapping[str, str]
 
 
-def draw(rows: Sequence[Row], adaptations: Registered) -> "drawn.Figure":
+def draw(rows: Sequence[style.Row], adaptations: Registered) -> "style.Figure":
     """Return the figure: for each pruned model the error of block outputs against depth.
 
     It shows the pruned models with several of the adaptations that are compared, or else those with
     one, or else all. At most five lines are in colour and named; the others are in grey.
     """
     shown = [row for row in rows if row["compared"] == "1" and row["output"] == "block"]
-    models = grouped(shown, "model", "criterion", "pattern").values()
+    models = style.grouped(shown, "model", "criterion", "pattern").values()
     counts = [len({row["adaptation"] for row in here} - {NONE}) for here in models]
     least = min(max(counts, default=0), 2)
     drawn_models = [here for here, count in zip(models, counts, strict=True) if count >= least]
     if not drawn_models:
-        return empty("no drift was measured")
+        return style.empty("no drift was measured")
     looks = marks(adaptations)
     # Local errors are much smaller than accumulated ones, so each panel has its own scale.
     panels = len(KINDS) * len(drawn_models)
-    figure, grid = stacked(panels, 0.5 + panels * PANEL_INCHES)
-    grey = False
+    figure, grid = style.stacked(panels, 0.5 + panels * PANEL_INCHES)
+    handles = []
     for number, here in enumerate(drawn_models):
         names = [name for name in looks if any(row["adaptation"] == name for row in here)]
         named = _named(names, adaptations)
-        grey |= len(named) < len(names)
+        if len(named) < len(names):
+            grey = Mark("others", "others", PALE, "", "full", "-")
+            handles = [style.line_handle(grey, "other adaptations")]
         title = f"{pruned_model_label(here[0])}, {seeds_label({int(row['seeds']) for row in here})}"
         for axes, (kind, meaning) in zip(grid[len(KINDS) * number :], KINDS.items(), strict=False):
             of_kind = [row for row in here if row["kind"] == kind]
             _panel(axes, of_kind, {name: looks[name] for name in names}, named)
             axes.set_title(f"{title}\n{kind}: {meaning}", loc="left")
             axes.set(xlabel="block", ylabel="relative error of output")
-    handles = [line_handle(_GREY, "other adaptations")] if grey else []
-    legend_below(figure, handles, "averaged over tokens of held-out calibration text")
+    style.legend_below(figure, handles, "averaged over tokens of held-out calibration text")
     return figure
 
 
@@ -100,38 +83,33 @@ def _named(names: Sequence[str], adaptations: Registered) -> list[str]:
 
 
 def _panel(
-    axes: "Axes", rows: Sequence[Row], looks: Mapping[str, Mark], named: Sequence[str]
+    axes: "style.Axes", rows: Sequence[style.Row], looks: Mapping[str, Mark], named: Sequence[str]
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_yscale("log")
     # A logarithmic scale has no 0.
-    finite = [row for row in rows if math.isfinite(float(row["mean"])) and float(row["mean"])]
-    start_with_data(axes, [float(row["mean"]) for row in finite])
-    log_ticks(axes)
+    finite = [row for row in style.finite_rows(rows, "mean") if float(row["mean"])]
+    style.log_scale(axes, style.numbers(finite, "mean"))
     ends: dict[str, tuple[float, float, str]] = {}
     for name, look in looks.items():
         here = [row for row in finite if row["adaptation"] == name]
-        x, y = [int(row["block"]) for row in here], [float(row["mean"]) for row in here]
+        x, y = [int(row["block"]) for row in here], style.numbers(here, "mean")
         if name not in named:
             axes.plot(x, y, color=PALE, linewidth=0.7, zorder=1.5)
             continue
         every = (named.index(name) % MARKED, MARKED) if len(x) > 2 * MARKED else None
         axes.plot(x, y, **look.points, markevery=every, linestyle=look.line, linewidth=1.0)
-        diverged = [
-            int(row["block"])
-            for row in rows
-            if row["adaptation"] == name and not math.isfinite(float(row["mean"]))
-        ]
-        if diverged:
-            mark_not_finite(axes, diverged[0], look)
+        of_name = [row for row in rows if row["adaptation"] == name]
+        known = style.finite_rows(of_name, "mean")
+        if diverged := [row for row in of_name if row not in known]:
+            style.mark_not_finite(axes, int(diverged[0]["block"]), look)
         elif y:
             ends[look.label.removeprefix("reconstruction: ")] = x[-1], y[-1], look.colour
     if finite:
         blocks = [int(row["block"]) for row in finite]
         axes.set_xlim(min(blocks) - 0.5, max(blocks) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    name_ends(axes, ends)
+    style.name_ends(axes, ends)
 
 
 def _caption(study: Study) -> str:

@@ -3,30 +3,13 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from freelunch.analysis.window_effect import WINDOW_COLUMNS
+from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import INK, Mark, Registered, marks
-from freelunch.reporting.drawing.style import (
-    DAGGER,
-    SMALL,
-    chosen_note,
-    empty,
-    grouped,
-    legend_below,
-    new_figure,
-    widen,
-    write_at,
-    write_beside,
-)
 from freelunch.reporting.figures import Figure, looks_and_text
 from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.reporting.labels import pruned_model_label, seeds_label
-from freelunch.study.study import Study
-
-if TYPE_CHECKING:
-    from matplotlib import figure as drawn
-    from matplotlib.axes import Axes
 
 ROW_INCHES, LINE_INCHES, GAP_INCHES = 0.22, 0.12, 0.06
 LABEL_CHARACTERS = 26
@@ -38,67 +21,70 @@ LEGEND_INCHES = 0.35
 BEYOND = "\N{RIGHTWARDS ARROW}"
 # How far below the axes the name of the x axis is.
 HEAD_POINTS = -19.5
-Row = Mapping[str, str]
 
 
-def draw(rows: Sequence[Row], adaptations: Registered, text: str) -> "drawn.Figure":
+def draw(rows: Sequence[style.Row], adaptations: Registered, text: str) -> "style.Figure":
     """Return the figure: for each pruned model and amount of text a row for each window, with the
     share of the best gain that it misses, its memory and its perplexity.
     """
     if not rows:
-        return empty("no two windows to compare")
+        return style.empty("no two windows to compare")
     looks = marks(adaptations)
-    panels = grouped(rows, "model", "criterion", "pattern", "tokens").values()
-    heights = [AROUND_INCHES + _row_inches(here, looks) * len(here) for here in panels]
-    figure = new_figure(LEGEND_INCHES + sum(heights))
+    panels = style.grouped(rows, "model", "criterion", "pattern", "tokens").values()
+    labels = [[_label(row, looks) for row in here] for here in panels]
+    heights = [
+        AROUND_INCHES
+        + max(ROW_INCHES, GAP_INCHES + LINE_INCHES * max(label.count("\n") + 1 for label in its))
+        * len(its)
+        for its in labels
+    ]
+    figure = style.new_figure(LEGEND_INCHES + sum(heights))
     grid = figure.subplots(len(panels), 2, squeeze=False, height_ratios=heights)
-    for (missed, memory), here in zip(grid, panels, strict=True):
-        shares = [100 * float(row["gain_missed"]) for row in here]
-        errors = [100 * float(row["gain_missed_standard_error"]) for row in here]
+    for (missed, memory), here, its_labels in zip(grid, panels, labels, strict=True):
+        shares, errors = (
+            [100 * share for share in style.numbers(here, column)]
+            for column in ("gain_missed", "gain_missed_standard_error")
+        )
         _panel(missed, here, looks, shares, errors)
         _panel(memory, here, looks, [1e-9 * float(row["adaptation_peak_bytes"]) for row in here])
-        widen(memory)
+        style.widen(memory)
         tokens, seeds = int(here[0]["tokens"]), seeds_label({int(row["seeds"]) for row in here})
         title = f"{pruned_model_label(here[0])}\n{tokens:,} tokens, {seeds}"
         missed.set_title(title, loc="left", x=0.0)
         missed.set_xlabel("gain missed (%)")
         memory.set_xlabel("memory (GB)")
-        missed.set_yticks(range(len(here)), [_label(row, looks) for row in here], fontsize=SMALL)
+        missed.set_yticks(range(len(here)), its_labels, fontsize=style.SMALL)
         memory.set_yticks(range(len(here)), [""] * len(here))
-        for at, row in enumerate(here):
-            write_beside(memory, at, _perplexity(row), INK, gap=5)
+        for at, value in enumerate(style.numbers(here, "perplexity")):
+            digits = f"{value:,.{0 if value >= 1e4 else 1}f}"
+            said = digits if math.isfinite(value) else NOT_FINITE
+            style.write_beside(memory, at, said, INK, gap=5)
         # Name the numbers right of the axes, at the height of the name of the x axis.
         head = {"xycoords": "axes fraction", "fontsize": None, "va": "top"}
-        write_at(memory, "perplexity", (1.0, 0.0), (5, HEAD_POINTS), **head)
+        style.write_at(memory, "perplexity", (1.0, 0.0), (5, HEAD_POINTS), **head)
     # No other words are in these axes.
     beyond = [f"{BEYOND}: beyond {MOST_MISSED:g} %"] if any(row[0].texts for row in grid) else []
-    legend_below(
+    style.legend_below(
         figure,
         [],
         "gain missed: share of the best window's gain; bars: ± standard error of the paired",
         f"difference from the best; memory: peak of a job; perplexity on {text}",
         *beyond,
-        *chosen_note(rows),
+        *style.chosen_note(rows),
     )
     return figure
 
 
-def _label(row: Row, looks: Mapping[str, Mark]) -> str:
+def _label(row: style.Row, looks: Mapping[str, Mark]) -> str:
     """Return the window of a row in words; the title has its amount of text."""
     label = looks[row["adaptation"]].series.removeprefix("reconstruction: ")
-    label = f"{label} {DAGGER}" if row["selected_on"] == "evaluation" else label
+    label = f"{label} {style.DAGGER}" if row["selected_on"] == "evaluation" else label
     return textwrap.fill(label, LABEL_CHARACTERS)
 
 
-def _row_inches(rows: Sequence[Row], looks: Mapping[str, Mark]) -> float:
-    """Return the height of the rows of a panel."""
-    lines = max(_label(row, looks).count("\n") + 1 for row in rows)
-    return max(ROW_INCHES, GAP_INCHES + LINE_INCHES * lines)
-
-
 def _panel(
-    axes: "Axes",
-    rows: Sequence[Row],
+    axes: "style.Axes",
+    rows: Sequence[style.Row],
     looks: Mapping[str, Mark],
     values: Sequence[float],
     errors: Sequence[float] | None = None,
@@ -108,7 +94,7 @@ def _panel(
 
     for at, (row, value) in enumerate(zip(rows, values, strict=True)):
         if errors is not None and MOST_MISSED < value < math.inf:
-            write_beside(axes, at, f"{value:,.0f} {BEYOND}", INK, gap=-3)
+            style.write_beside(axes, at, f"{value:,.0f} {BEYOND}", INK, gap=-3)
         elif math.isfinite(value):
             bar = None if errors is None else [errors[at]]
             points = looks[row["adaptation"]].points
@@ -120,14 +106,11 @@ def _panel(
     axes.grid(visible=False, axis="y")
 
 
-def _perplexity(row: Row) -> str:
-    value = float(row["perplexity"])
-    return f"{value:,.{0 if value >= 1e4 else 1}f}" if math.isfinite(value) else NOT_FINITE
-
-
-def _caption(study: Study) -> str:
-    perplexity, calibration = study.perplexity, study.calibration
-    return f"""\
+FIGURE = Figure(
+    name="windows",
+    title="quality and memory by window",
+    caption=lambda study: (
+        f"""\
 The share of the best gain that each window misses, the memory that it takes, and the perplexity
 that it reaches. A window is the part of the model that is adapted together: a single matrix,
 attention and MLP separately (half blocks), a number of consecutive blocks, or the whole model. The
@@ -137,16 +120,12 @@ seeds.
 
 The gain is the loss without the adaptation minus that with it. Bars are one standard error of the
 paired difference from the best window, over windows of text. Perplexity is on
-``{perplexity.text}``, windows of {study.window_text} tokens. Masks are chosen on
-{calibration.samples} sequences of {study.sequence_text} tokens of ``{calibration.text}``, and
-windows see as many tokens as their title says. Memory is the peak resident set of a job.
+``{study.perplexity.text}``, windows of {study.window_text} tokens. Masks are chosen on
+{study.calibration.samples} sequences of {study.sequence_text} tokens of
+``{study.calibration.text}``, and windows see as many tokens as their title says. Memory is the peak
+resident set of a job.
 """
-
-
-FIGURE = Figure(
-    name="windows",
-    title="quality and memory by window",
-    caption=_caption,
+    ),
     alternative=(
         "Two charts with a row for each window, from single matrices to the whole model: how much "
         "of the best gain it misses, with the error, and the peak memory of a job; beside them, "

@@ -1,53 +1,41 @@
 """The gap between criteria against the size of the model."""
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from freelunch.analysis.criteria_gap import SIZE_COLUMNS
+from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import Registered, marks
-from freelunch.reporting.drawing.style import (
-    draw_points,
-    empty,
-    grouped,
-    legend_below,
-    line_handle,
-    stacked,
-)
 from freelunch.reporting.figures import Figure
 from freelunch.reporting.labels import pattern_label
-
-if TYPE_CHECKING:
-    from matplotlib import figure as drawn
 
 PANEL_INCHES = 2.2
 
 
-def draw(rows: Sequence[Mapping[str, str]], adaptations: Registered) -> "drawn.Figure":
+def draw(rows: Sequence[style.Row], adaptations: Registered) -> "style.Figure":
     """Return the figure: for each pattern a line for each adaptation that several models have."""
     looks = marks(adaptations)
-    panels: dict[str, dict[str, list[Mapping[str, str]]]] = {}
-    for (pattern, name), here in grouped(rows, "pattern", "adaptation").items():
+    panels: dict[str, dict[str, list[style.Row]]] = {}
+    for (pattern, name), here in style.grouped(rows, "pattern", "adaptation").items():
         if len(here) > 1:
             panels.setdefault(pattern, {})[name] = here
     if not panels:
-        return empty("criteria were compared on only one model")
-    figure, grid = stacked(len(panels), 0.8 + len(panels) * PANEL_INCHES, sharex=True)
+        return style.empty("criteria were compared on only one model")
+    figure, grid = style.stacked(len(panels), 0.8 + len(panels) * PANEL_INCHES, sharex=True)
     for axes, (pattern, series) in zip(grid, panels.items(), strict=True):
         axes.set(xscale="log", ylabel="worst minus best criterion\n(nats per token)")
         axes.set_title(pattern_label(pattern), loc="left")
         for name, here in series.items():
-            known = [row for row in here if math.isfinite(float(row["loss_gap"]))]
+            known = style.finite_rows(here, "loss_gap")
             known.sort(key=lambda row: int(row["parameters"]))
             parameters, gaps, errors = (
-                [float(row[key]) for row in known]
-                for key in ("parameters", "loss_gap", "loss_gap_standard_error")
+                style.numbers(known, column)
+                for column in ("parameters", "loss_gap", "loss_gap_standard_error")
             )
-            draw_points(axes, parameters, gaps, errors, looks[name])
+            style.draw_points(axes, parameters, gaps, errors, looks[name])
     grid[-1].set_xlabel("parameters of the model")
     shown = [name for name in looks if any(name in series for series in panels.values())]
-    handles = [line_handle(looks[name], looks[name].label) for name in shown]
-    legend_below(figure, handles, "bars: ± standard error over windows of text")
+    handles = [style.line_handle(looks[name], looks[name].label) for name in shown]
+    style.legend_below(figure, handles, "bars: ± standard error over windows of text")
     return figure
 
 

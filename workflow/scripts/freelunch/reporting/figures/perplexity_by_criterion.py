@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from freelunch.reporting.cells import CRITERIA_COLUMNS
+from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import (
     DENSE_COLOUR,
     QUIET,
@@ -13,25 +13,11 @@ from freelunch.reporting.drawing.adaptation_looks import (
     Registered,
     marks,
 )
-from freelunch.reporting.drawing.style import (
-    draw_spread,
-    legend_below,
-    log_ticks,
-    mark_handle,
-    mark_not_finite,
-    new_figure,
-    write_at,
-    write_beside,
-)
 from freelunch.reporting.figures import Figure, looks_and_text
 from freelunch.reporting.formatting import marked
 from freelunch.reporting.labels import criterion_label, pattern_label, seeds_label
 from freelunch.study.cell import DENSE
 from freelunch.study.study import Study
-
-if TYPE_CHECKING:
-    from matplotlib import figure as drawn
-    from matplotlib.axes import Axes
 
 # The axis is logarithmic if the largest perplexity is more than this many times the smallest.
 LOG_FROM = 5.0
@@ -47,7 +33,6 @@ CHARACTER_INCHES = 0.078
 # is added.
 STEP_INCHES = 0.36
 GAP_STEPS = 0.5
-Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -64,7 +49,7 @@ class Point:
     spread: float | None
 
     @classmethod
-    def of(cls, row: Row) -> "Point":
+    def of(cls, row: style.Row) -> "Point":
         """Return the point of a row."""
         criterion, pattern, model, adaptation = (row[key] for key in CRITERIA_COLUMNS[:4])
         numbers = [float(row[key] or "nan") for key in CRITERIA_COLUMNS[5:]]
@@ -79,13 +64,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """One model and pattern.
-
-    Attributes:
-        title: Text above the panel.
-        points: The points that it shows.
-        adaptations: How many adaptations each criterion has room for.
-    """
+    """One model and pattern: the points of its criteria, each with room for so many adaptations."""
 
     title: str
     points: Sequence[Point]
@@ -93,7 +72,6 @@ class Panel:
 
     @property
     def criteria(self) -> list[str]:
-        """Return the names of the criteria along the axis."""
         return list(dict.fromkeys(point.criterion for point in self.points))
 
     @property
@@ -106,11 +84,11 @@ class Panel:
 
 
 def draw(
-    rows: Sequence[Row],
+    rows: Sequence[style.Row],
     adaptations: Registered,
     text: str,
     selected_on_evaluation: Sequence[str] = (),
-) -> "drawn.Figure":
+) -> "style.Figure":
     """Return the figure: a panel for each model and pattern, the panels of a model in rows."""
     points = [Point.of(row) for row in rows]
     dense = {point.model: point for point in points if point.criterion == DENSE}
@@ -121,10 +99,10 @@ def draw(
         shown[name] = replace(shown[name], label=marked(shown[name].label, "evaluation"))
     grid = [(model, row) for model in dense for row in _panel_rows(model, pruned, len(shown))]
     widest = max(_width_inches(row) for _, row in grid)
-    width = max(1.4 + widest, LEAST_WIDTH_INCHES)
-    figure = new_figure(0.7 + PANEL_HEIGHT_INCHES * len(grid), width)
+    height, width = 0.7 + PANEL_HEIGHT_INCHES * len(grid), max(1.4 + widest, LEAST_WIDTH_INCHES)
+    figure = style.new_figure(height, width)
     places = figure.add_gridspec(len(grid), 1)
-    scales: dict[str, Axes] = {}
+    scales: dict[str, style.Axes] = {}
     for at, (model, row) in enumerate(grid):
         widths = [panel.width_inches for panel in row]
         if widest > sum(widths):
@@ -143,9 +121,9 @@ def draw(
             _panel(axes, panel, shown)
             _dense_line(axes, dense[model], named=panel is row[-1])
     spread = ["wide pale bars: ± standard deviation over seeds"]
-    legend_below(
+    style.legend_below(
         figure,
-        [mark_handle(look, look.label) for look in shown.values()],
+        [style.mark_handle(look, look.label) for look in shown.values()],
         "bars and band: ± standard error over windows",
         *(spread if any(point.spread for point in pruned) else []),
         "a bar shorter than its mark is hidden",
@@ -154,12 +132,8 @@ def draw(
 
 
 def _panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[list[Panel]]:
-    """Return the panels of a model, one per pattern, in rows that fit a page.
-
-    Args:
-        model: Name of the model, shown above the first panel of each row.
-        points: The points of all models.
-        adaptations: How many adaptations each criterion has room for.
+    """Return the panels of a model, one per pattern, in rows that fit a page; the name of the model
+    is above the first panel of each row.
     """
     rows: list[list[Panel]] = []
     of_model = [point for point in points if point.model == model]
@@ -181,7 +155,7 @@ def _width_inches(row: Sequence[Panel]) -> float:
     return sum(panel.width_inches for panel in row)
 
 
-def _panel(axes: "Axes", panel: Panel, shown: Mapping[str, Mark]) -> None:
+def _panel(axes: "style.Axes", panel: Panel, shown: Mapping[str, Mark]) -> None:
     """Draw the marks of one model and pattern, each with its error over windows as a bar and its
     spread over seeds as a wide pale one, and the names below them.
     """
@@ -192,20 +166,20 @@ def _panel(axes: "Axes", panel: Panel, shown: Mapping[str, Mark]) -> None:
         x = panel.criteria.index(point.criterion) + step * place
         look, value = shown[point.adaptation], point.perplexity
         if value is None:
-            mark_not_finite(axes, x, look)
+            style.mark_not_finite(axes, x, look)
             continue
-        draw_spread(axes, x, value, point.spread, look.colour)
+        style.draw_spread(axes, x, value, point.spread, look.colour)
         axes.errorbar(x, value, yerr=point.error, **look.points, linestyle="none", zorder=3)
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}
         words = {"ha": "center", "va": "bottom", "color": QUIET, "bbox": behind, "zorder": 2.5}
-        write_at(axes, _plain(value), (x, value + point.bar), (0, 3.5), **words)
+        style.write_at(axes, _plain(value), (x, value + point.bar), (0, 3.5), **words)
     names = [criterion_label(name) for name in panel.criteria]
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.5, len(names) - 0.5)
     axes.tick_params(axis="x", length=0)
 
 
-def _dense_line(axes: "Axes", dense: Point, named: bool) -> None:
+def _dense_line(axes: "style.Axes", dense: Point, named: bool) -> None:
     """Draw the dense model as a dashed line with its error as a band."""
     value = dense.perplexity
     if value is None:
@@ -215,10 +189,10 @@ def _dense_line(axes: "Axes", dense: Point, named: bool) -> None:
         axes.axhspan(*ends, color=DENSE_COLOUR, alpha=0.15, linewidth=0, zorder=1)
     axes.axhline(value, color=DENSE_COLOUR, linestyle="--", linewidth=1.0, zorder=1)
     if named:
-        write_beside(axes, value, f"dense\n{_plain(value)}", DENSE_COLOUR, gap=3)
+        style.write_beside(axes, value, f"dense\n{_plain(value)}", DENSE_COLOUR, gap=3)
 
 
-def _scale(axes: "Axes", points: Sequence[Point]) -> None:
+def _scale(axes: "style.Axes", points: Sequence[Point]) -> None:
     """Choose a linear or a logarithmic axis, with room above and below, ticks in plain numbers."""
     finite = [(point.perplexity, point.bar) for point in points if point.perplexity is not None]
     if not finite:
@@ -229,7 +203,7 @@ def _scale(axes: "Axes", points: Sequence[Point]) -> None:
     if high > LOG_FROM * least:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.35, high * 1.9)
-        log_ticks(axes)
+        style.log_ticks(axes)
     else:
         room = (high - low or high) * 0.2
         axes.set_ylim(low - room, high + room)
@@ -269,14 +243,6 @@ def _wanted(study: Study) -> bool:
     return study.comparisons.of_criteria or not others
 
 
-def _data_caption(study: Study) -> str:
-    return f"""\
-For each model, criterion and pattern, and each adaptation that several criteria have, the mean
-perplexity on ``{study.perplexity.text}`` over ``seeds`` seeds, its standard error over windows and
-its standard deviation over seeds (empty for one seed). ``nan`` is a perplexity that is not finite.
-"""
-
-
 FIGURE = Figure(
     name="criteria",
     title="perplexity by criterion",
@@ -288,7 +254,13 @@ FIGURE = Figure(
     claims=("C3", "C3b"),
     wanted=_wanted,
     data="perplexity by criterion",
-    data_caption=_data_caption,
+    data_caption=lambda study: (
+        f"""\
+For each model, criterion and pattern, and each adaptation that several criteria have, the mean
+perplexity on ``{study.perplexity.text}`` over ``seeds`` seeds, its standard error over windows and
+its standard deviation over seeds (empty for one seed). ``nan`` is a perplexity that is not finite.
+"""
+    ),
     columns=CRITERIA_COLUMNS,
     rows=lambda results: results.criteria,
     drawing=__name__,

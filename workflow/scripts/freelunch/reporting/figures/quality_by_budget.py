@@ -2,70 +2,51 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from freelunch.analysis.budget_effect import BUDGET_COLUMNS
+from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import Mark, Registered, marks
-from freelunch.reporting.drawing.style import (
-    chosen_note,
-    draw_level,
-    draw_points,
-    empty,
-    grouped,
-    legend_below,
-    line_handle,
-    log_ticks,
-    mark_not_finite,
-    stacked,
-    start_with_data,
-    widen,
-)
 from freelunch.reporting.figures import Figure, looks_and_text
 from freelunch.reporting.labels import pruned_model_label, seeds_label
-from freelunch.study.study import Study
-
-if TYPE_CHECKING:
-    from matplotlib import figure as drawn
-    from matplotlib.axes import Axes
 
 PANEL_INCHES = 2.35
 LEGEND_INCHES = 0.2
 TOKENS, OPERATIONS, MEMORY = AXES = ("tokens", "flops", "peak_bytes")
 # Units of operations, from the largest.
 FLOP = {"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6}
-Row = Mapping[str, str]
+ERROR = "perplexity_error_beside_reference"
 
 
 def draw(
-    rows: Sequence[Row], adaptations: Registered, series: Mapping[str, str], text: str
-) -> "drawn.Figure":
+    rows: Sequence[style.Row], adaptations: Registered, series: Mapping[str, str], text: str
+) -> "style.Figure":
     """Return the figure: for each pruned model perplexity against tokens, operations and memory."""
     if not rows:
-        return empty("no model was both reconstructed and retrained")
+        return style.empty("no model was both reconstructed and retrained")
     of_adaptations = marks(adaptations)
     looks: dict[str, Mark] = {}
     for name, its_series in series.items():
         looks.setdefault(its_series, of_adaptations[name])
     shown = [look for name, look in looks.items() if any(row["series"] == name for row in rows)]
-    models = grouped(rows, "model", "criterion", "pattern").values()
+    models = style.grouped(rows, "model", "criterion", "pattern").values()
     panels = len(models) * len(AXES)
     height = 0.6 + panels * PANEL_INCHES + LEGEND_INCHES * -(-len(shown) // 2)
-    figure, grid = stacked(panels, height)
+    figure, grid = style.stacked(panels, height)
     for number, here in enumerate(models):
         of_model = grid[number * len(AXES) : (number + 1) * len(AXES)]
         for axes, key in zip(of_model, AXES, strict=True):
-            label, unit = axis_of(key, [float(row[key]) for row in here])
+            label, unit = axis_of(key, style.numbers(here, key))
             levels = _panel(axes, here, key, unit, looks)
             axes.set(xlabel=label, ylabel=f"perplexity on {text}")
         seeds = seeds_label({int(row["seeds"]) for row in here})
         title = f"{pruned_model_label(here[0])}\n{seeds}; {levels}"
         of_model[0].set_title(title, loc="left")
-    legend_below(
+    style.legend_below(
         figure,
-        [line_handle(look, look.series) for look in shown],
+        [style.line_handle(look, look.series) for look in shown],
         "bars: ± standard error, over windows of text, of the",
         "difference from the reconstruction that is the reference",
-        *chosen_note(rows),
+        *style.chosen_note(rows),
     )
     return figure
 
@@ -85,11 +66,12 @@ def axis_of(key: str, values: Sequence[float]) -> tuple[str, float]:
 
 
 def _panel(
-    axes: "Axes", rows: Sequence[Row], key: str, unit: float, looks: Mapping[str, Mark]
+    axes: "style.Axes", rows: Sequence[style.Row], key: str, unit: float, looks: Mapping[str, Mark]
 ) -> str:
     """Draw the panel of one axis; return in words where the unadapted and the dense model are."""
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
+    amounts = [amount / unit for amount in style.numbers(rows, key)]
     if key == MEMORY:
         axes.xaxis.set_major_locator(MaxNLocator(7))
     else:
@@ -97,44 +79,44 @@ def _panel(
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(EngFormatter(sep="") if key == TOKENS else "{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_yscale("log")
-    finite = [row for row in rows if math.isfinite(float(row["perplexity"]))]
-    error = "perplexity_error_beside_reference"
-    perplexities = [float(row["perplexity"]) for row in finite]
-    start_with_data(axes, perplexities, [float(row[error]) for row in finite])
-    log_ticks(axes)
-    amounts = [float(row[key]) / unit for row in rows]
-    if key != MEMORY and max(amounts) < 2 * min(amounts):
-        # Otherwise a few percent would fill the panel.
-        axes.set_xlim(min(amounts) / 2, 2 * max(amounts))
+        if max(amounts) < 2 * min(amounts):
+            # Otherwise a few percent would fill the panel.
+            axes.set_xlim(min(amounts) / 2, 2 * max(amounts))
+    finite = style.finite_rows(rows, "perplexity")
+    style.log_scale(axes, style.numbers(finite, "perplexity"), style.numbers(finite, ERROR))
     for name in dict.fromkeys(row["series"] for row in rows):
         here = [row for row in finite if row["series"] == name]
-        draw_points(
+        style.draw_points(
             axes,
-            [float(row[key]) / unit for row in here],
-            [float(row["perplexity"]) for row in here],
-            [float(row[error]) for row in here],
+            [amount / unit for amount in style.numbers(here, key)],
+            style.numbers(here, "perplexity"),
+            style.numbers(here, ERROR),
             looks[name],
             [row["selected_on"] == "evaluation" for row in here],
         )
     for row, amount in zip(rows, amounts, strict=True):
-        if not math.isfinite(float(row["perplexity"])):
-            mark_not_finite(axes, amount, looks[row["series"]])
+        if row not in finite:
+            style.mark_not_finite(axes, amount, looks[row["series"]])
     if key == MEMORY:
-        widen(axes)
+        style.widen(axes)
     levels = (
-        draw_level(axes, float(rows[0]["perplexity_unadapted"]), "not adapted", ":", "dotted"),
-        draw_level(axes, float(rows[0]["perplexity_dense"]), "dense", "--", "dashed"),
+        style.draw_level(axes, float(rows[0][f"perplexity_{key}"]), name, line, word)
+        for key, name, line, word in (
+            ("unadapted", "not adapted", ":", "dotted"),
+            ("dense", "dense", "--", "dashed"),
+        )
     )
     return ", ".join(levels)
 
 
-def _caption(study: Study) -> str:
-    perplexity = study.perplexity
-    return f"""\
+FIGURE = Figure(
+    name="budgets",
+    title="quality by tokens, operations and memory",
+    caption=lambda study: (
+        f"""\
 Perplexity against the tokens that an adaptation sees, its operations, and the peak memory of its
 job, for the reconstruction and each way of retraining the same pruned model. Perplexity on
-``{perplexity.text}``, windows of {study.window_text} tokens. A line joins the budgets of one
+``{study.perplexity.text}``, windows of {study.window_text} tokens. A line joins the budgets of one
 method. Filled marks are reconstructions, and open marks are retrainings; half-filled marks are
 variants of either with other settings. The vertical axes span the data. The title gives the
 perplexities of the pruned model without adaptation and of the dense model; an arrow beside one of
@@ -144,12 +126,7 @@ Bars are one standard error, over windows of text, of the difference from the re
 the others are compared with. ``reach.csv`` has the budget at which each retraining reaches that
 reconstruction.
 """
-
-
-FIGURE = Figure(
-    name="budgets",
-    title="quality by tokens, operations and memory",
-    caption=_caption,
+    ),
     alternative=(
         "Three charts of perplexity, against the tokens seen, the operations and the peak memory: "
         "a line for the reconstruction and one for each way of retraining."

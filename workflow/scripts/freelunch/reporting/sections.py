@@ -1,0 +1,360 @@
+"""The sections of a study's summary, each a table with notes: all cells, zero-shot tasks, and the
+gap between criteria; those about adaptations are in `adaptation_sections`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from freelunch.analysis.accuracy import MEAN
+from freelunch.analysis.pairing import Row, Rows, seed_groups
+from freelunch.reporting.adaptation_sections import MINUS, PRUNED, budgets_section, windows_section
+from freelunch.reporting.formatting import (
+    NOT_FINITE,
+    NOTHING,
+    adaptation_name,
+    marked,
+    parts_text,
+    range_text,
+    rounded,
+    shown,
+    shown_percent,
+    significant,
+    with_error,
+)
+from freelunch.reporting.metrics import METRICS, Metric
+from freelunch.reporting.results import Results
+from freelunch.reporting.summary import Section
+from freelunch.study.cell import DENSE, NONE
+from freelunch.study.sources import AnyText, Mixture, Wheel
+from freelunch.study.steps import JOINED
+from freelunch.study.study import Study
+
+CELL = (*PRUNED, "adaptation")
+SELECTED_ON = {"calibration": "held-out calibration text", "evaluation": "the evaluation text"}
+_ORIGINS = {
+    "wheel": "`{member}` of the package {package} {version}",
+    "hub": "`{member}` of {repository} at {revision:.7}",
+    "path": "`{path}`",
+    "tokens": "token ids in `{path}`",
+    "wheel_files": "`{members}` of the package {package} {version}",
+}
+MINUS_DENSE, MINUS_UNADAPTED = f"{MINUS} dense", f"{MINUS} unadapted"
+BEST, WORST = "best (perplexity)", "worst (perplexity)"
+# The criteria of one pattern count as unequally sparse if their sparsities differ by more.
+UNEQUAL = 0.002
+
+
+def summary_sections(results: Results) -> list[Section]:
+    """Return the sections that a study has numbers for; that of all cells comes first."""
+    study, means = results.study, results.means
+    sections = [cells_section(study, means)]
+    if results.tasks:
+        lines, notes = task_lines(results.tasks), list(task_notes(results.tasks))
+        sections.append(Section("tasks", "Zero-shot accuracy", lines, notes, CELL))
+    if results.gaps:
+        sections.append(gaps_section(study, means, results.gaps))
+    if results.windows:
+        sections.append(windows_section(results.windows))
+    if results.budgets:
+        sections.append(budgets_section(results.budgets, results.reaches))
+    return sections
+
+
+# --- All cells
+
+
+def cells_section(study: Study, means: Rows) -> Section:
+    """Return the section that shows every cell, its seeds averaged."""
+    several = any(mean["seeds"] > 1 for mean in means)
+    metrics = [
+        metric
+        for metric in METRICS
+        if metric.summary_heading and any(mean[metric.column] is not None for mean in means)
+    ]
+    lines = [_cell_line(mean, several, metrics) for mean in means]
+    notes = list(_cell_notes(study, means, several, metrics))
+    return Section("cells", "All cells", lines, notes, (*CELL, "adaptation cost"))
+
+
+def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str, str]:
+    line = {**{column: mean[column] for column in CELL}, "adaptation": adaptation_name(mean)}
+    if mean["criterion"] == DENSE:
+        line |= {"pattern": NOTHING, "adaptation": NOTHING}
+    line["perplexity"] = shown(mean, "perplexity")
+    line["ratio to dense"] = shown(mean, "perplexity_over_dense")
+    if several:
+        spread = mean["perplexity_standard_deviation_over_seeds"]
+        line["seeds"] = str(mean["seeds"])
+        line["spread over seeds"] = NOTHING if spread is None else rounded(spread, spread)
+    for metric in metrics:
+        line[str(metric.summary_heading)] = metric.shown(mean) or NOTHING
+    line["sparsity"] = f"{100 * mean['sparsity']:.1f} %"
+    line["adaptation cost"] = NOTHING if mean["adaptation"] == NONE else ", ".join(_costs(mean))
+    return line
+
+
+def _costs(mean: Row) -> Iterator[str]:
+    """Yield what an adaptation cost, and what went wrong with it."""
+    if (tokens := mean["adaptation_tokens"]) is not None:
+        yield f"{tokens:,.0f} tokens"
+    if (flops := mean["adaptation_flops"]) is not None:
+        yield f"{significant(flops / 1e12, 3)} TFLOP"
+    if (seconds := mean["adaptation_wall_s"]) is not None:
+        yield f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:,.1f} min"
+    if (peak_bytes := mean["adaptation_peak_bytes"]) is not None:
+        yield f"{peak_bytes / 1e9:.2f} GB"
+    if mean["selected_on"]:
+        yield f"{mean['choices']} chosen on {SELECTED_ON[mean['selected_on']]}"
+        yield f"{significant((mean['search_flops'] or 0) / 1e12, 3)} TFLOP for the search"
+    if kept := mean["adaptation_windows_kept_pruned"]:
+        yield f"{kept} of {mean['adaptation_windows']} windows no better than pruned"
+    if worse := mean["adaptation_windows_worse"]:
+        of_seeds = f" with {worse} of {mean['seeds']} seeds" if mean["seeds"] > 1 else ""
+        yield f"its own loss rose{of_seeds}"
+
+
+def _cell_notes(
+    study: Study, means: Rows, several: bool, metrics: Sequence[Metric]
+) -> Iterator[str]:
+    """Yield texts, amounts, seeds, and the meaning of an error."""
+    if study.is_unfinished:
+        yield (
+            f"Unfinished: {len(study.cells)} of the {len(study.asked)} cells have finished, and "
+            "the numbers of the others may change what is said here."
+        )
+    name, calibration = study.perplexity.text, study.calibration
+    text, sampled = study.text(name), study.text(calibration.text)
+    error = (
+        "windows, taken as independent. Neighbouring windows are not quite independent, so it is "
+        "somewhat too small; the intervals of the audit allow for that."
+        if study.perplexity.cut == JOINED
+        else "windows, clustered by document."
+    )
+    yield (
+        f"Perplexity on {_origin(name, text)}: {_amounts(means)}. ± is the standard error over "
+        f"{error}"
+    )
+    if isinstance(text, Wheel):
+        yield (
+            f"These perplexities are on `{name}`, not on WikiText-2: compare them with "
+            "each other, not with published ones."
+        )
+    yield from (metric.note(study) for metric in metrics if metric.note)
+    yield from _sizes(means)
+    yield (
+        "Ratio to dense: the perplexity divided by that of the dense model. Its error comes from "
+        "the differences between the two, window by window."
+    )
+    yield (
+        f"Calibration on {_origin(calibration.text, sampled)}: {calibration.samples:,} sequences "
+        f"of {study.sequence_text} tokens."
+    )
+    seeds = sorted({cell.seed for cell in study.cells if not cell.is_dense})
+    listed = ", ".join(str(seed) for seed in seeds)
+    if several:
+        yield (
+            f"Numbers are means over seeds ({listed}); the spread is the standard deviation of the "
+            "perplexity over them."
+        )
+        rows = [of_seeds for of_seeds in seed_groups(study.cells) if not of_seeds[0].is_dense]
+        if len({frozenset(cell.seed for cell in of_seeds) for of_seeds in rows}) > 1:
+            yield (
+                "Rows differ in their seeds. Samples and held-out text differ with the seed, so "
+                "compare drift and held-out perplexity only between rows with the same seeds."
+            )
+    else:
+        yield f"Seeds: {listed}, one for each cell."
+    yield (
+        "Sparsity: the share of zeros in the linear layers of all blocks, counted in the "
+        "checkpoint that was evaluated."
+    )
+    yield (
+        "Adaptation cost excludes calibration and pruning. It gives the tokens seen (counting "
+        "repeats), floating-point operations, wall time, and the peak memory of the largest job."
+    )
+
+
+def _amounts(means: Rows) -> str:
+    """Return the number and length of the evaluated windows, by model if models differ."""
+    models: dict[str, list[str]] = {}
+    for mean in means:
+        if mean["criterion"] == DENSE:
+            windows, length, stride = (
+                mean[key] for key in ("windows", "window_length", "window_stride")
+            )
+            amount = f"{windows:,} windows of {length:,} tokens"
+            if stride == length:
+                amount += f" ({windows * length:,} tokens)"
+            else:
+                amount += (
+                    f", one every {stride:,} tokens; the last {stride:,} tokens of each are scored"
+                )
+            models.setdefault(amount, []).append(mean["model"])
+    if len(models) == 1:
+        return next(iter(models))
+    return "; ".join(f"{', '.join(names)}: {amount}" for amount, names in models.items())
+
+
+def _sizes(means: Rows) -> Iterator[str]:
+    """Yield the size of each model, dense and pruned, and the speed of the pruned ones."""
+    for model in dict.fromkeys(mean["model"] for mean in means):
+        of_model = [mean for mean in means if mean["model"] == model]
+        megabytes = range_text([mean["stored_bytes"] / 1e6 for mean in of_model], ",.0f")
+        left = range_text([mean["nonzero_parameters"] / 1e6 for mean in of_model], ",.1f")
+        note = (
+            f"{model} has {of_model[0]['parameters']:,} parameters, of which {left} million are "
+            f"not zero, and takes {megabytes} MB on disk: zeros are stored like other numbers."
+        )
+        speeds = (mean["tokens_per_second_over_dense"] for mean in of_model)
+        if known := [speed for speed in speeds if speed is not None]:
+            note += (
+                f" Zeros are also multiplied like other numbers: pruned, it processes "
+                f"{range_text(known, '.2f')} times as many tokens per second as the dense model."
+            )
+        yield note
+
+
+def _origin(name: str, text: AnyText) -> str:
+    if isinstance(text, Mixture):
+        return f"`{name}` ({parts_text(text.parts)})"
+    return f"`{name}` ({_ORIGINS[text.source].format_map(text.as_json())})"
+
+
+# --- Zero-shot tasks
+
+
+def task_lines(tasks: Rows) -> list[dict[str, str]]:
+    """Return a line for each cell, from column to text."""
+    differences = {MINUS_DENSE: "accuracy_minus_dense", MINUS_UNADAPTED: "accuracy_minus_unadapted"}
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in tasks:
+        names = {key: row[key] for key in CELL}
+        line = lines.setdefault(tuple(names.values()), names)
+        if row["criterion"] == DENSE:
+            line |= {"pattern": NOTHING, "adaptation": NOTHING}
+        line[row["task"]] = shown_percent(row, "accuracy")
+        if row["task"] == MEAN:
+            # In points, so without the sign of percent.
+            line |= {
+                column: shown_percent(row, key).removesuffix(" %")
+                for column, key in differences.items()
+            }
+    return list(lines.values())
+
+
+def task_notes(tasks: Rows) -> Iterator[str]:
+    """Yield the notes below the table: the documents, and the meaning of the numbers."""
+    asked: dict[str, tuple[int, int]] = {}
+    for row in tasks:
+        if row["task"] != MEAN:
+            asked[row["task"]] = row["documents"], row["documents_in_all"]
+    of_each = ", ".join(
+        f"{task} {count:,}" if count == whole else f"{task} {count:,} of {whole:,}"
+        for task, (count, whole) in asked.items()
+    )
+    yield f"Documents of each task, the same for all cells: {of_each}."
+    # All cells of a model have the same documents and tokenizer, so they truncate the same.
+    truncated = {row["model"]: row for row in tasks if row["truncated_requests"]}
+    for model, row in truncated.items():
+        yield (
+            f"{model}: {row['truncated_requests']:,} requests were longer than the model's "
+            f"context; {row['truncated_tokens']:,} tokens at their beginnings were dropped."
+        )
+    yield (
+        "Accuracy: the share of documents whose correct choice has the highest log-likelihood "
+        "(lm-eval's `acc`, without examples); mean: the plain mean over tasks. ± is the standard "
+        "error over documents. Differences are paired, document by document, in percentage points."
+    )
+
+
+# --- The gap between criteria
+
+
+def gaps_section(study: Study, means: Rows, gaps: Rows) -> Section:
+    """Return the section that shows the gap between criteria."""
+    several = any(gap["seeds"] > 1 or (gap["gap_left_seeds"] or 1) > 1 for gap in gaps)
+    on_evaluation = study.comparisons.selected_on_evaluation
+    names = [
+        marked(gap["adaptation"], "evaluation" if gap["adaptation"] in on_evaluation else None)
+        for gap in gaps
+    ]
+    lines = [_gap_line(gap, name, several) for gap, name in zip(gaps, names, strict=True)]
+    notes = []
+    for gap, name in zip(gaps, names, strict=True):
+        if gap["adaptation"] != NONE:
+            but = f" other than {gap['left_out']}" if gap["left_out"] is not None else ""
+            notes.append(
+                f"{gap['model']}, {gap['pattern']}: with {name} the gap between "
+                f"criteria{but} {_effect(gap)}."
+            )
+    notes += [*_unequal_sparsities(means), *_gap_notes(gaps, several)]
+    words = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
+    return Section("gaps", "Gap between criteria", lines, notes, words)
+
+
+def _gap_line(gap: Row, adaptation: str, several: bool) -> dict[str, str]:
+    line = {"model": gap["model"], "pattern": gap["pattern"], "adaptation": adaptation}
+    line["criteria"] = f"all {gap['criteria']}"
+    if gap["left_out"] is not None:
+        line["criteria"] = f"{gap['criteria']}, without {gap['left_out']}"
+    for which, column in (("best", BEST), ("worst", WORST)):
+        error = gap[f"perplexity_{which}_standard_error"]
+        line[column] = f"{gap[which]} ({rounded(gap[f'perplexity_{which}'], error)})"
+    line["worst / best"] = shown(gap, "worst_over_best")
+    line["remaining gap"] = shown_percent(gap, "gap_left")
+    if several:
+        line["seeds"] = str(gap["seeds"])
+        spread = gap["gap_left_standard_deviation_over_seeds"]
+        text = NOTHING if spread is None else f"{rounded(100 * spread, 100 * spread)} %"
+        line["remaining gap, spread over seeds"] = text.replace(f"{NOT_FINITE} %", NOT_FINITE)
+    return line
+
+
+def _effect(gap: Row) -> str:
+    """Return the effect of an adaptation on a gap, as the predicate of a sentence."""
+    left, error = gap["gap_left"], gap["gap_left_error"]
+    if left is None or error is None:
+        return "has nothing to be compared with: the study has no unadapted cells of these criteria"
+    if not math.isfinite(left) or not math.isfinite(error):
+        return "cannot be compared: a loss is not finite, or there was no gap without it"
+    return f"is {with_error(left, error)} times what it was without"
+
+
+def _unequal_sparsities(means: Rows) -> Iterator[str]:
+    """Yield where criteria are compared although their sparsities differ."""
+    sparsities: dict[tuple[str, str], list[float]] = {}
+    for mean in means:
+        if mean["criterion"] != DENSE:
+            of_pattern = sparsities.setdefault((mean["model"], mean["pattern"]), [])
+            of_pattern.append(mean["sparsity"])
+    for (model, pattern), shares in sparsities.items():
+        if max(shares) - min(shares) > UNEQUAL:
+            yield (
+                f"{model}, {pattern}: the criteria produced unequal sparsities, from "
+                f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %, so part of a gap between "
+                "them comes from sparsity."
+            )
+
+
+def _gap_notes(gaps: Rows, several: bool) -> Iterator[str]:
+    seeds = ", over the seeds that all criteria share" if several else ""
+    yield (
+        "Worst / best: the ratio of the two perplexities. The gap is its logarithm, the difference "
+        f"between the mean losses{seeds}."
+    )
+    yield (
+        "Remaining gap: the gap with the adaptation divided by the gap without it, for the same "
+        "criteria and seeds" + ("; the spread is its standard deviation." if several else ".")
+    )
+    if any(gap["left_out"] is not None for gap in gaps):
+        yield "A row without one criterion leaves out the one that is worst without the adaptation."
+    own = (
+        "over windows and, if there are several, over seeds; with few seeds it is itself uncertain"
+        if several
+        else "over windows and not over seeds"
+    )
+    yield (
+        "± in the table is the standard error over windows, from differences window by window; in "
+        f"the sentences it is {own}. All errors take the choice of best and worst as given. "
+        "The audit tests whether gaps between named criteria shrink."
+    )
