@@ -14,8 +14,7 @@ from transformers import PreTrainedConfig
 from configs import QWEN_72B
 from freelunch.costs.cost import Cost
 from freelunch.costs.machine import Machine
-from freelunch.costs.mask_costs import prune_model
-from freelunch.costs.pass_costs import capture_dense, measure_perplexity
+from freelunch.costs.pass_costs import capture_dense, measure_perplexity, prune_model
 from freelunch.costs.retraining_costs import retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruct

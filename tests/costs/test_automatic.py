@@ -8,10 +8,9 @@ import pytest
 
 from configs import QWEN_72B, smoke
 from freelunch.core.errors import UserError
-from freelunch.costs.automatic import decide_residency, decide_window
 from freelunch.costs.capacity import misfits
 from freelunch.costs.machine import Machine
-from freelunch.costs.plan import Plan
+from freelunch.costs.plan import Plan, decide_residency, decide_window
 from freelunch.costs.plan_text import plan_text
 from freelunch.costs.retraining_costs import retrain
 from freelunch.costs.shapes import Shapes

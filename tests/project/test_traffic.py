@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from freelunch.costs.cost import Cost
-from freelunch.costs.mask_costs import prune_model
-from freelunch.costs.pass_costs import capture_dense
+from freelunch.costs.pass_costs import capture_dense, prune_model
 from freelunch.costs.retraining_costs import retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruct

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from freelunch.core.units import amount
-from freelunch.costs import retraining_costs
-from freelunch.costs.automatic import STREAMED, windows_by_size
 from freelunch.costs.cost import Cost, together
 from freelunch.costs.jobs import ADAPTING, PlannedJob, adaptation_jobs, jobs_of
 from freelunch.costs.machine import Machine
-from freelunch.costs.plan import Plan
+from freelunch.costs.plan import STREAMED, Plan, windows_by_size
+from freelunch.costs.retraining_costs import retrain
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.cell import Cell
 from freelunch.study.retraining import Retraining
@@ -38,6 +37,12 @@ class Misfit(NamedTuple):
         return f"{self.name} of {self.model} {self.problem}"
 
 
+def lacking(plan: Plan, machine: Machine) -> list[str]:
+    """Return what does not fit a machine: kinds of jobs, and the whole study on its disk."""
+    disk = lacking_disk(plan)
+    return [*map(str, misfits(plan, machine)), *([f"the study {disk}"] if disk else [])]
+
+
 def misfits(plan: Plan, machine: Machine) -> list[Misfit]:
     """Return the kinds of jobs that do not fit into the memory of a machine, each once."""
     jobs = list(adaptation_jobs(plan.study).values())
@@ -56,9 +61,15 @@ def misfit(plan: Plan, job: PlannedJob, machine: Machine) -> str | None:
     """
     cost = plan.cost(job)
     problem = _misfit(cost, machine) if cost is not None else None
-    if problem and job.rule in ADAPTING:
-        return f"{problem}; {_way_out(plan, job, machine)}"
-    return problem
+    if problem is None or job.rule not in ADAPTING:
+        return problem
+    for change, cost in _changes(plan, job):
+        if _misfit(cost, machine) is None:
+            host, device = cost.memory(machine.device_bytes is not None)
+            return f"{problem}; {change} needs {amount(device or host)}"
+    is_retraining = isinstance(plan.study.adaptation(job.cell.adaptation), Retraining)
+    otherwise = "shorten study.calibration.length" if is_retraining else "no window fits"
+    return f"{problem}; {otherwise}"
 
 
 def _misfit(cost: Cost, machine: Machine) -> str | None:
@@ -72,34 +83,19 @@ def _misfit(cost: Cost, machine: Machine) -> str | None:
     return None
 
 
-def _way_out(plan: Plan, job: PlannedJob, machine: Machine) -> str:
-    """Return in words what fits instead of an adaptation that does not fit into a machine."""
+def _changes(plan: Plan, job: PlannedJob) -> Iterator[tuple[str, Cost]]:
+    """Yield changes of an adaptation that take less memory, and their cost."""
     model, adaptation = job.cell.model, job.cell.adaptation
     settings, shapes = plan.study.adaptation(adaptation), plan.shapes[model]
-    sample = plan.study.samples(adaptation), plan.study.calibration_of(model).length
-    ways, otherwise = dict[str, Cost](), "no window fits"
+    sample = plan.sample(model, adaptation)
     if isinstance(settings, Retraining):
         change = f"`residency: {STREAMED}`"
         if plan.streamed(model, adaptation)[0]:
             change, settings = "`micro_batch: 1`", settings.model_copy(update={"micro_batch": 1})
-        ways[change] = retraining_costs.retrain(shapes, *sample, settings, streamed=True)
-        otherwise = "shorten study.calibration.length"
+        yield change, retrain(shapes, *sample, settings, streamed=True)
     elif isinstance(settings, Reconstruction):
-        ways = {
-            f"`window: {window}`": Cost(memory_bytes=memory)
-            for window, memory in windows_by_size(shapes, *sample, settings)
-        }
-    for change, cost in ways.items():
-        if _misfit(cost, machine) is None:
-            host, device = cost.memory(machine.device_bytes is not None)
-            return f"{change} needs {amount(device or host)}"
-    return otherwise
-
-
-def lacking(plan: Plan, machine: Machine) -> list[str]:
-    """Return what does not fit a machine: kinds of jobs, and the whole study on its disk."""
-    disk = lacking_disk(plan)
-    return [*map(str, misfits(plan, machine)), *([f"the study {disk}"] if disk else [])]
+        for window, memory in windows_by_size(shapes, *sample, settings):
+            yield f"`window: {window}`", Cost(memory_bytes=memory)
 
 
 def lacking_disk(plan: Plan) -> str | None:
@@ -110,11 +106,13 @@ def lacking_disk(plan: Plan) -> str | None:
     """
     study = plan.study
     models = [study.paths.model(name) for name in plan.shapes]
-    downloads = [downloads_of(scratch_of(folder)) for folder in models]
-    places = [study.paths.root, *models, *downloads]
-    there = sum(map(_bytes_in, places))
+    places = [study.paths.root, *models, *(downloads_of(scratch_of(folder)) for folder in models)]
+    # Hard links count once.
+    sizes = [{each.st_ino: each.st_size for each in files_in(place)} for place in places]
+    there = sum(sum(of_place.values()) for of_place in sizes)
     tidied = {cell for cell in study.cells if _is_tidied(study, cell)}
-    needed, least = (_most_disk(plan, cells) - there for cells in (tidied, set(study.cells)))
+    costs = [whole_cost(plan, cells) for cells in (tidied, set(study.cells))]
+    needed, least = (cost.disk_bytes + cost.scratch_bytes - there for cost in costs)
     folder = study.paths.root.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -128,11 +126,6 @@ def lacking_disk(plan: Plan) -> str | None:
     return lacks
 
 
-def _most_disk(plan: Plan, tidied: Collection[Cell]) -> int:
-    whole = whole_cost(plan, tidied)
-    return whole.disk_bytes + whole.scratch_bytes
-
-
 def whole_cost(plan: Plan, tidied: Collection[Cell] = ()) -> Cost:
     """Return the cost of all jobs of a study together; of tidied cells, as `jobs_of` says."""
     return together([plan.cost(job) or Cost() for job in jobs_of(plan.study, tidied)])
@@ -142,11 +135,6 @@ def _is_tidied(study: Study, cell: Cell) -> bool:
     """Return whether a cell has finished, and nothing that its candidates adapted is there."""
     folders = [study.paths.windows(each, "") for each in study.candidates(cell)]
     return study.paths.record(cell).is_file() and not any(map(Path.is_dir, folders))
-
-
-def _bytes_in(folder: Path) -> int:
-    """Return the bytes that a folder takes, hard links counted once."""
-    return sum({status.st_ino: status.st_size for status in files_in(folder)}.values())
 
 
 def files_in(folder: Path) -> Iterator[os.stat_result]:

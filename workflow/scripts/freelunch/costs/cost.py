@@ -34,6 +34,11 @@ class WorkKind(NamedTuple):
     share: float
     single: bool = False
 
+    def per_s(self, machine: Machine) -> float:
+        """Return its operations per second on a machine."""
+        slower = SINGLE_ON_GPU if self.single and machine.device_bytes is not None else 1.0
+        return machine.flops_per_s * self.share * slower
+
 
 # The shares below were measured on one thread of an AMD EPYC (two cores, AVX-512, CPU build of
 # torch) with SmolLM2-135M in float32, unless a comment says otherwise. "Records" are those in
@@ -61,6 +66,11 @@ SWAPS = WorkKind("swaps", 0.05, single=True)
 
 # Floating-point operations of each kind of work.
 Work = Counter[WorkKind]
+
+
+def times(count: int, work: Work) -> Work:
+    """Return the operations of doing some work so many times."""
+    return Work({kind: count * flops for kind, flops in work.items()})
 
 
 class Memory(NamedTuple):
@@ -120,35 +130,17 @@ class Cost:
         """Return how long a job takes on a machine."""
         moving = (self.read_bytes + self.written_bytes) / machine.disk_per_s
         alone = 2 * self.alone_bytes / machine.disk_per_s
-        computing = sum(flops / rate_of(kind, machine) for kind, flops in self.work.items())
+        computing = sum(flops / kind.per_s(machine) for kind, flops in self.work.items())
         both = max(moving - alone, computing) + alone if self.overlaps else moving + computing
         saves = min(both // SAVE_S, self.saves)
         both += saves * self.saved_bytes / machine.disk_per_s
         return START_S + both + self.downloaded_bytes / machine.network_per_s
 
 
-def rate_of(kind: WorkKind, machine: Machine) -> float:
-    """Return the operations per second of a kind of work on a machine."""
-    slower = SINGLE_ON_GPU if kind.single and machine.device_bytes is not None else 1.0
-    return machine.flops_per_s * kind.share * slower
-
-
 def together(costs: Sequence[Cost]) -> Cost:
     """Return the cost of several jobs together; memory and scratch are those of the largest."""
-
-    def total(name: str) -> int:
-        return sum(getattr(cost, name) for cost in costs)
-
-    def largest(name: str) -> int:
-        return max((getattr(cost, name) for cost in costs), default=0)
-
-    return Cost(
-        sum((cost.work for cost in costs), Work()),
-        memory_bytes=largest("memory_bytes"),
-        host_bytes=largest("host_bytes"),
-        read_bytes=total("read_bytes"),
-        written_bytes=total("written_bytes"),
-        downloaded_bytes=total("downloaded_bytes"),
-        disk_bytes=total("disk_bytes"),
-        scratch_bytes=largest("scratch_bytes"),
-    )
+    totals = ("read_bytes", "written_bytes", "downloaded_bytes", "disk_bytes")
+    largest = ("memory_bytes", "host_bytes", "scratch_bytes")
+    sizes = {name: sum(getattr(cost, name) for cost in costs) for name in totals}
+    sizes |= {name: max((getattr(cost, name) for cost in costs), default=0) for name in largest}
+    return Cost(sum((cost.work for cost in costs), Work()), **sizes)

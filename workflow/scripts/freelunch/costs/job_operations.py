@@ -8,31 +8,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from freelunch.costs.cost import Work
-from freelunch.costs.mask_costs import prune_work
-from freelunch.costs.pass_costs import capture_work, drift_work, reference_work, task_work
+from freelunch.costs.pass_costs import (
+    capture_work,
+    drift_work,
+    prune_work,
+    reference_work,
+    task_work,
+)
 from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reads_dense_states, reconstruction_work
+from freelunch.study import steps
 from freelunch.study.adaptations import with_window
 from freelunch.study.criteria import read_criterion
 from freelunch.study.retraining import read_adaptation
-from freelunch.study.steps import (
-    CAPTURE_DENSE,
-    CAPTURE_REFERENCE,
-    DRIFT,
-    EVALUATE_CELL,
-    HELD_OUT,
-    PERPLEXITY,
-    PRUNE_MODEL,
-    RECONSTRUCT_WINDOW,
-    RETRAIN_MODEL,
-    TASKS,
-)
-
-Counts = Mapping[str, Any]
 
 
-def operations(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
+def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
     """Return the floating-point operations of a job; empty for a rule that counts none.
 
     Args:
@@ -42,25 +34,33 @@ def operations(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
         `flops`. An adaptation that learns from the dense model also has `dense_flops`: its share of
         the dense pass that made its training data, whether for this cell alone or for all cells.
     """
-    if rule in (RECONSTRUCT_WINDOW, RETRAIN_MODEL):
+    if rule in (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL):
         return _adapting(rule, shapes, counts)
-    if rule == CAPTURE_DENSE:
+    work = Work()
+    if rule == steps.CAPTURE_DENSE:
         work = capture_work(shapes, *_sample(counts), counts["gram"])
-    elif rule == CAPTURE_REFERENCE:
+    elif rule == steps.CAPTURE_REFERENCE:
         work = reference_work(shapes, *_sample(counts))
-    elif rule == PRUNE_MODEL:
+    elif rule == steps.PRUNE_MODEL:
         work = prune_work(shapes, *_sample(counts), read_criterion(counts["criterion"]))
-    elif rule == EVALUATE_CELL:
-        work = _evaluation_work(shapes, counts)
+    elif rule == steps.EVALUATE_CELL:
+        for part in (steps.PERPLEXITY, steps.HELD_OUT):
+            if part in counts:
+                work += reference_work(shapes, *_sample(counts[part]))
+        if drift := counts.get(steps.DRIFT):
+            work += drift_work(shapes, *_sample(drift), drift["dense_blocks"])
+        if tasks := counts.get(steps.TASKS):
+            passed = (tasks[key] for key in ("passed_tokens", "sequences", "predicted_tokens"))
+            work += task_work(shapes, *passed)
     else:
         return {}
     return {"flops": work.total()}
 
 
-def _adapting(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
+def _adapting(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
     sequences, length = _sample(counts)
     settings = read_adaptation(counts["adaptation"])
-    if rule == RECONSTRUCT_WINDOW:
+    if rule == steps.RECONSTRUCT_WINDOW:
         settings = with_window(settings, counts["window"])
         sparsity = counts["pruned_weights"] / (shapes.blocks * shapes.block_weights)
         blocks, learns = counts["blocks"], reads_dense_states(settings)
@@ -74,18 +74,5 @@ def _adapting(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
     return flops
 
 
-def _evaluation_work(shapes: Shapes, counts: Counts) -> Work:
-    work = Work()
-    for part in (PERPLEXITY, HELD_OUT):
-        if part in counts:
-            work += reference_work(shapes, *_sample(counts[part]))
-    if DRIFT in counts:
-        work += drift_work(shapes, *_sample(counts[DRIFT]), counts[DRIFT]["dense_blocks"])
-    if TASKS in counts:
-        passed = [counts[TASKS][key] for key in ("passed_tokens", "sequences", "predicted_tokens")]
-        work += task_work(shapes, *passed)
-    return work
-
-
-def _sample(counts: Counts) -> tuple[int, int]:
+def _sample(counts: Mapping[str, Any]) -> tuple[int, int]:
     return counts["sequences"], counts["length"]

@@ -35,12 +35,8 @@ WORTH_S = 600.0
 
 
 class JobRequest(NamedTuple):
-    """What a job asks for.
-
-    Attributes:
-        mem_mb: Memory of the host, in MB.
-        runtime: Time, in minutes.
-        disk_mb: Disk that it fills, for as long as it runs or for good, in MB.
+    """What a job asks for: memory of the host (MB), time (minutes), and disk that it fills, for as
+    long as it runs or for good (MB).
     """
 
     mem_mb: int
@@ -53,29 +49,19 @@ RECORD = JobRequest(mem_mb=700, runtime=10, disk_mb=0)
 
 
 class Limits(NamedTuple):
-    """The most that a job may ask for.
-
-    Attributes:
-        mem_mb: Memory of the host, in MB.
-        runtime: Time, in minutes.
-    """
+    """The most memory of the host (MB) and time (minutes) that a job may ask for."""
 
     mem_mb: float = inf
     runtime: float = inf
 
     def take(self, asked: Mapping[str, Any]) -> bool:
         """Return whether a job, known by its resources, asks for no more."""
-        return (asked.get("mem_mb") or 0) <= self.mem_mb and (
-            (asked.get("runtime") or 0) <= self.runtime
-        )
+        return all((asked.get(name) or 0) <= most for name, most in self._asdict().items())
 
 
 def request(plan: Plan, machine: Machine, job: PlannedJob, groups: int = 1) -> JobRequest:
-    """Return what a job of a plan asks for at its first attempt.
-
-    Args:
-        groups: How many jobs share the windows of each reconstruction whose windows are
-            independent; each asks for what the one needs that has most to do.
+    """Return what a job of a plan asks for at its first attempt, or the largest of the `groups`
+    jobs that share the windows of each reconstruction whose windows are independent.
     """
     cost = plan.cost(job, groups)
     if cost is None:
@@ -90,10 +76,6 @@ def request(plan: Plan, machine: Machine, job: PlannedJob, groups: int = 1) -> J
 def planned_s(plan: Plan, machine: Machine, rule: str, wildcards: Mapping[str, str]) -> float:
     """Return the seconds that the plan gives one job of a run, by which the terminal's bar weights
     it; for a job whose cost the plan does not know, the time that any job takes to start.
-
-    Args:
-        rule: The job's rule. Where another workflow imports it, its name may have a prefix.
-        wildcards: The job's wildcards. Several jobs may share the windows of a reconstruction.
     """
     job = PlannedJob.of_wildcards(rule, wildcards)
     cost = plan.cost(job, sharers_of(wildcards)) if job is not None else None
@@ -107,15 +89,9 @@ def together(requests: Sequence[JobRequest]) -> JobRequest:
 
 
 def again(first: JobRequest, attempt: int, whole: JobRequest, most: Limits) -> JobRequest:
-    """Return what a further attempt at a job asks for: more, up to a limit.
-
-    Snakemake does not say what ran out, so time and memory both grow.
-
-    Args:
-        first: What the first attempt asked for.
-        attempt: Which attempt it is, from 1.
-        whole: What the first attempt asked for with the jobs that a scheduler runs as one with it.
-        most: The most that these may ask for together.
+    """Return what an attempt at a job, counted from 1, asks for: more than the first, up to the
+    most that it may ask for together with the jobs that a scheduler runs as one with it, whose
+    first attempts asked for `whole`. Snakemake does not say what ran out, so time and memory grow.
     """
     memory = min(first.mem_mb * MORE_MEMORY ** (attempt - 1), max(first.mem_mb, most.mem_mb))
     more_time = min(MORE_TIME ** (attempt - 1), max(1.0, most.runtime / whole.runtime))
@@ -126,10 +102,8 @@ def again(first: JobRequest, attempt: int, whole: JobRequest, most: Limits) -> J
 def window_groups(plan: Plan, machine: Machine, workers: int) -> int:
     """Return how many jobs share the windows of each reconstruction, if the user does not say.
 
-    Cells run side by side first. The windows of each cell share the workers that are left.
-
-    Args:
-        workers: How many jobs can compute at a time: GPUs of this machine, or nodes of a cluster.
+    Cells run side by side first. The windows of each cell share the workers (GPUs of this machine,
+    or nodes of a cluster) that are left.
     """
     jobs = [job for job in jobs_of(plan.study) if can_be_shared(plan.study, job)]
     spare = workers // max(1, len(jobs))
@@ -149,14 +123,9 @@ def is_shared(study: Study, criterion: str) -> bool:
 def mask_groups(
     plan: Plan, machine: Machine, model: str, prunings: Iterable[str], workers: int
 ) -> list[list[str]]:
-    """Divide masks of a model and seed into groups, each of which one job chooses in one pass.
-
-    Args:
-        prunings: The masks to be made, as `{criterion}-{pattern}`. Those that cannot be chosen
-            together, since their statistics are not the dense model's or they are of units, are in
-            no group.
-        workers: How many jobs can choose masks of this model and seed at a time. Masks are divided
-            into this many groups, which take about the same time.
+    """Divide masks of a model and seed, `{criterion}-{pattern}`, into as many groups as there are
+    workers, which take about the same time; one job chooses those of a group in one pass. Masks
+    that cannot be chosen together are in no group.
     """
     seconds = {}
     for pruning in sorted(prunings):

@@ -5,31 +5,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from freelunch.study import steps
 from freelunch.study.adaptations import Windowed
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.search import adaptation_of
-from freelunch.study.steps import (
-    CAPTURE_DENSE,
-    CAPTURE_REFERENCE,
-    EVALUATE_CELL,
-    FETCH_MODEL,
-    PRUNE_MODEL,
-    RECONSTRUCT_WINDOW,
-    RETRAIN_MODEL,
-)
 from freelunch.study.study import Study
 
+ADAPTING = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
 # Rules whose jobs compute, in the order of the data.
 RULES = (
-    FETCH_MODEL,
-    CAPTURE_DENSE,
-    CAPTURE_REFERENCE,
-    PRUNE_MODEL,
-    RECONSTRUCT_WINDOW,
-    RETRAIN_MODEL,
-    EVALUATE_CELL,
+    *(steps.FETCH_MODEL, steps.CAPTURE_DENSE, steps.CAPTURE_REFERENCE, steps.PRUNE_MODEL),
+    *ADAPTING,
+    steps.EVALUATE_CELL,
 )
-ADAPTING = (RECONSTRUCT_WINDOW, RETRAIN_MODEL)
 _PARTS = re.compile(r"\d+-of-(\d+)")
 
 
@@ -48,11 +36,11 @@ class PlannedJob(NamedTuple):
     @classmethod
     def of(cls, rule: str, cell: Cell) -> "PlannedJob":
         """Return a cell's job of a rule."""
-        if rule in (CAPTURE_DENSE, CAPTURE_REFERENCE):
+        if rule in (steps.CAPTURE_DENSE, steps.CAPTURE_REFERENCE):
             return cls(rule, replace(Cell.dense(cell.model), seed=cell.seed))
-        if rule == FETCH_MODEL:
+        if rule == steps.FETCH_MODEL:
             return cls(rule, Cell.dense(cell.model))
-        return cls(rule, replace(cell, adaptation=NONE) if rule == PRUNE_MODEL else cell)
+        return cls(rule, replace(cell, adaptation=NONE) if rule == steps.PRUNE_MODEL else cell)
 
     @classmethod
     def of_wildcards(cls, rule: str, wildcards: Mapping[str, str]) -> "PlannedJob | None":
@@ -67,13 +55,12 @@ class PlannedJob(NamedTuple):
         known = {"adaptation": NONE, "seed": "0", **wildcards}
         pruned = "criterion" in known
         known.setdefault("pruning", "{criterion}-{pattern}".format(**known) if pruned else DENSE)
-        cell = Cell.parse("{model}/{pruning}/{adaptation}/seed{seed}".format(**known))
-        return cls.of(own, cell)
+        return cls.of(own, Cell.parse("{model}/{pruning}/{adaptation}/seed{seed}".format(**known)))
 
 
 def evaluation(cell: Cell) -> PlannedJob:
     """Return the job that evaluates a cell or a candidate."""
-    return PlannedJob(EVALUATE_CELL, cell)
+    return PlannedJob(steps.EVALUATE_CELL, cell)
 
 
 def adapting_jobs(study: Study, cell: Cell) -> list[PlannedJob]:
@@ -94,11 +81,11 @@ def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[PlannedJob]:
     """
     jobs: list[PlannedJob] = []
     for cell in study.cells:
-        jobs.append(PlannedJob.of(FETCH_MODEL, cell))
+        jobs.append(PlannedJob.of(steps.FETCH_MODEL, cell))
         if not cell.is_dense:
-            jobs += [PlannedJob.of(CAPTURE_DENSE, cell), PlannedJob.of(PRUNE_MODEL, cell)]
+            jobs += (PlannedJob.of(rule, cell) for rule in (steps.CAPTURE_DENSE, steps.PRUNE_MODEL))
         if study.measures_drift(cell):
-            jobs.append(PlannedJob.of(CAPTURE_REFERENCE, cell))
+            jobs.append(PlannedJob.of(steps.CAPTURE_REFERENCE, cell))
         candidates = adapted = study.candidates(cell)
         if cell in tidied:
             candidates, adapted = [], candidates[:1]
@@ -107,20 +94,6 @@ def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[PlannedJob]:
             jobs += [PlannedJob(settings.rule, each) for each in adapted or [cell]]
         jobs += map(evaluation, [*candidates, cell])
     return list(dict.fromkeys(jobs))
-
-
-def can_be_shared(study: Study, job: PlannedJob) -> bool:
-    """Return whether several jobs can share what one does: windows that are independent."""
-    settings = study.adaptation(job.cell.adaptation)
-    if job.rule != RECONSTRUCT_WINDOW or not isinstance(settings, Windowed):
-        return False
-    return not settings.is_sequential
-
-
-def sharers_of(wildcards: Mapping[str, str]) -> int:
-    """Return how many jobs share the windows of the reconstruction that wildcards are of."""
-    match = _PARTS.fullmatch(wildcards.get("scatteritem", ""))
-    return int(match[1]) if match else 1
 
 
 def adaptation_jobs(study: Study) -> dict[tuple[str, str], PlannedJob]:
@@ -132,3 +105,17 @@ def adaptation_jobs(study: Study) -> dict[tuple[str, str], PlannedJob]:
         if job.rule in ADAPTING:
             jobs.setdefault((job.cell.model, adaptation_of(job.cell.adaptation)), job)
     return dict(sorted(jobs.items()))
+
+
+def can_be_shared(study: Study, job: PlannedJob) -> bool:
+    """Return whether several jobs can share what one does: windows that are independent."""
+    settings = study.adaptation(job.cell.adaptation)
+    return isinstance(settings, Windowed) and not (
+        settings.is_sequential or job.rule != steps.RECONSTRUCT_WINDOW
+    )
+
+
+def sharers_of(wildcards: Mapping[str, str]) -> int:
+    """Return how many jobs share the windows of the reconstruction that wildcards are of."""
+    match = _PARTS.fullmatch(wildcards.get("scatteritem", ""))
+    return int(match[1]) if match else 1

@@ -22,6 +22,9 @@ ASSUMED_TOKENS = 1_000_000
 TOKEN_CHARACTERS = 4.1
 
 
+# --- Models
+
+
 def shapes_of(study: Study, model: str) -> Shapes | None:
     """Return the shapes of a model; None if they are not known yet.
 
@@ -34,7 +37,7 @@ def shapes_of(study: Study, model: str) -> Shapes | None:
     for path, config in _configs(study, model):
         check_shapes(config, path)
         with suppress(ValueError, KeyError, TypeError, AttributeError):
-            shapes = Shapes.of_whole(config, dtype)
+            shapes = Shapes.of(config, dtype)
             # `null` in place of a number survives until it is used.
             if None not in (shapes.blocks, shapes.intermediate):
                 return shapes
@@ -93,13 +96,11 @@ def _configs(study: Study, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
                 yield folder / "config.json", config
 
 
-class TextWindows(NamedTuple):
-    """The windows of a text.
+# --- Texts
 
-    Attributes:
-        windows: How many.
-        note: How that is known, if the study does not say it.
-    """
+
+class TextWindows(NamedTuple):
+    """How many windows a text has, and how that is known, if the study does not say it."""
 
     windows: int
     note: str | None = None
@@ -114,7 +115,6 @@ def text_windows(study: Study, model: str) -> TextWindows:
     settings = study.perplexity_of(model)
     if settings.windows is not None:
         return TextWindows(settings.windows)
-    whole = f"evaluation on all of {settings.text}"
     tokens: float = ASSUMED_TOKENS
     note = "its length is unknown until it is fetched, and a million tokens is assumed"
     for size, unit in (
@@ -126,7 +126,7 @@ def text_windows(study: Study, model: str) -> TextWindows:
             note = f"about {tokens / 1e6:,.2f} million tokens, by its {size:,} {unit}"
             break
     steps = int(tokens - settings.length) // (settings.stride or settings.length)
-    return TextWindows(max(2, steps + 1), f"{whole}: {note}")
+    return TextWindows(max(2, steps + 1), f"evaluation on all of {settings.text}: {note}")
 
 
 def characters_of(study: Study, text: str) -> int | None:

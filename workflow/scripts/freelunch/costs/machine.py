@@ -25,12 +25,8 @@ _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9}
 
 
 class Learnt(NamedTuple):
-    """What is known of a machine from earlier jobs.
-
-    Attributes:
-        flops_per_s: The rate of a large matrix product, estimated from the rate of their passes by
-            the ratio that a plan assumes.
-        jobs: How many jobs it is estimated from.
+    """The rate of a large matrix product, in operations per second, estimated from the passes of so
+    many earlier jobs by the ratio that a plan assumes.
     """
 
     flops_per_s: float
@@ -68,38 +64,41 @@ class Machine:
         *,
         measures: bool = True,
     ) -> "Machine":
-        """Return a machine with these rates; None for what is not given.
+        """Return a machine with these rates and this device; None for what is not given.
+
+        With a rate of matrix products, the plan is for another machine, whose memory is not known.
+        Otherwise, the rate of earlier jobs is preferred to an assumed or measured one.
 
         Args:
-            flops_per_s: Rate of a large matrix product. If it is given, the plan is for another
-                machine, whose memory is not known.
-            disk_per_s: Bytes per second that the disk reads, and that it writes.
-            network_per_s: Bytes per second over the network.
-            device_bytes: Memory of the device that computes.
-            learnt: The rate of earlier jobs, which is preferred to an assumed or measured one.
             measures: Whether the rate of this machine's processor is measured if it is not known.
                 If not, the machine is the same however busy it is.
         """
-        flops, source = flops_per_s, "as given"
-        if not flops and learnt:
+        cores = len(os.sched_getaffinity(0))
+        if flops_per_s:
+            flops, source = flops_per_s, "as given"
+        elif learnt:
             flops = learnt.flops_per_s
             source = f"estimated from the time of {learnt.jobs} earlier jobs"
-        if not flops and device_bytes is not None:
+        elif device_bytes is not None:
             flops, source = GPU_FLOPS_PER_S, "assumed"
-        if not flops and measures:
+        elif measures:
             flops, source = matmul_rate(), "on this machine now"
-        if not flops:
-            cores = len(os.sched_getaffinity(0))
+        else:
             flops = cores * CORE_FLOPS_PER_S
             source = f"assumed for {cores} core{'s' if cores > 1 else ''}"
         disk, network = disk_per_s or DISK_PER_S, network_per_s or NETWORK_PER_S
+        in_words = f"{flops / 1e9:,.0f} GFLOP/s" if flops < 1e12 else f"{flops / 1e12:,.0f} TFLOP/s"
         rates = (
-            f"a matrix product at {_flops_text(flops)} {source}",
+            f"a matrix product at {in_words} {source}",
             f"reading and writing at {_rate_text(disk)} {'as given' if disk_per_s else 'assumed'}",
             f"downloads at {_rate_text(network)} {'as given' if network_per_s else 'assumed'}",
         )
         memory = None if flops_per_s else memory_bytes()
         return cls(flops, disk, network, memory, device_bytes, rates)
+
+
+def _rate_text(per_s: float) -> str:
+    return f"{per_s / 1e9:,.1f} GB/s" if per_s >= 1e9 else f"{per_s / 1e6:,.0f} MB/s"
 
 
 @cache
@@ -149,24 +148,12 @@ def read_tflops(given: object, where: str) -> float:
 def _number_between(
     given: object, least: float, most: float, problem: str, where: str, example: int
 ) -> float:
-    number = number_in(given)
+    try:
+        number = float(given)  # type: ignore[arg-type]
+    except (OverflowError, TypeError, ValueError):
+        # In no range.
+        number = nan
     if not least <= number <= most:
         expected = f"a number from {least:g} to {most:g}, such as {example}"
         raise UserError(problem, where=where, found=given, expected=expected)
     return number
-
-
-def number_in(given: object) -> float:
-    """Return what a user gives as a number; NaN, which is in no range, if it is none."""
-    try:
-        return float(given)  # type: ignore[arg-type]
-    except (OverflowError, TypeError, ValueError):
-        return nan
-
-
-def _rate_text(per_s: float) -> str:
-    return f"{per_s / 1e9:,.1f} GB/s" if per_s >= 1e9 else f"{per_s / 1e6:,.0f} MB/s"
-
-
-def _flops_text(per_s: float) -> str:
-    return f"{per_s / 1e9:,.0f} GFLOP/s" if per_s < 1e12 else f"{per_s / 1e12:,.0f} TFLOP/s"

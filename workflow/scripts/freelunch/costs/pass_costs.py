@@ -1,4 +1,5 @@
-"""Cost of fetching a model, passing the dense one, and measuring a checkpoint, from shapes alone.
+"""Cost of fetching a model, passing the dense one, choosing masks, and measuring a checkpoint, from
+shapes alone.
 
 Memory is that of a job on a CPU. The outer part, which is memory-mapped, does not count where it is
 hardly touched. While a block is passed, the next one is read, so that two blocks are in memory; at
@@ -15,8 +16,19 @@ causal, so half of each of its two products counts), and its backward pass takes
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from freelunch.costs.cost import ATTENTION, GRAM, PASSES, PROCESS_BYTES, Cost, Work, together
+from freelunch.costs.cost import (
+    ATTENTION,
+    ELIMINATION,
+    GRAM,
+    PASSES,
+    PROCESS_BYTES,
+    SWAPS,
+    Cost,
+    Work,
+    together,
+)
 from freelunch.costs.shapes import Shapes
+from freelunch.study.criteria import Criterion, OfUnits, OfWeights
 from freelunch.study.steps import BATCH_TOKENS, HEAD_PLACES
 from freelunch.study.windows import KEEP_ALL, kept_boundaries
 
@@ -49,18 +61,17 @@ def passing(shapes: Shapes, tokens: int, length: int, blocks: int | None = None)
 def _pass_bytes(
     shapes: Shapes, length: int, beside: int = 0, predicted: int | None = None, models: int = 1
 ) -> int:
-    """Return the peak memory of a process that passes sequences of this length.
-
-    Args:
-        length: Tokens in a sequence.
-        beside: Bytes that are in memory beside a block that is passed.
-        predicted: Tokens whose logits are computed together; by default those of a sequence.
-        models: How many models of these sizes are passed at the same time.
+    """Return the peak memory of a process that passes sequences of this length through so many
+    models, with `beside` bytes beside a block that is passed. Logits are computed for `predicted`
+    tokens together; by default, those of a sequence.
     """
     block = models * shapes.block_bytes
     passed = block + shapes.passing_bytes(max(BATCH_TOKENS, length), length) + beside
     at_head = shapes.head_bytes(length if predicted is None else predicted)
     return PROCESS_BYTES + models * shapes.outer_bytes + block + max(passed, at_head)
+
+
+# --- Dense models
 
 
 def fetch_model(shapes: Shapes, source: str, is_gguf: bool) -> Cost:
@@ -90,11 +101,9 @@ def fetch_model(shapes: Shapes, source: str, is_gguf: bool) -> Cost:
 
 
 def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: str) -> Cost:
-    """Return the cost of the dense pass.
+    """Return the cost of the dense pass over `samples` sequences of `length` tokens.
 
     Args:
-        samples: Number of calibration sequences.
-        length: Tokens in a sequence.
         gram: Whether Gram matrices are summed.
         keep: Hidden states that stay on disk.
     """
@@ -148,13 +157,82 @@ def reference_work(shapes: Shapes, sequences: int, length: int) -> Work:
     return passing(shapes, tokens, length) + Work({PASSES: shapes.head_flops(tokens)})
 
 
-def evaluate_cell(shapes: Shapes, parts: Sequence[Cost], writes: bool) -> Cost:
-    """Return the cost of assembling a checkpoint and measuring it, one measurement after another.
+# --- Masks
 
-    Args:
-        parts: Cost of each measurement on its own.
-        writes: Whether the checkpoint's blocks are written, from the dense model and the masks,
-            rather than linked.
+
+def prune_model(shapes: Shapes, samples: int, length: int, criterion: Criterion) -> Cost:
+    """Return the cost of choosing masks from `samples` calibration sequences of `length` tokens."""
+    sparse, changes = criterion.statistics == "sparse", criterion.changes_parameters
+    grams = shapes.gram_bytes if criterion.needs_gram else 0
+    # The factors stay in memory after the factorisation; swaps come afterwards.
+    factors = swapping = grams if changes else 0
+    if _swaps(criterion):
+        # The largest matrix is refined in float64: its Gram matrix and seven arrays of its size.
+        rows = (shapes.attention, shapes.hidden, shapes.intermediate, shapes.hidden)
+        widths = zip(shapes.inputs, rows, strict=True)
+        swapping += max(8 * width**2 + 7 * 8 * width * outputs for width, outputs in widths)
+    leaves = shapes.masks_bytes + (shapes.blocks_bytes if changes else 0)
+    hidden = shapes.hidden_bytes(samples * length) if sparse else 0
+    read = shapes.model_bytes + 2 * shapes.blocks * hidden
+    if sparse:
+        # For its statistics, a block sees its inputs; for the next block, it is read again.
+        read += shapes.blocks_bytes + shapes.masks_bytes
+    else:
+        read += shapes.blocks * grams
+    if isinstance(criterion, OfUnits) and criterion.scope == "model":
+        # Scores of all blocks come before the first mask.
+        read += shapes.blocks_bytes
+    return Cost(
+        prune_work(shapes, samples, length, criterion),
+        PROCESS_BYTES
+        # A block and the next one, and what changes in it.
+        + (4 if changes else 2) * shapes.block_bytes
+        # Weights and scores in float32, and the workspace for selecting among them.
+        + 16 * shapes.largest_matrix
+        + grams
+        + max(4 * factors, swapping)
+        + (shapes.passing_bytes(max(BATCH_TOKENS, length), length) if sparse else 0),
+        staged_bytes=max(shapes.staged_bytes, grams),
+        read_bytes=read,
+        written_bytes=leaves + shapes.blocks * hidden,
+        disk_bytes=leaves,
+        scratch_bytes=hidden,
+    )
+
+
+def prune_work(shapes: Shapes, samples: int, length: int, criterion: Criterion) -> Work:
+    """Return the operations of choosing masks, without those of scores, which are a few per weight.
+
+    An elimination factorises and inverts each Gram matrix, C^3 / 3 operations each, and updates R
+    rows of C columns, R C^2. Swaps multiply a matrix of R rows by the Gram matrix twice, and search
+    for the best swap of each row with about 120 operations per column (terms, bounds and eight
+    tries of `freelunch.pruning.swaps`; rows that stop early take fewer).
+    """
+    work, swaps = Work(), _swaps(criterion)
+    widths = list(zip(shapes.inputs, shapes.weights, strict=True))
+    if criterion.needs_gram and criterion.changes_parameters:
+        eliminated = (2 * width**3 // 3 + width * weights for width, weights in widths)
+        work[ELIMINATION] = shapes.blocks * sum(eliminated)
+    if swaps:
+        swapped = ((4 * width + 120 * swaps) * weights for width, weights in widths)
+        work[SWAPS] = shapes.blocks * sum(swapped)
+    if criterion.statistics == "sparse":
+        # Each block is passed once for its statistics, and again, pruned, for the next block.
+        work += capture_work(shapes, samples, length, criterion.needs_gram)
+        work += passing(shapes, samples * length, length, shapes.blocks - 1)
+    return work
+
+
+def _swaps(criterion: Criterion) -> int:
+    return criterion.swaps if isinstance(criterion, OfWeights) else 0
+
+
+# --- Measurements
+
+
+def evaluate_cell(shapes: Shapes, parts: Sequence[Cost], writes: bool) -> Cost:
+    """Return the cost of assembling a checkpoint and measuring it, one measurement after another,
+    given the cost of each. Its blocks are linked, or written from the dense model and the masks.
     """
     assembling = PROCESS_BYTES + (2 * shapes.block_bytes if writes else 0)
     largest = max(parts, key=lambda part: part.memory_bytes)

@@ -1,37 +1,33 @@
-"""The plan: the predicted cost of the jobs that a study will run, from the config alone.
+"""The plan: the predicted cost of the jobs that a study will run, from the config alone, and what
+`auto` decides in it: the window of a reconstruction, the residency of a retraining.
 
 No tensor library is imported. `checks` refuses a study that cannot be run, and `plan_text` shows a
 plan at the terminal.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from freelunch.costs import mask_costs, pass_costs, retraining_costs, window_costs
-from freelunch.costs.automatic import decide_residency, decide_window
-from freelunch.costs.cost import Cost
+from freelunch.core.devices import memory_bytes as memory_of_machine
+from freelunch.core.errors import UserError
+from freelunch.costs import pass_costs, retraining_costs, window_costs
+from freelunch.costs.cost import PROCESS_BYTES, Cost
 from freelunch.costs.jobs import PlannedJob
 from freelunch.costs.known_inputs import is_gguf, shapes_of, text_windows
 from freelunch.costs.shapes import Shapes
-from freelunch.study.adaptations import Windowed, with_window
+from freelunch.study import steps
+from freelunch.study.adaptations import Reconstruction, Windowed, with_window
 from freelunch.study.cell import NONE, Cell
+from freelunch.study.families import has_halves
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining
-from freelunch.study.steps import (
-    CAPTURE_DENSE,
-    CAPTURE_REFERENCE,
-    DRIFT,
-    EVALUATE_CELL,
-    FETCH_MODEL,
-    HELD_OUT,
-    PERPLEXITY,
-    PRUNE_MODEL,
-    TASKS,
-)
 from freelunch.study.study import Study
-from freelunch.study.windows import AUTO, KEEP_NONE, Window
+from freelunch.study.windows import ALL, AUTO, HALVES, KEEP_NONE, MATRIX, Window
 
+STREAMED = "streamed"
 # The learning rate in the name of a candidate.
 _RATE = re.compile(r"\.lr.+(?=\.epochs)")
 
@@ -76,7 +72,7 @@ class Plan:
                 independent; the cost is that of the one that has most to do.
         """
         # Neither learning rates make a difference, nor seeds, except in what is measured.
-        seed = job.cell.seed if job.rule == EVALUATE_CELL else 0
+        seed = job.cell.seed if job.rule == steps.EVALUATE_CELL else 0
         alike = replace(job.cell, adaptation=_RATE.sub("", job.cell.adaptation), seed=seed)
         key = job._replace(cell=alike), groups
         if key not in self.costs:
@@ -87,20 +83,20 @@ class Plan:
     def _cost(self, job: PlannedJob, shapes: Shapes, groups: int) -> Cost:
         study, cell, keep = self.study, job.cell, self.study.block.keep_hidden_states
         samples, length = study.calibration.samples, study.calibration_of(cell.model).length
-        if job.rule == FETCH_MODEL:
+        if job.rule == steps.FETCH_MODEL:
             source = study.model(cell.model).source
             return pass_costs.fetch_model(shapes, source, is_gguf(study, cell.model))
-        if job.rule == CAPTURE_DENSE:
+        if job.rule == steps.CAPTURE_DENSE:
             seeds = {each.seed for each in study.cells if each.model == cell.model}
             gram = any(study.needs_gram(cell.model, seed) for seed in seeds)
             return pass_costs.capture_dense(shapes, samples, length, gram, keep)
-        if job.rule == CAPTURE_REFERENCE:
+        if job.rule == steps.CAPTURE_REFERENCE:
             assert study.drift is not None  # The reference exists for drift.
             return pass_costs.capture_reference(shapes, study.drift.samples, length, keep)
-        if job.rule == PRUNE_MODEL:
+        if job.rule == steps.PRUNE_MODEL:
             criterion = study.criterion(cell.criterion)
-            return mask_costs.prune_model(shapes, samples, length, criterion)
-        if job.rule == EVALUATE_CELL:
+            return pass_costs.prune_model(shapes, samples, length, criterion)
+        if job.rule == steps.EVALUATE_CELL:
             parts = list(self._measurements(cell, shapes))
             writes = cell.adaptation == NONE and not cell.is_dense
             return pass_costs.evaluate_cell(shapes, parts, writes)
@@ -127,16 +123,16 @@ class Plan:
         """Yield the cost of each measurement of a cell on its own."""
         study, length = self.study, self.study.calibration_of(cell.model).length
         for name, settings in study.measurements(cell).items():
-            if name == PERPLEXITY:
+            if name == steps.PERPLEXITY:
                 windows = text_windows(study, cell.model).windows
                 yield pass_costs.measure_perplexity(shapes, windows, settings["length"])
-            elif name == HELD_OUT:
+            elif name == steps.HELD_OUT:
                 samples = study.block.selection.samples
                 yield pass_costs.measure_perplexity(shapes, samples, length)
-            elif name == DRIFT:
+            elif name == steps.DRIFT:
                 keep = study.block.keep_hidden_states
                 yield pass_costs.measure_drift(shapes, settings["samples"], length, keep)
-            elif name == TASKS:
+            elif name == steps.TASKS:
                 counts = {task: each["documents"] for task, each in study.tasks["tasks"].items()}
                 limit = settings["limit"] or max(counts.values())
                 documents = {task: min(limit, count) for task, count in counts.items()}
@@ -155,7 +151,7 @@ class Plan:
         assert isinstance(settings, Windowed | Retraining)
         if settings.window != AUTO or shapes is None:
             return (None if settings.window == AUTO else settings.window), None
-        return decide_window(shapes, *self._sample(model, adaptation), settings, self.device_bytes)
+        return decide_window(shapes, *self.sample(model, adaptation), settings, self.device_bytes)
 
     def streamed(self, model: str, adaptation: str) -> tuple[bool, str | None]:
         """Return whether a retraining of a model is streamed, and the reason if its entry says
@@ -167,13 +163,141 @@ class Plan:
         settings, shapes = self.study.adaptation(adaptation), self._shapes_now(model)
         assert isinstance(settings, Retraining)
         if settings.residency != AUTO or shapes is None:
-            return settings.residency == "streamed", None
-        sample = self._sample(model, adaptation)
+            return settings.residency == STREAMED, None
+        sample = self.sample(model, adaptation)
         return decide_residency(shapes, *sample, settings, self.device_bytes)
+
+    def sample(self, model: str, adaptation: str) -> tuple[int, int]:
+        """Return how many sequences an adaptation of a model sees, and their length."""
+        return self.study.samples(adaptation), self.study.calibration_of(model).length
 
     def _shapes_now(self, model: str) -> Shapes | None:
         """Return the shapes of a model, which may have been fetched since the plan was made."""
         return self.shapes.get(model) or shapes_of(self.study, model)
 
-    def _sample(self, model: str, adaptation: str) -> tuple[int, int]:
-        return self.study.samples(adaptation), self.study.calibration_of(model).length
+
+# --- What `auto` decides
+
+
+class _Limit(NamedTuple):
+    """Memory into which a job has to fit.
+
+    Attributes:
+        size: How much, in bytes.
+        beside: What a job holds beside it: with a device, the process on the host.
+        owner: What has it, as a possessive; empty for a budget that the settings give.
+    """
+
+    size: float
+    beside: int = 0
+    owner: str = ""
+
+    def holds(self, memory: int) -> bool:
+        return memory - self.beside <= self.size
+
+    def needs(self, memory: int) -> float:
+        """Return what a job of this peak memory needs of it, in GB, rounded up."""
+        return math.ceil((memory - self.beside) / 1e6) / 1000
+
+
+def _limit(memory_gb: float | None, device_bytes: int | None) -> _Limit:
+    """Return the smaller of a budget in the settings and the memory of a device; without either,
+    the memory of this machine.
+    """
+    limits = []
+    if memory_gb is not None:
+        limits.append(_Limit(memory_gb * 1e9))
+    if device_bytes is not None:
+        limits.append(_Limit(device_bytes, PROCESS_BYTES, "the device's "))
+    if not limits:
+        return _Limit(memory_of_machine(), owner="this machine's ")
+    return min(limits, key=lambda limit: limit.size + limit.beside)
+
+
+def decide_window(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    settings: Windowed | Retraining,
+    device_bytes: int | None = None,
+) -> tuple[Window, str | None]:
+    """Return the window of an adaptation, and the reason if the settings say `auto`: it has to fit
+    into the memory of a device, if there is one, and into the settings' own budget. If none fits a
+    device, the smallest is returned.
+
+    Raises:
+        UserError: Even the smallest window does not fit into the settings' own budget.
+    """
+    if settings.window != AUTO:
+        return settings.window, None
+    assert isinstance(settings, Reconstruction) and settings.memory_gb is not None  # Checked.
+    limit, larger = _limit(settings.memory_gb, device_bytes), ""
+    for window, memory in windows_by_size(shapes, samples, length, settings):
+        needs = f"{limit.needs(memory):.3f}"
+        if limit.holds(memory):
+            of = f"of {limit.owner}{limit.size / 1e9:g} GB"
+            return window, f"window {window} needs {needs} {of}{larger}"
+        larger = f"; window {window} would need {needs} GB"
+    if limit.owner:
+        return window, None
+    todo = "raise memory_gb, or shorten study.calibration.length or `batch`"
+    if settings.train_norms:
+        matrix = with_window(settings, MATRIX)
+        least = window_costs.memory_bytes(shapes, samples, length, matrix)
+        todo += f"; with `train_norms: false` a window `matrix` needs {limit.needs(least):.3f} GB"
+    raise UserError(
+        "no window fits into the memory budget",
+        where="memory_gb",
+        found=f"{settings.memory_gb:g} GB",
+        expected=f"at least {needs} GB, which a window `{window}` needs",
+        todo=todo,
+    )
+
+
+def windows_by_size(
+    shapes: Shapes, samples: int, length: int, settings: Reconstruction
+) -> Iterator[tuple[Window, int]]:
+    """Yield windows and the memory that each takes, the largest first."""
+    windows: list[Window] = [ALL, *range(shapes.blocks - 1, 0, -1)]
+    if has_halves(shapes.model_type, shapes.whole):
+        windows.append(HALVES)
+    if not settings.train_norms:
+        windows.append(MATRIX)
+    for window in windows:
+        decided = with_window(settings, window)
+        yield window, window_costs.memory_bytes(shapes, samples, length, decided)
+
+
+def decide_residency(
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    settings: Retraining,
+    device_bytes: int | None = None,
+) -> tuple[bool, str | None]:
+    """Return whether a retraining is streamed, and the reason if its settings say `auto`.
+
+    Raises:
+        UserError: The settings give a memory budget, and the retraining fits into it neither way.
+    """
+    if settings.residency != AUTO:
+        return settings.residency == STREAMED, None
+    limit = _limit(settings.memory_gb, device_bytes)
+    size = f"{limit.owner}{limit.size / 1e9:,.1f} GB"
+    memory, streamed = (
+        retraining_costs.memory_bytes(shapes, samples, length, settings, streamed)
+        for streamed in (False, True)
+    )
+    needs = f"needs {limit.needs(memory):,.1f}"
+    if limit.holds(memory):
+        return False, f"the model fits: {needs} of {size}"
+    if not limit.holds(streamed) and not limit.owner:
+        raise UserError(
+            "this retraining does not fit into its memory budget, not even block by block",
+            where="memory_gb",
+            found=f"{settings.memory_gb:g} GB",
+            expected=f"at least {limit.needs(streamed):.3f} GB",
+            todo="raise memory_gb, or set a smaller `micro_batch` or study.calibration.length",
+        )
+    why = f"streamed {limit.needs(streamed):,.1f} of {size}"
+    return True, f"the model does not fit: {needs} GB, {why}"

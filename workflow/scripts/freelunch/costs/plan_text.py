@@ -48,20 +48,18 @@ def plan_text(plan: Plan, machine: Machine | None = None) -> str:
 
 
 def plan_brief(plan: Plan, machine: Machine, jobs: int, submitted: int | None = None) -> str:
-    """Return what the user sees when a run begins: the whole cost, and what does not fit.
-
-    Args:
-        jobs: How many jobs run now, those that take seconds included.
-        submitted: How many jobs a scheduler gets now; None if all run on this machine.
+    """Return what the user sees when a run begins: the whole cost, what does not fit, and how many
+    jobs run now, and are submitted to a scheduler, if there is one.
     """
     lines = [_headline(plan), *_conditions(plan)]
     costs = list(_costs(plan, plan.study).values())
     if costs:
         whole = together(costs)
+        (operations,) = _in_one_unit([whole.flops], _FLOPS)
         seconds = sum(cost.seconds(machine) for cost in costs)
         memory = max(cost.memory(machine.device_bytes is not None).host for cost in costs)
         lines += [
-            f"  From scratch: {_operations(whole.flops)}, about {duration(seconds)} job after "
+            f"  From scratch: {operations}, about {duration(seconds)} job after "
             f"job, besides fetching texts; memory up to {amount(memory)}, disk "
             f"{amount(whole.disk_bytes)}, downloads {amount(whole.downloaded_bytes)}.",
             *(f"  {each}" for each in misfits(plan, machine)),
@@ -74,12 +72,8 @@ def plan_brief(plan: Plan, machine: Machine, jobs: int, submitted: int | None = 
 
 def device_table(study: Study, machine: Machine, devices: Sequence[int]) -> str:
     """Return, in Markdown, a row for each adaptation of a model, with a column for each size of a
-    GPU: what is in its memory, how much of it a job needs, and how long it takes.
-
-    Args:
-        study: The study, whose models have known shapes.
-        machine: The machine, whatever its GPU.
-        devices: Sizes of the GPUs, in bytes.
+    GPU, in bytes: what is in its memory, how much of it a job needs, and how long it takes. The
+    shapes of all models have to be known.
     """
     plans = [Plan.of(study, size) for size in devices]
     heads = ["model", "adaptation", *(f"{size / 1e9:g} GB" for size in devices)]
@@ -99,10 +93,7 @@ def device_table(study: Study, machine: Machine, devices: Sequence[int]) -> str:
 
 
 def _costs(plan: Plan, study: Study) -> dict[PlannedJob, Cost]:
-    """Return the cost of each job of a study, or of a part of it, if its model's shapes are known.
-
-    Jobs of several seeds cost the same, and each counts.
-    """
+    """Return the cost of each job of a study, or of a part of it, if the shapes are known."""
     costs = ((job, plan.cost(job)) for job in jobs_of(study))
     return {job: cost for job, cost in costs if cost is not None}
 
@@ -207,29 +198,25 @@ def _notes(plan: Plan, costs: Mapping[PlannedJob, Cost], machine: Machine) -> It
 def _table(
     rows: Sequence[Sequence[str]], groups: Sequence[Sequence[Cost]], machine: Machine, space: str
 ) -> list[str]:
-    """Return an empty line and the aligned lines of a table of groups of jobs.
-
-    Args:
-        rows: What stands before the costs: the head, and a row for each group. Numbers are
-            right-aligned, and other columns are left-aligned.
-        groups: The costs in each group; memory is that of the largest job.
-        space: The last column: `disk` or `scratch`.
+    """Return an empty line and the aligned lines of a table of groups of jobs: a head and a row for
+    each group, which begin with `rows` and end with the column `disk` or `scratch`. Numbers are
+    right-aligned. Memory is that of the largest job.
     """
     device = machine.device_bytes is not None
     sums = [together(group) for group in groups]
     memory = [[cost.memory(device) for cost in group] for group in groups]
     size, unit = _unit([cost.flops for cost in sums], _FLOPS)
     times = (sum(cost.seconds(machine) for cost in group) for group in groups)
-    hosts = [max(needs.host for needs in group) for group in memory]
+    sizes = {"host" if device else "memory": [max(each.host for each in of) for of in memory]}
+    if device:
+        sizes["device"] = [max(each.device for each in of) for of in memory]
+    sizes[space] = [getattr(cost, f"{space}_bytes") for cost in sums]
     columns = [
         *map(list, zip(*rows, strict=True)),
         [unit, *(f"{cost.flops / size:,.1f}" for cost in sums)],
         ["time", *map(duration, times)],
-        ["host" if device else "memory", *_sizes(hosts)],
+        *([head, *_in_one_unit(numbers, _BYTES)] for head, numbers in sizes.items()),
     ]
-    if device:
-        columns.append(["device", *_sizes([max(need.device for need in of) for of in memory])])
-    columns.append([space, *_sizes([getattr(cost, f"{space}_bytes") for cost in sums])])
     widths = [max(map(len, column)) for column in columns]
     lefts = sum(not column[1][:1].isdigit() for column in columns[: len(rows[0])])
     lines = [
@@ -250,12 +237,7 @@ def _unit(numbers: Sequence[float], units: _Units) -> tuple[float, str]:
     return next((unit for unit in units if most >= unit[0] / 10 or most == 0), units[-1])
 
 
-def _sizes(numbers: Sequence[float]) -> list[str]:
-    """Return bytes in one unit, which suits the largest of them."""
-    size, unit = _unit(numbers, _BYTES)
+def _in_one_unit(numbers: Sequence[float], units: _Units) -> list[str]:
+    """Return numbers in one unit, which suits the largest of them."""
+    size, unit = _unit(numbers, units)
     return [f"{number / size:,.1f} {unit}" for number in numbers]
-
-
-def _operations(flops: float) -> str:
-    size, unit = _unit([flops], _FLOPS)
-    return f"{flops / size:,.1f} {unit}"

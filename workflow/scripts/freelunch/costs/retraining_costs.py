@@ -16,8 +16,7 @@ from functools import cached_property
 from freelunch.costs.cost import ATTENTION, PASSES, PROCESS_BYTES, Cost, Work
 from freelunch.costs.pass_costs import passing
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.trained_block import MOMENT_BYTES, TrainedBlock
-from freelunch.costs.window_costs import BESIDE_BYTES
+from freelunch.costs.window_costs import BESIDE_BYTES, MOMENT_BYTES, TrainedBlock
 from freelunch.study.methods import FULL, matrix_parameters
 from freelunch.study.retraining import Retraining
 from freelunch.study.steps import CHECK_SEQUENCES
@@ -90,7 +89,7 @@ class _PlannedRun:
     streamed: bool
 
     @cached_property
-    def trained(self) -> TrainedBlock:
+    def block(self) -> TrainedBlock:
         return TrainedBlock(self.shapes, self.settings.trained)
 
     @property
@@ -98,17 +97,20 @@ class _PlannedRun:
         return self.settings.trained.weights == FULL
 
     @property
+    def batch(self) -> int:
+        return min(self.settings.batch, self.samples)
+
+    @property
+    def micro_batch(self) -> int:
+        return min(self.settings.micro_batch or self.batch, self.batch)
+
+    @property
     def steps(self) -> int:
-        return self.settings.passes * -(-self.samples // min(self.settings.batch, self.samples))
+        return self.settings.passes * -(-self.samples // self.batch)
 
     @property
     def checked(self) -> int:
         return min(CHECK_SEQUENCES, self.samples)
-
-    @property
-    def micro_batch(self) -> int:
-        batch = self.settings.batch
-        return min(self.settings.micro_batch or batch, batch, self.samples)
 
     @property
     def recomputes(self) -> bool:
@@ -132,7 +134,7 @@ class _PlannedRun:
     @property
     def numbers(self) -> int:
         """Return how many numbers train the matrices of all blocks."""
-        return self.shapes.blocks * self.trained.parameters
+        return self.shapes.blocks * self.block.parameters
 
     @property
     def state_bytes(self) -> int:
@@ -146,7 +148,7 @@ class _PlannedRun:
         saved, or a block that comes with its weights in training from the disk.
         """
         if self.streamed and self.is_full:
-            return self.shapes.block_bytes + 4 * self.trained.parameters
+            return self.shapes.block_bytes + 4 * self.block.parameters
         return self.state_bytes
 
     @property
@@ -191,51 +193,63 @@ class _PlannedRun:
         state = 2 * self.state_bytes
         if not self.streamed:
             return state
-        tokens = min(self.settings.batch, self.samples) * self.length
-        between = (self.shapes.blocks + 2) * tokens * self.between_bytes
+        between = (self.shapes.blocks + 2) * self.batch * self.length * self.between_bytes
         return between + state + (4 * self.numbers if self.is_full else 0)
 
     def work(self) -> Work:
-        shapes, settings, adapted = self.shapes, self.settings, self.trained
+        shapes, settings, block, trained = (
+            self.shapes,
+            self.settings,
+            self.block,
+            self.block.trained,
+        )
         samples, tokens, epochs = self.samples, self.samples * self.length, self.settings.passes
-        trained, recomputes = settings.trained, self.recomputes
-        once = shapes.attention_flops(self.length, self.length)
-        seen = (4 if recomputes else 3) * epochs * samples + 2 * self.checked
-        attention = seen * once
-        blocks = 2 * tokens * shapes.block_weights * shapes.blocks
-        head = shapes.head_flops(tokens)
-        of_block = adapted.branch_flops(tokens)
-        branch = of_block * shapes.blocks + adapted.head_branch_flops(tokens)
+        attention = (4 if self.recomputes else 3) * epochs * samples + 2 * self.checked
+        blocks, head = 2 * tokens * shapes.block_weights * shapes.blocks, shapes.head_flops(tokens)
+        of_block, of_head = block.branch_flops(tokens), 0
+        if block.has_branches and trained.head:
+            # A branch beside the frozen head.
+            of_head = 2 * tokens * trained.rank * (shapes.vocabulary + shapes.hidden)
         # With the teacher's logits.
         forward = blocks + head * (2 if settings.distils else 1)
-        through = blocks + head + 2 * branch
-        nothing_before = not (trained.norms and shapes.family.begins_with_norm)
-        if nothing_before:
-            # Nothing is trained before the first linear layers.
-            through -= 2 * tokens * shapes.weights[0] + adapted.input_branch_flops(tokens, [0])
-        epoch = forward + branch + through
-        if trained.needs_weight_gradient:
-            epoch += 2 * tokens * adapted.weights * shapes.blocks + (head if trained.head else 0)
-        if recomputes:
+        # If nothing is trained before the first linear layers, no gradient passes through them.
+        begun = 0 if trained.norms and shapes.family.begins_with_norm else 1
+        epoch = block.epoch_flops(tokens, shapes.blocks, begun, (0,))
+        epoch += forward - blocks + head + 3 * of_head
+        if trained.needs_weight_gradient and trained.head:
+            epoch += head
+        if self.recomputes:
             # Only a streamed block runs to its end again.
-            spared = 0 if self.streamed else adapted.last_flops(tokens)
+            spared = 0 if self.streamed else self._last_flops(tokens)
             epoch += blocks + (of_block - spared) * shapes.blocks
         whole, rest = divmod(samples, settings.batch)
         passes = epochs * (
             whole * -(-settings.batch // self.micro_batch) - (-rest // self.micro_batch)
         )
         # The loss before is measured with adapters, and the loss after without.
+        branch = of_block * shapes.blocks + of_head
         checks = self.checked * (2 * forward + branch) // samples
-        products = adapted.product_flops(
+        products = block.product_flops(
             shapes.blocks,
             passes=passes,
-            again=passes if recomputes else 0,
+            again=passes if self.recomputes else 0,
             checks=self.checked,
             # Streamed, blocks are merged to measure the loss after, and again to write them.
             merges=2 if self.streamed else 1,
-            first=adapted.weights_in([0]) if nothing_before else 0,
+            begun=begun,
+            groups=(0,),
         )
-        return Work({PASSES: epochs * epoch + checks + products, ATTENTION: attention})
+        once = shapes.attention_flops(self.length, self.length)
+        return Work({PASSES: epochs * epoch + checks + products, ATTENTION: attention * once})
+
+    def _last_flops(self, tokens: int) -> int:
+        """Return the operations of the last product in a block's forward pass; no gradient needs
+        them again. A matrix that is computed from A and B is the exception: 0.
+        """
+        block, last = self.block, self.shapes.matrices[-1]
+        if not block.is_low_rank or last not in block.matrices[-1:]:
+            return 2 * tokens * self.shapes.weights[-1]
+        return 2 * tokens * block.trained.rank * last.outputs if block.has_branches else 0
 
     def memory_bytes(self) -> int:
         """Return the peak memory, in bytes.
@@ -251,18 +265,14 @@ class _PlannedRun:
             outer += shapes.outer_weights * 4
         elif trained.head:
             outer += shapes.head_weights * shapes.bytes_each
-        adapters = shapes.blocks * self.trained.adapter_bytes(self.settings.optimiser)
-        state = self._head_state_bytes()
-        return PROCESS_BYTES + BESIDE_BYTES + outer + state + adapters + self._working_bytes()
-
-    def _head_state_bytes(self) -> int:
-        """Return the bytes of what trains the head, with gradients and moments."""
-        trained, head = self.settings.trained, self.shapes.head_weights
-        if not trained.head or trained.weights is None:
-            return 0
-        numbers = matrix_parameters(trained, self.shapes.vocabulary, self.shapes.hidden, head)
-        # A mask, too, of a head that is trained itself.
-        return numbers * (4 + self.number_bytes) + (head if self.is_full else 0)
+        if trained.head and trained.weights is not None:
+            # What trains the head, with gradients and moments; and a mask of one that is trained
+            # itself.
+            head = shapes.head_weights
+            numbers = matrix_parameters(trained, shapes.vocabulary, shapes.hidden, head)
+            outer += numbers * (4 + self.number_bytes) + (head if self.is_full else 0)
+        adapters = shapes.blocks * self.block.adapter_bytes(self.settings.optimiser)
+        return PROCESS_BYTES + BESIDE_BYTES + outer + adapters + self._working_bytes()
 
     def _working_bytes(self) -> int:
         """Return the most memory, in bytes, that blocks take with what is computed with them and
@@ -277,12 +287,12 @@ class _PlannedRun:
         # the logits, or seven with a teacher's.
         loss = 4 * (7 if settings.distils else 4) * tokens * shapes.vocabulary
         computed = 0
-        if self.trained.is_low_rank and not self.trained.has_branches:
+        if self.block.is_low_rank and not self.block.has_branches:
             # A matrix that is computed from frozen weights, and its gradient, while it is used;
             # beside a head, there are logits and their gradients.
             computed = 4 * 3 * largest
             loss = max(loss, 4 * 3 * head + 4 * 2 * tokens * shapes.vocabulary)
-        elif full and precision < 4 and self.micro_batch < min(settings.batch, self.samples):
+        elif full and precision < 4 and self.micro_batch < self.batch:
             # From the second micro-batch on, copies of the weights in the precision of the passes
             # stand beside the gradients. In the first, there are no gradients yet.
             computed = precision * shapes.block_weights * passed
@@ -290,7 +300,11 @@ class _PlannedRun:
         elif not full and precision != stored:
             # A frozen matrix that is converted while it is used.
             computed = precision * largest
-        saved = (shapes.saved_bytes(tokens, self.length) + self._dropped_bytes(tokens)) * passed
+        saved = shapes.saved_bytes(tokens, self.length)
+        if self.block.has_branches and settings.trained.dropout:
+            # Dropout keeps inputs in float32 and a mask of each branch.
+            saved += (4 + 1) * tokens * sum(matrix.inputs for matrix in self.block.matrices)
+        saved *= passed
         # Gradients of scores, in the backward pass of a block.
         scores = shapes.scores_bytes(tokens, self.length)
         hidden = 4 * tokens * shapes.hidden
@@ -298,7 +312,7 @@ class _PlannedRun:
         merging = 8 * largest
         if not self.streamed:
             # The zeros of a frozen weight are its mask; a trained one has a mask and a gradient.
-            each = self.trained.weight_bytes(settings.optimiser, stored) + (1 + 4 if full else 0)
+            each = self.block.weight_bytes(settings.optimiser, stored) + (1 + 4 if full else 0)
             between = hidden * shapes.blocks if settings.gradient_checkpointing else 0
             blocks = shapes.blocks * shapes.block_weights * each
             return blocks + max(computed + saved + max(loss, scores), merging) + between
@@ -312,11 +326,3 @@ class _PlannedRun:
         most = max(using + coming + max(computed + saved + scores, merging), loss, moving)
         # Hidden states and gradients of a micro-batch, those of the next, and those being written.
         return most + 6 * hidden
-
-    def _dropped_bytes(self, tokens: int) -> int:
-        """Return the bytes that dropout keeps of a block's inputs for the backward pass: for each
-        branch, inputs in float32 and a mask.
-        """
-        if not self.trained.has_branches or not self.settings.trained.dropout:
-            return 0
-        return (4 + 1) * tokens * sum(matrix.inputs for matrix in self.trained.matrices)

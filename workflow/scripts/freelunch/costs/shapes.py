@@ -38,7 +38,6 @@ class LinearShape(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Return the number of weights."""
         return self.inputs * self.outputs
 
 
@@ -80,8 +79,10 @@ class Shapes:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
-        """Read the sizes from a transformers config (or an excerpt with the same keys)."""
-        sizes = sizes_of(config)
+        """Read the sizes from a transformers config (or an excerpt with the same keys), which may
+        have several parts (text, vision): the text part has the decoder's sizes.
+        """
+        sizes = sizes_of(config.get("text_config", config))
         model_type = sizes.get("model_type", "")
         embedding = sizes["vocab_size"] * sizes["hidden_size"]
         return cls(
@@ -110,18 +111,10 @@ class Shapes:
                 defaults.
         """
         config = json.loads(config_json.read_text())
-        return cls.of_whole(config, dtype or config["dtype"])
-
-    @classmethod
-    def of_whole(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
-        """Read the sizes from a config that may have several parts (text, vision), of which the
-        text part has the decoder's shapes.
-        """
-        return cls.of(config.get("text_config", config), dtype)
+        return cls.of(config, dtype or config["dtype"])
 
     @property
     def is_known(self) -> bool:
-        """Return whether the table of families has this one."""
         return self.model_type in FAMILIES
 
     @property
@@ -129,22 +122,7 @@ class Shapes:
         """Return whether the head shares the embedding's weights."""
         return self.outer_weights == self.head_weights
 
-    @property
-    def attention(self) -> int:
-        """Return the width of the attention's output, before its projection."""
-        return self.heads * self.head
-
-    @property
-    def head_weights(self) -> int:
-        """Return the number of weights in the language-model head."""
-        return self.vocabulary * self.hidden
-
-    @property
-    def staged_bytes(self) -> int:
-        """Return the bytes that pass through the host's memory on their way to a device: the outer
-        part as a whole, and later block after block.
-        """
-        return max(self.outer_bytes, self.block_bytes)
+    # --- Weights
 
     @cached_property
     def matrices(self) -> tuple[LinearShape, ...]:
@@ -162,9 +140,9 @@ class Shapes:
         )
 
     @property
-    def largest_matrix(self) -> int:
-        """Return the number of weights in the largest linear layer."""
-        return max(matrix.weights for matrix in self.matrices)
+    def inputs(self) -> tuple[int, ...]:
+        """Return the widths of a block's inputs; q, k and v share one, gate and up another."""
+        return (self.hidden, self.attention, self.hidden, self.intermediate)
 
     @cached_property
     def weights(self) -> tuple[int, ...]:
@@ -180,23 +158,24 @@ class Shapes:
         return sum(self.weights)
 
     @property
-    def inputs(self) -> tuple[int, ...]:
-        """Return the widths of a block's inputs; q, k and v share one, gate and up another."""
-        return (self.hidden, self.attention, self.hidden, self.intermediate)
+    def largest_matrix(self) -> int:
+        return max(matrix.weights for matrix in self.matrices)
+
+    @property
+    def head_weights(self) -> int:
+        return self.vocabulary * self.hidden
+
+    @property
+    def attention(self) -> int:
+        """Return the width of the attention's output, before its projection."""
+        return self.heads * self.head
 
     @property
     def output_width(self) -> int:
         """Return the summed widths of the outputs of all matrices of a block."""
         return sum(matrix.outputs for matrix in self.matrices)
 
-    @property
-    def gram_bytes(self) -> int:
-        """Return the bytes of the Gram matrices of one block, in float32."""
-        return 4 * sum(width**2 for width in self.inputs)
-
-    @property
-    def model_bytes(self) -> int:
-        return (self.blocks * self.block_weights + self.outer_weights) * self.bytes_each
+    # --- Bytes, as weights are stored
 
     @property
     def block_bytes(self) -> int:
@@ -204,8 +183,15 @@ class Shapes:
 
     @property
     def blocks_bytes(self) -> int:
-        """Return the bytes of all blocks on disk."""
         return self.blocks * self.block_bytes
+
+    @property
+    def outer_bytes(self) -> int:
+        return self.outer_weights * self.bytes_each
+
+    @property
+    def model_bytes(self) -> int:
+        return self.blocks_bytes + self.outer_bytes
 
     @property
     def masks_bytes(self) -> int:
@@ -213,12 +199,22 @@ class Shapes:
         return self.blocks * self.block_weights // 8
 
     @property
-    def outer_bytes(self) -> int:
-        return self.outer_weights * self.bytes_each
+    def staged_bytes(self) -> int:
+        """Return the bytes that pass through the host's memory on their way to a device: the outer
+        part as a whole, and later block after block.
+        """
+        return max(self.outer_bytes, self.block_bytes)
+
+    @property
+    def gram_bytes(self) -> int:
+        """Return the bytes of the Gram matrices of one block, in float32."""
+        return 4 * sum(width**2 for width in self.inputs)
 
     def hidden_bytes(self, tokens: int) -> int:
         """Return the bytes of the hidden states of these tokens at one boundary."""
         return tokens * self.hidden * self.bytes_each
+
+    # --- Operations and memory of passes
 
     def forward_flops(self, tokens: int, length: int, blocks: int | None = None) -> int:
         """Return the operations of a forward pass through blocks (all of them by default)."""
@@ -229,11 +225,10 @@ class Shapes:
         """Return the part of `forward_flops` that multiplies no weights: the two products of
         queries, keys and values.
         """
-        each = (4 if self.family.scores else 2) * tokens * length * self.attention
-        return each * (self.blocks if blocks is None else blocks)
+        once = (4 if self.family.scores else 2) * tokens * length * self.attention
+        return once * (self.blocks if blocks is None else blocks)
 
     def head_flops(self, tokens: int) -> int:
-        """Return the operations of the language-model head."""
         return 2 * tokens * self.head_weights
 
     def head_bytes(self, tokens: int) -> int:

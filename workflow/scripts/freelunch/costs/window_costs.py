@@ -1,4 +1,4 @@
-"""Cost of adapting windows, from shapes alone.
+"""Cost of adapting windows, from shapes alone, and what trains the linear layers of a block.
 
 With T tokens, P weights in a window's linear layers, heads of width d together, and sequence length
 S, one epoch of training takes three forward passes, 6 T P + 6 T S d. The gradient of a window's
@@ -8,12 +8,23 @@ weight.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from freelunch.costs.cost import ATTENTION, GRAM, PASSES, PROCESS_BYTES, SOLVING, Cost, Work
+from freelunch.costs.cost import (
+    ATTENTION,
+    GRAM,
+    PASSES,
+    PROCESS_BYTES,
+    SOLVING,
+    Cost,
+    Work,
+    times,
+)
 from freelunch.costs.pass_costs import passing
-from freelunch.costs.shapes import Shapes
-from freelunch.costs.trained_block import TrainedBlock
+from freelunch.costs.shapes import LinearShape, Shapes
 from freelunch.study.adaptations import LeastSquares, Reconstruction, Windowed
+from freelunch.study.methods import BRANCHES, FULL, LOW_RANK, Trained, matrix_parameters
 from freelunch.study.steps import BATCH_TOKENS, CHECK_SEQUENCES
 from freelunch.study.windows import (
     HALVES,
@@ -27,6 +38,120 @@ from freelunch.study.windows import (
 
 # Memory that the allocator keeps in addition (measured).
 BESIDE_BYTES = 80_000_000
+# Bytes of an optimiser's moments per trained parameter.
+MOMENT_BYTES = {"adamw": 8, "sgd": 4}
+
+
+# --- What is trained in a block
+
+
+@dataclass(frozen=True)
+class TrainedBlock:
+    """A block whose linear layers are trained by a method (see `freelunch.study.methods`), and the
+    head, if it is trained, too. Groups of linear layers are indices into `shapes.inputs`.
+    """
+
+    shapes: Shapes
+    trained: Trained
+
+    @cached_property
+    def matrices(self) -> tuple[LinearShape, ...]:
+        """Return those of `shapes.matrices` that are trained; all, if the family is not known."""
+        linears, matrices = self.shapes.family.linears, self.shapes.matrices
+        if not self.shapes.is_known:
+            return matrices
+        named = zip(linears, matrices, strict=True)
+        return tuple(matrix for name, matrix in named if self.trained.chooses(name))
+
+    @property
+    def weights(self) -> int:
+        """Return the number of weights in the trained matrices."""
+        return sum(matrix.weights for matrix in self.matrices)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Return how many numbers train the matrices, before any mask."""
+        return sum(
+            matrix_parameters(self.trained, matrix.outputs, matrix.inputs, matrix.weights)
+            for matrix in self.matrices
+        )
+
+    @property
+    def is_low_rank(self) -> bool:
+        """Return whether factors A and B train a matrix."""
+        return self.trained.weights in LOW_RANK
+
+    @property
+    def has_branches(self) -> bool:
+        """Return whether A and B stand beside a frozen matrix."""
+        return self.trained.weights in BRANCHES
+
+    def weight_bytes(self, optimiser: str, stored: int) -> int:
+        """Return the bytes held per weight of an adapted matrix, without its gradient and mask: a
+        trained weight in float32 with its moments, or a frozen one of `stored` bytes.
+        """
+        return 4 + MOMENT_BYTES[optimiser] if self.trained.weights == FULL else stored
+
+    def adapter_bytes(self, optimiser: str) -> int:
+        """Return the bytes of A and B of all matrices, with gradients and moments."""
+        return self.parameters * (4 + 4 + MOMENT_BYTES[optimiser]) if self.is_low_rank else 0
+
+    def branch_flops(self, tokens: int) -> int:
+        """Return the operations of the branches in a forward pass."""
+        return 2 * tokens * self.parameters if self.has_branches else 0
+
+    def epoch_flops(self, tokens: int, blocks: int, begun: int, groups: Collection[int]) -> int:
+        """Return the operations on weights of blocks and branches in an epoch: a forward pass, the
+        gradients of activations, except in front of the first trained layers (these groups, in
+        `begun` blocks), and the gradients of matrices that are not frozen.
+        """
+        flops = 2 * 2 * tokens * blocks * self.shapes.block_weights
+        flops += 3 * blocks * self.branch_flops(tokens)
+        flops -= 2 * tokens * begun * sum(self.shapes.weights[group] for group in groups)
+        if self.has_branches:
+            inputs = sum(matrix.inputs for matrix in self.matrices if matrix.group in groups)
+            flops -= 2 * tokens * begun * self.trained.rank * inputs
+        if self.trained.needs_weight_gradient:
+            flops += 2 * tokens * blocks * self.weights
+        return flops
+
+    def product_flops(
+        self,
+        blocks: int,
+        *,
+        passes: int,
+        again: int = 0,
+        checks: int = 0,
+        merges: int = 1,
+        begun: int = 0,
+        groups: Collection[int] = (),
+    ) -> int:
+        """Return the operations in blocks and head that do not depend on the number of tokens: BA
+        whenever a matrix is used, gradients pulled back to A and B, and the merge.
+
+        Args:
+            blocks: Number of blocks that are trained.
+            passes: Number of backward passes in all steps together. In each, a matrix is used
+                twice, and its gradient takes two products.
+            again: How often blocks run forward again for their backward passes.
+            checks: Number of passes without gradients before the merge.
+            merges: How often blocks are merged.
+            begun, groups: The first trained layers, as `epoch_flops` has them; backward passes do
+                not use their matrices.
+        """
+        if not self.is_low_rank:
+            return 0
+        weights = blocks * self.weights
+        head = self.shapes.head_weights if self.trained.head else 0
+        products = merges * weights + head
+        if not self.has_branches:
+            first = sum(matrix.weights for matrix in self.matrices if matrix.group in groups)
+            products += (4 * passes + checks) * (weights + head)
+            products += again * weights - passes * begun * first
+        return 2 * self.trained.rank * products
+
+
+# --- Windows
 
 
 def reconstruct(
@@ -123,39 +248,50 @@ def reconstruction_work(
     blocks = shapes.blocks if blocks is None else blocks
     tokens = samples * length
     work = _data_work(shapes, samples, length, settings, blocks)
-    # One sequence through the blocks, and the part of it that multiplies weights.
+    # One sequence through the blocks.
     once = passing(shapes, length, length, blocks)
-    weights = once[PASSES]
     if isinstance(settings, LeastSquares):
-        work[PASSES] += 2 * samples * weights
-        work[GRAM] += blocks * _grams_flops(shapes, tokens)
-        work[SOLVING] += blocks * _factors_flops(shapes, sparsity)
+        work[PASSES] += 2 * samples * once[PASSES]
+        for matrix in shapes.matrices:
+            # Its Gram and cross-Gram matrix.
+            work[GRAM] += blocks * 2 * tokens * matrix.inputs * (matrix.inputs + matrix.outputs)
+            # For each row, the kept part is factorised, and two triangular systems are solved.
+            kept = int((1 - sparsity) * matrix.inputs)
+            work[SOLVING] += blocks * matrix.outputs * (kept**3 // 3 + 2 * kept**2)
         return work
     epochs, trained = settings.passes, TrainedBlock(shapes, settings.trained)
-    begun, groups = _nothing_before(shapes, blocks, settings)
-    checked = 2 * min(CHECK_SEQUENCES, samples)
+    begun, groups = _first_trained(shapes, blocks, settings)
     # The losses before and after are measured without adapters.
-    work[PASSES] += trained.product_flops(
-        blocks,
-        passes=epochs * -(-samples // settings.batch),
-        first=begun * trained.weights_in(groups),
+    steps, checked = -(-samples // settings.batch), 2 * min(CHECK_SEQUENCES, samples)
+    work[PASSES] += epochs * trained.epoch_flops(tokens, blocks, begun, groups)
+    work[PASSES] += checked * once[PASSES] + trained.product_flops(
+        blocks, passes=epochs * steps, begun=begun, groups=groups
     )
-    work[PASSES] += 3 * epochs * blocks * trained.branch_flops(tokens)
-    work[PASSES] -= epochs * begun * trained.input_branch_flops(tokens, groups)
-    if not settings.trained.needs_weight_gradient:
-        work[PASSES] -= epochs * samples * weights
+    if settings.window != MATRIX:
+        work[ATTENTION] += (3 * epochs * samples + checked) * once[ATTENTION]
+    return work
+
+
+def _first_trained(
+    shapes: Shapes, blocks: int, settings: Reconstruction
+) -> tuple[int, Collection[int]]:
+    """Return the linear layers before which nothing is trained, so that no gradient passes through
+    them: the number of blocks that have them, and their groups, as indices into `shapes.inputs`.
+    """
     if settings.window == MATRIX:
-        work[PASSES] += (2 * epochs * samples + checked) * weights
-        return work
-    work[PASSES] -= epochs * 2 * tokens * begun * sum(shapes.weights[group] for group in groups)
-    return work + _times(3 * epochs * samples + checked, once)
+        return blocks, range(len(shapes.inputs))
+    if settings.trained.norms and shapes.family.begins_with_norm:
+        return 0, ()
+    if settings.window == HALVES:
+        return blocks, (0, 2)
+    return -(-blocks // blocks_in(settings.window, shapes.blocks)), (0,)
 
 
 def _data_work(shapes: Shapes, samples: int, length: int, settings: Windowed, blocks: int) -> Work:
     """Return the operations of making the inputs and targets of windows."""
     window, tokens = settings.window, samples * length
     forward = passing(shapes, tokens, length, blocks)
-    attention_half = Work(
+    first_half = Work(
         {
             PASSES: 2 * tokens * sum(shapes.weights[:2]) * blocks,
             ATTENTION: forward[ATTENTION],
@@ -169,9 +305,9 @@ def _data_work(shapes: Shapes, samples: int, length: int, settings: Windowed, bl
         # Passes to the next window and, for windows within a block, within the block.
         work += passing(shapes, tokens, length, split_windows(blocks, window)[-1].start)
         if window == MATRIX:
-            work += _times(4, forward)
+            work += times(4, forward)
         if window == HALVES:
-            work += attention_half
+            work += first_half
     if settings.targets_behind_sparse:
         work += _behind_sparse_work(shapes, tokens, length, settings, blocks)
     elif window == MATRIX and settings.local_targets:
@@ -179,7 +315,7 @@ def _data_work(shapes: Shapes, samples: int, length: int, settings: Windowed, bl
     elif window == MATRIX or settings.local_targets:
         work += forward
     elif window == HALVES:
-        work += attention_half
+        work += first_half
     return work
 
 
@@ -197,46 +333,10 @@ def _behind_sparse_work(
     # Each matrix's own dense weights make its targets.
     block = 2 * tokens * shapes.block_weights
     if not settings.lost_residual:
-        return _times(blocks, Work({PASSES: 5 * block, ATTENTION: 4 * once}))
+        return times(blocks, Work({PASSES: 5 * block, ATTENTION: 4 * once}))
     before_last = split_windows(blocks, settings.window)[-1].start
     flops = blocks * (3 * block + first + 2 * output) + before_last * (block + output + last)
     return Work({PASSES: flops, ATTENTION: (3 * blocks + before_last) * once})
-
-
-def _nothing_before(
-    shapes: Shapes, blocks: int, settings: Reconstruction
-) -> tuple[int, Collection[int]]:
-    """Return the linear layers before which nothing is trained, so that no gradient passes through
-    them: the number of blocks that have them, and their groups, as indices into `shapes.inputs`.
-    """
-    if settings.window == MATRIX:
-        return blocks, range(len(shapes.inputs))
-    if settings.trained.norms and shapes.family.begins_with_norm:
-        return 0, ()
-    if settings.window == HALVES:
-        return blocks, (0, 2)
-    return -(-blocks // blocks_in(settings.window, shapes.blocks)), (0,)
-
-
-def _grams_flops(shapes: Shapes, tokens: int) -> int:
-    """Return the operations of the Gram and cross-Gram matrix of each linear layer of a block."""
-    pairs = (matrix.inputs * (matrix.inputs + matrix.outputs) for matrix in shapes.matrices)
-    return 2 * tokens * sum(pairs)
-
-
-def _factors_flops(shapes: Shapes, sparsity: float) -> int:
-    """Return the operations of solving for each row of the linear layers of a block: a
-    factorisation of the kept part of the Gram matrix, and two triangular systems.
-    """
-    flops = 0
-    for matrix in shapes.matrices:
-        kept = int((1 - sparsity) * matrix.inputs)
-        flops += matrix.outputs * (kept**3 // 3 + 2 * kept**2)
-    return flops
-
-
-def _times(count: int, work: Work) -> Work:
-    return Work({kind: count * flops for kind, flops in work.items()})
 
 
 # --- Memory and disk
@@ -296,44 +396,37 @@ def _traffic(shapes: Shapes, samples: int, length: int, settings: Windowed) -> t
     visits = 1.0 if isinstance(settings, LeastSquares) else float(settings.passes)
     # The losses before and after.
     visits += 2 * min(CHECK_SEQUENCES, samples) / samples
-    # The outer part, and pruned blocks; the adapted ones.
-    read = shapes.model_bytes + shapes.masks_bytes
-    written, scratch = shapes.blocks_bytes, 0
+    # The outer part, and pruned blocks. Of one block, what is written is also on disk meanwhile.
+    read, written, made = shapes.model_bytes + shapes.masks_bytes, shapes.blocks_bytes, 0
     if window == MATRIX:
         inputs = sum(matrix.inputs for matrix in shapes.matrices)
-        recorded = channel * (sum(shapes.inputs) + shapes.output_width)
+        made = channel * (sum(shapes.inputs) + shapes.output_width)
         ends = channel * (inputs + shapes.output_width)
         read += shapes.blocks_bytes + blocks * (hidden + int(visits * ends))
-        written += blocks * recorded
-        scratch += recorded
         if settings.targets_behind_sparse:
             # Each group sees the block's inputs, and each matrix its own, to make its targets.
             read += blocks * (3 * hidden + channel * inputs)
-        if settings.targets_behind_sparse and settings.sparse_inputs:
-            # What arrives with dense hidden states is recorded beside the sparse inputs.
-            written += blocks * channel * sum(shapes.inputs)
-            scratch += channel * sum(shapes.inputs)
-        if settings.lost_residual:
-            _, output, _, last = shapes.inputs
-            # What leaves the attention, once for the MLP and once for the next block; what leaves
-            # that.
-            moved = (2 * blocks - 1) * (hidden + channel * output)
-            moved += (blocks - 1) * (hidden + channel * last)
-            read += moved + (blocks - 1) * shapes.block_bytes
-            written += moved
-            scratch += 2 * hidden
+            if settings.sparse_inputs:
+                # What arrives with dense hidden states is recorded beside the sparse inputs.
+                made += channel * sum(shapes.inputs)
     elif window == HALVES:
         # The middle of a dense block, or local targets of both halves; the middle of a sparse one.
         made = (1 + settings.local_targets + settings.sparse_inputs) * hidden
         read += shapes.blocks_bytes + blocks * (made + int(visits * 4 * hidden))
-        written += blocks * made
-        scratch += made
     else:
         read += int(len(split_windows(blocks, window)) * visits * 2 * hidden)
         if settings.local_targets:
+            made = hidden
             read += shapes.blocks_bytes + blocks * hidden
-            written += blocks * hidden
-            scratch += hidden
+    written, scratch = written + blocks * made, made
+    if window == MATRIX and settings.lost_residual:
+        _, output, _, last = shapes.inputs
+        # What leaves the attention, once for the MLP and once for the next block; what leaves that.
+        moved = (2 * blocks - 1) * (hidden + channel * output)
+        moved += (blocks - 1) * (hidden + channel * last)
+        read += moved + (blocks - 1) * shapes.block_bytes
+        written += moved
+        scratch += 2 * hidden
     if settings.sparse_inputs:
         # Adapted blocks before the last window are read again and passed. Groups of matrices each
         # see the inputs that the matrices before them produce.
