@@ -10,11 +10,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-import bench_large
+import bench_memory
 import bench_pruning
-import bench_retraining
 import bench_tasks
-import bench_windows
+import bench_training
 import torch
 import transformers
 
@@ -71,9 +70,8 @@ def bench_cluster() -> None:
 
 PARTS = {
     "pruning": bench_pruning.main,
-    "windows": bench_windows.main,
-    "retraining": bench_retraining.main,
-    "large": bench_large.main,
+    "training": bench_training.main,
+    "memory": bench_memory.main,
     "tasks": bench_tasks.main,
     "start": bench_start,
     "cluster": bench_cluster,

@@ -8,7 +8,6 @@ import pytest
 
 from configs import smoke
 from freelunch.core.job import KEPT_BYTES
-from freelunch.costs import job_requests
 from freelunch.costs.cost import START_S
 from freelunch.costs.job_requests import (
     AROUND_BYTES,
@@ -81,16 +80,12 @@ def test_a_job_on_a_device_requests_the_hosts_memory() -> None:
     assert asked[0].mem_mb < asked[1].mem_mb
 
 
-def test_each_attempt_asks_for_more() -> None:
-    first = JobRequest(mem_mb=1000, runtime=10, disk_mb=5)
-    second, third = (again(first, attempt, first, Limits()) for attempt in (2, 3))
-    assert second == JobRequest(int(1000 * MORE_MEMORY), int(10 * MORE_TIME), 5)
-    assert third == JobRequest(int(1000 * MORE_MEMORY**2), int(10 * MORE_TIME**2), 5)
-
-
-def test_no_attempt_asks_for_more_than_a_partition_has() -> None:
+def test_each_attempt_asks_for_more_but_not_for_more_than_a_partition_has() -> None:
     """Slurm would refuse it, or never start it. Jobs of a group share the time."""
     first, other = JobRequest(1000, 25, 5), JobRequest(700, 10, 0)
+    for attempt in (2, 3):
+        memory, time = 1000 * MORE_MEMORY ** (attempt - 1), 25 * MORE_TIME ** (attempt - 1)
+        assert again(first, attempt, first, Limits()) == JobRequest(int(memory), int(time), 5)
     whole, most = together([first, other, RECORD]), Limits(mem_mb=1200, runtime=60)
     assert whole == JobRequest(1000, 45, 5)
     for attempt in (2, 3, 9):
@@ -122,16 +117,12 @@ def test_cells_come_first(plan: Plan) -> None:
 
 @pytest.mark.parametrize("flops_per_s", [1e13, 1e10, 3e9])
 def test_short_jobs_are_not_divided(plan: Plan, flops_per_s: float) -> None:
-    """Each group has ten minutes of work."""
+    """Each group has ten minutes of work; without windows there is one."""
     machine = Machine.of(flops_per_s, 1e9, 1e9)
     expected = max(1, int(longest_s(plan, machine) / WORTH_S))
     assert window_groups(plan, machine, 1000) == expected
     assert expected == 1 or flops_per_s < 1e13
-
-
-def test_without_windows_there_is_one_group(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_requests, "jobs_of", lambda study: [])
-    assert window_groups(plan, Machine.of(1e9), 1000) == 1
+    assert window_groups(Plan.of(smoke({"study.grids.0.adaptations": ["none"]})), SLOW, 1000) == 1
 
 
 def test_jobs_that_share_windows_ask_for_their_part_of_the_time(plan: Plan) -> None:
@@ -190,18 +181,14 @@ def test_a_job_counts_as_much_as_in_the_plan() -> None:
     plan = Plan.of(Study.load(Path("studies/full.yaml")))
     for job in jobs_of(plan.study):
         cell, cost = job.cell, plan.cost(job)
-        wildcards = {
-            "model": cell.model,
-            "criterion": cell.criterion,
-            "pattern": cell.pattern,
-            "pruning": cell.pruning,
-            "adaptation": cell.adaptation,
-            "seed": str(cell.seed),
-        }
+        names = ("model", "criterion", "pattern", "pruning", "adaptation", "seed")
+        wildcards = {name: str(getattr(cell, name)) for name in names}
         assert cost is not None
         # Where another workflow imports the rules, their names have a prefix.
         for rule in (job.rule, f"lunch_{job.rule}"):
             assert planned_s(plan, MACHINE, rule, wildcards) == cost.seconds(MACHINE) > START_S
+    assert planned_s(plan, MACHINE, "build_tables", {}) == START_S
+    assert planned_s(plan, MACHINE, "fetch_model", {"model": "not-here-yet"}) == START_S
 
 
 def test_jobs_that_share_windows_share_the_weight() -> None:
@@ -209,15 +196,7 @@ def test_jobs_that_share_windows_share_the_weight() -> None:
     plan, cell = Plan.of(smoke()), Cell.parse(CELL)
     wildcards = {"model": cell.model, "pruning": cell.pruning, "adaptation": cell.adaptation}
     one, *four = (
-        planned_s(
-            plan, MACHINE, RECONSTRUCT_WINDOW, {**wildcards, "seed": "0", "scatteritem": part}
-        )
+        planned_s(plan, MACHINE, RECONSTRUCT_WINDOW, {**wildcards, "scatteritem": part})
         for part in ("1-of-1", "1-of-4", "2-of-4", "3-of-4", "4-of-4")
     )
     assert sum(four) - 4 * START_S == pytest.approx(one - START_S)
-
-
-def test_a_job_without_a_planned_cost_counts_as_its_start() -> None:
-    plan = Plan.of(smoke())
-    assert planned_s(plan, MACHINE, "build_tables", {}) == START_S
-    assert planned_s(plan, MACHINE, "fetch_model", {"model": "not-here-yet"}) == START_S

@@ -11,15 +11,13 @@ from freelunch.costs.job_requests import UNKNOWN_MB, request
 from freelunch.costs.jobs import PlannedJob, jobs_of
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_brief, plan_text
-from freelunch.costs.shapes import Shapes
-from freelunch.costs.window_costs import reconstruction_work
+from freelunch.costs.retraining_costs import retrain
 from freelunch.study.cell import Cell
 from freelunch.study.retraining import read_adaptation
-from freelunch.study.steps import BATCH_TOKENS, CHECK_SEQUENCES, EVALUATE_CELL, RETRAIN_MODEL
+from freelunch.study.steps import BATCH_TOKENS, EVALUATE_CELL, RETRAIN_MODEL
 from freelunch.study.study import Study
 from planned import CELL, MACHINE, cost_of
 from repository import ROOT
-from tiny_models import LENGTH, tiny_config
 
 
 def pruned(criterion: str) -> str:
@@ -48,9 +46,7 @@ def test_tidying_leaves_the_blocks_of_one_candidate() -> None:
         assert rules == {rule: number * len(cells) for rule, number in expected.items()}
     said = plan_text(Plan.of(study), MACHINE)
     assert "`make tidy STUDY=studies/paper_tiny.yaml` removes the candidates" in said
-
-
-def test_a_study_without_a_search_has_nothing_to_tidy() -> None:
+    # A study without a search has nothing to tidy.
     assert jobs_of(smoke(), smoke().cells) == jobs_of(smoke())
     assert "make tidy" not in plan_text(Plan.of(smoke()), MACHINE)
 
@@ -74,16 +70,6 @@ def test_solving_depends_on_how_much_is_kept() -> None:
         for pattern in ("u50", "u80")
     )
     assert most.flops < half.flops
-
-
-def test_operations_of_a_reconstruction() -> None:
-    shapes = Shapes.of(tiny_config("llama").to_dict(), "float32")
-    settings = read_adaptation({"method": "reconstruction", "epochs": 3})
-    samples = CHECK_SEQUENCES + 4
-    work = reconstruction_work(shapes, samples, LENGTH, settings, blocks=2)
-    once = shapes.forward_flops(LENGTH, LENGTH, blocks=2)
-    # A backward pass costs two forward passes; the loss is looked at before and after.
-    assert work.total() == once * (3 * 3 * samples + 2 * CHECK_SEQUENCES)
 
 
 @pytest.mark.parametrize(
@@ -145,19 +131,17 @@ def test_drift_passes_the_dense_model_once_or_with_each_cell() -> None:
     assert other.memory_bytes - one.memory_bytes == model - outputs
 
 
-def test_only_a_checkpoint_that_is_not_adapted_is_written() -> None:
+def test_disk_is_what_is_written_and_kept() -> None:
     plan = Plan.of(smoke())
+    # Only a checkpoint that is not adapted is written.
     written, linked = (cost_of(plan, "evaluate_cell", cell) for cell in (pruned("wanda"), CELL))
     assert written.flops == linked.flops > 0
     assert written.disk_bytes > linked.disk_bytes == 0
-
-
-def test_disk_follows_the_hidden_states_that_are_kept() -> None:
     all_states, none, some = (
         cost_of(Plan.of(smoke({"study.keep_hidden_states": keep})), "capture_dense").disk_bytes
         for keep in ("all", "none", "every_2")
     )
-    one = 8 * 32 * 4 * Plan.of(smoke()).shapes["tiny"].hidden
+    one = 8 * 32 * 4 * plan.shapes["tiny"].hidden
     assert (all_states - none, some - none) == (5 * one, 3 * one)
 
 
@@ -168,6 +152,12 @@ def test_hidden_states_of_another_sample_are_made_again() -> None:
         for key in ("study.calibration.samples", "adaptations.recon_block.samples")
     )
     assert other.flops > same.flops and other.scratch_bytes > same.scratch_bytes == 0
+    # So does a distillation, if nothing is kept; a plain training reads none.
+    shapes = Plan.of(smoke()).shapes["tiny"]
+    for entry, passed in ({"loss": "distillation"}, 1), ({}, 0):
+        settings = read_adaptation({"method": "norms", **entry})
+        kept, made = (retrain(shapes, 4, 128, settings, keep) for keep in ("every_4", "none"))
+        assert made.flops - kept.flops == passed * shapes.forward_flops(4 * 128, 128)
 
 
 @pytest.mark.parametrize(("keep", "passed"), [("all", 0), ("every_4", 3), ("none", 30)])

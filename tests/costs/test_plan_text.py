@@ -47,6 +47,10 @@ def test_the_text_of_a_plan() -> None:
     assert "GFLOP" in line_of(text, "step").split()
     assert float(rows["total"][1]) > 0 and "MB" in rows["total"]
     assert f"From scratch: {rows['total'][1]} GFLOP, about " in plan_brief(plan, MACHINE, 1)
+    # Each seed counts.
+    plan = Plan.of(Study.load(Path("studies/full.yaml")))
+    total = rows_below(plan_text(plan, MACHINE), "step")["total"]
+    assert f"From scratch: {total[1]} TFLOP, about " in plan_brief(plan, MACHINE, 1)
 
 
 def test_the_plan_in_brief_has_the_sums_of_the_plan_and_what_does_not_fit() -> None:
@@ -59,15 +63,11 @@ def test_the_plan_in_brief_has_the_sums_of_the_plan_and_what_does_not_fit() -> N
     total = rows_below(whole, "step")["total"]
     assert f"From scratch: {total[1]} TFLOP, about {total[2]} {total[3]} job after job" in brief
     assert "recon_block of qwen2.5-72b does not fit: needs 23.6 GB, the device has 8 GB;" in brief
+    # A model or a claim alone would repeat the total.
+    assert not re.search(r"^  (?:model|claim) +cells", whole, re.M)
     found = line_of(whole, "qwen2.5-72b", "recon_block")
     assert "does not fit: needs 23.6 GB, the device has 8 GB; no window fits" in found
     assert re.search(r"^  evaluate_cell of qwen2\.5-72b does not fit: .* has 8 GB\.$", whole, re.M)
-
-
-def test_the_plan_in_brief_counts_each_seed() -> None:
-    plan = Plan.of(Study.load(Path("studies/full.yaml")))
-    total = rows_below(plan_text(plan, MACHINE), "step")["total"]
-    assert f"From scratch: {total[1]} TFLOP, about " in plan_brief(plan, MACHINE, 1)
 
 
 def test_host_and_device_have_columns_of_their_own() -> None:
@@ -98,11 +98,6 @@ def test_each_model_and_each_claim_costs_what_it_costs_alone() -> None:
             disk = f"{together(costs).disk_bytes / 1e9:,.1f}"
             seconds = sum(cost.seconds(GPU) for cost in costs)
             assert disk in rows[name] and duration(seconds) in " ".join(rows[name])
-
-
-def test_a_model_or_a_claim_alone_would_repeat_the_total() -> None:
-    text = plan_text(Plan.of(Study.load(Path("studies/qwen72b.yaml"))), MACHINE)
-    assert not re.search(r"^  (?:model|claim) +cells", text, re.M)
 
 
 def test_a_claim_whose_models_are_not_known_yet_has_no_cost() -> None:

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedConfig
 
-from freelunch.costs.shapes import LinearShape, Shapes
+from freelunch.costs.shapes import Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import meta_model
 from freelunch.study.families import FAMILIES as TABLE
@@ -18,29 +17,35 @@ from freelunch.study.families import family_of
 from tiny_models import BLOCKS, FAMILIES, LENGTH, save_tiny_model, tiny_config, tiny_model
 
 
-def assert_shapes_fit(shapes: Shapes, config: PreTrainedConfig) -> None:
-    """Compare with the parameters of the model that transformers makes of a config."""
-    model = meta_model(config)
-    blocks = next(
-        module
-        for module in model.modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == config.num_hidden_layers
+@pytest.mark.parametrize("says", ["all", "untied", "little"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shapes_are_those_of_the_parameters(tmp_path: Path, family: str, says: str) -> None:
+    """Also from a config file that leaves defaults out, as files on the hub do: whether Gemma's and
+    OPT's embeddings are tied is not said there.
+    """
+    config = tiny_config(family, **({"tie_word_embeddings": False} if says == "untied" else {}))
+    written = config.to_dict()
+    if says == "little":
+        source = save_tiny_model(tmp_path, family)
+        written = json.loads((source / "config.json").read_text())
+        written.pop("tie_word_embeddings", None)
+        assert len(written) < len(config.to_dict()), "nothing was left out"
+    shapes, model = Shapes.of(written, "float32"), meta_model(config)
+    block = block_of(model)
+    linears = block_linears(block)
+    found = {name: linear.weight.shape for name, linear in linears.items()}
+    named = zip(family_of(config.model_type).linears, shapes.matrices, strict=True)
+    assert {name: (matrix.outputs, matrix.inputs) for name, matrix in named} == found
+    assert shapes.block_weights == sum(linear.weight.numel() for linear in linears.values())
+    table = family_of(config.model_type)
+    groups = (
+        {table.query, table.key, table.value},
+        {table.attention_output},
+        set(table.mlp_inputs),
+        {table.mlp_output},
     )
-    linears = block_linears(blocks[0]).values()
-    assert shapes.block_weights == sum(linear.weight.numel() for linear in linears)
-    family = family_of(config.model_type)
-    for weights, width, names in zip(
-        shapes.weights,
-        shapes.inputs,
-        (
-            {family.query, family.key, family.value},
-            {family.attention_output},
-            set(family.mlp_inputs),
-            {family.mlp_output},
-        ),
-        strict=True,
-    ):
-        fed = [blocks[0].get_submodule(name) for name in names]
+    for weights, width, names in zip(shapes.weights, shapes.inputs, groups, strict=True):
+        fed = [block.get_submodule(name) for name in names]
         assert weights == sum(linear.weight.numel() for linear in fed)
         assert {linear.in_features for linear in fed} == {width}
     embeddings = {
@@ -48,8 +53,7 @@ def assert_shapes_fit(shapes: Shapes, config: PreTrainedConfig) -> None:
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
     }
     assert shapes.outer_weights == sum(embeddings.values())
-    assert shapes.blocks == config.num_hidden_layers
-    assert shapes.hidden == config.hidden_size
+    assert (shapes.blocks, shapes.hidden) == (config.num_hidden_layers, config.hidden_size)
     assert shapes.vocabulary == config.vocab_size
     # What is left out (norms, biases, OPT's positions) is small in any model but these tiny ones.
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -57,55 +61,9 @@ def assert_shapes_fit(shapes: Shapes, config: PreTrainedConfig) -> None:
     assert 0.8 * total < counted <= total
 
 
-@pytest.mark.parametrize("tie", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_weights_are_the_parameters(family: str, tie: bool) -> None:
-    config = tiny_config(family, tie_word_embeddings=tie)
-    assert_shapes_fit(Shapes.of(config.to_dict(), "float32"), config)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_weights_from_a_config_file_that_leaves_defaults_out(tmp_path: Path, family: str) -> None:
-    """As files on the hub do: whether Gemma's and OPT's embeddings are tied is not said there."""
-    source = save_tiny_model(tmp_path, family)
-    written = json.loads((source / "config.json").read_text())
-    written.pop("tie_word_embeddings", None)
-    config = tiny_config(family)
-    assert len(written) < len(config.to_dict()), "nothing was left out"
-    assert_shapes_fit(Shapes.of(written, "float32"), config)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_matrices_are_named_as_in_the_model(family: str) -> None:
-    model = tiny_model(family)
-    shapes = Shapes.of(model.config.to_dict(), "float32")
-    block = next(it for it in model.modules() if isinstance(it, nn.ModuleList))[0]
-    found = {name: linear.weight.shape for name, linear in block_linears(block).items()}
-    names = family_of(shapes.model_type).linears
-    ours = zip(names, shapes.matrices, strict=True)
-    assert {name: (matrix.outputs, matrix.inputs) for name, matrix in ours} == found
-
-
-def test_outputs_of_a_block_are_counted_not_its_inputs() -> None:
-    """In Phi-3-mini, queries, keys and values are one matrix, and so is what leads into the MLP."""
-    phi = {
-        "model_type": "phi3",
-        "num_hidden_layers": 32,
-        "hidden_size": 3072,
-        "intermediate_size": 8192,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-        "vocab_size": 32064,
-        "tie_word_embeddings": False,
-    }
-    shapes = Shapes.of(phi, "bfloat16")
-    assert shapes.matrices == (
-        LinearShape(group=0, inputs=3072, outputs=9216),
-        LinearShape(group=1, inputs=3072, outputs=3072),
-        LinearShape(group=2, inputs=3072, outputs=16384),
-        LinearShape(group=3, inputs=8192, outputs=3072),
-    )
-    assert shapes.output_width == 9216 + 3072 + 16384 + 3072 == 31744
+def block_of(model: nn.Module) -> Any:
+    """Return the first block of a model."""
+    return next(module for module in model.modules() if isinstance(module, nn.ModuleList))[0]
 
 
 FALCON = {
@@ -119,19 +77,6 @@ FALCON = {
 }
 # Configs as the hub has them, and the billions of weights on the models' own cards.
 PUBLISHED: dict[str, tuple[dict[str, Any], float]] = {
-    "Llama-3.1-8B": (
-        {
-            "model_type": "llama",
-            "num_hidden_layers": 32,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "vocab_size": 128256,
-            "tie_word_embeddings": False,
-        },
-        8.03,
-    ),
     # Its embeddings are tied by default.
     "OPT-1.3B": (
         {
@@ -230,7 +175,7 @@ def test_bytes_that_a_backward_pass_needs(family: str, length: int) -> None:
     known = tiny_config(family).to_dict()
     changes = {key: value for key, value in (wide | width).items() if key in (*known, *wide)}
     model = tiny_model(family, **changes)
-    block = next(it for it in model.modules() if isinstance(it, nn.ModuleList))[0]
+    block = block_of(model)
     calls: list[tuple[Any, Any]] = []
     block.register_forward_pre_hook(lambda _, *given: calls.append(given), with_kwargs=True)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What `auto` decides, and which jobs fit a machine."""
+"""Planned memory: what `auto` decides by it, which jobs fit a machine, and what it consists of."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from freelunch.costs.capacity import misfits
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan, decide_residency, decide_window
 from freelunch.costs.plan_text import plan_text
-from freelunch.costs.retraining_costs import retrain
+from freelunch.costs.retraining_costs import memory_bytes, retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruct
 from freelunch.study.adaptations import Reconstruction
@@ -24,7 +24,12 @@ from refusals import refused
 LARGE = Path("studies/large.yaml")
 GB = 10**9
 SHAPES = Shapes.of(QWEN_72B, "bfloat16")
+BLOCK = SHAPES.block_weights
 SAMPLE = 8, 256
+# One small block, and so many words that nothing but logits counts.
+_SMALL = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
+MANY_WORDS = Shapes.of(QWEN_72B | _SMALL | _HEADS | {"vocab_size": 10**6}, "bfloat16")
 
 
 def windows_of(**settings: Any) -> Reconstruction:
@@ -95,9 +100,10 @@ def test_the_smaller_of_budget_and_device_decides() -> None:
     for device, name in ((None, " 60 GB"), (70 * GB, " 60 GB"), (30 * GB, " the device's 30 GB")):
         window, why = decide_window(SHAPES, *SAMPLE, settings, device)
         assert f" of{name}" in str(why)
-        larger = settings.model_copy(update={"window": int(window) + 1})
-        chosen = settings.model_copy(update={"window": window})
-        fits, not_fits = (reconstruct(SHAPES, *SAMPLE, each) for each in (chosen, larger))
+        fits, not_fits = (
+            reconstruct(SHAPES, *SAMPLE, settings.model_copy(update={"window": int(window) + more}))
+            for more in (0, 1)
+        )
         if device == 30 * GB:
             assert fits.memory(device=True).device <= device < not_fits.memory(device=True).device
         else:
@@ -123,10 +129,7 @@ def test_the_plan_says_what_was_decided_and_why() -> None:
         assert found.split()[2] == residency and f"of the device's {size}.0 GB" in found
     # Its own budget is smaller than this device.
     assert Plan.of(large, 800 * GB).window("llama-3.1-8b", "recon_auto")[0] == 13
-
-
-def test_auto_with_a_search_over_epochs() -> None:
-    """The budget is of memory, which epochs do not change."""
+    # The budget is of memory, which a search over epochs does not change.
     rows = set()
     for epochs in (1, [1, 2]):
         entry = {"method": "reconstruction", "window": "auto", "memory_gb": 4, "epochs": epochs}
@@ -175,31 +178,55 @@ def test_a_retraining_that_does_not_fit(
     assert found.endswith(f"GB, the device has {device_gb} GB; {way_out}")
 
 
-# --- Memory and operations of windows
+# --- What stands in memory at once
 
 
-def test_a_batch_is_never_larger_than_the_sample() -> None:
+def test_a_batch_is_never_larger_than_the_sample_and_one_matrix_at_a_time_is_solved() -> None:
     needs = [reconstruct(SHAPES, *SAMPLE, windows_of(batch=batch)) for batch in (8, 64)]
     assert needs[0].memory_bytes == needs[1].memory_bytes
-
-
-def test_one_matrix_at_a_time_is_solved() -> None:
     wide = 29568
     solving = 8 * (2 * wide**2 + 4 * wide * 8192)
     settings = read_adaptation({"method": "least_squares"})
     assert solving < reconstruct(SHAPES, *SAMPLE, settings).memory_bytes < 1.5 * solving
 
 
-def test_where_layers_are_fused_the_largest_is_the_fused_one() -> None:
-    fused = Shapes.of({**QWEN_72B, "model_type": "phi3"}, "bfloat16")
-    assert fused.largest_matrix == 2 * SHAPES.largest_matrix
-    assert fused.weights == SHAPES.weights and fused.block_weights == SHAPES.block_weights
+def planned(streamed: bool, blocks: int = 3, vocabulary: int = 1000, **entry: Any) -> int:
+    """Return the planned memory of a model of wide blocks, in bytes; sequences are short."""
+    sizes = {"num_hidden_layers": blocks, "vocab_size": vocabulary}
+    shapes = Shapes.of(QWEN_72B | sizes, "bfloat16")
+    return memory_bytes(shapes, 4, 16, read_adaptation(entry), streamed)
 
 
-def test_a_distillation_makes_again_what_the_dense_pass_left_nowhere() -> None:
-    """Of text beyond the calibration sample, or where nothing is kept."""
-    distilled = read_adaptation({"method": "norms", "loss": "distillation"})
-    kept, made = (retrain(SHAPES, 4, 128, distilled, keep).flops for keep in ("every_4", "none"))
-    assert made - kept == SHAPES.forward_flops(4 * 128, 128)
-    plain = read_adaptation({"method": "norms"})
-    assert retrain(SHAPES, 4, 128, plain, "none") == retrain(SHAPES, 4, 128, plain, "all")
+def test_several_micro_batches_of_full_hold_copies_beside_gradients() -> None:
+    """In the precision of the passes, which is bfloat16 here."""
+    entry = {"method": "full"}
+    whole, parts = (planned(False, blocks=20, **entry, micro_batch=micro) for micro in (4, 1))
+    assert 0.9 * 2 * 20 * BLOCK < parts - whole < 2 * 20 * BLOCK
+    single = {**entry, "precision": "float32"}
+    assert planned(False, **single, micro_batch=1) <= planned(False, **single, micro_batch=4)
+
+
+def test_a_streamed_model_holds_the_next_block_and_no_logits_beside_it() -> None:
+    # Two bytes a weight and one of its mask; adapters of a second block are small.
+    for method, each in (("masklora", 2 + 1), ("full", 4 + 2 + 1)):
+        one, two = (planned(True, blocks=blocks, method=method) for blocks in (1, 2))
+        assert each * BLOCK <= two - one < 1.1 * each * BLOCK
+    few, many = (planned(True, vocabulary=words, method="norms") for words in (1000, 100_000))
+    # Only the embedding and the head grow.
+    assert many - few == 2 * 2 * 99_000 * QWEN_72B["hidden_size"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_distillation_holds_logits_of_the_teacher_too(streamed: bool) -> None:
+    """Three arrays as large as the logits of 2 sequences of 16 tokens, in float32."""
+    entries = ({"method": "norms", "batch": 2}, {"loss": "distillation"})
+    plain, distilled = (
+        memory_bytes(MANY_WORDS, 4, 16, read_adaptation(entry), streamed)
+        for entry in (entries[0], entries[0] | entries[1])
+    )
+    assert distilled - plain == 3 * 4 * (2 * 16) * 10**6
+
+
+def test_a_training_keeps_its_last_state_while_it_writes_the_next() -> None:
+    cost = retrain(MANY_WORDS, 4, 16, read_adaptation({"method": "full", "epochs": 2}))
+    assert cost.scratch_bytes == 2 * cost.saved_bytes > 0
