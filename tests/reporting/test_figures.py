@@ -5,18 +5,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
 from freelunch.audit.figures import figures, figures_of
 from freelunch.core.code_digest import SCRIPTS
-from freelunch.reporting import labels
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
 from freelunch.reporting.drawing import adaptation_looks, figure_files
 from freelunch.reporting.drawing.figure_files import draw_figure
 from freelunch.reporting.drawing.style import apart, widen
+from freelunch.reporting.labels import pattern_label
 from freelunch.reporting.results import csv_text
 from freelunch.study.methods import METHODS
 from freelunch.study.study import Study
@@ -35,6 +34,10 @@ draw_figure("{CRITERIA}", Path(sys.argv[1]), {SETTINGS}, outputs)
 """
 
 
+BLOCK = {"method": "reconstruction", "window": 1}
+FULL = {"method": "full"}
+
+
 # --- Which figures
 
 
@@ -46,7 +49,6 @@ def names(study: Study) -> str:
     ("source", "expected"),
     [
         ("config.yaml", "budget_ratios budgets criteria drift effects windows"),
-        ("studies/full.yaml", "budget_ratios budgets criteria drift effects windows"),
         ("studies/retraining.yaml", "budget_ratios budgets effects"),
         ("studies/criteria.yaml", "criteria effects"),
         (
@@ -63,31 +65,22 @@ def test_figures_of_the_studies_of_this_repository(source: str, expected: str) -
 @pytest.mark.parametrize(
     ("expected", "grid"),
     [
-        ("criteria", {"adaptations": ["none"]}),
-        ("criteria effects", {"adaptations": ["none", "recon_block"]}),
-        ("effects windows", {"adaptations": ["none", "recon_block", "recon_all"]}),
-        (
-            "budget_ratios budgets effects windows",
-            {"adaptations": ["none", "recon_block", "recon_all", "full"]},
-        ),
+        ("criteria", {"adaptations": "none"}),
+        ("criteria effects", {"adaptations": "none recon_block"}),
+        ("effects windows", {"adaptations": "none recon_block recon_all"}),
+        ("budget_ratios budgets effects", {"adaptations": "none recon_block full"}),
         (
             "criteria effects windows",
-            {
-                "criteria": ["wanda", "magnitude"],
-                "adaptations": ["none", "recon_block", "recon_all"],
-            },
+            {"criteria": "wanda magnitude", "adaptations": "none recon_block recon_all"},
         ),
-        ("criteria effects", {"patterns": ["u50", "u60"]}),
-        ("effects sizes", {"models": ["tiny", "tiny-2"]}),
+        ("effects sizes", {"models": "tiny tiny-2"}),
     ],
 )
-def test_one_criterion_is_compared_with_nothing(expected: str, grid: dict[str, Any]) -> None:
+def test_one_criterion_is_compared_with_nothing(expected: str, grid: dict[str, str]) -> None:
     """The figure of criteria gives way to a comparison, and is there where there is none."""
-    more = {
-        "recon_all": {"method": "reconstruction", "window": "all"},
-        "full": {"method": "full"},
-    }
-    assert names(make_study(more, **{"criteria": ["wanda"], **grid})) == expected
+    more = {"recon_all": {**BLOCK, "window": "all"}, "full": FULL}
+    choices = {key: values.split() for key, values in {"criteria": "wanda", **grid}.items()}
+    assert names(make_study(more, **choices)) == expected
 
 
 # --- Files
@@ -157,15 +150,6 @@ def test_failed_saving_leaves_no_file(
 
 # --- Looks
 
-BLOCK = {"method": "reconstruction", "window": 1}
-FULL = {"method": "full"}
-
-
-def looks_of(windows: list[str | int]) -> dict[str, adaptation_looks.Mark]:
-    return {
-        **adaptation_looks.marks({str(window): {**BLOCK, "window": window} for window in windows})
-    }
-
 
 def test_an_adaptation_has_one_look_in_every_study() -> None:
     one = adaptation_looks.marks({"a": BLOCK, "b": FULL})
@@ -178,7 +162,8 @@ def test_an_adaptation_has_one_look_in_every_study() -> None:
 
 
 def test_no_two_sorts_of_windows_share_a_colour_nor_does_retraining_that_of_a_block() -> None:
-    looks = looks_of(["matrix", "attention_mlp", 1, 2, 5, "all"])
+    windows = ["matrix", "attention_mlp", 1, 2, 5, "all"]
+    looks = adaptation_looks.marks({str(each): {**BLOCK, "window": each} for each in windows})
     assert len({look.colour for look in looks.values()}) == len(looks)
     retraining = adaptation_looks.marks({name: {"method": name} for name in METHODS})
     colours = {look.colour for name, look in retraining.items() if name != "none"}
@@ -222,23 +207,23 @@ def test_an_amount_of_text_changes_the_label_and_not_the_mark() -> None:
         "retraining: all weights, distilled",
     ]
     assert looks["full_10"].series == "retraining: all weights"
+    # Budgets are named where they differ.
+    small, large = {**BLOCK, "budget": {"tokens": 16384}}, {**BLOCK, "budget": {"tokens": 65536}}
+    other = {**small, "window": "matrix"}
+    labels = adaptation_looks.adaptation_labels({"small": small, "large": large, "matrix": other})
+    assert [labels[name].split(": ")[1] for name in ("small", "large", "matrix")] == [
+        "one block, 16,384 tokens",
+        "one block, 65,536 tokens",
+        "single matrices",
+    ]
     # What words do not tell apart also has its name.
     twice = {"a": full, "b": {**full, "learning_rate": 1e-4}}
     assert adaptation_looks.adaptation_labels(twice)["b"] == "retraining: all weights (b)"
 
 
-@pytest.mark.parametrize(
-    ("pattern", "label"),
-    [
-        ("u50", "50 % unstructured"),
-        ("2of4", "2:4"),
-        ("4of8", "4:8"),
-        ("1of4", "3:4"),
-        ("s20", "20 % structured"),
-    ],
-)
-def test_patterns_are_named_for_people(pattern: str, label: str) -> None:
-    assert labels.pattern_label(pattern) == label
+def test_patterns_are_named_for_people() -> None:
+    named = {"u50": "50 % unstructured", "2of4": "2:4", "1of4": "3:4", "s20": "20 % structured"}
+    assert {pattern: pattern_label(pattern) for pattern in named} == named
 
 
 # --- Parts

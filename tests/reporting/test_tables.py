@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -149,16 +150,9 @@ def test_gaps_are_written_where_the_summary_shows_them() -> None:
 
 def test_paired_standard_error_is_that_of_the_differences() -> None:
     records = make_records(make_study(), PERPLEXITIES)
-    losses, dense = losses_of(records[WANDA]), losses_of(records[DENSE])
-    count = len(losses)
-    mean = 0.0
-    for loss, dense_loss in zip(losses, dense, strict=True):
-        mean += (loss - dense_loss) / count
-    squares = 0.0
-    for loss, dense_loss in zip(losses, dense, strict=True):
-        squares += (loss - dense_loss - mean) ** 2
-    error = math.sqrt(squares / (count - 1) / count)
-
+    pairs = zip(losses_of(records[WANDA]), losses_of(records[DENSE]), strict=True)
+    differences = [loss - dense for loss, dense in pairs]
+    mean, error = fmean(differences), stdev(differences) / math.sqrt(len(differences))
     row = row_of(records, WANDA)
     assert row["loss_minus_dense"] == pytest.approx(mean, rel=1e-12)
     assert row["loss_minus_dense_standard_error"] == pytest.approx(error, rel=1e-12)
@@ -166,16 +160,11 @@ def test_paired_standard_error_is_that_of_the_differences() -> None:
     # Windows are hard or easy for both, so unpaired errors would be several times as large.
     metrics = records[WANDA]["metrics"]["perplexity"]
     assert error < metrics["loss_standard_error"] / 2
-    # An equal shift of all windows has no error.
+    # An equal shift of all windows has no error; and the dense row compares with nothing.
     assert paired_difference([2.0, 3.5, 5.0], [1.5, 3.0, 4.5]) == (0.5, 0.0)
-
-
-def test_dense_row_compares_with_nothing() -> None:
-    row = row_of(make_records(make_study(), PERPLEXITIES), DENSE)
+    row = row_of(records, DENSE)
     for column in ("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"):
         assert row[column] is None
-    assert row["calibration_wall_s"] is None
-    assert row["evaluation_wall_s"] == 20.5
 
 
 def test_costs_are_of_their_own_steps() -> None:
@@ -186,6 +175,8 @@ def test_costs_are_of_their_own_steps() -> None:
     assert {pruned[f"adaptation_{key}"] for key in costs} == {None}
     assert adapted["calibration_wall_s"] == 2.25 + 11.5
     assert adapted["pruning_wall_s"] == 3.75
+    dense = row_of(records, DENSE)
+    assert (dense["calibration_wall_s"], dense["evaluation_wall_s"]) == (None, 20.5)
     records[RECONSTRUCTED]["cost"]["reconstruct_window"]["flops"] = 1.244e15
     text = summary_text([cells_section(make_study(), means_over_seeds(records))])
     assert "1,244 TFLOP" in text, "written without an exponent"
@@ -287,15 +278,7 @@ def test_two_seeds_have_a_mean_an_error_and_a_spread() -> None:
     assert error == pytest.approx(means.std(), rel=0.06)
 
 
-def test_seeds_that_are_equal_change_nothing_but_the_spread() -> None:
-    one = (20.0, 1.0, [2.9, 3.1, math.log(20.0) * 3 - 6.0])
-    mean, error, spread = mean_over_seeds([one, one])
-    alone = np.std(one[2], ddof=1) / math.sqrt(3) * 20.0
-    assert (mean, spread) == (20.0, 0.0)
-    assert error == pytest.approx(alone, rel=1e-12)
-
-
-def test_one_seed_has_no_spread() -> None:
+def test_one_seed_has_no_spread_and_equal_seeds_change_nothing_else() -> None:
     study = make_study()
     built = Built(study, make_records(study, PERPLEXITIES))
     assert {row["perplexity_standard_deviation_over_seeds"] for row in built.criteria} == {""}
@@ -303,13 +286,15 @@ def test_one_seed_has_no_spread() -> None:
     for rows in zip(built.summary, built.criteria, strict=True):
         of_cell, mean = (float(row["perplexity_standard_error"]) for row in rows)
         assert of_cell == pytest.approx(mean, rel=1e-12)
+    one = (20.0, 1.0, [2.9, 3.1, math.log(20.0) * 3 - 6.0])
+    mean, error, spread = mean_over_seeds([one, one])
+    assert (mean, spread) == (20.0, 0.0)
+    assert error == pytest.approx(np.std(one[2], ddof=1) / math.sqrt(3) * 20.0, rel=1e-12)
 
 
 def test_each_model_begins_with_its_dense_cell() -> None:
-    study = make_study(models=["tiny", "tiny-2"])
-    groups = seed_groups(make_records(study, {}))
-    models = [cells[0].model for cells in groups]
-    assert models == ["tiny"] * 5 + ["tiny-2"] * 5
+    groups = seed_groups(make_records(make_study(models=["tiny", "tiny-2"]), {}))
+    assert [cells[0].model for cells in groups] == ["tiny"] * 5 + ["tiny-2"] * 5
     assert [cells[0].is_dense for cells in groups] == ([True] + [False] * 4) * 2
 
 
@@ -384,19 +369,9 @@ def test_one_table_in_two_forms() -> None:
     assert "not on WikiText-2" in tex and "`" not in tex and r"recon\_block" in tex
     assert tex.count(r"\begin{longtable}") == tex.count(r"\caption{") == 2
     assert r"\label{tab:made-up-cells}" in tex and r"\label{tab:made-up-gaps}" in tex
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("50 %", r"50 \%"),
-        ("a_b & c", r"a\_b \& c"),
-        ("1 ± 2", r"1 $\pm$ 2"),
-        ("x^2~", r"x\textasciicircum{}2\textasciitilde{}"),
-    ],
-)
-def test_what_latex_reads_as_something_else_is_escaped(text: str, expected: str) -> None:
-    assert escaped(text) == expected
+    assert escaped("5 % ± a_b & x^2~") == (
+        r"5 \% $\pm$ a\_b \& x\textasciicircum{}2\textasciitilde{}"
+    )
 
 
 def test_numbers_for_text() -> None:

@@ -1,0 +1,249 @@
+"""The figures of budgets, drift, windows and sizes, from made-up data: what is drawn, and that it
+can be read.
+"""
+
+import math
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from figure_words import assert_words_inside, drawn, words_of
+from freelunch.analysis.criteria_gap import gap_rows, size_rows
+from freelunch.reporting.drawing.adaptation_looks import PALE, marks
+from freelunch.reporting.drawing.style import CHOSEN
+from freelunch.reporting.figures import (
+    drift_by_depth,
+    gain_by_window,
+    gap_by_size,
+    quality_by_budget,
+)
+from records_for_tests import make_records, make_study
+
+Rows = list[dict[str, Any]]
+BLOCK: dict[str, Any] = {"method": "reconstruction", "window": 1}
+MATRIX = {**BLOCK, "window": "matrix", "train_norms": False}
+ADAPTATIONS: dict[str, dict[str, Any]] = {
+    "matrix": MATRIX,
+    "exact": {"method": "least_squares"},
+    "block": BLOCK,
+    "five": {**BLOCK, "window": 5},
+    "whole": {**BLOCK, "window": "all"},
+    "block_3": {**BLOCK, "budget": {"tokens": 24576}},
+    "block_10": {**BLOCK, "budget": {"tokens": 81920}},
+    "behind": {**MATRIX, "targets": "behind_sparse"},
+    f"block_{'very_' * 8}long": BLOCK,
+    "lost": {**MATRIX, "targets": "behind_sparse", "lost_residual": True},
+    **{name: {"method": name} for name in ("full", "masklora", "biases", "norms")},
+}
+PRUNED = {"model": "tiny", "criterion": "wanda", "pattern": "u50"}
+
+
+# --- Budgets
+
+RECONSTRUCTION = "reconstruction, window 1"
+SERIES = {"block": RECONSTRUCTION, "full": "full", "masklora": "masklora"}
+POINTS = {
+    RECONSTRUCTION: [(8192, 41.0), (24576, 39.0), (81920, 38.0)],
+    "full": [(8192, 44.0), (24576, 40.0), (81920, 36.0)],
+    "masklora": [(8192, 43.0)],
+}
+
+
+def budgets(**changes: Any) -> Rows:
+    row = {**PRUNED, "seeds": 1, "selected_on": "", "perplexity_error_beside_reference": 0.4}
+    row |= {"perplexity_unadapted": 48.0, "perplexity_dense": 21.0}
+    return [
+        {
+            **row,
+            "series": series,
+            "tokens": tokens,
+            "flops": tokens * 1e9,
+            "peak_bytes": tokens * 1e5,
+            "perplexity": perplexity,
+            **changes,
+        }
+        for series, points in POINTS.items()
+        for tokens, perplexity in points
+    ]
+
+
+def budgets_figure(data: Rows) -> Figure:
+    return drawn(quality_by_budget, data, adaptations=ADAPTATIONS, series=SERIES, text="text")
+
+
+@pytest.mark.parametrize("on", ["", "evaluation"])
+def test_every_series_is_drawn_against_tokens_operations_and_memory(on: str) -> None:
+    figure = budgets_figure(budgets(selected_on=on))
+    assert_words_inside(figure)
+    labels = ["tokens seen", "operations (TFLOP)", "peak memory of a job (GB)"]
+    assert [axes.get_xlabel() for axes in figure.axes] == labels
+    for axes, unit in zip(figure.axes, (1.0, 1e-3, 1e-4), strict=True):
+        assert len(axes.containers) == len(POINTS)
+        for (line, *_), points in zip(axes.containers, POINTS.values(), strict=True):
+            assert list(line.get_xdata()) == pytest.approx([x * unit for x, _ in points])
+            assert list(line.get_ydata()) == [y for _, y in points]
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["reconstruction: one block", "retraining: all weights", "retraining: MaskLoRA"]
+    marked = {container[0].get_marker() for container in figure.axes[0].containers}
+    assert len(marked) == len(POINTS), "marks differ in grey, too"
+    # A choice on the evaluation text has a dagger.
+    assert (CHOSEN in figure.legends[0].get_title().get_text()) == bool(on)
+    daggers = [text.get_text() for text in figure.axes[0].texts]
+    assert daggers == ["\N{DAGGER}"] * (sum(map(len, POINTS.values())) if on else 0)
+
+
+def test_what_is_not_finite_is_said_and_in_no_line() -> None:
+    data = budgets()
+    data[-1]["perplexity"] = data[1]["perplexity"] = "nan"
+    data[3]["perplexity_unadapted"] = "nan"
+    figure = budgets_figure(data)
+    for axes, unit in zip(figure.axes, (1.0, 1e-3, 1e-4), strict=True):
+        said = [text.xy for text in axes.texts if text.get_text() == "not finite"]
+        assert said == [pytest.approx((tokens * unit, 1.0)) for tokens in (24576, 8192)]
+    assert len(figure.axes[0].containers[0][0].get_xdata()) == 2
+    assert "not adapted" in figure.axes[0].get_title(loc="left")
+
+
+@pytest.mark.parametrize("largest", [60.0, 300.0, 2e6])
+def test_ticks_of_a_logarithmic_axis_are_few_and_plain(largest: float) -> None:
+    data = budgets()
+    data[-1]["perplexity"] = largest
+    for axes in budgets_figure(data).axes:
+        low, high = axes.get_ylim()
+        ticks = zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+        shown = [label.get_text() for label, at in ticks if low <= at <= high]
+        assert 2 <= len(shown) <= 9 and not any("e+" in text for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("flops", "label", "divided"),
+    [
+        ([5e7, 2e8], "operations (MFLOP)", [50, 200]),
+        ([9e11, 4e12], "operations (TFLOP)", [0.9, 4]),
+        ([2e15, 5e17], "operations (PFLOP)", [2, 500]),
+        ([1e3], "operations (MFLOP)", [1e-3]),
+    ],
+)
+def test_the_unit_of_operations_fits_the_data(
+    flops: list[float], label: str, divided: list[float]
+) -> None:
+    named, unit = quality_by_budget.axis_of(quality_by_budget.OPERATIONS, flops)
+    assert named == label
+    assert [value / unit for value in flops] == pytest.approx(divided)
+
+
+def test_axes_span_the_data_and_the_title_says_where_the_other_levels_are() -> None:
+    axes = budgets_figure(budgets()).axes[0]
+    low, high = axes.get_ylim()
+    assert 34.9 < low < 35.6 and 44.4 < high < 45.2
+    title = "tiny, Wanda, 50 % unstructured\none seed; not adapted: 48.0 \u2191, dense: 21.0 \u2193"
+    assert axes.get_title(loc="left") == title
+    near = budgets_figure(budgets(perplexity_unadapted=44.0)).axes[0]
+    assert "not adapted (dotted): 44.0" in near.get_title(loc="left")
+    assert 44.0 in {line.get_ydata()[0] for line in near.lines}
+
+
+# --- Drift
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        ("matrix exact block five whole", "matrix block whole"),
+        # Without a single window of one block, that in the middle.
+        ("block block_3 block_10 five", "block block_10 five"),
+        ("block block_3 block_10 full norms", "block block_3 block_10 norms"),
+        ("block full masklora norms", "block masklora norms"),
+        ("full masklora biases norms", "masklora biases norms"),
+        ("block full norms", "block full norms"),
+    ],
+)
+def test_few_lines_are_named(names: str, named: str) -> None:
+    """A retraining is no window."""
+    row = {**PRUNED, "seeds": 1, "compared": 1, "output": "block", "mean": 0.1}
+    shown, expected = ["none", *names.split()], ["none", *named.split()]
+    rows = [
+        {**row, "adaptation": name, "kind": kind, "block": block}
+        for name in shown
+        for kind in drift_by_depth.KINDS
+        for block in range(4)
+    ]
+    figure = drawn(drift_by_depth, rows, adaptations=ADAPTATIONS)
+    accumulated = figure.axes[0]
+    coloured = [line for line in accumulated.lines if line.get_color() != PALE]
+    assert len(coloured) == len(expected) and len(accumulated.lines) == len(shown)
+    looks = marks(ADAPTATIONS)
+    labels = {looks[name].label.removeprefix("reconstruction: ") for name in expected}
+    assert {text.get_text() for text in accumulated.texts} == labels
+    words = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert words == (["other adaptations"] if len(expected) < len(shown) else [])
+
+
+# --- Windows
+
+
+def window(adaptation: str, missed: float, **changes: Any) -> dict[str, Any]:
+    row = {**PRUNED, "tokens": 8192, "seeds": 3, "adaptation": adaptation}
+    row |= {"gain_missed": missed, "gain_missed_standard_error": 0.05}
+    row |= {"adaptation_peak_bytes": 7e8, "perplexity": 50.0, "selected_on": ""}
+    return row | changes
+
+
+def windows_figure(rows: Rows) -> Figure:
+    return drawn(gain_by_window, rows, adaptations=ADAPTATIONS, text="some-text")
+
+
+@pytest.mark.parametrize("lost", [0.3, 66.89])
+def test_a_window_that_misses_everything_leaves_the_others_their_room(lost: float) -> None:
+    missed = {"block": 0.0, "matrix": 0.6, "behind": 0.5, "lost": lost}
+    rows = [window(name, value) for name, value in missed.items()]
+    rows[-1]["perplexity"] = 997149.8
+    figure = windows_figure(rows)
+    left, right = figure.axes[0].get_xlim()
+    assert left < -5 and 60 < right < 100
+    words = " ".join(words_of(figure))
+    assert ("6,689 \u2192" in words) == ("\u2192: beyond 200 %" in words) == (lost > 1)
+    # A perplexity has as many digits as it is good for.
+    assert "997,150" in words and "50.0" in words
+    assert_words_inside(figure)
+
+
+@pytest.mark.parametrize("on", ["", "evaluation"])
+def test_labels_of_several_lines_do_not_overlap(on: str) -> None:
+    """Also that of an adaptation with a long name, which is shown since another is its equal."""
+    names = ["block", "behind", "lost"]
+    names += [name for name in ADAPTATIONS if on and "very" in name]
+    rows = [window(name, 0.1, selected_on=on) for name in names * (9 // len(names) + 1)]
+    boxes = [label.get_window_extent() for label in windows_figure(rows).axes[0].get_yticklabels()]
+    assert len(boxes) == 12
+    assert not any(box.count_overlaps(boxes[at + 1 :]) for at, box in enumerate(boxes))
+
+
+# --- Sizes
+
+
+def test_gaps_stand_beside_sizes_with_a_line_for_each_adaptation() -> None:
+    sizes = {"tiny": 1000, "tiny-2": 4000}
+    study = make_study(models=list(sizes))
+    perplexities: dict[str, float | None] = {
+        str(cell): (100.0 if cell.criterion == "magnitude" else 50.0)
+        for cell in study.cells
+        if not cell.is_dense
+    }
+    records = make_records(study, perplexities)
+    for cell, record in records.items():
+        record["identity"]["parameters"] = sizes[cell.model]
+    rows = size_rows(gap_rows(records), records)
+    assert [(row["model"], row["parameters"], row["adaptation"]) for row in rows] == [
+        (model, size, adaptation)
+        for model, size in sizes.items()
+        for adaptation in ("none", "recon_block")
+    ]
+    assert all(row["loss_gap"] == pytest.approx(math.log(2)) for row in rows)
+    adaptations = {"recon_block": {"method": "full"}}
+    (axes,) = drawn(gap_by_size, rows, adaptations=adaptations).axes
+    lines = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
+    assert lines == [[1000, 4000], [1000, 4000]]
+    of_one_model = [row for row in rows if row["model"] == "tiny"]
+    assert "only one model" in drawn(gap_by_size, of_one_model, adaptations={}).texts[0].get_text()
