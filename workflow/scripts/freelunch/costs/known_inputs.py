@@ -37,10 +37,7 @@ def shapes_of(study: Study, model: str) -> Shapes | None:
     for path, config in _configs(study, model):
         check_shapes(config, path)
         with suppress(ValueError, KeyError, TypeError, AttributeError):
-            shapes = Shapes.of(config, dtype)
-            # `null` in place of a number survives until it is used.
-            if None not in (shapes.blocks, shapes.intermediate):
-                return shapes
+            return Shapes.of(config, dtype)
     architecture = study.model(model).architecture
     return None if architecture is None else Shapes.of(architecture.as_json(), dtype)
 

@@ -10,9 +10,6 @@ Element-wise work is left out: norms, activations, softmax, masks, the optimiser
 causal. Its backward pass counts as two forward passes, although kernels recompute some of it.
 """
 
-from dataclasses import dataclass
-from functools import cached_property
-
 from freelunch.costs.cost import ATTENTION, PASSES, PROCESS_BYTES, Cost, Work
 from freelunch.costs.pass_costs import passing
 from freelunch.costs.shapes import Shapes
@@ -78,88 +75,44 @@ def retraining_work(
     return _PlannedRun(shapes, samples, length, settings, streamed).work()
 
 
-@dataclass(frozen=True)
 class _PlannedRun:
-    """A retraining, with what `retrain` takes."""
+    """A retraining, with what `retrain` takes.
 
-    shapes: Shapes
-    samples: int
-    length: int
-    settings: Retraining
-    streamed: bool
+    Attributes:
+        number_bytes: Bytes of a trained number with its moments, in float32.
+        between_bytes: Bytes of a token's hidden states between the blocks of a model in training.
+        numbers: How many numbers train the matrices of all blocks.
+        state_bytes: Bytes of what a retraining moves, with its moments, in float32.
+        staged_bytes: What passes through the host's memory besides the dense model: a state that is
+            saved, or a block that comes with its weights in training from the disk.
+        moved_bytes: What the steps of a streamed training read between their passes, and as much
+            that they write: gradients, weights and moments, one after another.
+    """
 
-    @cached_property
-    def block(self) -> TrainedBlock:
-        return TrainedBlock(self.shapes, self.settings.trained)
-
-    @property
-    def is_full(self) -> bool:
-        return self.settings.trained.weights == FULL
-
-    @property
-    def batch(self) -> int:
-        return min(self.settings.batch, self.samples)
-
-    @property
-    def micro_batch(self) -> int:
-        return min(self.settings.micro_batch or self.batch, self.batch)
-
-    @property
-    def steps(self) -> int:
-        return self.settings.passes * -(-self.samples // self.batch)
-
-    @property
-    def checked(self) -> int:
-        return min(CHECK_SEQUENCES, self.samples)
-
-    @property
-    def recomputes(self) -> bool:
-        return self.streamed or self.settings.gradient_checkpointing
-
-    @property
-    def number_bytes(self) -> int:
-        """Return the bytes of a trained number with its moments, in float32."""
-        return 4 + MOMENT_BYTES[self.settings.optimiser]
-
-    @property
-    def precision_bytes(self) -> int:
-        sizes = {"model": self.shapes.bytes_each, "float32": 4, "bfloat16": 2}
-        return sizes[self.settings.precision]
-
-    @property
-    def between_bytes(self) -> int:
-        """Return the bytes of a token's hidden states between the blocks of a model in training."""
-        return max(self.shapes.bytes_each, self.precision_bytes) * self.shapes.hidden
-
-    @property
-    def numbers(self) -> int:
-        """Return how many numbers train the matrices of all blocks."""
-        return self.shapes.blocks * self.block.parameters
-
-    @property
-    def state_bytes(self) -> int:
-        """Return the bytes of what a retraining moves, with its moments, in float32."""
-        head = self.shapes.head_weights if self.is_full and self.settings.trained.head else 0
-        return self.number_bytes * (self.numbers + head)
-
-    @property
-    def staged_bytes(self) -> int:
-        """Return what passes through the host's memory besides the dense model: a state that is
-        saved, or a block that comes with its weights in training from the disk.
-        """
-        if self.streamed and self.is_full:
-            return self.shapes.block_bytes + 4 * self.block.parameters
-        return self.state_bytes
-
-    @property
-    def moved_bytes(self) -> int:
-        """Return the bytes that the steps of a streamed training read between their passes, and as
-        many that they write: gradients, weights and moments, one after another.
-        """
-        if not self.streamed or not self.is_full:
-            return 0
-        # Without a trained head, which stays in memory. A gradient is in float32, too.
-        return self.steps * (self.number_bytes + 4) * self.numbers
+    def __init__(
+        self, shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
+    ) -> None:
+        self.shapes, self.settings, self.streamed = shapes, settings, streamed
+        self.samples, self.length = samples, length
+        self.block = TrainedBlock(shapes, settings.trained)
+        self.is_full = settings.trained.weights == FULL
+        self.batch = min(settings.batch, samples)
+        self.micro_batch = min(settings.micro_batch or self.batch, self.batch)
+        self.steps = settings.passes * -(-samples // self.batch)
+        self.checked = min(CHECK_SEQUENCES, samples)
+        self.recomputes = streamed or settings.gradient_checkpointing
+        sizes = {"model": shapes.bytes_each, "float32": 4, "bfloat16": 2}
+        self.precision_bytes = sizes[settings.precision]
+        self.between_bytes = max(shapes.bytes_each, self.precision_bytes) * shapes.hidden
+        self.number_bytes = 4 + MOMENT_BYTES[settings.optimiser]
+        self.numbers = shapes.blocks * self.block.parameters
+        head = shapes.head_weights if self.is_full and settings.trained.head else 0
+        self.staged_bytes = self.state_bytes = self.number_bytes * (self.numbers + head)
+        self.moved_bytes = 0
+        if streamed and self.is_full:
+            self.staged_bytes = shapes.block_bytes + 4 * self.block.parameters
+            # Without a trained head, which stays in memory. A gradient is in float32, too.
+            self.moved_bytes = self.steps * (self.number_bytes + 4) * self.numbers
 
     def traffic(self) -> tuple[int, int]:
         """Return the bytes that are read and written, except for the retrained model itself and for

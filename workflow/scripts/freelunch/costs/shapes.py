@@ -2,20 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freelunch.study.families import (
-    FAMILIES,
-    Family,
-    Whole,
-    dropout_of,
-    has_biases,
-    sizes_of,
-    whole_of,
-)
+from freelunch.study.families import FAMILIES, Family, dropout_of, has_biases, sizes_of, whole_of
 from freelunch.study.steps import HEAD_PLACES
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -41,66 +31,77 @@ class LinearShape(NamedTuple):
         return self.inputs * self.outputs
 
 
-@dataclass(frozen=True)
 class Shapes:
-    """Sizes of a decoder-only model.
+    """Sizes of a decoder-only model. Bytes are of weights as they are stored.
 
     Attributes:
         model_type: The family, as transformers calls it.
-        family: Its entry in the table of families; one like Llama's if it has none.
+        is_known, family: Whether it is in the table of families, and its entry; otherwise one like
+            Llama's.
         blocks: Number of decoder blocks.
-        hidden: The hidden size d.
-        intermediate: Width of the MLP.
-        heads: Number of query heads.
-        key_heads: Number of key heads, and of value heads.
-        head: Width of one head.
+        hidden, intermediate: The hidden size d, and the width of the MLP.
+        heads, key_heads: Number of query heads, and of key and value heads.
+        attention, keys: Width of the attention's output before its projection, and of the keys.
         biases: Whether some linear layers of a block have a bias; None if it is not known.
         whole: The setting with which blocks have no halves; None if they have halves.
         dropout: The highest rate of dropout within a block; None if it is not known.
-        outer_weights: Number of weights in embeddings and head.
+        tied: Whether the head shares the embedding's weights.
         vocabulary: Number of rows of the embedding.
-        bytes_each: Bytes of a stored weight.
+        inputs: Widths of a block's inputs; q, k and v share one, gate and up another.
+        matrices: The linear layers of a block, in the order of `Family.linears`.
+        weights: Number of weights in a block that multiply each of `inputs`.
+        block_weights: P, the number of weights in a block's linear layers.
+        outer_weights: Number of weights in embeddings and head.
+        output_width: Summed widths of the outputs of all matrices of a block.
+        masks_bytes: Bytes of the masks of all blocks on disk, where they are packed into bits.
+        staged_bytes: What passes through the host's memory on its way to a device: the outer part
+            as a whole, and later block after block.
+        gram_bytes: Bytes of the Gram matrices of one block, in float32.
     """
 
-    model_type: str
-    family: Family
-    blocks: int
-    hidden: int
-    intermediate: int
-    heads: int
-    key_heads: int
-    head: int
-    biases: bool | None
-    whole: Whole | None
-    dropout: float | None
-    outer_weights: int
-    vocabulary: int
-    bytes_each: int
+    def __init__(self, config: Mapping[str, Any], dtype: str) -> None:
+        sizes = sizes_of(config)
+        self.model_type: str = sizes.get("model_type", "")
+        self.is_known = self.model_type in FAMILIES
+        self.family = FAMILIES.get(self.model_type, Family())
+        self.blocks: int = sizes["num_hidden_layers"]
+        self.hidden: int = sizes["hidden_size"]
+        self.intermediate: int = sizes["intermediate_size"]
+        self.heads: int = sizes["num_attention_heads"]
+        self.key_heads: int = sizes["num_key_value_heads"]
+        self.attention: int = self.heads * sizes["head_dim"]
+        self.keys: int = self.key_heads * sizes["head_dim"]
+        self.biases = has_biases(sizes)
+        self.whole = whole_of(sizes)
+        self.dropout = dropout_of(sizes)
+        self.tied = bool(sizes["tie_word_embeddings"])
+        self.vocabulary: int = sizes["vocab_size"]
+        self.bytes_each: int = DTYPE_BYTES[dtype]
+        layers = self._linear_layers()
+        self.inputs = (self.hidden, self.attention, self.hidden, self.intermediate)
+        self.matrices = tuple(layers)
+        self.weights = tuple(
+            sum(matrix.weights for matrix in layers if matrix.group == group) for group in range(4)
+        )
+        self.largest_matrix: int = max(matrix.weights for matrix in layers)
+        self.output_width: int = sum(matrix.outputs for matrix in layers)
+        self.block_weights: int = sum(self.weights)
+        self.head_weights: int = self.vocabulary * self.hidden
+        self.outer_weights: int = self.head_weights * (1 if self.tied else 2)
+        self.block_bytes: int = self.block_weights * self.bytes_each
+        self.blocks_bytes: int = self.blocks * self.block_bytes
+        self.outer_bytes: int = self.outer_weights * self.bytes_each
+        self.model_bytes: int = self.blocks_bytes + self.outer_bytes
+        self.masks_bytes: int = self.blocks * self.block_weights // 8
+        self.staged_bytes: int = max(self.outer_bytes, self.block_bytes)
+        self.gram_bytes: int = 4 * sum(width**2 for width in self.inputs)
 
     @classmethod
     def of(cls, config: Mapping[str, Any], dtype: str) -> "Shapes":
         """Read the sizes from a transformers config (or an excerpt with the same keys), which may
         have several parts (text, vision): the text part has the decoder's sizes.
         """
-        sizes = sizes_of(config.get("text_config", config))
-        model_type = sizes.get("model_type", "")
-        embedding = sizes["vocab_size"] * sizes["hidden_size"]
-        return cls(
-            model_type=model_type,
-            family=FAMILIES.get(model_type, Family()),
-            blocks=sizes["num_hidden_layers"],
-            hidden=sizes["hidden_size"],
-            intermediate=sizes["intermediate_size"],
-            heads=sizes["num_attention_heads"],
-            key_heads=sizes["num_key_value_heads"],
-            head=sizes["head_dim"],
-            biases=has_biases(sizes),
-            whole=whole_of(sizes),
-            dropout=dropout_of(sizes),
-            outer_weights=embedding * (1 if sizes["tie_word_embeddings"] else 2),
-            vocabulary=sizes["vocab_size"],
-            bytes_each=DTYPE_BYTES[dtype],
-        )
+        return cls(config.get("text_config", config), dtype)
 
     @classmethod
     def read(cls, config_json: Path, dtype: str | None = None) -> "Shapes":
@@ -113,102 +114,17 @@ class Shapes:
         config = json.loads(config_json.read_text())
         return cls.of(config, dtype or config["dtype"])
 
-    @property
-    def is_known(self) -> bool:
-        return self.model_type in FAMILIES
-
-    @property
-    def tied(self) -> bool:
-        """Return whether the head shares the embedding's weights."""
-        return self.outer_weights == self.head_weights
-
-    # --- Weights
-
-    @cached_property
-    def matrices(self) -> tuple[LinearShape, ...]:
-        """Return the linear layers of a block, in the order of `Family.linears`."""
-        keys = self.key_heads * self.head
-        heads = [self.attention, keys, keys]
+    def _linear_layers(self) -> list[LinearShape]:
+        heads = [self.attention, self.keys, self.keys]
         channels = [self.intermediate] * (2 if self.family.gated else 1)
         if self.family.fused:
             heads, channels = [sum(heads)], [sum(channels)]
-        return (
+        return [
             *(LinearShape(0, self.hidden, width) for width in heads),
             LinearShape(1, self.attention, self.hidden),
             *(LinearShape(2, self.hidden, width) for width in channels),
             LinearShape(3, self.intermediate, self.hidden),
-        )
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """Return the widths of a block's inputs; q, k and v share one, gate and up another."""
-        return (self.hidden, self.attention, self.hidden, self.intermediate)
-
-    @cached_property
-    def weights(self) -> tuple[int, ...]:
-        """Return the number of weights in a block that multiply each of `inputs`."""
-        return tuple(
-            sum(matrix.weights for matrix in self.matrices if matrix.group == number)
-            for number in range(len(self.inputs))
-        )
-
-    @property
-    def block_weights(self) -> int:
-        """Return P, the number of weights in a block's linear layers."""
-        return sum(self.weights)
-
-    @property
-    def largest_matrix(self) -> int:
-        return max(matrix.weights for matrix in self.matrices)
-
-    @property
-    def head_weights(self) -> int:
-        return self.vocabulary * self.hidden
-
-    @property
-    def attention(self) -> int:
-        """Return the width of the attention's output, before its projection."""
-        return self.heads * self.head
-
-    @property
-    def output_width(self) -> int:
-        """Return the summed widths of the outputs of all matrices of a block."""
-        return sum(matrix.outputs for matrix in self.matrices)
-
-    # --- Bytes, as weights are stored
-
-    @property
-    def block_bytes(self) -> int:
-        return self.block_weights * self.bytes_each
-
-    @property
-    def blocks_bytes(self) -> int:
-        return self.blocks * self.block_bytes
-
-    @property
-    def outer_bytes(self) -> int:
-        return self.outer_weights * self.bytes_each
-
-    @property
-    def model_bytes(self) -> int:
-        return self.blocks_bytes + self.outer_bytes
-
-    @property
-    def masks_bytes(self) -> int:
-        """Return the bytes of the masks of all blocks on disk, where they are packed into bits."""
-        return self.blocks * self.block_weights // 8
-
-    @property
-    def staged_bytes(self) -> int:
-        """Return the bytes that pass through the host's memory on their way to a device: the outer
-        part as a whole, and later block after block.
-        """
-        return max(self.outer_bytes, self.block_bytes)
-
-    @property
-    def gram_bytes(self) -> int:
-        """Return the bytes of the Gram matrices of one block, in float32."""
-        return 4 * sum(width**2 for width in self.inputs)
+        ]
 
     def hidden_bytes(self, tokens: int) -> int:
         """Return the bytes of the hidden states of these tokens at one boundary."""
@@ -244,9 +160,9 @@ class Shapes:
         the output of the attention; and four arrays of the MLP's width, or two without a gate (as
         autograd saves them in Llama's blocks); and what attention keeps of its scores.
         """
-        attention = 2 * self.attention + 2 * self.key_heads * self.head
+        attention = 2 * self.attention + 2 * self.keys
         if self.family.query_key_norms:
-            attention += 2 * (self.attention + self.key_heads * self.head)
+            attention += 2 * (self.attention + self.keys)
         mlp = (4 if self.family.gated else 2) * self.intermediate
         scores = self.family.scores.saved * self.heads * length if self.family.scores else 0
         norms = 2 * (1 + self.family.norms) * self.hidden

@@ -8,8 +8,6 @@ weight.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 from freelunch.costs.cost import (
     ATTENTION,
@@ -45,46 +43,31 @@ MOMENT_BYTES = {"adamw": 8, "sgd": 4}
 # --- What is trained in a block
 
 
-@dataclass(frozen=True)
 class TrainedBlock:
     """A block whose linear layers are trained by a method (see `freelunch.study.methods`), and the
     head, if it is trained, too. Groups of linear layers are indices into `shapes.inputs`.
+
+    Attributes:
+        matrices: Those of `shapes.matrices` that are trained; all, if the family is not known.
+        weights: Number of weights in them.
+        parameters: How many numbers train them, before any mask.
+        is_low_rank: Whether factors A and B train a matrix.
+        has_branches: Whether A and B stand beside a frozen matrix.
     """
 
-    shapes: Shapes
-    trained: Trained
-
-    @cached_property
-    def matrices(self) -> tuple[LinearShape, ...]:
-        """Return those of `shapes.matrices` that are trained; all, if the family is not known."""
-        linears, matrices = self.shapes.family.linears, self.shapes.matrices
-        if not self.shapes.is_known:
-            return matrices
-        named = zip(linears, matrices, strict=True)
-        return tuple(matrix for name, matrix in named if self.trained.chooses(name))
-
-    @property
-    def weights(self) -> int:
-        """Return the number of weights in the trained matrices."""
-        return sum(matrix.weights for matrix in self.matrices)
-
-    @cached_property
-    def parameters(self) -> int:
-        """Return how many numbers train the matrices, before any mask."""
-        return sum(
-            matrix_parameters(self.trained, matrix.outputs, matrix.inputs, matrix.weights)
+    def __init__(self, shapes: Shapes, trained: Trained) -> None:
+        self.shapes, self.trained = shapes, trained
+        self.matrices: Sequence[LinearShape] = shapes.matrices
+        if shapes.is_known:
+            named = zip(shapes.family.linears, shapes.matrices, strict=True)
+            self.matrices = [matrix for name, matrix in named if trained.chooses(name)]
+        self.weights = sum(matrix.weights for matrix in self.matrices)
+        self.parameters = sum(
+            matrix_parameters(trained, matrix.outputs, matrix.inputs, matrix.weights)
             for matrix in self.matrices
         )
-
-    @property
-    def is_low_rank(self) -> bool:
-        """Return whether factors A and B train a matrix."""
-        return self.trained.weights in LOW_RANK
-
-    @property
-    def has_branches(self) -> bool:
-        """Return whether A and B stand beside a frozen matrix."""
-        return self.trained.weights in BRANCHES
+        self.is_low_rank = trained.weights in LOW_RANK
+        self.has_branches = trained.weights in BRANCHES
 
     def weight_bytes(self, optimiser: str, stored: int) -> int:
         """Return the bytes held per weight of an adapted matrix, without its gradient and mask: a
