@@ -22,11 +22,8 @@ from freelunch.study.study import Study
 
 
 class Misfit(NamedTuple):
-    """A kind of job that does not fit into the memory of a machine.
-
-    Attributes:
-        name: The adaptation, or else the rule.
-        problem: What it needs, what the machine has, and what would fit.
+    """A kind of job, named by the adaptation or else the rule, that does not fit into the memory of
+    a machine: what it needs, what the machine has, and what would fit.
     """
 
     name: str
@@ -84,7 +81,6 @@ def _misfit(cost: Cost, machine: Machine) -> str | None:
 
 
 def _changes(plan: Plan, job: PlannedJob) -> Iterator[tuple[str, Cost]]:
-    """Yield changes of an adaptation that take less memory, and their cost."""
     model, adaptation = job.cell.model, job.cell.adaptation
     settings, shapes = plan.study.adaptation(adaptation), plan.shapes[model]
     sample = plan.sample(model, adaptation)
@@ -132,7 +128,6 @@ def whole_cost(plan: Plan, tidied: Collection[Cell] = ()) -> Cost:
 
 
 def _is_tidied(study: Study, cell: Cell) -> bool:
-    """Return whether a cell has finished, and nothing that its candidates adapted is there."""
     folders = [study.paths.windows(each, "") for each in study.candidates(cell)]
     return study.paths.record(cell).is_file() and not any(map(Path.is_dir, folders))
 

@@ -33,13 +33,9 @@ _WITH_SEPARATORS = 3
 def checked_plan(study: Study, device_bytes: int | None = None, device: str = "") -> Plan:
     """Return the plan of a study that can be run.
 
-    Args:
-        device_bytes, device: As `Plan` has them.
-
     Raises:
         UserError: A model is of a kind that is not supported, or cannot be pruned or adapted as a
-            cell requires, e.g. a pattern does not divide the width of a matrix; or a number is
-            beyond what a model, a text or time can hold.
+            cell requires; or a number is beyond what a model, a text or time can hold.
     """
     for model in sorted(study.models):
         check_supported(config_of(study, model), f"models.{model}")
@@ -66,7 +62,6 @@ def _refuse(study: Study, problems: Iterable[str], what: str) -> None:
 
 
 def _cell_problems(plan: Plan, cell: Cell) -> Iterator[str]:
-    """Yield why a model cannot be pruned or adapted as a cell asks."""
     shapes, pattern = plan.shapes[cell.model], Pattern.parse(cell.pattern)
     criterion = plan.study.criterion(cell.criterion)
     for width in dict.fromkeys(shapes.inputs):
@@ -115,9 +110,7 @@ def _unpruned_sets(shapes: Shapes, pattern: Pattern, criterion: Criterion) -> It
 
 
 def _check_window(plan: Plan, cell: Cell, shapes: Shapes) -> None:
-    """Check that a model has the window that an adaptation asks for. What is not known yet, the job
-    checks.
-    """
+    """Check that a model has the window asked for. What is not known yet, the job checks."""
     settings = plan.study.adaptation(cell.adaptation)
     window, _ = plan.window(cell.model, cell.adaptation)
     if window == MODEL:
@@ -133,7 +126,7 @@ def _check_window(plan: Plan, cell: Cell, shapes: Shapes) -> None:
 
 
 def _training_problems(settings: Training, shapes: Shapes) -> Iterator[str]:
-    """Yield which parameters of an adaptation a model does not have, and of which key."""
+    """Yield which parameters of an adaptation a model lacks, each after the key."""
     trained = settings.trained
     if trained.weights is None and not trained.norms and shapes.biases is False:
         yield (
@@ -244,7 +237,6 @@ def samples_drawn(study: Study) -> Iterator[tuple[str, int, int]]:
 
 
 def _most_tokens(study: Study, text: str) -> int | None:
-    """Return the most tokens that a text can hold; None if that is not known yet."""
     entry = study.config.texts.get(text)
     if isinstance(entry, LocalText):
         size = bytes_of(entry)

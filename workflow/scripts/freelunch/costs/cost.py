@@ -22,12 +22,8 @@ SINGLE_ON_GPU = 67 / 989
 
 
 class WorkKind(NamedTuple):
-    """A kind of work.
-
-    Attributes:
-        name: What it is called.
-        share: Its rate as a share of the rate of a large matrix product.
-        single: Whether it is in single precision whatever the model's precision.
+    """A kind of work, with its rate as a share of the rate of a large matrix product, and whether
+    it is in single precision whatever the model's precision.
     """
 
     name: str
@@ -35,7 +31,6 @@ class WorkKind(NamedTuple):
     single: bool = False
 
     def per_s(self, machine: Machine) -> float:
-        """Return its operations per second on a machine."""
         slower = SINGLE_ON_GPU if self.single and machine.device_bytes is not None else 1.0
         return machine.flops_per_s * self.share * slower
 
@@ -69,7 +64,6 @@ Work = Counter[WorkKind]
 
 
 def times(count: int, work: Work) -> Work:
-    """Return the operations of doing some work so many times."""
     return Work({kind: count * flops for kind, flops in work.items()})
 
 
@@ -117,11 +111,9 @@ class Cost:
 
     @property
     def flops(self) -> int:
-        """Return the floating-point operations of all kinds of work."""
         return self.work.total()
 
     def memory(self, device: bool) -> Memory:
-        """Return the memory that a job needs, with or without a device."""
         if not device:
             return Memory(self.memory_bytes, 0)
         return Memory(self.host_bytes + self.staged_bytes, self.memory_bytes - self.host_bytes)

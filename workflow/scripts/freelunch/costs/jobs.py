@@ -44,10 +44,8 @@ class PlannedJob(NamedTuple):
 
     @classmethod
     def of_wildcards(cls, rule: str, wildcards: Mapping[str, str]) -> "PlannedJob | None":
-        """Return the job that a rule has for wildcards; None if it is none that computes.
-
-        Args:
-            rule: The rule. Where another workflow imports it, its name may have a prefix.
+        """Return the job that a rule has for wildcards; None if it is none that computes. Where
+        another workflow imports the rule, its name may have a prefix.
         """
         own = next((own for own in RULES if rule == own or rule.endswith(f"_{own}")), None)
         if own is None:
@@ -72,12 +70,9 @@ def adapting_jobs(study: Study, cell: Cell) -> list[PlannedJob]:
 
 
 def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[PlannedJob]:
-    """Return every job that computes.
-
-    Args:
-        tidied: Cells of which `freelunch tidy` has removed the candidates, and whose jobs are only
-            those with results that stay. The adapted blocks of one candidate do: the cell shares
-            them.
+    """Return every job that computes. Of `tidied` cells, whose candidates `freelunch tidy` has
+    removed, only those with results that stay. The adapted blocks of one candidate do: the cell
+    shares them.
     """
     jobs: list[PlannedJob] = []
     for cell in study.cells:

@@ -26,12 +26,9 @@ TOKEN_CHARACTERS = 4.1
 
 
 def shapes_of(study: Study, model: str) -> Shapes | None:
-    """Return the shapes of a model; None if they are not known yet.
-
-    A config.json that leaves shapes to defaults is passed over: once it is fetched, it is complete.
-
-    Raises:
-        UserError: No model can have the shapes in its config.json.
+    """Return the shapes of a model; None if they are not known yet. A config.json that leaves
+    shapes to defaults is passed over: once it is fetched, it is complete. UserError: no model can
+    have the shapes in its config.json.
     """
     dtype = dtype_of(study, model)
     for path, config in _configs(study, model):
@@ -79,9 +76,7 @@ def dtype_of(study: Study, model: str) -> str:
 
 
 def _configs(study: Study, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield each config.json that a model has on disk and that is JSON: in its own folder, and in
-    the fetched model's.
-    """
+    """Yield each config.json that is JSON, in the model's own folder and in the fetched model's."""
     entry, folders = study.model(model), [fetched_model(study, model)]
     # What lies beside a GGUF file is not used.
     if isinstance(entry, LocalModel) and not is_gguf(study, model):

@@ -126,20 +126,14 @@ def read_rate(text: str) -> float:
 
 
 def read_gigabytes(given: object, where: str) -> int:
-    """Return the bytes of a number of GB (1e9 bytes), such as a device has.
-
-    Raises:
-        UserError: It is no number that the memory of a device may have.
-    """
+    """Return the bytes of a number of GB (1e9 bytes); UserError if no device can have them."""
     problem = "the memory of a device is a number of GB"
     return int(_number_between(given, _LEAST_GB, _MOST_GB, problem, where, 80) * 1e9)
 
 
 def read_tflops(given: object, where: str) -> float:
-    """Return the operations per second of a number of TFLOP/s.
-
-    Raises:
-        UserError: It is no number that the rate of a machine may have.
+    """Return the operations per second of a number of TFLOP/s; UserError if no machine can have
+    them.
     """
     problem = "the rate of a matrix product is a number of TFLOP/s"
     return _number_between(given, SLOWEST_TFLOPS, FASTEST_TFLOPS, problem, where, 400) * 1e12

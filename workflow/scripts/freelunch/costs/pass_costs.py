@@ -101,11 +101,8 @@ def fetch_model(shapes: Shapes, source: str, is_gguf: bool) -> Cost:
 
 
 def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: str) -> Cost:
-    """Return the cost of the dense pass over `samples` sequences of `length` tokens.
-
-    Args:
-        gram: Whether Gram matrices are summed.
-        keep: Hidden states that stay on disk.
+    """Return the cost of the dense pass over `samples` sequences of `length` tokens, which may sum
+    Gram matrices; `keep` says which hidden states stay on disk.
     """
     gram_bytes = shapes.gram_bytes if gram else 0
     kept = len(kept_boundaries(keep, shapes.blocks))
@@ -133,21 +130,42 @@ def capture_work(shapes: Shapes, samples: int, length: int, gram: bool) -> Work:
 def capture_reference(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
     """Return the cost of a pass of the dense model that keeps all its outputs, or none."""
     tokens, keeps = sequences * length, keep == KEEP_ALL
-    hidden = shapes.hidden_bytes(tokens)
     widths = (shapes.output_width + shapes.hidden) * shapes.bytes_each
     # Outputs of each matrix and of the block, all of them again side by side, and those of the
     # batch before, which are written.
     outputs = (3 if keeps else 2) * max(BATCH_TOKENS, length) * widths
-    kept = hidden + tokens * shapes.blocks * widths if keeps else 0
-    return Cost(
+    kept = shapes.hidden_bytes(tokens) + tokens * shapes.blocks * widths if keeps else 0
+    cost = _passing_cost(
+        shapes,
+        tokens,
         reference_work(shapes, sequences, length),
         _pass_bytes(shapes, length, outputs),
-        staged_bytes=shapes.staged_bytes,
-        read_bytes=shapes.model_bytes + (shapes.blocks + 1) * hidden,
-        written_bytes=(shapes.blocks + 1) * hidden + kept,
-        disk_bytes=kept,
+        read=shapes.model_bytes,
+        written=kept,
+    )
+    return replace(cost, staged_bytes=shapes.staged_bytes, disk_bytes=kept, overlaps=True)
+
+
+def _passing_cost(
+    shapes: Shapes,
+    tokens: int,
+    work: Work,
+    memory: int,
+    *,
+    models: int = 1,
+    read: int = 0,
+    written: int = 0,
+) -> Cost:
+    """Return the cost of passing tokens through so many models, which write hidden states after
+    each block, and read them before the next one.
+    """
+    hidden = models * shapes.hidden_bytes(tokens)
+    return Cost(
+        work,
+        memory,
+        read_bytes=read + (shapes.blocks + 1) * hidden,
+        written_bytes=written + (shapes.blocks + 1) * hidden,
         scratch_bytes=hidden,
-        overlaps=True,
     )
 
 
@@ -255,14 +273,8 @@ def evaluate_cell(shapes: Shapes, parts: Sequence[Cost], writes: bool) -> Cost:
 
 def measure_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
     """Return the cost of measuring perplexity on windows of a text."""
-    hidden = shapes.hidden_bytes(windows * length)
-    return Cost(
-        reference_work(shapes, windows, length),
-        _pass_bytes(shapes, length),
-        read_bytes=(shapes.blocks + 1) * hidden,
-        written_bytes=(shapes.blocks + 1) * hidden,
-        scratch_bytes=hidden,
-    )
+    work = reference_work(shapes, windows, length)
+    return _passing_cost(shapes, windows * length, work, _pass_bytes(shapes, length))
 
 
 def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
@@ -270,20 +282,17 @@ def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cos
     block beside the dense model's outputs. If these are not kept, the dense model passes again.
     """
     tokens, again = sequences * length, keep != KEEP_ALL
-    hidden = shapes.hidden_bytes(tokens)
     # Each matrix's output in two passes, those of the dense model that are read meanwhile, and
     # float32 copies of the largest.
     widths = (2 if again else 3) * shapes.output_width
     outputs = shapes.bytes_each * widths + 4 * 3 * shapes.intermediate
     kept = tokens * shapes.bytes_each * shapes.blocks * (shapes.output_width + shapes.hidden)
-    return Cost(
-        drift_work(shapes, sequences, length, shapes.blocks if again else 0),
-        _pass_bytes(shapes, length, max(BATCH_TOKENS, length) * outputs, models=1 + again),
-        # The checkpoint's hidden states and the dense model's, and what the dense model gives.
-        read_bytes=2 * (shapes.blocks + 1) * hidden + (shapes.model_bytes if again else kept),
-        written_bytes=2 * (shapes.blocks + 1) * hidden,
-        scratch_bytes=2 * hidden,
-    )
+    work = drift_work(shapes, sequences, length, shapes.blocks if again else 0)
+    beside = max(BATCH_TOKENS, length) * outputs
+    memory = _pass_bytes(shapes, length, beside, models=1 + again)
+    # The checkpoint's hidden states and the dense model's, and what the dense model gives.
+    given = shapes.model_bytes if again else kept
+    return _passing_cost(shapes, tokens, work, memory, models=2, read=given)
 
 
 def drift_work(shapes: Shapes, sequences: int, length: int, dense_blocks: int) -> Work:
@@ -301,15 +310,9 @@ def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
         work += task_work(shapes, count * tokens, count, count * predicted)
         passed += count * tokens
         longest = max(longest, tokens)
-    hidden = shapes.hidden_bytes(passed)
-    return Cost(
-        work,
-        HARNESS_BYTES + _pass_bytes(shapes, longest, predicted=HEAD_PLACES),
-        host_bytes=PROCESS_BYTES + HARNESS_BYTES,
-        read_bytes=(shapes.blocks + 1) * hidden,
-        written_bytes=(shapes.blocks + 1) * hidden,
-        scratch_bytes=hidden,
-    )
+    memory = HARNESS_BYTES + _pass_bytes(shapes, longest, predicted=HEAD_PLACES)
+    cost = _passing_cost(shapes, passed, work, memory)
+    return replace(cost, host_bytes=PROCESS_BYTES + HARNESS_BYTES)
 
 
 def task_work(shapes: Shapes, tokens: int, sequences: int, predicted: int) -> Work:

@@ -56,20 +56,16 @@ class Plan:
     @classmethod
     def of(cls, study: Study, device_bytes: int | None = None, device: str = "") -> "Plan":
         """Look up the shapes of the study's models; `checked_plan` also checks the study.
-
-        Raises:
-            UserError: No model can have the shapes in a model's config.json.
+        UserError: no model can have the shapes in a config.json.
         """
         shapes = {model: shapes_of(study, model) for model in sorted(study.models)}
         known = {model: found for model, found in shapes.items() if found}
         return cls(study, known, device_bytes, device)
 
     def cost(self, job: PlannedJob, groups: int = 1) -> Cost | None:
-        """Return the predicted cost of a job; None if the shapes are not known yet.
-
-        Args:
-            groups: How many jobs share the windows of each reconstruction whose windows are
-                independent; the cost is that of the one that has most to do.
+        """Return the predicted cost of a job, or of the one that has most to do of the `groups`
+        jobs that share the windows of each reconstruction whose windows are independent; None if
+        the shapes are not known yet.
         """
         # Neither learning rates make a difference, nor seeds, except in what is measured.
         seed = job.cell.seed if job.rule == steps.EVALUATE_CELL else 0
@@ -120,7 +116,6 @@ class Plan:
         )
 
     def _measurements(self, cell: Cell, shapes: Shapes) -> Iterator[Cost]:
-        """Yield the cost of each measurement of a cell on its own."""
         study, length = self.study, self.study.calibration_of(cell.model).length
         for name, settings in study.measurements(cell).items():
             if name == steps.PERPLEXITY:
@@ -139,13 +134,10 @@ class Plan:
                 yield pass_costs.ask_tasks(shapes, documents)
 
     def window(self, model: str, adaptation: str) -> tuple[Window | None, str | None]:
-        """Return the window of an adaptation of a model, and the reason if its entry says `auto`.
-
-        The window is None if its entry says `auto` and the model's shapes are not known yet.
-        Snakemake asks again when the job starts. By then the model is on disk.
-
-        Raises:
-            UserError: No window fits into the memory budget.
+        """Return the window of an adaptation of a model, and the reason if its entry says `auto`;
+        None if it says `auto` and the model's shapes are not known yet. Snakemake asks again when
+        the job starts, and by then the model is on disk. UserError: no window fits into the memory
+        budget.
         """
         settings, shapes = self.study.adaptation(adaptation), self._shapes_now(model)
         assert isinstance(settings, Windowed | Retraining)
@@ -155,10 +147,7 @@ class Plan:
 
     def streamed(self, model: str, adaptation: str) -> tuple[bool, str | None]:
         """Return whether a retraining of a model is streamed, and the reason if its entry says
-        `auto`.
-
-        Raises:
-            UserError: It fits into the memory budget neither way.
+        `auto`. UserError: it fits into the memory budget neither way.
         """
         settings, shapes = self.study.adaptation(adaptation), self._shapes_now(model)
         assert isinstance(settings, Retraining)
@@ -180,12 +169,9 @@ class Plan:
 
 
 class _Limit(NamedTuple):
-    """Memory into which a job has to fit.
-
-    Attributes:
-        size: How much, in bytes.
-        beside: What a job holds beside it: with a device, the process on the host.
-        owner: What has it, as a possessive; empty for a budget that the settings give.
+    """Memory into which a job has to fit: its size, and what a job holds beside it (with a device,
+    the process on the host), in bytes; and what has it, as a possessive, or empty for a budget that
+    the settings give.
     """
 
     size: float
@@ -223,10 +209,7 @@ def decide_window(
 ) -> tuple[Window, str | None]:
     """Return the window of an adaptation, and the reason if the settings say `auto`: it has to fit
     into the memory of a device, if there is one, and into the settings' own budget. If none fits a
-    device, the smallest is returned.
-
-    Raises:
-        UserError: Even the smallest window does not fit into the settings' own budget.
+    device, the smallest is returned; UserError if none fits the budget.
     """
     if settings.window != AUTO:
         return settings.window, None
@@ -276,9 +259,7 @@ def decide_residency(
     device_bytes: int | None = None,
 ) -> tuple[bool, str | None]:
     """Return whether a retraining is streamed, and the reason if its settings say `auto`.
-
-    Raises:
-        UserError: The settings give a memory budget, and the retraining fits into it neither way.
+    UserError: it fits into the memory budget of the settings neither way.
     """
     if settings.residency != AUTO:
         return settings.residency == STREAMED, None

@@ -29,11 +29,7 @@ _MOST_LINES = 60
 
 
 def plan_text(plan: Plan, machine: Machine | None = None) -> str:
-    """Return a plan as a few lines for the terminal.
-
-    Args:
-        machine: The machine that will run the study; None to measure the rates of this one.
-    """
+    """Return a plan for the terminal; without a machine, the rates of this one are measured."""
     lines = [_headline(plan)]
     lines += [f"  {each}" for each in first_of(plan.study.cells, 12)]
     lines += _conditions(plan)
@@ -93,7 +89,6 @@ def device_table(study: Study, machine: Machine, devices: Sequence[int]) -> str:
 
 
 def _costs(plan: Plan, study: Study) -> dict[PlannedJob, Cost]:
-    """Return the cost of each job of a study, or of a part of it, if the shapes are known."""
     costs = ((job, plan.cost(job)) for job in jobs_of(study))
     return {job: cost for job, cost in costs if cost is not None}
 
@@ -104,7 +99,6 @@ def _headline(plan: Plan) -> str:
 
 
 def _conditions(plan: Plan) -> Iterator[str]:
-    """Yield what computes, and the models whose cost is not known."""
     if plan.device:
         yield f"  device: {plan.device}"
     unknown = sorted(set(plan.study.models) - plan.shapes.keys())
@@ -134,7 +128,6 @@ def _parts(plan: Plan, machine: Machine) -> Iterator[str]:
 
 
 def _steps(costs: Mapping[PlannedJob, Cost], machine: Machine) -> Iterator[str]:
-    """Yield a line for each rule, and one for the total."""
     groups = {rule: [cost for job, cost in costs.items() if job.rule == rule] for rule in RULES}
     groups = {rule: group for rule, group in groups.items() if group}
     groups["total"] = list(costs.values())
@@ -143,7 +136,6 @@ def _steps(costs: Mapping[PlannedJob, Cost], machine: Machine) -> Iterator[str]:
 
 
 def _adaptations(plan: Plan, machine: Machine) -> list[str]:
-    """Return a line for each adaptation of a model."""
     found = adaptation_jobs(plan.study)
     costs = {key: cost for key, job in found.items() if (cost := plan.cost(job)) is not None}
     if len(costs) > _MOST_LINES:

@@ -64,7 +64,6 @@ def retrain(
 def memory_bytes(
     shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool = False
 ) -> int:
-    """Return the peak memory, in bytes, of a retraining."""
     return _PlannedRun(shapes, samples, length, settings, streamed).memory_bytes()
 
 

@@ -127,7 +127,6 @@ class Shapes:
         ]
 
     def hidden_bytes(self, tokens: int) -> int:
-        """Return the bytes of the hidden states of these tokens at one boundary."""
         return tokens * self.hidden * self.bytes_each
 
     # --- Operations and memory of passes

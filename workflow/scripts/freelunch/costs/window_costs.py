@@ -76,11 +76,9 @@ class TrainedBlock:
         return 4 + MOMENT_BYTES[optimiser] if self.trained.weights == FULL else stored
 
     def adapter_bytes(self, optimiser: str) -> int:
-        """Return the bytes of A and B of all matrices, with gradients and moments."""
         return self.parameters * (4 + 4 + MOMENT_BYTES[optimiser]) if self.is_low_rank else 0
 
     def branch_flops(self, tokens: int) -> int:
-        """Return the operations of the branches in a forward pass."""
         return 2 * tokens * self.parameters if self.has_branches else 0
 
     def epoch_flops(self, tokens: int, blocks: int, begun: int, groups: Collection[int]) -> int:
@@ -183,7 +181,7 @@ def reconstruct(
 
 
 def reads_dense_states(settings: Windowed) -> bool:
-    """Return whether the dense model's hidden states make a window's inputs or targets, besides
+    """Return whether the dense model's hidden states make inputs or targets of windows, besides
     those that enter the first block.
     """
     return not (settings.local_targets or settings.lost_residual)
@@ -271,7 +269,6 @@ def _first_trained(
 
 
 def _data_work(shapes: Shapes, samples: int, length: int, settings: Windowed, blocks: int) -> Work:
-    """Return the operations of making the inputs and targets of windows."""
     window, tokens = settings.window, samples * length
     forward = passing(shapes, tokens, length, blocks)
     first_half = Work(
@@ -326,16 +323,13 @@ def _behind_sparse_work(
 
 
 def memory_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
-    """Return the peak memory, in bytes, of a job that adapts windows of a decided size."""
     window = _window_bytes(shapes, samples, length, settings)
     # The library of matrix products packs both factors of a product.
     return PROCESS_BYTES + BESIDE_BYTES + 8 * shapes.largest_matrix + window
 
 
 def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
-    """Return the bytes that one window holds at its peak: during training, or while its training
-    data is made.
-    """
+    """Return what one window holds at its peak: in training, or while its training data is made."""
     window, largest = settings.window, shapes.largest_matrix
     # The pruned block with its masks. Windows within a block first need the dense block.
     block = shapes.block_bytes + shapes.block_weights

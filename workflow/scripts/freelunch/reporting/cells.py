@@ -47,9 +47,7 @@ class Fact:
 
 
 def _cost(key: str, *of: str) -> Callable[[Record], Value]:
-    """Return a function that sums a cost over the steps that a cell took part in; it returns None
-    if these noted none.
-    """
+    """Return a function that sums a cost over the steps that a cell took part in."""
 
     def read(record: Record) -> Value:
         costs: Mapping[str, Any] = record["cost"]
@@ -60,7 +58,6 @@ def _cost(key: str, *of: str) -> Callable[[Record], Value]:
 
 
 def _operations(record: Record) -> Value:
-    """Return the operations of an adaptation; None if its step noted none, or there is none."""
     costs = [record["cost"][step] for step in ADAPTATION if step in record["cost"]]
     known = [operations(cost) for cost in costs if "flops" in cost]
     return sum(known) if known else None
@@ -82,9 +79,7 @@ def _worse(record: Record) -> int:
 
 
 def _chosen(key: str) -> Callable[[Record], Value]:
-    """Return a function that reads a setting of an adaptation: the one that a search chose, if
-    several are listed.
-    """
+    """Return a function that reads a setting of an adaptation, or what a search chose for it."""
 
     def read(record: Record) -> Value:
         choice = record["adaptation"]["choice"] if record["adaptation"] else None
@@ -210,10 +205,8 @@ def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
 
 
 def _metrics(cell: Cell, seed: int, records: Records) -> Row:
-    """Return METRIC_COLUMNS of a cell; for a dense cell, with its perplexity on held-out text.
-
-    The evaluation of each pruned cell measures the dense model, too, on the held-out text of the
-    cell's seed.
+    """Return METRIC_COLUMNS of a cell. Those of a dense cell have its perplexity on the held-out
+    text of a seed, which the evaluation of each pruned cell of that seed measures.
     """
     record: Mapping[str, Any] = records[cell]
     if cell.is_dense:
@@ -236,17 +229,13 @@ def _ratio(cell: Cell, records: Records) -> tuple[float, float, list[float]]:
 
 
 def _choice(record: Record) -> str | None:
-    """Return what a search chose, in words; None without one."""
     choice = record["adaptation"]["choice"] if record["adaptation"] else None
     return choice_text([*choice["candidates"].values()], chosen_of(choice, {})) if choice else None
 
 
 def choice_text(candidates: Sequence[CandidateFacts], chosen: Mapping[str, Any]) -> str:
-    """Return what was chosen, in words; they say if the learning rate is at an end of its list.
-
-    Args:
-        candidates: The candidates of one search, each with the keys SEARCHED.
-        chosen: The chosen candidate.
+    """Return which of the candidates of a search was chosen, in words; they say if the learning
+    rate is at an end of its list.
     """
     rates = {each["learning_rate"] for each in candidates}
     rate, count = (chosen[key] for key in SEARCHED)
@@ -288,7 +277,6 @@ def criteria_budget_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
 
 
 def _series(budgets: BudgetsOfCriteria) -> dict[tuple[str, ...], str]:
-    """Return the first of adaptations that differ only in their budget, by the place of each."""
     return {
         (*place, name): names[0]
         for place, series in budgets.items()

@@ -65,7 +65,6 @@ def _name(row: Row) -> str:
 
 
 def _numbers(row: Row, *quantities: str) -> dict[str, dict[str, Any]]:
-    """Return the quantities that a row has, with their errors."""
     return {
         quantity: _number(row, row[quantity], row[f"{quantity}_standard_error"])
         for quantity in quantities

@@ -35,12 +35,10 @@ def pattern_label(name: str) -> str:
 
 
 def pruning_label(row: Mapping[str, str]) -> str:
-    """Return the criterion and the pattern of a row in words."""
     return f"{criterion_label(row['criterion'])}, {pattern_label(row['pattern'])}"
 
 
 def pruned_model_label(row: Mapping[str, str]) -> str:
-    """Return the model, the criterion and the pattern of a row in words."""
     return f"{row['model']}, {pruning_label(row)}"
 
 

@@ -86,11 +86,8 @@ class Metric:
 
 def fact(*path: str | int, null: float | None = None) -> Callable[[Record], Any]:
     """Return a function that reads what keys and indices lead to in a record; None where there is
-    nothing.
-
-    Args:
-        path: Keys and indices.
-        null: The meaning of null: NaN for a metric that may not be finite, since JSON has no NaN.
+    nothing. `null` is the meaning of null: NaN for a metric that may not be finite, since JSON has
+    no NaN.
     """
 
     def read(record: Record) -> Any:
@@ -110,7 +107,6 @@ def at(*path: str | int, null: float | None = None) -> Callable[[Record], float 
 
 
 def _held_out_difference(record: Record) -> tuple[float | None, float | None]:
-    """Return the loss on held-out text minus that of the dense model there, and its error."""
     drift = record["metrics"].get("drift", {})
     if "dense" not in drift:
         return None, None
@@ -118,7 +114,6 @@ def _held_out_difference(record: Record) -> tuple[float | None, float | None]:
 
 
 def _as_ratio(difference: float, error: float | None) -> str:
-    """Return the ratio of two perplexities, given the difference of their losses."""
     ratio = exp(difference)
     return with_error(ratio, None if error is None else ratio * error)
 

@@ -94,7 +94,6 @@ def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str,
 
 
 def _costs(mean: Row) -> Iterator[str]:
-    """Yield what an adaptation cost, and what went wrong with it."""
     if (tokens := mean["adaptation_tokens"]) is not None:
         yield f"{tokens:,.0f} tokens"
     if (flops := mean["adaptation_flops"]) is not None:
@@ -116,7 +115,6 @@ def _costs(mean: Row) -> Iterator[str]:
 def _cell_notes(
     study: Study, means: Rows, several: bool, metrics: Sequence[Metric]
 ) -> Iterator[str]:
-    """Yield texts, amounts, seeds, and the meaning of an error."""
     if study.is_unfinished:
         yield (
             f"Unfinished: {len(study.cells)} of the {len(study.asked)} cells have finished, and "
@@ -196,7 +194,6 @@ def _amounts(means: Rows) -> str:
 
 
 def _sizes(means: Rows) -> Iterator[str]:
-    """Yield the size of each model, dense and pruned, and the speed of the pruned ones."""
     for model in dict.fromkeys(mean["model"] for mean in means):
         of_model = [mean for mean in means if mean["model"] == model]
         megabytes = range_text([mean["stored_bytes"] / 1e6 for mean in of_model], ",.0f")
@@ -311,7 +308,6 @@ def _gap_line(gap: Row, adaptation: str, several: bool) -> dict[str, str]:
 
 
 def _effect(gap: Row) -> str:
-    """Return the effect of an adaptation on a gap, as the predicate of a sentence."""
     left, error = gap["gap_left"], gap["gap_left_error"]
     if left is None or error is None:
         return "has nothing to be compared with: the study has no unadapted cells of these criteria"
@@ -321,7 +317,6 @@ def _effect(gap: Row) -> str:
 
 
 def _unequal_sparsities(means: Rows) -> Iterator[str]:
-    """Yield where criteria are compared although their sparsities differ."""
     sparsities: dict[tuple[str, str], list[float]] = {}
     for mean in means:
         if mean["criterion"] != DENSE:

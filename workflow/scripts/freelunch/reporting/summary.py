@@ -50,7 +50,6 @@ def summary_text(sections: Sequence[Section]) -> str:
 
 
 def _markdown_table(section: Section) -> str:
-    """Return a table that also reads well as plain text."""
     columns = []
     for name in section.lines[0]:
         fields = [name, *(line[name] for line in section.lines)]

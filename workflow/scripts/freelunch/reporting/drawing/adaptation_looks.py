@@ -87,12 +87,8 @@ _FORMS = {
 
 @dataclass(frozen=True)
 class Kind:
-    """What an adaptation is.
-
-    Attributes:
-        method: Its method.
-        window: The window of a reconstruction; None for a retraining, which trains the whole model
-            on the text itself.
+    """What an adaptation is: its method, and the window of a reconstruction; None for a retraining,
+    which trains the whole model on the text itself.
     """
 
     method: str
@@ -100,13 +96,11 @@ class Kind:
 
     @classmethod
     def of(cls, settings: Settings) -> "Kind":
-        """Return the kind of an adaptation."""
         method = settings["method"]
         return cls(method, None if method in _RETRAINING else settings.get("window", MATRIX))
 
     @property
     def label(self) -> str:
-        """Return the kind in words."""
         if self.window is None:
             return f"retraining: {_RETRAINING[self.method][0]}"
         exact = ", exact" if self.method == LEAST_SQUARES else ""
@@ -179,11 +173,8 @@ def marks(adaptations: Registered) -> Mapping[str, Mark]:
     """Return the mark of each adaptation, and of `none`.
 
     Adaptations that differ only in how much text they see, and in the settings chosen for that
-    amount, share their mark.
-
-    Args:
-        adaptations: All adaptations of the config in its order, not only those that a figure shows,
-            so that an adaptation looks the same in every figure.
+    amount, share their mark. To look the same in every figure, an adaptation needs all adaptations
+    of the config in its order, not only those that a figure shows.
     """
     labels = adaptation_labels(adaptations)
     by_name = {NONE: Mark(labels[NONE], labels[NONE], INK, "x", "full", "-")}
@@ -209,7 +200,6 @@ def marks(adaptations: Registered) -> Mapping[str, Mark]:
 
 
 def window_label(window: Window | None) -> str:
-    """Return a window in words."""
     return _WINDOWS[window][0] if window in _WINDOWS else f"{window} blocks"
 
 
@@ -237,9 +227,8 @@ def adaptation_labels(adaptations: Registered) -> dict[str, str]:
 
 
 def first_of_kinds(adaptations: Registered) -> dict[Kind, str]:
-    """Return the name of the first adaptation of each kind, by kind.
-
-    An adaptation without an amount of text of its own comes before the others.
+    """Return the name of the first adaptation of each kind; one without an amount of text of its
+    own comes before the others.
     """
     firsts: dict[Kind, str] = {}
     for name in sorted(adaptations, key=lambda name: bool(_amounts(adaptations[name]))):
@@ -261,7 +250,6 @@ def _differences(settings: Settings, first: Settings) -> list[str]:
 
 
 def _amounts(settings: Settings) -> list[str]:
-    """Return in words how much text an adaptation sees, where its settings say so."""
     words = []
     if budget := settings.get("budget"):
         if tokens := budget.get("tokens"):

@@ -20,13 +20,8 @@ _METADATA: dict[str, dict[str, Any]] = {
 def draw_figure(
     drawing: str, data: Path, settings: Mapping[str, object], outputs: Iterable[Path]
 ) -> None:
-    """Draw a figure and save it in several formats.
-
-    Args:
-        drawing: The module that draws it (`Figure.drawing`).
-        data: Its CSV file.
-        settings: The other arguments of the module's `draw`.
-        outputs: Where to save it; a suffix is a format: .png, .svg or .pdf.
+    """Draw a CSV file with a drawing module (`Figure.drawing`) and the other arguments of its
+    `draw`, and save the figure in several formats, which are the suffixes .png, .svg and .pdf.
     """
     with data.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -110,12 +110,10 @@ def grouped(rows: Iterable[Row], *keys: str) -> dict[Any, list[Row]]:
 
 
 def numbers(rows: Iterable[Row], key: str) -> list[float]:
-    """Return a column of numbers."""
     return [float(row[key]) for row in rows]
 
 
 def finite_rows(rows: Iterable[Row], key: str) -> list[Row]:
-    """Return the rows whose number in a column is finite."""
     return [row for row in rows if math.isfinite(float(row[key]))]
 
 
@@ -216,11 +214,8 @@ def widen(axes: "Axes") -> None:
 
 
 def name_ends(axes: "Axes", ends: Mapping[str, tuple[float, float, str]]) -> None:
-    """Name lines beside their right ends, to which thin lines lead from their names.
-
-    Args:
-        axes: Axes whose limits are set; the y axis is logarithmic.
-        ends: The right end of each line and its colour, by its name.
+    """Name lines beside their right ends, given with their colours; thin lines lead from their
+    names. The limits of the axes are set, and the y axis is logarithmic.
     """
     low, high = map(math.log, axes.get_ylim())
     ordered = sorted(ends.items(), key=lambda end: end[1][1])

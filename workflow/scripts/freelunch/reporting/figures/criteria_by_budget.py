@@ -89,7 +89,6 @@ def _panel(
 
 
 def _amount(tokens: float) -> str:
-    """Return a number of tokens in three digits: 8.19k, 131k, 1.57M."""
     rounded = float(f"{tokens:.3g}")
     for unit, name in ((1e6, "M"), (1e3, "k")):
         if rounded >= unit:

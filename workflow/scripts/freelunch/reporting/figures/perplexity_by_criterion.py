@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from freelunch.reporting.cells import CRITERIA_COLUMNS
 from freelunch.reporting.drawing import style
@@ -35,8 +36,7 @@ STEP_INCHES = 0.36
 GAP_STEPS = 0.5
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A row of criteria.csv; None where a number is empty or not finite."""
 
     criterion: str
@@ -50,7 +50,6 @@ class Point:
 
     @classmethod
     def of(cls, row: style.Row) -> "Point":
-        """Return the point of a row."""
         criterion, pattern, model, adaptation = (row[key] for key in CRITERIA_COLUMNS[:4])
         numbers = [float(row[key] or "nan") for key in CRITERIA_COLUMNS[5:]]
         finite = [number if math.isfinite(number) else None for number in numbers]
@@ -62,25 +61,18 @@ class Point:
         return max(self.error or 0.0, self.spread or 0.0)
 
 
-@dataclass(frozen=True)
 class Panel:
-    """One model and pattern: the points of its criteria, each with room for so many adaptations."""
+    """One model and pattern: the points of its criteria, each with room for so many adaptations, in
+    a width at which neither marks nor words touch.
+    """
 
-    title: str
-    points: Sequence[Point]
-    adaptations: int
-
-    @property
-    def criteria(self) -> list[str]:
-        return list(dict.fromkeys(point.criterion for point in self.points))
-
-    @property
-    def width_inches(self) -> float:
-        """Return the width at which neither marks nor words touch."""
-        marks_inches = STEP_INCHES * (self.adaptations + GAP_STEPS)
+    def __init__(self, title: str, points: Sequence[Point], adaptations: int) -> None:
+        self.title, self.points = title, points
+        self.criteria = list(dict.fromkeys(point.criterion for point in points))
+        marks_inches = STEP_INCHES * (adaptations + GAP_STEPS)
         name_inches = CHARACTER_INCHES * max(len(criterion_label(name)) for name in self.criteria)
         of_criteria = max(marks_inches, name_inches) * len(self.criteria)
-        return max(of_criteria, CHARACTER_INCHES * max(map(len, self.title.splitlines())))
+        self.width_inches = max(of_criteria, CHARACTER_INCHES * max(map(len, title.splitlines())))
 
 
 def draw(
@@ -147,7 +139,7 @@ def _panel_rows(model: str, points: Sequence[Point], adaptations: int) -> list[l
         if row and len(row) <= PANELS_A_ROW and _width_inches(row) <= ROW_INCHES:
             rows[-1] = row
         else:
-            rows.append([replace(panel, title=f"{model}, {title}")])
+            rows.append([Panel(f"{model}, {title}", here, adaptations)])
     return rows
 
 
@@ -180,7 +172,6 @@ def _panel(axes: "style.Axes", panel: Panel, shown: Mapping[str, Mark]) -> None:
 
 
 def _dense_line(axes: "style.Axes", dense: Point, named: bool) -> None:
-    """Draw the dense model as a dashed line with its error as a band."""
     value = dense.perplexity
     if value is None:
         return
@@ -211,7 +202,6 @@ def _scale(axes: "style.Axes", points: Sequence[Point]) -> None:
 
 
 def _plain(value: float) -> str:
-    """Return three digits, or all of those before the point."""
     decimals = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:,.{decimals}f}"
 
