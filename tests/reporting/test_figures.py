@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from freelunch.audit.figures import figures, figures_of
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
-from freelunch.reporting.drawing import adaptation_looks, figure_files
+from freelunch.reporting.drawing import adaptation_looks
 from freelunch.reporting.drawing.figure_files import draw_figure
 from freelunch.reporting.drawing.style import apart, widen
 from freelunch.reporting.labels import pattern_label
@@ -119,20 +119,6 @@ def test_a_figure_of_nothing_says_so(tmp_path: Path, name: str) -> None:
     path.write_text(csv_text(figure.columns, []))
     draw_figure(figure.drawing, path, figure.settings(make_study()), [tmp_path / "figure.png"])
     assert (tmp_path / "figure.png").stat().st_size > 1000
-
-
-def test_all_formats_have_one_layout(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved, save = [], figure_files.save
-
-    def noted(figure: Figure, path: Path) -> None:
-        save(figure, path)
-        saved.append([axes.get_position().bounds for axes in figure.axes])
-
-    monkeypatch.setattr(figure_files, "save", noted)
-    draw_figure(CRITERIA, data, SETTINGS, [tmp_path / name for name in NAMES])
-    assert saved == len(NAMES) * saved[:1]
 
 
 def test_failed_saving_leaves_no_file(

@@ -17,20 +17,23 @@ from freelunch.evaluation.perplexity import Perplexity
 from freelunch.model.checkpoint import StreamedModel
 
 
+def metrics_of(model: StreamedModel, measurement: Any) -> dict[str, Any]:
+    """Return the metrics of a measurement, which passes through a model alone."""
+    pass_through(model, [measurement])
+    found: dict[str, Any] = measurement.result().metrics
+    return found
+
+
 def perplexity_of(
     model: StreamedModel, input_ids: Tensor, scratch: Path, stride: int | None = None
 ) -> dict[str, Any]:
     """Return the perplexity of a model on windows, (windows, length), int64."""
-    measurement = Perplexity(model, input_ids, scratch, stride)
-    pass_through(model, [measurement])
-    return measurement.result().metrics
+    return metrics_of(model, Perplexity(model, input_ids, scratch, stride))
 
 
 def identity_of(model: StreamedModel) -> dict[str, Any]:
     """Return the identity of a checkpoint: its zeros, digest and stored size."""
-    measurement = Identity(model)
-    pass_through(model, [measurement])
-    return measurement.result().metrics
+    return metrics_of(model, Identity(model))
 
 
 def drift_of(
@@ -38,9 +41,7 @@ def drift_of(
 ) -> dict[str, Any]:
     """Return the drift of a checkpoint from a dense model that runs on the same tokens."""
     reference = PassingReference(dense, input_ids, scratch)
-    measurement = Drift(checkpoint, reference, input_ids, {}, scratch)
-    pass_through(checkpoint, [measurement])
-    return measurement.result().metrics
+    return metrics_of(checkpoint, Drift(checkpoint, reference, input_ids, {}, scratch))
 
 
 def likelihoods_of(
@@ -66,6 +67,5 @@ def accuracy_of(
     from freelunch.evaluation.tasks import TaskAccuracy
 
     measurement = TaskAccuracy(model, tasks, limit, seed, scratch)
-    pass_through(model, [measurement])
-    found = measurement.result()
-    return found.metrics, json.loads(gzip.decompress(found.files["answers.json.gz"]))
+    metrics = metrics_of(model, measurement)
+    return metrics, json.loads(gzip.decompress(measurement.result().files["answers.json.gz"]))
