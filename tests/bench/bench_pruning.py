@@ -2,6 +2,7 @@
 
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,7 +61,6 @@ def bench_capture(model: StreamedModel, sample: Artifact, gram: bool) -> None:
 
 def bench_pruning(model: StreamedModel, sample: Artifact) -> None:
     """Time pruning from one dense pass, I/O included, by all criteria and patterns of the bound."""
-    criteria = ("magnitude", "wanda", "ria", "sparsegpt")
     patterns = ("u50", "u60", "2of4", "4of8")
     with tempfile.TemporaryDirectory(dir="results") as folder:
         scratch = Path(folder)
@@ -69,27 +69,26 @@ def bench_pruning(model: StreamedModel, sample: Artifact) -> None:
         dense = Artifact(scratch / "before" / "dense", dense_pass.KIND)
         states = open_states(model, sample, scratch / "before" / "hidden", scratch)
 
-        def pruning(score: str, pattern: str, folder: str) -> Pruning:
-            target = scratch / folder / f"{score}-{pattern}"
-            criterion = read_criterion({"score": score})
-            return Pruning(criterion, Pattern.parse(pattern), 0, target, "bench")
-
-        masks = [pruning(score, name, "together") for score in criteria for name in patterns]
-        together_s = seconds(lambda: prune_together(model, dense, masks))
-        alone_s = statistics.median(
-            seconds(
-                lambda name=name: prune_model(
-                    model, dense, pruning("sparsegpt", name, "alone"), states
+        def masks(where: str, *criteria: str) -> list[Pruning]:
+            return [
+                Pruning(
+                    read_criterion({"score": score}),
+                    *(Pattern.parse(name), 0, scratch / where / f"{score}-{name}", "bench"),
                 )
-            )
-            for name in patterns
+                for score in criteria
+                for name in patterns
+            ]
+
+        together = masks("together", "magnitude", "wanda", "ria", "sparsegpt")
+        together_s = seconds(lambda: prune_together(model, dense, together))
+        alone_s = statistics.median(
+            seconds(partial(prune_model, model, dense, each, states))
+            for each in masks("alone", "sparsegpt")
         )
-        captured_s = statistics.median(
-            [before, seconds(lambda: capture(model, sample, True, scratch / "after"))]
-        )
+        after = seconds(lambda: capture(model, sample, True, scratch / "after"))
     say(
-        f"{len(masks)} criteria and patterns / the capture_dense they all come from",
-        f"{together_s / captured_s:.2f} ({together_s:.0f} s)",
+        f"{len(together)} criteria and patterns / the capture_dense they all come from",
+        f"{together_s / statistics.median([before, after]):.2f} ({together_s:.0f} s)",
         "2.5",
     )
     say("  SparseGPT, one pattern, seconds", f"{alone_s:.1f}", "none")
