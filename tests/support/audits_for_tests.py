@@ -13,7 +13,8 @@ from freelunch.audit.evidence import Evidence
 from freelunch.audit.figures import TABLES_OF_CLAIMS, figures
 from freelunch.audit.output_files import PAGE
 from freelunch.audit.page import page_text
-from freelunch.audit.rebuild_docs import read_kept, write_results
+from freelunch.audit.rebuild_docs import write_results
+from freelunch.records.read import load_records
 from freelunch.core.digest import sealed
 from freelunch.core.files import write_atomically, write_json
 from freelunch.reporting.drawing.figure_files import draw_figure
@@ -141,7 +142,7 @@ def make_kept(name: str, root: Path, formats: Sequence[str]) -> Audited:
     study = Study.load(Path(KEPT[name]), ROOT)
     source = root / "records"
     shutil.copytree(ROOT / "docs" / name / "records", source)
-    study, records = read_kept(study, source, name in UNFINISHED)
+    records = load_records(study, source)
     audit = write_results(study, records, source, root, formats)
     write_json(root / "audit" / "audit.json", audit.as_json())
     return Audited(Results(study, records, source), audit, root)
