@@ -42,10 +42,10 @@ def _card(study: Study, records: Records, cell: Cell) -> str:
     spec, licence = record["spec"], study.model(cell.model).licence
     hub_licence = licence.lower() if licence and licence.lower() in _LICENCES else None
     texts = list(_texts(study, record))
+    of_hub = {entry["repository"] for *_, entry in texts if "repository" in entry}
     data = ModelCardData(
         base_model=spec["model"].get("repository"),
-        datasets=sorted({entry["repository"] for *_, entry in texts if "repository" in entry})
-        or None,
+        datasets=sorted(of_hub) or None,
         library_name="transformers",
         license=hub_licence or (licence and "other"),
         license_name=None if hub_licence else licence,

@@ -30,7 +30,10 @@ def check_records(study: Study, records: Records, folder: Path) -> None:
     """
     for cell, record in records.items():
         for key, found, expected in _values(study, cell, record, folder):
-            if not _agree(found, expected):
+            agree = found == expected
+            if isinstance(found, float) and isinstance(expected, int | float):
+                agree = math.isclose(found, expected, rel_tol=CLOSE)
+            if not agree:
                 raise UserError(
                     "a record contradicts itself: it was altered after it was collected",
                     where=f"{folder / cell.record_name}: {key}",
@@ -38,12 +41,6 @@ def check_records(study: Study, records: Records, folder: Path) -> None:
                     expected=expected,
                     todo=mend(),
                 )
-
-
-def _agree(found: Any, expected: Any) -> bool:
-    if isinstance(found, float) and isinstance(expected, int | float):
-        return math.isclose(found, expected, rel_tol=CLOSE)
-    return bool(found == expected)
 
 
 def _values(

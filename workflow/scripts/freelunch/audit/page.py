@@ -61,7 +61,6 @@ MARKS = {
     **dict.fromkeys((FAILS, of_few_seeds(FAILS), DIFFERENT, DIFFERS), "cross"),
     **dict.fromkeys((*OPEN, UNKNOWN, ABSENT, NOT_RUN), "open"),
 }
-SINGLE_FILES = (APPENDIX, REFORMS, AUDIT, METADATA)
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # The figure of perplexity against tokens, operations and memory.
 OF_COSTS = "budgets"
@@ -94,8 +93,9 @@ def sorting(value: object) -> str:
 
 @dataclass(frozen=True)
 class ShownFigure:
-    """A figure on the page: its drawing, inline, its caption, in paragraphs, and whether its data are
-    there. It is shown at a claim; or, without one, at the head or beside the rankings.
+    """A figure on the page, drawn inline, with its caption in paragraphs.
+
+    It is shown at a claim; or, without one, at the head or beside the rankings.
     """
 
     figure: Figure
@@ -130,7 +130,7 @@ def page_text(
     adapted = {(cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE}
     untested = [claim for claim in audit.claims if claim.verdict == UNTESTED]
     not_run = [row for row in audit.published if row.verdict == NOT_RUN]
-    names = [*SINGLE_FILES, *own_files(study)]
+    names = [APPENDIX, REFORMS, AUDIT, METADATA, *own_files(study)]
     page = layout(
         "page.html",
         criterion=criterion_label,
@@ -167,9 +167,7 @@ def page_text(
         joined=[row for row in audit.published if row.verdict != NOT_RUN],
         not_run=not_run,
         why_not_run=Counter((row.source, row.reference, row.reason) for row in not_run),
-        token_ids=Counter(
-            each for of in audit.provenance.token_ids.values() for each in of.items()
-        ),
+        token_ids=Counter(it for of in audit.provenance.token_ids.values() for it in of.items()),
         files=[name for name in names if name in later or (root / name).is_file()],
     )
 

@@ -26,7 +26,6 @@ from freelunch.study.study import Study
 
 # Steps that all cells of a model and seed share.
 _OF_A_SAMPLE = (SAMPLE_CALIBRATION, SAMPLE_HELD_OUT, CAPTURE_DENSE, CAPTURE_REFERENCE)
-_COMMIT = ("commit", "uncommitted_changes")
 _MACHINE = ("python", "platform", "processor", "cores", "device", "device_name")
 _SUMMED = ("jobs", "wall_s", "cpu_s", "flops", "tokens")
 Value = TypeVar("Value")
@@ -128,7 +127,7 @@ def gather_provenance(study: Study, records: Records) -> Provenance:
         config=study.as_json(),
         config_file=study.source,
         finished={"first": min(times, default=None), "last": max(times, default=None)},
-        commits=_each_once([_some(each, *_COMMIT) for each in environments]),
+        commits=_each_once([_some(each, "commit", "uncommitted_changes") for each in environments]),
         packages=_each_once([each["packages"] for each in environments]),
         machines=_each_once([_some(each, *_MACHINE) for each in environments]),
         threads=sorted({each["threads"] for each in environments}),
