@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from audits_for_tests import ENVIRONMENT
 from freelunch.audit.compare import comparison_text, records_of_run
 from freelunch.cli.main import main
 from freelunch.core.digest import sealed
@@ -17,14 +18,6 @@ from repository import ROOT
 from study_folder import SMOKE
 
 CELL = Cell.parse("tiny/wanda-u50/recon_block/seed0")
-ENVIRONMENT = {
-    "commit": "a" * 40,
-    "uncommitted_changes": False,
-    "python": "3.11.7",
-    "packages": {"torch": "2.13.0"},
-    "processor": "some",
-    "threads": 1,
-}
 EQUAL = (
     "5 cells in both runs: 5 equal, 0 equal up to rounding, 0 different; 0 only in A, 0 only in B."
 )
@@ -86,7 +79,7 @@ def test_settings_and_environment_explain(tmp_path):
     change(other, lambda it: environment(it).update(packages={"torch": "2.14.0"}), CELL)
     text = compared(run(tmp_path / "a"), other)
     assert "setting adaptation.learning_rate: 0.001 in A, 0.003 in B" in text
-    assert 'environment packages.torch of prune_model: "2.13.0" in A, "2.14.0" in B' in text
+    assert 'environment packages.torch of prune_model: "2.13.0+cpu" in A, "2.14.0" in B' in text
     assert "no recorded setting" not in text
 
 

@@ -3,8 +3,6 @@
 import json
 import math
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import pytest
 
@@ -18,12 +16,11 @@ from freelunch.records.read import answers_beside
 from freelunch.study.cell import Cell
 from freelunch.study.steps import METRICS
 from freelunch.study.study import Study
-from records_for_tests import PERPLEXITIES, make_records, make_study, recorded_study
+from records_for_tests import PERPLEXITIES, make_records, recorded_study
 from refusals import refused
 
 RECORD = Cell.parse("tiny/wanda-u50/recon_block/seed0")
-DRIFT = {"loss": 3.0, "perplexity": math.exp(3.0), "window_losses": [2.0, 4.0]}
-Record = dict[str, Any]
+ANSWERS = {"rte": [{"right": True}, {"right": False}], "boolq": [{"right": True}]}
 
 
 @pytest.fixture
@@ -32,68 +29,100 @@ def study(tmp_path, monkeypatch):
     return recorded_study()
 
 
-def altered(study, change, again):
-    """Alter a record; `again`: by somebody who knows of its digest."""
-    path = study.paths.record(RECORD)
-    record = json.loads(path.read_text())
-    change(record)
-    record = sealed(record) if again else record
-    write_json(path, record)
+@pytest.fixture
+def record(study):
+    """A record with all that can be measured; its answers are in the folder of the records."""
+    record = make_records(study, PERPLEXITIES)[RECORD]
+    answers = answers_beside(study.paths.record(RECORD))
+    answers.write_bytes(answers_bytes(ANSWERS))
+    record["metrics"] |= {
+        "drift": {"loss": 3.0, "perplexity": math.exp(3.0), "window_losses": [2.0, 4.0]},
+        "tasks": {
+            "tasks": {"rte": {"accuracy": 0.5}, "boolq": {"accuracy": 1.0}},
+            "accuracy": 0.75,
+            "answers_sha256": file_digest(answers),
+        },
+    }
     return record
 
 
-def test_an_audit_of_sound_records(study):
+def check(study, record):
+    check_records(study, {RECORD: sealed(record)}, study.paths.records)
+
+
+def test_an_audit_of_sound_records_and_of_a_record_that_was_edited_without_its_digest(study):
     audit = audit_study(study)
     json.dumps(audit.as_json(), allow_nan=False)
     assert audit.study == "made-up"
     assert {claim.id for claim in audit.claims} >= {"C1", "C2", "C3", "C4"}
     assert {step.step for step in audit.costs} >= {"prune_model", "reconstruct_window"}
     assert audit_study(study) == audit
+    path = study.paths.record(RECORD)
+    edited = json.loads(path.read_text())
+    edited["identity"]["parameters"] = 7 * 10**10
+    write_json(path, edited)
+    with refused(where=path, todo="make repair"):
+        audit_study(study)
 
 
 @pytest.mark.parametrize(
-    ("change", "key"),
+    ("key", "place", "value"),
     [
-        (lambda it: it["metrics"]["perplexity"].update(perplexity=38.0), "perplexity.perplexity"),
-        (lambda it: it["metrics"]["perplexity"].update(loss=3.0), "perplexity.loss"),
-        (
-            lambda it: it["metrics"]["perplexity"]["window_losses"].__setitem__(3, 1.0),
-            "perplexity.loss",
-        ),
-        (lambda it: it["identity"].update(sparsity=0.4), "identity.sparsity"),
-        (lambda it: it["identity"].update(zeros=3), "identity.zeros"),
-        (lambda it: it["identity"].update(weights=3), "identity.weights"),
-        (lambda it: it.update(fingerprint="0" * 64), "fingerprint"),
+        ("metrics.perplexity.perplexity", "metrics.perplexity.perplexity", 38.0),
+        ("metrics.perplexity.loss", "metrics.perplexity.window_losses.3", 1.0),
+        # By a millionth.
+        ("metrics.drift.loss", "metrics.drift.loss", 3.000003),
+        ("identity.sparsity", "identity.sparsity", 0.4),
+        ("identity.zeros", "identity.zeros", 3),
+        ("identity.weights", "identity.weights", 3),
+        ("fingerprint", "fingerprint", "0" * 64),
+        ("cell", "cell", "tiny/wanda-u50/none/seed0"),
+        ("metrics.tasks.tasks.rte", "metrics.tasks.tasks.rte.accuracy", 0.75),
+        ("metrics.tasks.accuracy", "metrics.tasks.accuracy", 0.7),
+        ("answers", "metrics.tasks.tasks.other", {"accuracy": 0.5}),
     ],
 )
-def test_an_altered_record_is_refused(study, change, key):
-    """By the key that contradicts others, or by its digest."""
-    altered(study, change, again=True)
-    with refused(where=key, todo="make repair") as caught:
-        audit_study(study)
-    assert RECORD.record_name in str(caught.value.where)
-    altered(study, change, again=False)
-    with refused(where=RECORD.record_name, todo="make repair"):
-        audit_study(study)
+def test_an_altered_record_is_refused_by_the_key_that_contradicts_others(
+    study, record, key, place, value
+):
+    """Also if somebody who knows of its digest altered it."""
+    check(study, record)
+    *keys, last = place.split(".")
+    entry = record
+    for name in keys:
+        entry = entry[name]
+    entry[int(last) if isinstance(entry, list) else last] = value
+    with refused(where=f"{RECORD.record_name}: {key}", todo="make repair"):
+        check(study, record)
 
 
-def test_a_record_that_is_not_what_was_measured_is_refused(study):
+def test_answers_that_were_swapped_are_refused(study, record):
+    """The accuracy stays what it was; differences from document to document do not."""
+    swapped = ANSWERS | {"rte": ANSWERS["rte"][::-1]}
+    answers_beside(study.paths.record(RECORD)).write_bytes(answers_bytes(swapped))
+    with refused(where="answers_sha256"):
+        check(study, record)
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "value"),
+    [
+        ("perplexity", "token_ids_sha256", "0" * 64),
+        ("drift", "window_losses", [2.5, 3.5]),
+    ],
+)
+def test_a_record_that_is_not_what_was_measured_is_refused(study, record, metric, key, value):
     """All of its numbers agree with each other, but not with the files of the evaluation."""
-    record = altered(study, lambda it: it["metrics"].update(drift=DRIFT), again=True)
-
-    def check_against(**measured):
+    for changes in ({}, {key: value}):
         writer = ArtifactWriter(study.paths.metrics(RECORD), METRICS, "fingerprint")
-        for name, content in {**record["metrics"], **measured}.items():
-            writer.add_text(f"{name}.json", json.dumps(content))
+        for name, content in record["metrics"].items():
+            own = changes if name == metric else {}
+            writer.add_text(f"{name}.json", json.dumps({**content, **own}))
         writer.finish()
-        check_records(study, {RECORD: record}, study.paths.records)
-
-    check_against()
-    other = {**record["metrics"]["perplexity"], "token_ids_sha256": "0" * 64}
-    with refused(where="metrics.perplexity.token_ids_sha256", expected="0" * 64):
-        check_against(perplexity=other)
-    with refused(where="metrics.drift.window_losses", expected=[2.5, 3.5]):
-        check_against(drift={**DRIFT, "window_losses": [2.5, 3.5]})
+        if not changes:
+            check(study, record)
+    with refused(where=f"metrics.{metric}.{key}", expected=value):
+        check(study, record)
 
 
 def test_records_of_another_cell_or_spec_or_none_are_refused(study):
@@ -107,49 +136,3 @@ def test_records_of_another_cell_or_spec_or_none_are_refused(study):
         audit_study(study)
     with refused(where="nowhere", todo="make study"):
         audit_study(study, Path("nowhere"))
-
-
-@pytest.mark.parametrize(
-    ("tasks", "others", "key"),
-    [
-        ({"rte": 0.5, "boolq": 1.0}, {}, None),
-        ({"rte": 0.75, "boolq": 1.0}, {}, "metrics.tasks.tasks.rte"),
-        ({"rte": 0.5, "boolq": 1.0}, {"accuracy": 0.7}, "metrics.tasks.accuracy"),
-        ({"rte": 0.5}, {}, "answers"),
-    ],
-)
-def test_accuracies_follow_from_the_answers(tasks, others, key, tmp_path):
-    study = make_study(adaptations=["none"], criteria=["wanda"])
-    cell, record = [*make_records(study, PERPLEXITIES).items()][1]
-    answers = answers_beside(tmp_path / cell.record_name)
-    right = {"rte": [{"right": True}, {"right": False}], "boolq": [{"right": True}]}
-    answers.write_bytes(answers_bytes(right))
-    record["metrics"]["tasks"] = {
-        "tasks": {task: {"accuracy": accuracy} for task, accuracy in tasks.items()},
-        "accuracy": fmean(tasks.values()),
-        "answers_sha256": file_digest(answers),
-        **others,
-    }
-    records: Any = {cell: sealed(record)}
-    if key:
-        with refused(where=f"{cell.record_name}: {key}"):
-            check_records(study, records, tmp_path)
-        return
-    check_records(study, records, tmp_path)
-    # The accuracy stays what it was; differences from document to document do not.
-    answers.write_bytes(answers_bytes(right | {"rte": right["rte"][::-1]}))
-    with refused(where="answers_sha256"):
-        check_records(study, records, tmp_path)
-
-
-@pytest.mark.parametrize("metric", ["perplexity", "drift"])
-def test_losses_that_contradict_each_other_are_refused(metric, tmp_path):
-    """By a millionth, and without the file of the evaluation."""
-    study = make_study(adaptations=["none"], criteria=["wanda"])
-    cell, record = [*make_records(study, PERPLEXITIES).items()][1]
-    record["metrics"]["drift"] = {**DRIFT}
-    records: Any = {cell: sealed(record)}
-    check_records(study, records, tmp_path)
-    record["metrics"][metric]["loss"] *= 1 + 1e-6
-    with refused(where=f"metrics.{metric}.loss"):
-        check_records(study, {cell: sealed(record)}, tmp_path)
