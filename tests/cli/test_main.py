@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from freelunch.audit.crate import config_text
-from freelunch.audit.output_files import CONFIG, audit_files, seal_audit
+from freelunch.audit.output_files import AUDIT_SUMS, CONFIG, digested, seal
 from freelunch.cli.main import main
 from freelunch.core.files import write_atomically
 from freelunch.study.open_study import open_study
@@ -140,10 +140,10 @@ def test_a_damaged_note_of_what_was_run_is_no_edit(run: Run, capsys: Captured) -
 
 def finished(study: Study) -> None:
     """Leave what says that a study ran to its end."""
-    for name in audit_files(study):
+    for name in digested(study)[AUDIT_SUMS]:
         text = config_text(study) if name == CONFIG else "made by another step"
         write_atomically(study.paths.root / name, text)
-    seal_audit(study)
+    seal(study, AUDIT_SUMS)
 
 
 @pytest.mark.parametrize(

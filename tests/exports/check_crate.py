@@ -23,7 +23,7 @@ TERMS = ("sha256",)
 PROFILE = "workflow-ro-crate"
 
 
-def contexts() -> dict[str, str]:
+def contexts():
     """Return the JSON-LD contexts of our crates by their addresses.
 
     Raises:
@@ -36,7 +36,7 @@ def contexts() -> dict[str, str]:
     return {ROCRATE: of_rocrate, f"{WORKFLOW_RUN}/context": json.dumps(terms)}
 
 
-def fill_cache(path: Path) -> None:
+def fill_cache(path):
     """Write the contexts to the validator's cache of the web."""
     with CachedSession(str(path), backend="sqlite", expire_after=-1) as session:
         for url, text in contexts().items():
@@ -50,7 +50,7 @@ def fill_cache(path: Path) -> None:
             session.cache.save_response(response)
 
 
-def main(root: str) -> int:
+def main(root):
     """Validate a crate by its profile and those that it builds on; return the exit status."""
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "contexts"

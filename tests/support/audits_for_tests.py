@@ -1,7 +1,6 @@
 """A made-up study as a finished run leaves it: its records, tables, figures and audit."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from freelunch.audit.evidence import Evidence
 from freelunch.audit.figures import TABLES_OF_CLAIMS, figures
 from freelunch.audit.output_files import PAGE
 from freelunch.audit.page import page_text
-from freelunch.audit.rebuild_docs import read_kept, write_results
+from freelunch.audit.rebuild_docs import write_results
 from freelunch.core.digest import sealed
 from freelunch.core.files import write_atomically, write_json
+from freelunch.records.read import load_records
 from freelunch.reporting.drawing.figure_files import draw_figure
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
@@ -30,8 +30,6 @@ KEPT = {
     "quirks": "studies/quirks.yaml",
     "precision": "studies/precision.yaml",
 }
-# Those whose records are kept although the study has not run to its end.
-UNFINISHED: tuple[str, ...] = ()
 # Where there is no SVG, the page shows the PNG.
 DRAWN = ("criteria.svg", "windows.svg", "budgets.png")
 # These adaptations make a comparison of windows, a comparison of budgets, and a cell whose
@@ -89,18 +87,18 @@ class Audited:
     root: Path
 
     @property
-    def study(self) -> Study:
+    def study(self):
         return self.results.study
 
 
-def write_page(audited: Audited, **more: Any) -> Path:
+def write_page(audited, **more):
     """Write the page of an audit where the workflow does, and return its path."""
     path = audited.root / PAGE
     write_atomically(path, page_text(audited.results, audited.audit, audited.root, **more))
     return path
 
 
-def make_audited(root: Path, figures: bool = True) -> Audited:
+def make_audited(root):
     """Return a study that was run and audited, with its files below `root`."""
     block = {"recon_block": {"method": "reconstruction", "train_norms": False}}
     study = make_study(
@@ -131,25 +129,20 @@ def make_audited(root: Path, figures: bool = True) -> Audited:
     results = Results(study, records, root / "records")
     for file, text in table_texts(results, TABLES_OF_CLAIMS).items():
         write_atomically(root / file, text)
-    if figures:
-        draw(study, root / "figures", *(root / "figures" / name for name in DRAWN))
+    for name in DRAWN:
+        output = root / "figures" / name
+        figure = figures()[output.stem]
+        data = output.with_suffix(".csv")
+        draw_figure(figure.drawing, data, figure.settings(study), [output])
     return Audited(results, audit, root)
 
 
-def make_kept(name: str, root: Path, formats: Sequence[str]) -> Audited:
+def make_kept(name, root, formats):
     """Return a study whose records are kept in `docs/`, with its figures in some formats."""
     study = Study.load(Path(KEPT[name]), ROOT)
     source = root / "records"
     shutil.copytree(ROOT / "docs" / name / "records", source)
-    study, records = read_kept(study, source, name in UNFINISHED)
+    records = load_records(study, source)
     audit = write_results(study, records, source, root, formats)
     write_json(root / "audit" / "audit.json", audit.as_json())
     return Audited(Results(study, records, source), audit, root)
-
-
-def draw(study: Study, data: Path, *outputs: Path) -> None:
-    """Draw figures of a study, each into a file with the figure's name."""
-    for output in outputs:
-        figure = figures()[output.stem]
-        table = data / f"{figure.name}.csv"
-        draw_figure(figure.drawing, table, figure.settings(study), [output])

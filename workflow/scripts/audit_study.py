@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from freelunch.audit.crate import write_crate
-from freelunch.audit.output_files import check_before_audit, seal_audit
+from freelunch.audit.output_files import AUDIT_SUMS, check_before_audit, seal
 from freelunch.audit.texts import audit_texts
 from freelunch.core.files import write_atomically
 from freelunch.core.job import running
@@ -22,4 +22,4 @@ if __name__ == "__main__":
             write_atomically(study.paths.root / name, text)
         # The crate comes last, because it lists all files of the results.
         write_crate(study, records, study.paths.root)
-        seal_audit(study)
+        seal(study, AUDIT_SUMS)

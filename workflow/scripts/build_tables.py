@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from freelunch.audit.figures import TABLES_OF_CLAIMS
-from freelunch.audit.output_files import seal_tables
+from freelunch.audit.output_files import TABLE_SUMS, seal
 from freelunch.core.job import running
 from freelunch.reporting.tables import build_tables
 from freelunch.study.study import Study
@@ -15,4 +15,4 @@ if __name__ == "__main__":
     with running(snakemake):
         study = Study.check(snakemake.params.config, snakemake.params.source)
         build_tables(study, TABLES_OF_CLAIMS)
-        seal_tables(study)
+        seal(study, TABLE_SUMS)

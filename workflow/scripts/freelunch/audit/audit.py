@@ -7,14 +7,20 @@ from typing import Any
 
 from freelunch.analysis.pairing import Records
 from freelunch.audit.answers import PrunedModelAnswer, answer_text, gather_answers
-from freelunch.audit.appendix import EXPECTATIONS, Repetition, gather_appendix
 from freelunch.audit.claim_verdicts import ClaimVerdict, PartVerdict, audit_claims
 from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.integrity import check_records
 from freelunch.audit.layouts import layout
 from freelunch.audit.protocol import ComparedSetting, audit_protocol, load_protocol
-from freelunch.audit.provenance import Provenance, StepCost, gather_costs, gather_provenance
+from freelunch.audit.provenance import (
+    Provenance,
+    Repetition,
+    StepCost,
+    gather_appendix,
+    gather_costs,
+    gather_provenance,
+)
 from freelunch.audit.published import (
     ComparedNumber,
     Contradiction,
@@ -28,7 +34,7 @@ from freelunch.audit.published_claims import (
     audit_published_claims,
 )
 from freelunch.audit.published_file import load_published
-from freelunch.audit.reforms import CHECKLIST, ReformsItem, gather_reforms
+from freelunch.audit.reforms import ReformsItem, gather_reforms
 from freelunch.audit.scope import load_regimes, scope_text, worth_text
 from freelunch.records.read import load_records
 from freelunch.study.study import Study
@@ -66,22 +72,12 @@ class Audit:
     @property
     def appendix_text(self) -> str:
         """Return the artifact appendix as Markdown."""
-        return layout("appendix.md").render(audit=self, expectations=EXPECTATIONS)
+        return layout("appendix.md").render(audit=self)
 
     @property
     def reforms_text(self) -> str:
         """Return the answered checklist as Markdown."""
-        lines = [f"# REFORMS checklist of the study `{self.study}`", "", CHECKLIST]
-        module = None
-        for item in self.reforms:
-            if item.module != module:
-                module = item.module
-                lines += ["", f"## {module}", "", "| item | asks for | status | answer |"]
-                lines.append("|---|---|---|---|")
-            # A bar would end the field of the table.
-            text = item.text.replace("|", "\\|")
-            lines.append(f"| {item.id} | {item.asks} | {item.status} | {text} |")
-        return "\n".join(lines) + "\n"
+        return layout("checklist.md").render(audit=self)
 
 
 def json_of(value: Any) -> dict[str, Any]:

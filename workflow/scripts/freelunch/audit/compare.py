@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from freelunch.analysis.pairing import measured_perplexity, paired_difference
+from freelunch.analysis.pairing import Records, measured_perplexity, paired_difference
 from freelunch.core.errors import UserError
 from freelunch.records.read import differences, read_record
 from freelunch.records.record import Record
@@ -29,70 +29,9 @@ _OTHERS: Mapping[str, Callable[[Record], float | None]] = {
 }
 # Losses that differ by no more than this are equal up to rounding.
 ROUNDING = 1e-5
-EQUAL, ROUNDED = "equal", "equal up to rounding"
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What may explain a difference.
-
-    Attributes:
-        kind: "setting" or "environment".
-        key: Which one.
-        a: Its value in A, as people read it.
-        b: Its value in B.
-    """
-
-    kind: str
-    key: str
-    a: str
-    b: str
-
-    @classmethod
-    def of(cls, kind: str, key: str, *values: Any) -> "Explanation":
-        """Return what differs; a commit is told by its first digits, what else is long is cut."""
-        is_commit = key == "commit"
-        a, b = (it[:12] if is_commit and it else json.dumps(it)[:60] for it in values)
-        return cls(kind, key, a, b)
-
-
-@dataclass(frozen=True)
-class DifferentCell:
-    """A cell that differs between two runs, A and B.
-
-    Attributes:
-        cell: The cell.
-        a, b: Its perplexity and the error of that.
-        difference: The loss in B minus that in A, and its error; None if they were measured on
-            different tokens.
-        others: Other numbers that differ, with their values in A and in B.
-        explained: What may explain it, with the steps that it concerns.
-    """
-
-    cell: Cell
-    a: tuple[float, float]
-    b: tuple[float, float]
-    difference: tuple[float, float] | None
-    others: list[tuple[str, float, float]]
-    explained: dict[Explanation, list[str]]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What differs between two runs, A and B.
-
-    Attributes:
-        different: The cells that differ.
-        equal: How many cells have equal losses.
-        rounded: How many are equal up to rounding.
-        only_in_a, only_in_b: The cells that only one run has.
-    """
-
-    different: list[DifferentCell]
-    equal: int
-    rounded: int
-    only_in_a: list[Cell]
-    only_in_b: list[Cell]
+EQUAL, ROUNDED, DIFFERENT = "equal", "equal up to rounding", "different"
+# What may explain a difference, and its values, with the steps that it concerns.
+Explanations = dict[tuple[str, str], list[str]]
 
 
 def records_of_run(name: str) -> dict[Cell, Record]:
@@ -104,59 +43,71 @@ def records_of_run(name: str) -> dict[Cell, Record]:
     Raises:
         UserError: There are no records, or one of them is damaged.
     """
-    if not name:
-        raise UserError(
-            "one of the two runs to compare is not named",
-            expected="make compare A=... B=..., each a config that was run, its results, or a "
-            "folder of records",
-        )
     path, todo = Path(name), None
     if path.is_file():
         study = Study.load(path)
         path, todo = study.paths.records, f"run it: {study.run_command}"
     elif (path / "records").is_dir():
         path = path / "records"
-    elif not path.is_dir():
-        raise UserError("there is no such file or folder", where=path)
-    files = [each for each in sorted(path.glob("*.json")) if "__" in each.name]
-    if not files:
-        raise UserError(
-            "there are no records to compare",
-            where=path,
-            expected="a study's config that was run, its results, or a folder of records",
-            todo=todo,
-        )
     records: dict[Cell, Record] = {}
-    for file in files:
+    # An empty name is no folder.
+    for file in sorted(path.glob("*__*.json")) if name else ():
         record = read_record(file)
         cell = Cell.parse(record["cell"])
         if cell in records:
             raise UserError(
                 "a folder has two records of one cell",
                 where=file,
-                found=str(cell),
+                found=cell,
                 expected=f"that of {path / cell.record_name} alone",
                 todo="remove one of them",
             )
         records[cell] = record
+    if not records:
+        raise UserError(
+            "there are no records to compare",
+            where=path if name else None,
+            expected="make compare A=... B=..., each a config that was run, its results, or a "
+            "folder of records",
+            todo=todo,
+        )
     return records
 
 
-def compare_runs(one: Mapping[Cell, Record], other: Mapping[Cell, Record]) -> Comparison:
-    """Return what differs between two runs, A and B."""
+def comparison_text(one: Records, other: Records) -> str:
+    """Return how two runs, A and B, compare: what is equal first, then what differs, cell by cell.
+
+    What explains the differences of all cells is said once.
+    """
     shared = sorted(one.keys() & other.keys())
-    compared = [_compared(cell, one[cell], other[cell]) for cell in shared]
-    return Comparison(
-        [each for each in compared if isinstance(each, DifferentCell)],
-        compared.count(EQUAL),
-        compared.count(ROUNDED),
-        sorted(one.keys() - other.keys()),
-        sorted(other.keys() - one.keys()),
-    )
+    alone = {"A": sorted(one.keys() - other.keys()), "B": sorted(other.keys() - one.keys())}
+    compared = {cell: _compared(one[cell], other[cell]) for cell in shared}
+    counts = Counter(kind for kind, _ in compared.values())
+    lines = [
+        f"{len(shared)} {'cell' if len(shared) == 1 else 'cells'} in both runs: "
+        f"{', '.join(f'{counts[kind]} {kind}' for kind in (EQUAL, ROUNDED, DIFFERENT))}; "
+        f"{', '.join(f'{len(those)} only in {run}' for run, those in alone.items())}."
+    ]
+    different = {cell: told for cell, (kind, told) in compared.items() if kind == DIFFERENT}
+    explained = [_explanations(one[cell], other[cell]) for cell in different]
+    everywhere: Explanations = {}
+    for each in explained[0] if len(explained) > 1 else ():
+        if all(each in of_cell for of_cell in explained):
+            steps = [step for of_cell in explained for step in of_cell[each]]
+            everywhere[each] = list(dict.fromkeys(steps))
+    if everywhere:
+        lines += ["What differs for all of these cells:", *_explained(everywhere)]
+    for (cell, told), of_cell in zip(different.items(), explained, strict=True):
+        lines += [f"{cell}: {told[0]}", *told[1:]]
+        lines += _explained({each: of_cell[each] for each in of_cell if each not in everywhere})
+        if not of_cell:
+            lines.append("  no recorded setting or environment explains the difference")
+    lines += [f"only in {run}: {', '.join(map(str, of))}" for run, of in alone.items() if of]
+    return "\n".join(lines)
 
 
-def _compared(cell: Cell, one: Record, other: Record) -> DifferentCell | str:
-    """Return how a cell differs, or that it is EQUAL or ROUNDED."""
+def _compared(one: Record, other: Record) -> tuple[str, list[str]]:
+    """Return whether two records of a cell are equal, and how they differ, in lines."""
     a, b = measured_perplexity(one), measured_perplexity(other)
     tokens, losses = (
         [record["metrics"]["perplexity"][key] for record in (one, other)]
@@ -165,40 +116,41 @@ def _compared(cell: Cell, one: Record, other: Record) -> DifferentCell | str:
     same_tokens, others = tokens[0] == tokens[1], list(_other_differences(one, other))
     # As records have them, since a loss that is not finite is null there, and equals itself.
     if same_tokens and losses[0] == losses[1] and not others:
-        return EQUAL
-    difference = None
+        return EQUAL, []
+    difference = "  measured on different tokens, so the two cannot be compared"
     if same_tokens and len(a[2]) == len(b[2]):
-        difference = paired_difference(b[2], a[2])
-        if abs(difference[0]) <= ROUNDING and not others:
-            return ROUNDED
-    return DifferentCell(cell, a[:2], b[:2], difference, others, _explanations(one, other))
+        loss, error = paired_difference(b[2], a[2])
+        if abs(loss) <= ROUNDING and not others:
+            return ROUNDED, []
+        difference = f"  loss B - A: {with_error(loss, error)} nats per token"
+    levels = f"{with_error(*a[:2])} in A, {with_error(*b[:2])} in B"
+    return DIFFERENT, [levels, difference, *others]
 
 
-def _other_differences(one: Record, other: Record) -> Iterator[tuple[str, float, float]]:
+def _other_differences(one: Record, other: Record) -> Iterator[str]:
     """Yield the other numbers that both records have and that differ by more than rounding."""
     for key, read in _OTHERS.items():
         a, b = read(one), read(other)
         if a is None or b is None or (math.isnan(a) and math.isnan(b)):
             continue
         if not math.isclose(a, b, rel_tol=ROUNDING):
-            yield key, a, b
+            yield f"  {key}: {a:g} in A, {b:g} in B"
 
 
-def _explanations(one: Record, other: Record) -> dict[Explanation, list[str]]:
+def _explanations(one: Record, other: Record) -> Explanations:
     """Return the settings that differ, and what differs between the environments of the steps that
     both records have, with these steps.
 
     A package that only one of the two steps recorded explains nothing and is left out.
     """
-    found: dict[Explanation, list[str]] = {
-        Explanation.of("setting", *each): [] for each in differences(one["spec"], other["spec"])
-    }
+    unlike = differences(one["spec"], other["spec"])
+    found: Explanations = {(f"setting {key}", _values(key, *of)): [] for key, *of in unlike}
     environments = [_environments(each) for each in (one, other)]
     for step in sorted(environments[0].keys() & environments[1].keys()):
         for a, b in product(*(of[step] for of in environments)):
-            for key, mine, theirs in differences(a, b):
-                if not (key.startswith("packages.") and None in (mine, theirs)):
-                    steps = found.setdefault(Explanation.of("environment", key, mine, theirs), [])
+            for key, *of in differences(a, b):
+                if not (key.startswith("packages.") and None in of):
+                    steps = found.setdefault((f"environment {key}", _values(key, *of)), [])
                     steps += [] if step in steps else [step]
     return found
 
@@ -213,44 +165,15 @@ def _environments(record: Record) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def comparison_text(found: Comparison) -> str:
-    """Return a comparison for people: what is equal first, then what differs, cell by cell.
-
-    What explains the differences of all cells is said once.
-    """
-    cells = found.different
-    common = found.equal + found.rounded + len(cells)
-    alone = {"only in A": found.only_in_a, "only in B": found.only_in_b}
-    lines = [
-        f"{common} {'cell' if common == 1 else 'cells'} in both runs: {found.equal} equal, "
-        f"{found.rounded} equal up to rounding, {len(cells)} different; "
-        f"{', '.join(f'{len(those)} {where}' for where, those in alone.items())}."
-    ]
-    everywhere: dict[Explanation, list[str]] = {}
-    for each in cells[0].explained if len(cells) > 1 else ():
-        if all(each in cell.explained for cell in cells):
-            steps = [step for cell in cells for step in cell.explained[each]]
-            everywhere[each] = list(dict.fromkeys(steps))
-    if everywhere:
-        lines += ["What differs for all of these cells:", *_explained(everywhere)]
-    for cell in cells:
-        lines.append(f"{cell.cell}: {with_error(*cell.a)} in A, {with_error(*cell.b)} in B")
-        if cell.difference is None:
-            lines.append("  measured on different tokens, so the two cannot be compared")
-        else:
-            lines.append(f"  loss B - A: {with_error(*cell.difference)} nats per token")
-        lines += [f"  {key}: {a:g} in A, {b:g} in B" for key, a, b in cell.others]
-        own = {each: steps for each, steps in cell.explained.items() if each not in everywhere}
-        lines += _explained(own)
-        if not cell.explained:
-            lines.append("  no recorded setting or environment explains the difference")
-    lines += [f"{where}: {', '.join(map(str, those))}" for where, those in alone.items() if those]
-    return "\n".join(lines)
+def _values(key: str, *values: Any) -> str:
+    """Return two values; a commit is told by its first digits, what else is long is cut."""
+    is_commit = key == "commit"
+    a, b = (it[:12] if is_commit and it else json.dumps(it)[:60] for it in values)
+    return f"{a} in A, {b} in B"
 
 
-def _explained(found: Mapping[Explanation, Sequence[str]]) -> list[str]:
+def _explained(found: Explanations) -> list[str]:
     return [
-        f"  {each.kind} {each.key}{' of ' if steps else ''}{', '.join(steps)}: "
-        f"{each.a} in A, {each.b} in B"
-        for each, steps in found.items()
+        f"  {what}{' of ' if steps else ''}{', '.join(steps)}: {values}"
+        for (what, values), steps in found.items()
     ]

@@ -4,7 +4,6 @@
 each result with its digest. The records have the provenance and the cost of each step.
 """
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,9 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from freelunch.analysis.pairing import Records
-from freelunch.audit.output_files import (
-    AUDIT_FILES,
-    CONFIG,
-    METADATA,
-    SNAKEFILE,
-    own_files,
-)
-from freelunch.audit.provenance import Provenance, gather_provenance
+from freelunch.audit.output_files import AUDIT_FILES, CONFIG, METADATA, SNAKEFILE, own_files
+from freelunch.audit.provenance import gather_provenance
 from freelunch.core.digest import file_digest
-from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically, write_json
 from freelunch.study.registry import REPOSITORY
 from freelunch.study.study import Study
@@ -30,42 +22,19 @@ from freelunch.study.study import Study
 PROFILE = "https://w3id.org/workflowhub/workflow-ro-crate/1.0"
 # RO-Crate 1.1 has no term for a sha256; this context has.
 CONTEXT = "https://w3id.org/ro/terms/workflow-run/context"
-# By suffix; Python's own table differs between machines.
-FORMATS = {
-    "": "text/plain",
-    ".csv": "text/csv",
-    ".gz": "application/gzip",
-    ".html": "text/html",
-    ".json": "application/json",
-    ".md": "text/markdown",
-    ".pdf": "application/pdf",
-    ".png": "image/png",
-    ".sha256": "text/plain",
-    ".svg": "image/svg+xml",
-    ".tex": "application/x-tex",
-    ".yaml": "application/yaml",
-}
 
 
 def write_crate(study: Study, records: Records, root: Path) -> Path:
-    """Describe a finished study in `ro-crate-metadata.json`, and return that file.
+    """Describe a finished study in `ro-crate-metadata.json` in the folder of its results, which
+    becomes the crate, and return that file.
 
     The Snakefile and the config are first copied to `audit/run/`. Nothing is fetched, and no date
     is today's: the same files and records give the same bytes.
-
-    Args:
-        study: The study.
-        records: The record of each of its cells.
-        root: The folder of its results, which becomes the crate.
-
-    Raises:
-        UserError: A record is not in `root`.
     """
-    provenance = gather_provenance(study, records)
-    ended = _ended(study, records, provenance, root)
     write_atomically(root / SNAKEFILE, (REPOSITORY / "workflow" / "Snakefile").read_bytes())
     write_atomically(root / CONFIG, config_text(study))
     project = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    provenance = gather_provenance(study, records)
     crate = ROCrate(version="1.1")
     crate.metadata.extra_contexts.append(CONTEXT)
     spdx, paper = project["license"], project["preferred-citation"]
@@ -74,7 +43,7 @@ def write_crate(study: Study, records: Records, root: Path) -> Path:
         "name": f"{project['title']}: study {study.name}",
         "description": f"{len(records)} cells. Each is a language model, dense or pruned and "
         "adapted. The crate contains no models or texts, which keep their own licences.",
-        "datePublished": ended,
+        "datePublished": provenance.finished["last"],
         "license": licence,
         "citation": _add(crate, paper["url"], "ScholarlyArticle", paper["title"]),
         "conformsTo": _add(crate, PROFILE, "CreativeWork", "Workflow RO-Crate"),
@@ -82,7 +51,13 @@ def write_crate(study: Study, records: Records, root: Path) -> Path:
     for key, value in properties.items():
         crate.root_dataset[key] = value
     facts = {**_facts(root / SNAKEFILE), "name": project["title"], "license": licence}
-    if versions := _versions(provenance):
+    # The commits at which steps were run.
+    versions = sorted(
+        each["commit"] + ("-dirty" if each["uncommitted_changes"] else "")
+        for each in provenance.commits
+        if each["commit"]
+    )
+    if versions:
         facts["version"] = versions[0] if len(versions) == 1 else versions
     crate.add_workflow(root / SNAKEFILE, SNAKEFILE, main=True, lang="snakemake", properties=facts)
     for name in sorted({*own_files(study), *AUDIT_FILES} - {SNAKEFILE, METADATA}):
@@ -98,38 +73,9 @@ def config_text(study: Study) -> str:
     return str(yaml.safe_dump(study.as_json(), sort_keys=False, allow_unicode=True))
 
 
-def _ended(study: Study, records: Records, provenance: Provenance, root: Path) -> str:
-    """Return when the last step ended, in ISO 8601, UTC.
-
-    If the records do not say, this is the time at which the newest of them was written.
-    """
-    paths = [root / study.paths.records.name / cell.record_name for cell in records]
-    for path in paths:
-        if not path.is_file():
-            todo = f"run the study (`{study.run_command}`)"
-            raise UserError("a record is missing", where=path, todo=todo)
-    newest = max(path.stat().st_mtime for path in paths)
-    written = datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
-    return provenance.finished["last"] or written
-
-
-def _versions(provenance: Provenance) -> list[str]:
-    """Return the commits at which steps were run, with -dirty for uncommitted changes."""
-    return sorted(
-        each["commit"] + ("-dirty" if each["uncommitted_changes"] else "")
-        for each in provenance.commits
-        if each["commit"]
-    )
-
-
 def _facts(path: Path) -> dict[str, Any]:
-    """Return the name, size, digest and format of a file."""
-    return {
-        "name": path.name,
-        "contentSize": str(path.stat().st_size),
-        "sha256": file_digest(path),
-        "encodingFormat": FORMATS.get(path.suffix, "application/octet-stream"),
-    }
+    size = str(path.stat().st_size)
+    return {"name": path.name, "contentSize": size, "sha256": file_digest(path)}
 
 
 def _add(crate: ROCrate, uri: str, kind: str, name: str) -> Any:

@@ -1,27 +1,23 @@
 """The layouts of `workflow/report/audit/`: the page, the cards, the appendix, the checklist."""
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
 from freelunch.audit.claims import REPORT
-from freelunch.audit.provenance import Facts, Provenance
+from freelunch.audit.provenance import Provenance
 from freelunch.audit.scope import measured_text
-from freelunch.reporting.formatting import NOTHING, duration, three_digits, with_error
-from freelunch.reporting.labels import place_text
+from freelunch.reporting.formatting import NOTHING, duration, range_text, three_digits, with_error
+from freelunch.reporting.labels import place_text, pruning_label
+from freelunch.study.patterns import Pattern
 
-_MACHINE = ("device_name", "device", "processor", "cores", "platform", "python")
 
-
-def layout(name: str, names: Mapping[str, object] | None = None, **filters: Any) -> Template:
-    """Return a layout.
-
-    Args:
-        name: Its file's name.
-        names, filters: What it can name beside what all layouts can.
-    """
+@cache
+def layout(name: str, **filters: Any) -> Template:
+    """Return the layout in a file; `filters` are those that it has beside what all layouts have."""
     environment = Environment(
         loader=FileSystemLoader(REPORT / "audit"),
         # The other layouts are Markdown, which shows no HTML of a record.
@@ -32,23 +28,25 @@ def layout(name: str, names: Mapping[str, object] | None = None, **filters: Any)
         lstrip_blocks=name.endswith(".html"),
         keep_trailing_newline=not name.endswith(".html"),
     )
-    environment.globals |= {"nothing": NOTHING, **(names or {})}
+    environment.globals |= {"nothing": NOTHING}
     environment.filters |= {
         "code": _code,
-        "computed": computed_text,
+        "computed": _computed_text,
         "duration": duration,
-        "machine": _machine_text,
+        "ends": lambda numbers: range_text([*numbers], ","),
         "measured": measured_text,
         "place": place_text,
+        "pruning": lambda model: pruning_label(vars(model)),
         "quoted": shlex.quote,
         "significant": three_digits,
         "with_error": with_error,
+        "zeros": _zeros_text,
         **filters,
     }
     return environment.get_template(name)
 
 
-def computed_text(provenance: Provenance) -> str:
+def _computed_text(provenance: Provenance) -> str:
     """Return when, and by which commits, the records were computed."""
     commits = ", ".join(
         f"`{each['commit'][:10]}` "
@@ -61,12 +59,18 @@ def computed_text(provenance: Provenance) -> str:
     return f"until {last or 'an unknown time'}, by commit {commits or 'unknown'}"
 
 
-def _machine_text(machine: Facts) -> str:
-    return ", ".join(
-        f"{key.replace('_', ' ')} {machine[key]}" for key in _MACHINE if machine.get(key)
-    )
-
-
 def _code(names: Iterable[object]) -> str:
     """Return names as code, with commas between them."""
     return ", ".join(f"`{name}`" for name in names)
+
+
+def _zeros_text(name: str) -> str:
+    """Return which weights become zero by a pattern."""
+    pattern = Pattern.parse(name)
+    if pattern.group is not None:
+        zeros = pattern.zeros_in_group(pattern.group)
+        return f"{zeros} of each {pattern.group} consecutive weights of a row become zero"
+    share = f"{100 * pattern.sparsity:.0f} %"
+    if pattern.structured:
+        return f"{share} of the attention heads and MLP channels become zero"
+    return f"{share} of the weights become zero, wherever they lie"

@@ -1,24 +1,22 @@
 """Whether what is derived from the records (tables, figures, the audit) is what they give."""
 
 import json
-import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import yaml
 
 from freelunch.audit.crate import config_text
-from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
+from freelunch.audit.figures import TABLES_OF_CLAIMS
 from freelunch.audit.output_files import (
     AUDIT_SUMS,
     CONFIG,
     PAGE,
     TABLE_SUMS,
-    audit_files,
     audit_outputs,
-    figure_files,
-    figure_sums,
+    check_sealed,
+    digested,
     own_files,
-    table_files,
 )
 from freelunch.audit.texts import audit_texts
 from freelunch.core.errors import UserError
@@ -30,51 +28,30 @@ from freelunch.reporting.tables import table_texts
 from freelunch.study import steps
 from freelunch.study.study import Study
 
+# What a file of digests is about, and the rule that writes it; the others are those of figures.
+_RULES = {TABLE_SUMS: ("tables", steps.BUILD_TABLES), AUDIT_SUMS: ("audit", steps.AUDIT_STUDY)}
+
 
 def made_from_records(study: Study) -> Iterator[Output]:
     """Yield what rules derive from the records of a study."""
+    for sums in digested(study):
+        what, rule = _RULES.get(sums, ("figures", steps.DRAW_FIGURE))
+        yield Output(what, rule, study.paths.root / sums, partial(_check, study, sums))
 
-    def tables() -> dict[str, str]:
+
+def _check(study: Study, sums: str, anew: bool) -> None:
+    """Check files by their digests; `anew`, compare texts with what the records give, too."""
+    check_sealed(study, sums)
+    texts: Mapping[str, str] = {}
+    if anew and sums == TABLE_SUMS:
         results = Results(study, load_records(study), study.paths.records)
-        return table_texts(results, TABLES_OF_CLAIMS)
-
-    def audit() -> dict[str, str]:
-        return audit_texts(study, load_records(study))
-
-    yield _output(study, "tables", steps.BUILD_TABLES, TABLE_SUMS, table_files(study), tables)
-    for figure in figures_of(study):
-        sums, files = figure_sums(figure.name), figure_files(figure.name)
-        yield _output(study, "figures", steps.DRAW_FIGURE, sums, files)
-    yield _output(study, "audit", steps.AUDIT_STUDY, AUDIT_SUMS, audit_files(study), audit)
-
-
-def _output(
-    study: Study,
-    what: str,
-    rule: str,
-    sums: str,
-    files: Sequence[str],
-    texts: Callable[[], Mapping[str, str]] = dict,
-) -> Output:
-    """Return what a rule derives.
-
-    Args:
-        study: The study; all names are below the folder of its results.
-        what: What it is, in the plural.
-        rule: The rule.
-        sums: The file of digests.
-        files: The files with a digest in it.
-        texts: Returns what the records give for those that are functions of them.
-    """
-    root = study.paths.root
-
-    def check(anew: bool) -> None:
-        check_sums(root / sums, root, files)
-        for name, text in texts().items() if anew else ():
-            if (root / name).read_text(encoding="utf-8") != text:
-                raise UserError("this file differs from what the records give", where=root / name)
-
-    return Output(what, rule, root / sums, check)
+        texts = table_texts(results, TABLES_OF_CLAIMS)
+    elif anew and sums == AUDIT_SUMS:
+        texts = audit_texts(study, load_records(study))
+    for name, text in texts.items():
+        path = study.paths.root / name
+        if path.read_text(encoding="utf-8") != text:
+            raise UserError("this file differs from what the records give", where=path)
 
 
 def check_finished(study: Study) -> None:
@@ -112,19 +89,16 @@ def check_unedited(study: Study) -> None:
         return
     unlike = [*differences(yaml.safe_load(ran), study.as_json())]
     # Otherwise, entries are in another order, which tables and figures follow.
-    key, found, expected = unlike[0] if unlike else ("the order of entries", "old", "new")
+    key, *values = unlike[0] if unlike else ("the order of entries", "old", "new")
+    found, expected = (f"{key} = {json.dumps(value)[:200]}" for value in values)
     more = f" ({len(unlike)} settings differ)" if len(unlike) > 1 else ""
     raise UserError(
         f"the study was edited, or another part of it was chosen, since it ran to its end{more}",
         where=root / CONFIG,
-        found=f"{key} = {_shortened(found)}",
-        expected=f"{key} = {_shortened(expected)}, as in {study.source}",
+        found=found,
+        expected=f"{expected}, as in {study.source}",
         todo=f"run it, which computes only what depends on the edit: {study.run_command}",
     )
-
-
-def _shortened(value: object) -> str:
-    return textwrap.shorten(json.dumps(value), 200, placeholder=" ...")
 
 
 def files_of_others(study: Study) -> list[str]:

@@ -1,37 +1,35 @@
 """The audit as a page: one HTML file that an auditor reads from top to bottom.
 
-This module prepares the content of each section; `workflow/report/audit/` lays it out. Style,
-script and figures are inside the file, and links lead to files beside it, so it needs no network.
+`workflow/report/audit/page.html` lays out the audit; this module adds the figures and what takes
+more than a look at one object. Style, script and figures are inside the file, and links lead to
+files beside it, so it needs no network.
 """
 
 import base64
 import hashlib
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from jinja2 import Template
 from markupsafe import Markup, escape
 
-from freelunch.audit.appendix import EXPECTATIONS
+from freelunch.analysis.pairing import seed_groups
 from freelunch.audit.audit import Audit
-from freelunch.audit.claim_verdicts import ClaimVerdict
+from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
 from freelunch.audit.claims import REPORT
 from freelunch.audit.figures import figures
 from freelunch.audit.layouts import layout
+from freelunch.audit.measures import MEASURES
 from freelunch.audit.output_files import APPENDIX, AUDIT, METADATA, REFORMS, own_files
-from freelunch.audit.page_card import meanings, run_facts, tally_text
-from freelunch.audit.page_cells import cells_table, sorting, tasks_table
-from freelunch.audit.page_claims import claim_reason, key_numbers, needs_text, threshold_history
-from freelunch.audit.page_found import found_section
 from freelunch.audit.protocol import ABSENT, DIFFERENT, PARTLY, SAME, UNKNOWN
-from freelunch.audit.provenance import Provenance
 from freelunch.audit.published import AGREES, DIFFERS, NOT_RUN
-from freelunch.audit.reforms import CHECKLIST
+from freelunch.audit.published_claims import TableClaimVerdict
+from freelunch.audit.scope import cells_text
 from freelunch.audit.verdicts import (
     ADDS,
     DECIDES,
@@ -39,12 +37,21 @@ from freelunch.audit.verdicts import (
     HOLDS,
     IN_PART,
     OPEN,
+    UNDECIDED,
     UNTESTED,
+    kind,
+    of_claim,
     of_few_seeds,
+    tally,
 )
-from freelunch.reporting.formatting import NOTHING
+from freelunch.reporting.drawing.adaptation_looks import window_label
+from freelunch.reporting.figures import Figure
+from freelunch.reporting.formatting import marked, percent, range_text, rounded
+from freelunch.reporting.labels import criterion_label, pattern_label
+from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results
-from freelunch.study.cell import Cell
+from freelunch.study.adaptations import Reconstruction
+from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 
 # The shape beside each word, so that verdicts differ in more than colour.
@@ -54,54 +61,49 @@ MARKS = {
     **dict.fromkeys((FAILS, of_few_seeds(FAILS), DIFFERENT, DIFFERS), "cross"),
     **dict.fromkeys((*OPEN, UNKNOWN, ABSENT, NOT_RUN), "open"),
 }
-# What a part is called that counts for more or less than the others of its claim.
-ROLES = {DECIDES: "deciding", ADDS: "additional"}
-PAPER = "2510.14444"
-SINGLE_FILES = (APPENDIX, REFORMS, AUDIT, METADATA)
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
-# A table of cells with more rows is folded.
-FEW_CELLS = 20
 # The figure of perplexity against tokens, operations and memory.
 OF_COSTS = "budgets"
-# The facts of an origin that say where something comes from.
-_PLACES = "source", "package", "version", "repository", "revision", "path", "member", "members"
-Grouped = TypeVar("Grouped")
+# More numbers of a part than these are shown as a range.
+_FEW = 2
+# What the settings of a measure ask a study for, in words.
+_CRITERIA, _WINDOWS = "pruning by {}", "reconstruction in windows of {}"
+_NEEDS = {
+    "criteria": _CRITERIA,
+    "groups": _CRITERIA,
+    "beside": _WINDOWS,
+    "windows": _WINDOWS,
+    "methods": "retraining with {}",
+    "parameters": "a model of at least {} parameters",
+    "dense_at_most": "a dense perplexity of at most {}",
+}
+_LABELS = {_CRITERIA: criterion_label, _WINDOWS: window_label}
+
+
+def sorting(value: object) -> str:
+    """Return the key that a number is sorted by.
+
+    It is empty where there is no number, and infinity where the number is not finite.
+    """
+    if value is None:
+        return ""
+    number = float(str(value))
+    return repr(number) if math.isfinite(number) else "Infinity"
 
 
 @dataclass(frozen=True)
 class ShownFigure:
-    """A figure on the page.
+    """A figure on the page, drawn inline, with its caption in paragraphs.
 
-    Attributes:
-        number: Its number.
-        claims: The claims that it belongs to.
-        sums_up: Whether the page begins with it.
-        is_of_costs: Whether it shows what adaptations reach for their cost, beside the rankings.
-        title, alternative, caption: What it shows; a caption has paragraphs.
-        image: Its drawing, inline.
-        data: The file that it draws, if that is there.
+    It is shown at a claim; or, without one, at the head or beside the rankings.
     """
 
+    figure: Figure
     number: int
-    claims: Sequence[str]
-    sums_up: bool
-    is_of_costs: bool
-    title: str
     image: str
-    alternative: str
     caption: list[str]
-    data: str | None
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The source of a model, text or task, and the digests of the files read."""
-
-    kind: str
-    name: str
-    place: str
-    licence: str
-    digests: dict[str, str]
+    at: str | None
+    has_data: bool
 
 
 def page_text(
@@ -121,69 +123,52 @@ def page_text(
         later: Files that will exist when the page is read, as paths from `root`.
         records: Folder of the records, as a path from the page.
     """
-    study, provenance = results.study, audit.provenance
-    shown = list(_figures(study, root, audit.claims))
+    study = results.study
     # The page's policy lets only this script run, whatever a record may contain.
     script = (REPORT / "audit" / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    statuses = Counter(row.status for row in audit.protocol)
-    joined = [row for row in audit.published if row.verdict != NOT_RUN]
+    pruned = [cell for cell in study.cells if not cell.is_dense]
+    adapted = {(cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE}
+    untested = [claim for claim in audit.claims if claim.verdict == UNTESTED]
     not_run = [row for row in audit.published if row.verdict == NOT_RUN]
-    return _page(records).render(
-        study=study,
-        facts=run_facts(study, audit),
-        answer=unbroken(audit.answer),
-        tally=tally_text(audit.claims),
-        leading=[figure for figure in shown if figure.sums_up],
-        costs_figures=[figure for figure in shown if figure.is_of_costs],
-        of_claims=figures_of_claims(shown, audit.claims),
-        found=found_section(audit.found),
-        claims=[claim for claim in audit.claims if claim.verdict != UNTESTED],
-        untested=[claim for claim in audit.claims if claim.verdict == UNTESTED],
-        needs=needs_text(audit.claims, study),
-        late_thresholds=all(
-            part.set.after_results for claim in audit.claims for part in claim.parts
-        ),
-        published_claims=audit.published_claims,
-        cells=cells_table(results.cells),
-        tasks=tasks_table(results.tasks),
-        few_cells=FEW_CELLS,
-        differing=_groups([row for row in audit.protocol if row.status != SAME], "group"),
-        equal=_groups([row for row in audit.protocol if row.status == SAME], "group"),
-        statuses={status: statuses[status] for status in MARKS if status in statuses},
-        joined=joined,
-        not_run=not_run,
-        contradictions=audit.contradictions,
-        of_paper=any(PAPER in row.reference for row in audit.published),
-        meanings=dict(meanings(study)),
-        why_not_run=Counter((row.source, row.reference, row.reason) for row in not_run),
-        provenance=provenance,
-        origins=list(_origins(provenance)),
-        tokens=_tokens(provenance),
-        costs=audit.costs,
-        appendix=audit.appendix,
-        expectations=EXPECTATIONS,
-        reforms=_groups(audit.reforms, "module"),
-        checklist=CHECKLIST,
-        files=_files(study, root, later),
-        script=Markup(script),
-        script_digest=digest,
-    )
-
-
-def _page(records: str) -> Template:
-    """Return the layout of the page, which links the records in a folder."""
-    return layout(
+    names = [APPENDIX, REFORMS, AUDIT, METADATA, *own_files(study)]
+    page = layout(
         "page.html",
-        {"marks": MARKS, "records": records, "roles": ROLES},
+        criterion=criterion_label,
+        key_numbers=key_numbers,
         listed=_in_line,
+        marked=marked,
+        pattern=pattern_label,
+        percent=percent,
         prose=_prose,
         reason=claim_reason,
-        key_numbers=key_numbers,
-        history=threshold_history,
-        record=lambda cell: f"{records}/{Cell.parse(cell).record_name}",
+        rounded=rounded,
         sorting=sorting,
         yaml=lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100),
+    )
+    return page.render(
+        study=study,
+        audit=audit,
+        records=records,
+        marks=MARKS,
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        pruned=pruned,
+        size=cells_text(study),
+        seeds=range_text([len(cells) for cells in seed_groups(pruned)] or [1], ","),
+        ways=len({name for _, name in adapted}),
+        tokens=[study.tokens_of(*each) for each in adapted],
+        figures=_figures(study, root, [claim.id for claim in audit.claims]),
+        claims=[claim for claim in audit.claims if claim not in untested],
+        untested=untested,
+        needs=needs_text(untested, study),
+        cells=results.cells,
+        tasks=results.tasks,
+        metrics=METRICS,
+        joined=[row for row in audit.published if row.verdict != NOT_RUN],
+        not_run=not_run,
+        why_not_run=Counter((row.source, row.reference, row.reason) for row in not_run),
+        token_ids=Counter(it for of in audit.provenance.token_ids.values() for it in of.items()),
+        files=[name for name in names if name in later or (root / name).is_file()],
     )
 
 
@@ -196,105 +181,142 @@ def _in_line(value: Any) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """Return text as HTML, with text in backticks as code and % beside its number."""
-    marked = re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text)))
-    return Markup(unbroken(marked))
-
-
-def unbroken(text: str) -> str:
-    """Return text in which no line ends between a number and its per cent sign."""
-    return text.replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-def _figures(study: Study, root: Path, claims: Sequence[ClaimVerdict]) -> Iterator[ShownFigure]:
-    """Yield the figures that are there, numbered: those that sum up the study, then the others in
-    the order of the claims they belong to.
+    """Return text as HTML, with text in backticks as code. No line ends between a number and its
+    per cent sign.
     """
-    order = [claim.id for claim in claims]
-    every = list(figures().values())
-    of_claims = [figure for figure in every if {*order} & {*figure.claims}]
-    of_claims.sort(key=lambda it: min(order.index(name) for name in it.claims if name in order))
-    number = 0
-    # What sums up the study comes first, then what each adaptation reaches for its cost.
-    of_claims.sort(key=lambda figure: figure.name != OF_COSTS)
-    for figure in [*(each for each in every if each.sums_up), *of_claims]:
+    marked = re.sub(r"`+([^`]+)`+", r"<code>\1</code>", str(escape(text)))
+    return Markup(marked.replace(" %", "\N{NO-BREAK SPACE}%"))
+
+
+def _figures(study: Study, root: Path, claims: Sequence[str]) -> list[ShownFigure]:
+    """Return the figures that are there, numbered: those that sum up the study, then what each
+    adaptation reaches for its cost, then the others in the order of the claims they belong to.
+    """
+
+    def place(figure: Figure) -> int:
+        return next((at for at, claim in enumerate(claims) if claim in figure.claims), len(claims))
+
+    def order(figure: Figure) -> tuple[bool, bool, int]:
+        return not figure.sums_up, figure.name != OF_COSTS, place(figure)
+
+    shown: list[ShownFigure] = []
+    for figure in sorted(figures().values(), key=order):
         data = root / figure.table.file
-        if data.is_file() and len(data.read_text(encoding="utf-8").splitlines()) < 2:
-            # The figure only says that there is nothing to draw.
-            continue
+        has_data = data.is_file()
         drawn = [root / "figures" / f"{figure.name}{suffix}" for suffix in _TYPES]
         path = next((path for path in drawn if path.is_file()), None)
-        if path is None:
-            continue
-        number += 1
-        content = base64.b64encode(path.read_bytes()).decode()
-        yield ShownFigure(
-            number=number,
-            claims=figure.claims,
-            sums_up=figure.sums_up,
-            is_of_costs=figure.name == OF_COSTS,
-            title=f"{figure.title[0].upper()}{figure.title[1:]}",
-            image=f"data:{_TYPES[path.suffix]};base64,{content}",
-            alternative=figure.alternative,
-            caption=re.split(r"\n\s*\n", figure.caption(study).strip()),
-            data=figure.table.file if data.is_file() else None,
-        )
+        # Without a row of data, the figure only says that there is nothing to draw.
+        empty = has_data and len(data.read_text(encoding="utf-8").splitlines()) < 2
+        at = claims[place(figure)] if place(figure) < len(claims) else None
+        if path and not empty and (figure.sums_up or at):
+            content = base64.b64encode(path.read_bytes()).decode()
+            image = f"data:{_TYPES[path.suffix]};base64,{content}"
+            caption = re.split(r"\n\s*\n", figure.caption(study).strip())
+            at = None if figure.sums_up or figure.name == OF_COSTS else at
+            shown.append(ShownFigure(figure, len(shown) + 1, image, caption, at, has_data))
+    return shown
 
 
-def figures_of_claims(
-    shown: Sequence[ShownFigure], claims: Sequence[ClaimVerdict]
-) -> dict[str, tuple[list[ShownFigure], list[int]]]:
-    """Return the figures of each claim: those to show there, and the numbers of those above it."""
-    above = {figure.number for figure in shown if figure.is_of_costs}
-    found = {}
-    for claim in claims:
-        own = [figure for figure in shown if claim.id in figure.claims]
-        new = [figure for figure in own if figure.number not in above]
-        found[claim.id] = new, [figure.number for figure in own if figure.number in above]
-        above |= {figure.number for figure in own}
-    return found
+def claim_reason(claim: ClaimVerdict | TableClaimVerdict) -> str:
+    """Return the reason for the verdict on a claim: a tally of its deciding parts, or of all; and
+    the additional parts that weaken it.
+    """
+    own = [part for part in claim.parts if part.role != ADDS]
+    reason = _own_reason(own or claim.parts)
+    if own and of_claim([(part.verdict, part.role) for part in own]) != claim.verdict:
+        for part in claim.parts:
+            if part.role == ADDS and kind(part.verdict) not in (HOLDS, *OPEN):
+                reason += f" But “{part.says}” is {part.verdict}."
+    return reason
 
 
-def _groups(rows: Iterable[Grouped], key: str) -> dict[str, list[Grouped]]:
-    """Return the rows by an attribute."""
-    groups: dict[str, list[Grouped]] = {}
-    for row in rows:
-        groups.setdefault(getattr(row, key), []).append(row)
-    return groups
+def _own_reason(parts: Sequence[Any]) -> str:
+    if len(parts) == 1:
+        return _why(parts[0])
+    deciding = [part for part in parts if part.role == DECIDES]
+    if len(deciding) == 1:
+        why = _why(deciding[0])
+        return f"“{deciding[0].says}” decides: {why[0].lower()}{why[1:]}"
+    verdicts = [part.verdict for part in deciding or parts]
+    is_open = deciding and any(verdict in OPEN for verdict in verdicts)
+    rule = "; not found would need all of them to agree" if is_open else ""
+    return f"{tally(verdicts, 'deciding parts' if deciding else 'parts')}{rule}."
 
 
-def _origins(provenance: Provenance) -> Iterator[Origin]:
-    """Yield the source of each model, text and task."""
-    for kind in ("models", "texts", "tasks"):
-        for name, origins in getattr(provenance, kind).items():
-            for origin in filter(None, origins):
-                digests = {"wheel": origin.get("sha256"), **origin.get("files", {})}
-                digests["manifest"] = origin.get("manifest_sha256")
-                yield Origin(
-                    kind.removesuffix("s"),
-                    name,
-                    ", ".join(str(origin[key]) for key in _PLACES if key in origin),
-                    provenance.config[kind][name].get("licence", NOTHING),
-                    {name: digest for name, digest in digests.items() if digest},
-                )
+def _why(part: Any) -> str:
+    """Return the reason for the verdict on a part; its number, if there is one, stands below."""
+    if len(part.findings) == 1:
+        reason = str(part.findings[0].reason)
+        return f"{reason[0].upper()}{reason[1:]}."
+    return str(part.reason)
 
 
-def _tokens(provenance: Provenance) -> Counter[tuple[str, str]]:
-    """Return the number of cells that read the tokens of each digest."""
-    return Counter(
-        (name.replace("_", " "), digest)
-        for digests in provenance.token_ids.values()
-        for name, digest in digests.items()
-    )
+def needs_text(untested: Iterable[ClaimVerdict], study: Study) -> str:
+    """Return in words what a study would need, beside what it has, for claims of which it can test
+    nothing.
+    """
+    entries = study.config.adaptations
+    adaptations = [entries[cell.adaptation] for cell in study.cells if cell.adaptation != NONE]
+    there: set[Any] = {cell.criterion for cell in study.cells}
+    there |= {settings.method for settings in adaptations}
+    there |= {each.window for each in adaptations if isinstance(each, Reconstruction)}
+    needed: dict[str, dict[str, None]] = {}
+    for part in (part for claim in untested for part in claim.parts if part.role != ADDS):
+        asked = [("windows", [*MEASURES[part.measure].windows]), *part.settings.items()]
+        for words, values in ((_NEEDS[key], each) for key, each in asked if key in _NEEDS):
+            label: Callable[[Any], str] = _LABELS.get(words, _number)
+            missing = [label(value) for value in _flat(values) if value not in there]
+            needed.setdefault(words, {}).update(dict.fromkeys(missing))
+    return "; ".join(words.format(", ".join(them)) for words, them in needed.items() if them)
 
 
-def _files(study: Study, root: Path, later: Sequence[str]) -> dict[str, list[str]]:
-    """Return the other files of the study, as paths from its folder."""
-    names = [*SINGLE_FILES, *own_files(study)]
-    there = [name for name in names if name in later or (root / name).is_file()]
-    groups = {
-        "The audit": [name for name in there if name in SINGLE_FILES],
-        "Tables": [name for name in there if name.startswith("tables/")],
-        "Figures, and the data they draw": [name for name in there if name.startswith("figures/")],
-    }
-    return {title: paths for title, paths in groups.items() if paths}
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _flat(value: Any) -> list[Any]:
+    """Return the names or numbers in a setting, also those in lists within it."""
+    return [it for each in value for it in _flat(each)] if isinstance(value, list) else [value]
+
+
+def key_numbers(parts: Iterable[PartVerdict]) -> Iterator[tuple[PartVerdict, str]]:
+    """Yield the parts that may decide, each with its numbers in short.
+
+    What the numbers are is said once for several parts that follow each other.
+    """
+    said = None
+    for part in (each for each in parts if each.role != ADDS):
+        measured = [finding for finding in part.findings if finding.text]
+        text = _in_short(part, measured) if measured else part.reason.rstrip(".")
+        if measured and said != part.quantity:
+            said = part.quantity
+            text = f"{said}: {text}"
+        yield part, text
+
+
+def _in_short(part: PartVerdict, measured: Sequence[Finding]) -> str:
+    """Return the numbers of a part: one or two with intervals, or a range of more.
+
+    Numbers without an interval are in no range: data that say so little may give any number.
+    """
+    texts = [str(finding.text) for finding in measured]
+    if len(texts) <= _FEW:
+        return "; ".join(texts)
+    verdicts = Counter(finding.verdict for finding in part.findings)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    known = [finding for finding in measured if finding.value is not None]
+    known = [finding for finding in known if finding.low is not None] or known
+    numbers = _range(known) if known else "; ".join(dict.fromkeys(texts))
+    undecided = [finding.text for finding in known if finding.verdict == UNDECIDED]
+    one = f"; the undecided one is {undecided[0]}" if len(undecided) == 1 < len(verdicts) else ""
+    return f"{numbers} ({told}){one}"
+
+
+def _range(known: Sequence[Finding]) -> str:
+    """Return the smallest and the largest of some numbers, with the unit once."""
+    in_order = sorted(known, key=lambda finding: float(str(finding.value)))
+    least, most = (str(each.text).partition(" (")[0] for each in (in_order[0], in_order[-1]))
+    # A perplexity has no unit.
+    _, space, unit = most.rpartition(" ")
+    least = least.removesuffix(f" {unit}") if space else least
+    return f"{len(known)} numbers from {least} to {most}"

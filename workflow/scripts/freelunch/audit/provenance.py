@@ -1,11 +1,18 @@
-"""Gather from the records of a study where its numbers come from, and what they cost."""
+"""Gather from the records of a study where its numbers come from, what they cost, and how to repeat
+them.
 
-from collections.abc import Iterable
+The artifact appendix has the last for each claim: an auditor who runs its command in a fresh clone
+gets the records behind the claim's numbers, and compares them with those of the study.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from freelunch.analysis.pairing import Records
-from freelunch.records.record import CostFacts, Record, adaptation_facts
+from freelunch.audit.claim_verdicts import ClaimVerdict, snakemake
+from freelunch.records.record import Record, adaptation_facts
+from freelunch.reporting.formatting import duration, three_digits
 from freelunch.study.cell import Cell
 from freelunch.study.steps import (
     CAPTURE_DENSE,
@@ -17,15 +24,11 @@ from freelunch.study.steps import (
 )
 from freelunch.study.study import Study
 
-# Steps that cells share, and the parts of a cell's identity that tell their jobs apart.
-SHARED = {
-    SAMPLE_CALIBRATION: ("model", "seed"),
-    SAMPLE_HELD_OUT: ("model", "seed"),
-    CAPTURE_DENSE: ("model", "seed"),
-    CAPTURE_REFERENCE: ("model", "seed"),
-    PRUNE_MODEL: ("model", "criterion", "pattern", "seed"),
-}
+# Steps that all cells of a model and seed share.
+_OF_A_SAMPLE = (SAMPLE_CALIBRATION, SAMPLE_HELD_OUT, CAPTURE_DENSE, CAPTURE_REFERENCE)
 _MACHINE = ("python", "platform", "processor", "cores", "device", "device_name")
+_SUMMED = ("jobs", "wall_s", "cpu_s", "flops", "tokens")
+Value = TypeVar("Value")
 # An object of JSON, as records hold it.
 Facts = dict[str, Any]
 
@@ -36,7 +39,7 @@ class Provenance:
 
     Attributes:
         study, config, config_file: The study, with all defaults, and its file.
-        finished: When the first and the last step ended; only some steps record that.
+        finished: When the first and the last step ended.
         commits, packages, machines, threads: Those of all steps.
         models, texts, tasks: The origins of each by name; several mean that cells differ in it.
         token_ids, records: Digests of the tokens, and of the record and checkpoint, of each cell.
@@ -57,23 +60,54 @@ class Provenance:
     records: dict[str, dict[str, str]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class StepCost:
     """The cost of a step, summed over its jobs; memory is that of the largest job."""
 
     step: str
-    jobs: int = 0
-    wall_s: float = 0
-    cpu_s: float = 0
-    flops: float = 0
-    tokens: int = 0
-    peak_bytes: int = 0
+    jobs: int
+    wall_s: float
+    cpu_s: float
+    flops: float
+    tokens: int
+    peak_bytes: int
 
-    def add(self, cost: CostFacts) -> None:
-        """Add the cost of a job, as records have it."""
-        for key in ("jobs", "wall_s", "cpu_s", "flops", "tokens"):
-            setattr(self, key, getattr(self, key) + cost.get(key, 0))
-        self.peak_bytes = max(self.peak_bytes, cost.get("peak_bytes", 0))
+
+@dataclass(frozen=True)
+class ExpectedNumber:
+    """A number that a rerun is expected to find."""
+
+    says: str
+    subject: str
+    text: str
+    threshold: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """How to repeat the numbers of a claim: the command, the cells that it makes with the dense
+    models, the cost of their records, and the numbers to expect.
+    """
+
+    id: str
+    title: str
+    verdict: str
+    cells: int
+    jobs: int
+    wall_s: float
+    cpu_s: float
+    flops: float
+    command: str
+    expected: list[ExpectedNumber]
+
+    @property
+    def cost(self) -> str:
+        """Return what it cost to make the records, in a sentence."""
+        return (
+            f"{self.cells} cells, {self.jobs:,} jobs: {duration(self.wall_s)} of wall time and "
+            f"{duration(self.cpu_s)} of processor time, {three_digits(self.flops / 1e12)} TFLOP."
+        )
 
 
 def gather_provenance(study: Study, records: Records) -> Provenance:
@@ -84,22 +118,24 @@ def gather_provenance(study: Study, records: Records) -> Provenance:
         for several in of.get("other_environments", {}).values():
             environments += several
     times = [time for of in of_cells for time in of["finished"].values()]
+    used = [each for cell, record in records.items() for each in _origins(cell, record)]
     origins: dict[str, dict[str, list[Facts]]] = {"models": {}, "texts": {}, "tasks": {}}
-    for cell, record in records.items():
-        for kind, name, origin in _origins(cell, record):
-            of_name = origins[kind].setdefault(name, [])
-            of_name += [] if origin in of_name else [origin]
+    for kind, name, origin in _each_once(used):
+        origins[kind].setdefault(name, []).append(origin)
     return Provenance(
         study=study.name,
         config=study.as_json(),
         config_file=study.source,
         finished={"first": min(times, default=None), "last": max(times, default=None)},
-        commits=_each_once(_some(each, ("commit", "uncommitted_changes")) for each in environments),
-        packages=_each_once(each["packages"] for each in environments),
-        machines=_each_once(_some(each, _MACHINE) for each in environments),
+        commits=_each_once([_some(each, "commit", "uncommitted_changes") for each in environments]),
+        packages=_each_once([each["packages"] for each in environments]),
+        machines=_each_once([_some(each, *_MACHINE) for each in environments]),
         threads=sorted({each["threads"] for each in environments}),
         **origins,
-        token_ids={str(cell): _token_ids(record) for cell, record in records.items()},
+        token_ids={
+            str(cell): _some(digests, *(name for name in digests if name.endswith("token_ids")))
+            for cell, digests in zip(records, (of["digests"] for of in of_cells), strict=True)
+        },
         records={
             str(cell): {
                 "fingerprint": record["fingerprint"],
@@ -112,28 +148,67 @@ def gather_provenance(study: Study, records: Records) -> Provenance:
 
 def gather_costs(records: Records) -> list[StepCost]:
     """Return the cost of each step; steps that cells share count once."""
-    costs: dict[str, StepCost] = {}
-    seen: set[tuple[Any, ...]] = set()
+    jobs: dict[str, dict[tuple[Any, ...], Any]] = {}
     for cell, record in records.items():
         for step, cost in record["cost"].items():
-            job = (step, *_job(step, cell, record))
-            if job not in seen:
-                seen.add(job)
-                costs.setdefault(step, StepCost(step)).add(cost)
-    return list(costs.values())
+            jobs.setdefault(step, {}).setdefault(_job(step, cell, record), cost)
+    return [
+        StepCost(
+            step,
+            **{key: sum(cost.get(key, 0) for cost in costs.values()) for key in _SUMMED},
+            peak_bytes=max(cost["peak_bytes"] for cost in costs.values()),
+        )
+        for step, costs in jobs.items()
+    ]
+
+
+def gather_appendix(
+    study: Study, records: Records, claims: Sequence[ClaimVerdict]
+) -> list[Repetition]:
+    """Return, for each claim with a measured number, how to repeat it and what to expect."""
+    repetitions = []
+    for claim in claims:
+        known = [(part, each) for part in claim.parts for each in part.findings if each.text]
+        compared = {Cell.parse(name) for _, each in known for name in each.cells}
+        if not compared:
+            continue
+        # Every cell is evaluated after the dense model.
+        cells = sorted({*compared, *(Cell.dense(cell.model) for cell in compared)})
+        costs = gather_costs({cell: records[cell] for cell in cells})
+        targets = " ".join(str(study.paths.record(cell)) for cell in cells)
+        repetitions.append(
+            Repetition(
+                claim.id,
+                claim.title,
+                claim.verdict,
+                len(cells),
+                sum(cost.jobs for cost in costs),
+                sum(cost.wall_s for cost in costs),
+                sum(cost.cpu_s for cost in costs),
+                sum(cost.flops for cost in costs),
+                f"{snakemake(study.source)} -- {targets}",
+                [
+                    ExpectedNumber(
+                        part.says, each.subject, str(each.text), part.threshold, each.verdict
+                    )
+                    for part, each in known
+                ],
+            )
+        )
+    return repetitions
 
 
 def _job(step: str, cell: Cell, record: Record) -> tuple[Any, ...]:
     """Return the key that tells the jobs of a step apart."""
     if step == EXTEND_CALIBRATION:
         return cell.model, cell.seed, adaptation_facts(record)["samples"]
-    if step in SHARED:
-        return tuple(getattr(cell, key) for key in SHARED[step])
-    return (cell,)
+    if step == PRUNE_MODEL:
+        return cell.model, cell.pruning, cell.seed
+    return (cell.model, cell.seed) if step in _OF_A_SAMPLE else (cell,)
 
 
-def _origins(cell: Cell, record: Record) -> list[tuple[str, str, Facts]]:
-    """Return the kind, name and origin of all that a cell was made from.
+def _origins(cell: Cell, record: Record) -> Iterator[tuple[str, str, Facts]]:
+    """Yield the kind, name and origin of all that a cell was made from.
 
     An origin that is not recorded is empty.
     """
@@ -143,30 +218,20 @@ def _origins(cell: Cell, record: Record) -> list[tuple[str, str, Facts]]:
     def origin(known: Facts, name: str) -> Facts:
         return {**known, **({"manifest_sha256": digests[name]} if name in digests else {})}
 
-    found = [("models", cell.model, origin(provenance["model_origin"], "model"))]
+    yield "models", cell.model, origin(provenance["model_origin"], "model")
     uses = {"evaluation": spec["evaluation"]["perplexity"], "calibration": spec.get("calibration")}
     for use, settings in uses.items():
         if settings:
-            known = origin(provenance["text_origins"].get(use, {}), f"{use}_text")
-            found.append(("texts", settings["text"]["name"], known))
-    origins = provenance.get("task_origins", {})
+            known = provenance["text_origins"].get(use, {})
+            yield "texts", settings["text"]["name"], origin(known, f"{use}_text")
     for name in spec["evaluation"].get("tasks", {}).get("tasks", {}):
-        found.append(("tasks", name, origin(origins.get(name, {}), f"task_{name}")))
-    return found
+        known = provenance.get("task_origins", {}).get(name, {})
+        yield "tasks", name, origin(known, f"task_{name}")
 
 
-def _token_ids(record: Record) -> dict[str, str]:
-    digests = record["provenance"]["digests"]
-    return {name: digest for name, digest in digests.items() if name.endswith("token_ids")}
-
-
-def _some(facts: Facts, keys: Iterable[str]) -> Facts:
+def _some(facts: Mapping[str, Any], *keys: str) -> Facts:
     return {key: facts[key] for key in keys if key in facts}
 
 
-def _each_once(values: Iterable[Facts]) -> list[Facts]:
-    found: list[Facts] = []
-    for value in values:
-        if value not in found:
-            found.append(dict(value))
-    return found
+def _each_once(values: Sequence[Value]) -> list[Value]:
+    return [value for at, value in enumerate(values) if value not in values[:at]]

@@ -8,10 +8,9 @@ from typing import Any
 
 from freelunch.analysis.pairing import Records
 from freelunch.audit.output_checks import check_finished
-from freelunch.audit.output_files import AUDIT_SUMS, PAGE, audit_files
+from freelunch.audit.output_files import AUDIT_SUMS, PAGE, check_sealed
 from freelunch.audit.verdicts import VERDICTS
 from freelunch.cli.verify import check_intact
-from freelunch.core.sums import check_sums
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.formatting import rounded
@@ -33,9 +32,8 @@ def audit_text(study: Study) -> str:
     Raises:
         UserError: The study has no audit, it was edited since, or a file of the audit is damaged.
     """
-    root = study.paths.root
     check_finished(study)
-    check_sums(root / AUDIT_SUMS, root, audit_files(study))
+    check_sealed(study, AUDIT_SUMS)
     audit = _audit_of(study)
     lines = [f"Scope: {audit['scope']}", ""]
     for claim in audit["claims"]:
@@ -45,7 +43,7 @@ def audit_text(study: Study) -> str:
     if published := audit["published_claims"]:
         lines += ["", "The same claims in published tables, which carry no intervals:"]
         lines += [f"{claim['id']:<5} {claim['verdict']}" for claim in published]
-    return "\n".join([*lines, "", f"The page with the evidence: {root / PAGE}"])
+    return "\n".join([*lines, "", f"The page with the evidence: {study.paths.root / PAGE}"])
 
 
 def summary(study: Study) -> str:

@@ -17,9 +17,7 @@ from freelunch.reporting.cells import choice_text
         ([0.1], [3], (0.1, 3), "learning rate 0.1"),
     ],
 )
-def test_what_was_chosen_in_words(
-    rates: list[float], epochs: list[int], chosen: tuple[float, int], expected: str
-) -> None:
+def test_what_was_chosen_in_words(rates, epochs, chosen, expected):
     """Where the best lies at an end of the list, a better one may lie beyond it."""
     pairs = [{"learning_rate": r, "epochs": e} for r, e in product(rates, epochs)]
     one = dict(zip(("learning_rate", "epochs"), chosen, strict=True))

@@ -1,0 +1,384 @@
+"""The audit's page as text: escaping, links, what is left out. `tests/browser` opens it."""
+
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import pytest
+
+from freelunch.audit.audit import audit_study
+from freelunch.audit.claim_verdicts import Finding
+from freelunch.audit.claims import ThresholdHistory
+from freelunch.audit.figures import figures
+from freelunch.audit.page import MARKS, claim_reason, key_numbers, needs_text, page_text, sorting
+from freelunch.audit.published import DIFFERS
+from freelunch.audit.verdicts import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    UNDECIDED,
+    UNTESTED,
+    VERDICTS,
+    of_few_seeds,
+)
+from freelunch.core.files import write_json
+from freelunch.records.read import load_records
+from freelunch.reporting.results import Results
+from records_for_tests import PERPLEXITIES, make_records, make_study
+from repository import ROOT
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> & `code`'
+# What is a sentence or a name for people.
+SHOWN = ("title", "statement", "source", "says", "reason", "why", "subject", "licence", "paper")
+SHOWN += ("answer", "worth", "text")
+
+
+@pytest.fixture
+def audited(made, tmp_path):
+    """One's own copy of the files, to change."""
+    shutil.copytree(made.root, tmp_path / "made-up")
+    return replace(made, root=tmp_path / "made-up")
+
+
+class Elements(HTMLParser):
+    """Every start tag of a page with its attributes, and all of its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.found, self.text = [], ""
+        self.feed(page)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag):
+        return [attributes for found, attributes in self.found if found == tag]
+
+
+def page_of(audited, later=(), **changes):
+    """Return the page of an audit, some attributes of which are changed."""
+    return page_text(audited.results, replace(audited.audit, **changes), audited.root, later)
+
+
+def part_of(page, start, end):
+    """Return the source of a page from one section to another, and its text."""
+    source = page[page.index(f'id="{start}"') : page.index(f'id="{end}"')]
+    return source, Elements(f"<p {source}").text
+
+
+def everywhere(value, text):
+    """Return a value with a text in the place of each sentence and each name for people."""
+    if isinstance(value, list):
+        return [everywhere(each, text) for each in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {each.name: getattr(value, each.name) for each in fields(value)}
+        return replace(value, **everywhere(own, text))
+    if isinstance(value, Mapping):
+        return {
+            key: text if key in SHOWN and isinstance(it, str) else everywhere(it, text)
+            for key, it in value.items()
+        }
+    return value
+
+
+def test_hostile_text_is_shown_and_not_run(audited):
+    page = Elements(page_of(replace(audited, audit=everywhere(audited.audit, HOSTILE))))
+    assert len(page.all("script")) == 1
+    assert all("onerror" not in attributes for _, attributes in page.found)
+    assert page.text.count("<img src=x onerror=alert(2)> & code") > 50
+
+
+def test_nothing_is_fetched(audited):
+    text = page_of(audited)
+    page = Elements(text)
+    for tag, attributes in page.found:
+        for key in ("src", "srcset", "data", "action", "poster"):
+            assert (attributes.get(key) or "data:").startswith("data:"), (tag, attributes)
+        href = attributes.get("href") or "#"
+        assert href == "data:," or href.startswith("#") or not re.match(r"\w+:|//", href), href
+    assert "@import" not in text and "url(" not in text
+    (policy,) = (it for it in page.all("meta") if it.get("http-equiv") == "Content-Security-Policy")
+    assert policy["content"].startswith("default-src 'none'; img-src data:;")
+    assert page_of(audited) == text, "the same study gives the same bytes"
+
+
+def test_figures_stand_once_and_only_if_they_are_there_and_draw_something(audited):
+    """The forest plot at the head, what costs reach beside the rankings, others at their claims."""
+    shutil.copy(ROOT / "docs" / "laptop" / "figures" / "effects.png", audited.root / "figures")
+    page = page_of(audited)
+    assert page.count("<figure ") == len(Elements(page).all("img")) == 4
+    first, told = part_of(page, "figure-1", "found")
+    assert "<figure" not in first and "A forest plot" in first and "Figure 1." in told
+    found, told = part_of(page, "found", "claims")
+    assert found.count("<figure") == 1 and "Quality by tokens, operations and memory" in told
+    assert page.count('See <a href="#figure-3">figure 3</a> above.') == 2
+    assert "Measured on 32 windows of 512 tokens of evaluation-text, without" in Elements(page).text
+    known = {claim.id for claim in audited.audit.claims}
+    assert {claim for figure in figures().values() for claim in figure.claims} <= known
+    (audited.root / "figures" / "windows.csv").write_text("model,perplexity\n")
+    assert page_of(audited).count("<figure ") == 3
+    for path in (audited.root / "figures").glob("windows.*"):
+        path.unlink()
+    page = page_of(audited)
+    assert page.count("<figure ") == 3
+    assert "windows.csv" not in page and "figure 4" not in page.lower()
+
+
+def test_a_study_with_little_has_no_empty_sections(audited):
+    nothing = {key: [] for key in ("commits", "packages", "machines", "threads")}
+    nothing |= {key: {} for key in ("models", "texts", "tasks", "token_ids")}
+    provenance = replace(audited.audit.provenance, **nothing)
+    empty = {key: [] for key in ("found", "costs", "published", "published_claims")}
+    text = page_of(audited, **empty, provenance=provenance)
+    page = Elements(text)
+    folded = [it["id"] for it in page.all("details") if "section" in (it.get("class") or "")]
+    assert folded == ["cells", "method", "protocol", "provenance", "repeat", "reforms", "files"]
+    assert [it["id"] for it in page.all("section") if "id" in it] == ["claims"]
+    assert "Records name neither commits nor machines." in page.text
+    assert "by commit unknown" in page.text
+    for table in re.findall(r"<tbody>(.*?)</tbody>", text, re.S):
+        assert "<td" in table
+    nowhere = replace(provenance, commits=[{"commit": None, "uncommitted_changes": None}])
+    found = [replace(model, adaptations=[]) for model in audited.audit.found]
+    shown = Elements(page_of(audited, found=found, provenance=nowhere)).text
+    assert "the code was in no repository" in shown
+    assert "No adaptation was run." in shown and "Wanda, 50 % unstructured pruned 90" in shown
+
+
+def test_the_page_says_in_order_what_was_found_the_verdicts_what_was_run_and_its_worth(audited):
+    page = page_of(audited)
+    told = [
+        audited.audit.answer,
+        "Of the paper's 7 claims:",
+        "made-up (made-up.yaml), 33 cells",
+        "), pruned by Magnitude, Wanda; 50 % unstructured",
+        audited.audit.worth,
+        "What this study found",
+        "Numbers come from 2 seeds.",
+        "Wanda, 50 % unstructured pruned 90",
+        "a model of at least 70,000,000,000 parameters",
+        "not of this study, and carry no intervals",
+        "llama-1-7b sparsegpt: none 7.24, recon_block_sparse 6.72",
+        "No published table that we know of bears on C2b, C2v1, C4.",
+        "Method and definitions",
+        "u50pattern: 50 % of the weights become zero",
+        f"This applies to none of the {len(audited.audit.published)} that are known",
+        "2499.39 (RIA README, primary); 30.39 (DenoiseRotator table 1, third-party)",
+    ]
+    text = Elements(page).text
+    places = [text.index(" ".join(words.split())) for words in told]
+    assert places == sorted(places)
+    assert "llama-1-7b" not in part_of(page, "claims", "published-claims")[0]
+    assert "tiny" not in part_of(page, "published-claims", "cells")[0], "nothing of ours is there"
+
+
+def test_published_numbers_that_were_compared_come_first(audited):
+    one, *others = audited.audit.published
+    compared = {"ours": 5.4, "ours_standard_error": 0.1, "difference": 0.3, "verdict": DIFFERS}
+    compared |= {"reason": "+5.5%", "cells": ["tiny/wanda-u50/none/seed0"], "command": "snakemake"}
+    page = page_of(audited, published=[*others, replace(one, **compared)])
+    _, text = part_of(page, "published", "provenance")
+    assert f"This applies to 1 of {len(others) + 1}." in text
+    assert text.index("5.40 ± 0.10 +0.300 differs +5.5%") < text.index("Why not")
+
+
+def test_links_lead_to_records_and_to_files_that_are_or_will_be_there(audited):
+    (audited.root / "tables" / ".summary.csv.part").touch()
+    page, crate = page_of(audited), "ro-crate-metadata.json"
+    links = {attributes["href"] for attributes in Elements(page).all("a")}
+    assert {f"../records/{cell.record_name}" for cell in audited.study.cells} <= links
+    assert {"../audit/audit.json", "../tables/summary.tex"} <= links
+    assert "ro-crate" not in page and ".part" not in page
+    assert f'href="../{crate}"' in page_of(audited, later=(crate,))
+    (audited.root / crate).touch()
+    assert f'href="../{crate}"' in page_of(audited)
+
+
+def test_a_filter_reaches_every_adaptation_by_its_records_and_seeds_that_differ_have_a_column(
+    audited,
+):
+    found = audited.audit.found
+    page = Elements(page_of(audited))
+    names = " ".join(it["data-records"] for it in page.all("tr") if "data-records" in it)
+    adapted = {cell for cell in audited.study.cells if cell.adaptation != "none"}
+    assert {*names.split()} == {each.record_name for each in adapted}
+    adaptations = [replace(found[0].adaptations[0], seeds=1), *found[0].adaptations[1:]]
+    changed = [replace(found[0], adaptations=adaptations), *found[1:]]
+    seeds, _ = part_of(page_of(audited, found=changed), "found", "claims")
+    assert ">Seeds</th>" in seeds and '<td class="number" data-value="1.0">1</td>' in seeds
+    assert ">Seeds</th>" not in part_of(page_of(audited), "found", "claims")[0]
+
+
+def test_the_page_of_a_study_that_no_claim_asks_about_says_what_was_found(tmp_path):
+    """Another model, two criteria, one adaptation."""
+    study, folder = make_study(models=["tiny-2"]), tmp_path / "records"
+    perplexities = {name.replace("tiny", "tiny-2"): it for name, it in PERPLEXITIES.items()}
+    for cell, record in make_records(study, perplexities).items():
+        write_json(folder / cell.record_name, record)
+    results = Results(study, load_records(study, folder), folder)
+    page = page_text(results, audit_study(study, folder), tmp_path)
+    text = Elements(page).text
+    assert "the perplexity of tiny-2, pruned by Wanda (50 % unstructured), from 46.0" in text
+    assert "7 claims: 7 not testable here." in text
+    assert text.count("They need ") == 1 and "<article" not in page
+
+
+# --- Claims in sentences
+
+
+def part(verdict, role="counts", **more):
+    base = {"says": "So", "reason": "Of 2, 1.", "measure": "recovery", "findings": []}
+    base |= {"quantity": "share", "settings": {}, "threshold": "above 0 %"}
+    base["set"] = ThresholdHistory("us", "2026-11-26", True)
+    return SimpleNamespace(**(base | {"verdict": verdict, "role": role} | more))
+
+
+def found(text="1 %", value=0.01, **more):
+    base = {"subject": "it", "text": text, "value": value, "low": 0.0, "reason": "it is above"}
+    return Finding(**(base | {"verdict": HOLDS} | more))
+
+
+ADDED = (part(IN_PART, "adds"), part(HOLDS, "adds"), part(of_few_seeds(HOLDS), "adds", says="Too"))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "parts", "expected"),
+    [
+        # An additional part can only weaken a claim, which its reason then says.
+        (HOLDS, [part(HOLDS), part(HOLDS, "adds"), part(UNDECIDED, "adds")], "Of 2, 1."),
+        (IN_PART, [part(HOLDS), *ADDED], "Of 2, 1. But “So” is found in part."),
+        (HOLDS, [part(HOLDS, findings=[found()])], "It is above."),
+        (FAILS, [part(HOLDS), part(FAILS, "decides")], "“So” decides: of 2, 1."),
+        (
+            UNDECIDED,
+            [part(UNDECIDED, "decides"), part(HOLDS), part(FAILS, "decides")],
+            "Of 2 deciding parts, 1 is not found, 1 is undecided; not found would need all of them "
+            "to agree.",
+        ),
+        (IN_PART, [part(HOLDS), part(FAILS)], "Of 2 parts, 1 is found, 1 is not found."),
+    ],
+)
+def test_a_claim_says_why(verdict, parts, expected):
+    claim = SimpleNamespace(id="C1", verdict=verdict, parts=parts)
+    assert claim_reason(claim) == expected
+
+
+TIMES = [
+    found("12 times (no interval)", 12.0, low=None),
+    found("5 times", 5.0),
+    found("more than 9 times", "infinity"),
+    found("not reached", None, low=None),
+    found("at most 2 times (95 %: 1 to 3 times)", 2.0),
+]
+
+
+@pytest.mark.parametrize(
+    ("findings", "expected"),
+    [
+        ([], "Of 2, 1"),
+        ([found("3 % (95 %: 1 to 5 %)", 0.03)], "share: 3 % (95 %: 1 to 5 %)"),
+        ([found("2 %"), found("3 %")], "share: 2 %; 3 %"),
+        (TIMES, "share: 3 numbers from at most 2 to more than 9 times (5 found)"),
+        # Perplexities have no unit.
+        (
+            [found("1.3 (95 %: 1.1 to 1.5)", 1.3), found("0.53", 0.53), found(None), found("0.8")],
+            "share: 3 numbers from 0.8 to 1.3 (4 found)",
+        ),
+        ([found("no", None, low=None, verdict=UNDECIDED)] * 3, "share: no (3 undecided)"),
+    ],
+)
+def test_the_numbers_of_a_part_in_short(findings, expected):
+    asked = part(HOLDS, findings=findings)
+    assert list(key_numbers([asked, part(HOLDS, "adds")])) == [(asked, expected)]
+
+
+def test_what_the_numbers_are_is_said_once():
+    """Also after a part that has none."""
+    number = [found("3 %")]
+    parts = [part(HOLDS, findings=of) for of in (number, [], number)]
+    parts += [part(HOLDS, findings=number, quantity="times")]
+    texts = [text for _, text in key_numbers(parts)]
+    assert texts == ["share: 3 %", "Of 2, 1", "3 %", "times: 3 %"]
+
+
+def test_what_untested_claims_need_beside_what_the_study_has():
+    """Windows that a measure implies are needed, too, and those that were run are not."""
+    study = make_study(criteria=["wanda"], adaptations=["none", "recon_block"])
+    settings = {"groups": [["magnitude"], ["wanda"]], "windows": ["all", 1], "unit": "tokens"}
+    untested = [
+        part(UNTESTED, settings=settings, measure="matrix_penalty"),
+        part(UNTESTED, settings={"criteria": ["wanda"], "parameters": 7_000}),
+        part(UNTESTED, settings={"beside": 5, "windows": [1]}, measure="window_difference"),
+        part(UNTESTED, "adds", settings={"methods": ["masklora"]}),
+    ]
+    assert needs_text([SimpleNamespace(parts=untested)], study) == (
+        "reconstruction in windows of single matrices, whole model, 5 blocks; "
+        "pruning by Magnitude; a model of at least 7,000 parameters"
+    )
+
+
+def test_claims_with_both_answers_their_scope_and_thresholds(audited):
+    """The claims that the study does not ask are one line, with what they need."""
+    page = page_of(audited)
+    assert len({MARKS[verdict] for verdict in VERDICTS}) == 4, "the four verdicts have four shapes"
+    assert "set by us, written down on 2026-11-26, after results were seen" in page
+    assert "set by the paper, written down on 2026-11-26" in page
+    assert ">deciding</span>" in page and ">additional</span>" in page
+    articles = re.findall(r"<article.*?<details>", page, re.S)
+    asked = [claim for claim in audited.audit.claims if claim.verdict != UNTESTED]
+    for article, claim in zip(articles, asked, strict=True):
+        assert f"{claim.verdict}</span>" in article
+        assert "claim: <strong>not tested at this scale</strong>" in article
+        assert claim.scope.split("paper")[0] in article
+    untested = [claim.id for claim in audited.audit.claims if claim.verdict == UNTESTED]
+    (line,) = re.findall(r'<details class="untested">\s*<summary>(.*?)</summary>', page, re.S)
+    assert f"<h3>{', '.join(untested)}</h3>" in line
+    assert "a model of at least 70,000,000,000 parameters" in line and "Wanda" not in line
+    assert re.findall(r'<details id="(C\w+)" class="untested">', page) == untested
+    assert '<li><a href="#C4">' not in page, "the card lists those that are asked"
+
+
+# --- Cells
+
+
+def test_cells_and_tasks_are_named_and_sorted_by_what_was_measured(audited):
+    """A column that no cell fills is left out, and so are a model and a seed that all have."""
+    plain, _ = part_of(page_of(audited), "cells", "method")
+    assert ">Perplexity</th>" in plain and ">Held out</th>" not in plain
+    dense = {**audited.results.cells[0], "perplexity": math.nan, "drift_mean": 0.12345}
+    dense |= {"held_out_perplexity": 17.25, "held_out_perplexity_standard_error": 0.5}
+    dense |= {"accuracy": 0.5123, "accuracy_standard_error": 0.02}
+    other = {**dense, "model": "other", "selected_on": "evaluation", "criterion": "wanda"}
+    task = {"documents": 50, "documents_in_all": 277, "selected_on": None, "records": "d.json"}
+    task |= {"model": "tiny", "criterion": "wanda", "pattern": "u50", "adaptation": "none"}
+    task |= {"accuracy_minus_dense": -0.1, "accuracy_minus_dense_standard_error": 0.02}
+    task |= dict.fromkeys(("accuracy_minus_unadapted", "accuracy_minus_unadapted_standard_error"))
+    task |= {"accuracy": 0.4, "accuracy_standard_error": 0.07}
+    tasks = [{**task, "task": "rte"}, {**task, "task": "mean", "accuracy": 0.3}]
+    results = SimpleNamespace(study=audited.study, cells=[dense, other], tasks=tasks)
+    page = page_text(results, audited.audit, audited.root)
+    cells, text = part_of(page, "cells", "method")
+    marked = "other/wanda-none/none (chosen on the evaluation text)"
+    assert re.findall(r'<a href="[^"]*">([^<]*)</a></th>', cells) == ["tiny/dense", marked]
+    shown = re.findall(r'data-value="([^"]*)">([^<]*)</td>', cells)
+    assert {("Infinity", "not finite"), ("17.25", "17.25 ± 0.50")} < {*shown}
+    assert {("0.12345", "0.1235"), ("0.5123", "51.2 ± 2.0 %")} < {*shown}
+    means = [("0.3", "30.0 ± 7.0 %"), ("-0.1", "-10.0 ± 2.0 %"), ("", "-")]
+    assert shown[-4:] == [*means, ("0.4", "40.0 ± 7.0 %")]
+    assert "rte 50 of 277" in text and "wanda-u50/none record" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [(None, ""), (0.5, "0.5"), (3, "3.0"), ("infinity", "Infinity"), (math.nan, "Infinity")],
+)
+def test_what_a_number_is_sorted_by(value, key):
+    assert sorting(value) == key
