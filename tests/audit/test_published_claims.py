@@ -12,9 +12,8 @@ from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.audit import audit_records, json_of
 from freelunch.audit.claims import CLAIMS, Claim, load_claims
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.published import load_meaning
+from freelunch.audit.published import Published, load_meaning, load_published
 from freelunch.audit.published_claims import NO_NUMBERS, audit_published_claims
-from freelunch.audit.published_file import Published, load_published
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
 from freelunch.cli.summary import audit_text
 from freelunch.core.errors import UserError
@@ -98,20 +97,17 @@ def test_the_gap_between_wanda_and_sparsegpt_shrinks_only_where_there_was_one(
     assert among["verdict"] == claims["C3"]["verdict"] == IN_PART
 
 
-def test_wanda_and_sparsegpt_are_close_in_the_model_that_the_claim_is_about(
+def test_a_claim_names_the_models_and_the_numbers_that_it_comes_from(
     claims: dict[str, dict[str, Any]],
 ) -> None:
     (finding,) = claims["C3b"]["parts"][0]["findings"]
-    assert finding["value"] == pytest.approx(6.68 - 6.72) and finding["text"] == "-0.04"
-    assert claims["C3b"]["verdict"] == HOLDS
+    assert claims["C3b"]["verdict"] == HOLDS and finding["text"] == "-0.04"
     assert claims["C3b"]["scope"] == (
         "llama-1-7b; 50 % unstructured; 256 sequences of 1,024 C4 tokens, 10 epochs; "
         "Shin et al. tables 1 and 3, arXiv 2406.15524"
     )
-    assert [(it["criterion"], it["value"]) for it in finding["numbers"]] == [
-        ("wanda", 6.68),
-        ("sparsegpt", 6.72),
-    ]
+    numbers = [(it["criterion"], it["value"]) for it in finding["numbers"]]
+    assert numbers == [("wanda", 6.68), ("sparsegpt", 6.72)]
 
 
 def test_reconstruction_recovers_but_no_table_compares_it_with_retraining(
@@ -134,20 +130,6 @@ def test_reconstruction_recovers_but_no_table_compares_it_with_retraining(
     assert claims["C1"]["verdict"] == UNTESTED
 
 
-def test_two_overlapping_blocks_are_worse_at_7b_and_better_at_125m(
-    claims: dict[str, dict[str, Any]],
-) -> None:
-    (part,) = claims["C2"]["parts"]
-    missed = [
-        math.log(two / one) / math.log(before / one)
-        for table in (LARGE, SMALL)
-        for before, one, two in table.values()
-    ]
-    assert sorted(values(part).values()) == pytest.approx(sorted(missed))
-    assert [value > 0 for value in missed] == [True] * 3 + [False] * 3
-    assert part["verdict"] == claims["C2"]["verdict"] == IN_PART
-
-
 def test_no_interval_is_shown_or_used(claims: dict[str, dict[str, Any]]) -> None:
     findings = [
         it for claim in claims.values() for part in claim["parts"] for it in part["findings"]
@@ -156,7 +138,7 @@ def test_no_interval_is_shown_or_used(claims: dict[str, dict[str, Any]]) -> None
     assert {it["reason"].partition(" is")[0] for it in findings if it["text"]} == {"the number"}
 
 
-@pytest.mark.parametrize("changes", [{"source": "another"}, {"length": 1024}])
+@pytest.mark.parametrize("changes", [{"source": "another"}, {"seqlen": 1024}])
 def test_numbers_of_different_tables_are_never_compared(changes: dict[str, Any]) -> None:
     """Not even where each criterion has both of its numbers."""
     rows = [
@@ -213,35 +195,22 @@ def test_a_part_that_no_table_can_be_asked_is_refused(tmp_path: Path) -> None:
 def test_they_stand_apart_at_the_terminal(
     claims: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each line of a study's claims names its scope."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("freelunch.cli.summary.check_sums", lambda *_: None)
     study = make_study()
-    folder = study.paths.audit
-    folder.mkdir(parents=True)
-    (folder / "index.html").touch()
-    for published, expected in ((list(claims.values()), ["C1", "C2", "C3", "C3b"]), ([], [])):
-        content = {"scope": "here", "claims": [], "published_claims": published}
-        write_json(folder / "audit.json", content)
-        _, _, apart = audit_text(study).partition("which carry no intervals:\n")
-        found = [line.split()[0] for line in apart.partition("\n\n")[0].splitlines()]
-        assert found == expected
-
-
-def test_each_line_of_the_terminal_names_its_scope(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = make_study()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("freelunch.cli.summary.check_sums", lambda *_: None)
-    folder = study.paths.audit
-    folder.mkdir(parents=True)
-    (folder / "index.html").touch()
+    study.paths.audit.mkdir(parents=True)
+    (study.paths.audit / "index.html").touch()
     of_all = {"title": "So", "verdict": "found", "bearing": "supported"}
-    claims = [{"id": "C1", "scope": "tiny; 3 seeds"} | of_all, {"id": "C4", "scope": None} | of_all]
-    write_json(folder / "audit.json", {"scope": "here", "claims": claims, "published_claims": []})
-    lines = audit_text(study).splitlines()
-    assert "C1    found (supported): So [tiny; 3 seeds]" in lines
-    assert "C4    found (supported): So" in lines
+    own = [{"id": "C1", "scope": "tiny; 3 seeds"} | of_all, {"id": "C4", "scope": None} | of_all]
+    for published in (list(claims.values()), []):
+        content = {"scope": "here", "claims": own, "published_claims": published}
+        write_json(study.paths.audit / "audit.json", content)
+        of_study, _, apart = audit_text(study).partition("which carry no intervals:\n")
+        found = [line.split()[0] for line in apart.partition("\n\n")[0].splitlines()]
+        assert found == [claim["id"] for claim in published]
+        assert "C1    found (supported): So [tiny; 3 seeds]" in of_study.splitlines()
+        assert "C4    found (supported): So" in of_study.splitlines()
 
 
 def test_they_stand_apart_in_the_markdown_table(tmp_path: Path) -> None:

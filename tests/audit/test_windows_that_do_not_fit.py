@@ -8,11 +8,11 @@ import pytest
 
 from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
 from freelunch.study.study import Study
 from measures_for_tests import BLOCK, NOWHERE
+from measures_for_tests import asked_of as asked_by
 from records_for_tests import make_records, make_study
 
 AUTO = {**BLOCK, "window": "auto", "memory_gb": 72}
@@ -89,13 +89,13 @@ def asked_of(
     it is absent, and whether it is left out.
     """
     found: dict[str, dict[str, bool]] = {}
-    for each in MEASURES[measure].ask(evidence, {**settings, "metric": "perplexity"}):
+    for each in asked_by(measure, settings, evidence):
         model, criterion, *_ = each.subject.split(", ")
-        place = model if criterion == "wanda" else f"{model} {criterion}"
+        here = found.setdefault(model if criterion == "wanda" else f"{model} {criterion}", {})
         if isinstance(each, Absent):
-            found.setdefault(place, {})[each.reason] = each.left_out
+            here[each.reason] = each.left_out
         else:
-            found.setdefault(place, {})[each.about] = False
+            here[each.about] = False
     return found
 
 
@@ -136,8 +136,19 @@ def test_a_window_that_does_not_fit_is_compared_on_the_models_that_it_fits() -> 
         ),
         # Other settings may take more memory.
         ({"tiny": WHOLE, "tiny-2": ["halves", "block", "wide_auto"]}, {"wide_auto": 1}),
-        # No other model has it.
+        # No other model has it, or only with another amount of text, which cannot answer for more.
         ({"tiny": LARGE, "tiny-2": LARGE}, {"auto": 1}),
+        (
+            {"tiny-2": [*WHOLE, "fewer_block", "fewer_halves", "fewer_auto"]},
+            {"fewer_auto": "matrix"},
+        ),
+        (
+            {
+                "tiny": ["fewer_halves", "fewer_block", "fewer_two", "fewer_all"],
+                "tiny-2": ["halves", "block", "auto"],
+            },
+            {"auto": 1},
+        ),
     ],
 )
 def test_what_fits_or_may_fit_has_to_be_there(
@@ -146,20 +157,6 @@ def test_what_fits_or_may_fit_has_to_be_there(
     found = asked_of("window_difference", DIFFERENCE, evidence_of(models, autos))
     missing = [reason for reason in found["tiny-2"] if reason.startswith(LACKING[:-2])]
     assert missing and not any(found["tiny-2"][reason] for reason in missing)
-
-
-def test_another_amount_of_text_of_the_same_model_is_no_other_model() -> None:
-    models = {"tiny": [*WHOLE, "fewer_block", "fewer_halves", "fewer_auto"]}
-    found = asked_of("window_difference", DIFFERENCE, evidence_of(models, {"fewer_auto": "matrix"}))
-    assert found["tiny"][f"{LACKING}2, all"] is False
-
-
-def test_another_amount_of_text_of_another_model_is_no_reason_either() -> None:
-    """What only fewer sequences compare cannot answer for a claim about more."""
-    fewer = ["fewer_halves", "fewer_block", "fewer_two", "fewer_all"]
-    models = {"tiny": fewer, "tiny-2": ["halves", "block", "auto"]}
-    found = asked_of("window_difference", DIFFERENCE, evidence_of(models, {"auto": 1}))
-    assert found["tiny-2"] == {f"{LACKING}2, all": False}
 
 
 def test_a_window_that_is_still_to_come_is_not_left_out() -> None:
