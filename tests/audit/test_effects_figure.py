@@ -138,10 +138,11 @@ def test_a_range_has_a_threshold_at_both_ends() -> None:
 
 
 def test_numbers_that_cannot_be_drawn_as_others_are() -> None:
-    """One without an interval, and one that is infinite, alone in its panel."""
+    """None, one without an interval, and one that is infinite, alone in its panel."""
     figure = draw([row_of(low="", high="")], {})
     assert dashes(figure) == {} and legend_texts(figure) == []
     assert "50.0 (no interval)" in texts_beside(figure)
+    assert "no effect of this study has a finite interval" in draw([], {}).texts[0].get_text()
     figure = draw([row_of(value="-inf", low="-inf", high="-inf")], {})
     assert "<" in [line.get_marker() for axes in figure.axes for line in axes.lines]
 
@@ -201,17 +202,6 @@ def test_a_number_and_its_interval_say_what_is_known(
     keys = ("value", "low", "high", "known_from", "known_to")
     row = dict(zip(keys, (*numbers, *bounds), strict=True))
     assert column_text(row | {"unit": "times"}) == shown
-
-
-def test_without_effects_it_names_the_missing_cells(results: Results) -> None:
-    config = results.study.as_json()
-    for grid in config["study"]["grids"]:
-        grid["adaptations"] = ["recon_block"]
-    settings = FIGURE.settings(Study.check(config, "config.yaml"))
-    said = draw([], **settings).texts[0].get_text()
-    assert "smollm2-135m/wanda-u50/none/seed0" in said
-    assert FIGURE.settings(results.study)["missing"] == []
-    assert "no effect of this study has a finite interval" in draw([], {}).texts[0].get_text()
 
 
 def test_effects_are_told_apart_by_their_names() -> None:

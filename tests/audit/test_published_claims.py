@@ -14,7 +14,7 @@ from freelunch.audit.claims import CLAIMS, Claim, load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.published import Published, load_meaning, load_published
 from freelunch.audit.published_claims import NO_NUMBERS, audit_published_claims
-from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from freelunch.audit.verdicts import HOLDS, IN_PART, UNTESTED
 from freelunch.cli.summary import audit_text
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_json
@@ -77,24 +77,6 @@ def test_the_gap_to_magnitude_shrinks_and_more_so_in_the_larger_model(
     assert by_size["findings"][0]["subject"].startswith(
         "u50: llama-1-7b, u50, recon_block_sparse m"
     )
-
-
-def test_the_gap_between_wanda_and_sparsegpt_shrinks_only_where_there_was_one(
-    claims: dict[str, dict[str, Any]],
-) -> None:
-    """At 7B it is 0.01 before and 0.04 after, with SparseGPT behind."""
-    among = claims["C3"]["parts"][1]
-    grown = [
-        abs(math.log(wanda[1] / sparsegpt[1])) - abs(math.log(wanda[0] / sparsegpt[0]))
-        for wanda, sparsegpt in (
-            ((7.25, 6.68), (7.24, 6.72)),
-            ((39.0, 31.18), (36.35, 31.57)),
-        )
-    ]
-    assert [it["value"] for it in among["findings"]] == pytest.approx(grown)
-    assert [it["text"] for it in among["findings"]] == ["0.00459 nats", "-0.0579 nats"]
-    assert [it["verdict"] for it in among["findings"]] == [FAILS, HOLDS]
-    assert among["verdict"] == claims["C3"]["verdict"] == IN_PART
 
 
 def test_a_claim_names_the_models_and_the_numbers_that_it_comes_from(

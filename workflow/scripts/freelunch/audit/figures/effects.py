@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from freelunch.analysis.pairing import Rows
-from freelunch.core.errors import first_of
 from freelunch.reporting.drawing.adaptation_looks import INK, NEUTRAL, PALE, Mark, Registered, marks
 from freelunch.reporting.drawing.style import (
     CHOSEN,
@@ -41,8 +40,6 @@ GAP_INCHES = 0.1
 MOST_SPANS = 2.0
 # What stands above the numbers.
 HEAD = "value (95 % interval)"
-# Missing cells that an empty figure names.
-NAMED = 8
 # Thresholds are small and this many rows above their row's interval, which would hide them.
 ABOVE = 0.24
 THRESHOLD: dict[str, Any] = {
@@ -80,7 +77,6 @@ class Line:
 def draw(
     rows: Sequence[Row],
     adaptations: Registered,
-    missing: Sequence[str] = (),
     selected_on_evaluation: Sequence[str] = (),
 ) -> "drawn.Figure":
     """Return the figure: a panel for each quantity, a line for each effect.
@@ -88,7 +84,6 @@ def draw(
     Args:
         rows: Rows of effects.csv.
         adaptations: All adaptations of the study's config; they decide the looks.
-        missing: The cells without adaptation that adapted cells lack; an empty figure names them.
         selected_on_evaluation: The adaptations whose settings were chosen on the evaluation text;
             they are marked.
     """
@@ -96,7 +91,10 @@ def draw(
     from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
     if not rows:
-        return empty(_why_empty(missing))
+        return empty(
+            "no effect of this study has a finite interval; each compares an adapted model\n"
+            "with the same model without adaptation"
+        )
     # An effect of several adaptations names none.
     looks = {**marks(adaptations), "": NEUTRAL}
     for name in selected_on_evaluation:
@@ -181,15 +179,6 @@ def _signed(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def _why_empty(missing: Sequence[str]) -> str:
-    if not missing:
-        return "no effect of this study has a finite interval"
-    return (
-        "An effect compares an adapted model with the same model without adaptation.\n"
-        "These cells are missing:\n\n" + "\n".join(first_of(missing, NAMED))
-    )
-
-
 def _handles(rows: Sequence[Row]) -> list[Any]:
     """Return the entries of the legend: bars and thresholds."""
     from matplotlib.lines import Line2D
@@ -218,7 +207,8 @@ def _inches(text: str, is_heading: bool = False) -> float:
 
 
 def _lines(rows: Sequence[Row], looks: Mapping[str, Mark], several: bool) -> list[Line]:
-    """Return the lines of a panel.
+    """Return the lines of a panel: a pruned model with several adaptations is a group of its own,
+    and the other rows are grouped by adaptation; or by effect, if there is only one adaptation.
 
     Args:
         rows: The effects of one quantity.
@@ -229,25 +219,26 @@ def _lines(rows: Sequence[Row], looks: Mapping[str, Mark], several: bool) -> lis
     if len({row["adaptation"] for row in rows}) == 1:
         named = [(row["effect"], place, row) for row, place in zip(rows, places, strict=True)]
         return _headed(named, always=len({*places}) > 1)
-    # A pruned model with several adaptations is a group of its own. The other rows are grouped by
-    # adaptation.
-    counts = Counter(places)
+    of_place = Counter(places)
+    of_one = Counter((place, row["adaptation"]) for row, place in zip(rows, places, strict=True))
     order, patterns = list(looks), list(dict.fromkeys(row["pattern"] for row in rows))
-    by_model = [row for row in rows if counts[_place(row, several)] > 1]
-    by_model.sort(key=lambda row: order.index(row["adaptation"]))
-    by_adaptation = [row for row in rows if counts[_place(row, several)] == 1]
-    by_adaptation.sort(key=lambda row: patterns.index(row["pattern"]))
-    of_one = Counter((_place(row, several), row["adaptation"]) for row in by_model)
+
+    def rank(row: Row) -> tuple[bool, int]:
+        if of_place[_place(row, several)] > 1:
+            return False, order.index(row["adaptation"])
+        return True, patterns.index(row["pattern"])
+
     named = []
-    for row in by_model:
+    for row in sorted(rows, key=rank):
         place, label = _place(row, several), looks[row["adaptation"]].label
-        if of_one[place, row["adaptation"]] == 1:
+        if of_place[place] == 1:
+            named.append((label, place, row))
+        elif of_one[place, row["adaptation"]] == 1:
             named.append((place, label, row))
         else:
             # Effects of one adaptation, such as of every two criteria, differ in their names.
-            alone = len({of for of, _ in of_one}) == 1
+            alone = sum(count > 1 for count in of_place.values()) == 1
             named.append((label if alone else f"{label}, {place}", row["effect"], row))
-    named += [(looks[row["adaptation"]].label, _place(row, several), row) for row in by_adaptation]
     return _headed(named, always=True)
 
 
@@ -374,13 +365,6 @@ claims that they belong to.
 """
 
 
-def _missing(study: Study) -> list[str]:
-    """Return the cells without adaptation that adapted cells lack."""
-    cells = set(study.cells)
-    unadapted = (replace(cell, adaptation=NONE) for cell in study.cells)
-    return sorted({str(cell) for cell in unadapted if cell not in cells})
-
-
 def _rows(results: Results) -> Rows:
     # Planning imports this module, and must not wait for numpy and scipy.
     from freelunch.audit.claim_rows import effect_rows
@@ -402,7 +386,6 @@ FIGURE = Figure(
     # All adaptations of the config, shown or not: each looks the same in all figures.
     settings=lambda study: {
         "adaptations": study.as_json()["adaptations"],
-        "missing": _missing(study),
         "selected_on_evaluation": study.comparisons.selected_on_evaluation,
     },
     data="the main effects with their intervals",
