@@ -180,6 +180,7 @@ TWO = {"above": 1, "below": 2}
         ({"holds": {}}, "parts.0.holds", "{}", "1"),
         ({"holds": TWO}, "parts.0.holds", "below", "1"),
         ({"wy": "x"}, "claims.0.parts.0", "wy", "why"),
+        ({"cells": ["a"]}, "claims.0.parts.0", "cells", "settings"),
     ],
 )
 def test_malformed_claims_are_named(
@@ -190,30 +191,11 @@ def test_malformed_claims_are_named(
     assert str(tmp_path / "claims.yaml") in str(error.value.where)
 
 
-@pytest.mark.parametrize(
-    ("groups", "changes", "found", "expected"),
-    [
-        ([["wanda"], ["sparsgpt"]], {}, "sparsgpt", "sparsegpt (nearest)"),
-        (
-            *([["wanda"], ["magnitude"]], {"cells": ["tiny/wanda-u50/recon_blok/seed0"]}),
-            *("recon_blok", "recon_block"),
-        ),
-    ],
-)
-def test_names_that_nobody_knows_are_refused(
-    tmp_path: Path, groups: list[list[str]], changes: dict[str, Any], found: str, expected: str
-) -> None:
-    path = written(tmp_path, measure="gap_left", settings={"groups": groups}, **changes)
-    with refused(where=path, found=found, expected=expected):
+def test_criteria_that_nobody_knows_are_refused(tmp_path: Path) -> None:
+    settings = {"groups": [["wanda"], ["sparsgpt"]]}
+    path = written(tmp_path, measure="gap_left", settings=settings)
+    with refused(where=path, found="sparsgpt", expected="sparsegpt (nearest)"):
         verdicts_on(make_evidence(BASE), load_claims(path))
-
-
-def test_a_claim_about_some_cells_alone(tmp_path: Path) -> None:
-    cells = ["tiny/wanda-u50/none/seed0", "tiny/wanda-u50/recon_block/seed0"]
-    evidence = make_evidence(BASE, criteria=["magnitude", "wanda"])
-    (claim,) = verdicts_on(evidence, load_claims(written(tmp_path, cells=cells)))
-    (finding,) = claim["parts"][0]["findings"]
-    assert set(finding["cells"]) == set(cells)
 
 
 @pytest.mark.parametrize(

@@ -122,15 +122,6 @@ def test_numbers_are_joined_in_the_order_of_the_budget_for_each_text() -> None:
     assert any(list(line.get_ydata()) == [10, 10] for line in figure.axes[0].lines)
 
 
-def test_the_range_and_the_interval_are_bars() -> None:
-    bars = [list(line.get_ydata()) for line in drawn(row()).axes[0].lines]
-    assert [0.125, 20.0] in bars and [1.0, 4.0] in bars
-    # No interval, and no arrow.
-    figure = drawn(row(low=math.nan, high=math.nan))
-    assert [2.0] in [list(line.get_ydata()) for line in figure.axes[0].lines]
-    assert legend(figure) == ["wiki", CLAIM] and not lines(figure, "^") and not lines(figure, "v")
-
-
 @pytest.mark.parametrize(
     ("changes", "down", "up", "entries"),
     [

@@ -24,14 +24,10 @@ FIGURE = figures()["effects"]
 PALE = "#B0B0B0"
 
 
-def kept(source: str, name: str) -> Results:
-    study, records = Study.load(ROOT / source), ROOT / "docs" / name / "records"
-    return Results(study, load_records(study, records), records)
-
-
 @pytest.fixture(scope="module")
 def results() -> Results:
-    return kept("config.yaml", "laptop")
+    study, records = Study.load(ROOT / "config.yaml"), ROOT / "docs" / "laptop" / "records"
+    return Results(study, load_records(study, records), records)
 
 
 def row_of(**values: str) -> dict[str, str]:
@@ -114,14 +110,6 @@ def test_a_choice_on_the_evaluation_text_is_marked() -> None:
         assert (CHOSEN in figure.legends[0].get_title().get_text()) == bool(marked)
 
 
-def test_intervals_of_one_seed_are_told_from_those_of_several() -> None:
-    rows = [row_of(effect="one"), row_of(effect="three", seeds="3")]
-    both = draw(rows, {})
-    assert sorted(dashes(both).values()) == [False, True]
-    assert legend_texts(both) == ["one seed: others may differ", "several seeds"]
-    assert legend_texts(draw(rows[1:], {})) == ["several seeds"]
-
-
 def test_a_range_has_a_threshold_at_both_ends() -> None:
     figure = draw(
         [row_of(threshold="0.1", side="within", value="0.05", low="-0.2", high="0.3")], {}
@@ -168,15 +156,6 @@ def test_a_row_is_drawn_at_its_number_and_words_stay_inside_and_apart(results: R
         for index, box in enumerate(boxes):
             assert not box.count_overlaps(boxes[index + 1 :])
     assert "Wanda, 50 % unstructured" in texts_beside(figure)
-
-
-def test_adaptations_and_open_intervals_are_said_in_words() -> None:
-    rows = effect_rows(kept("studies/full.yaml", "full"))
-    names = {row["effect"]: row for row in rows}
-    assert "tokens, held out: one block, 3 \N{MULTIPLICATION SIGN} tokens" in names
-    assert not [name for name in names if "recon_" in name]
-    assert names["gap, Magnitude vs. Wanda/RIA/SparseGPT"]["measure"] == "gap_left"
-    assert names["gap, RIA vs. Wanda"]["measure"] == "gap_growth"
 
 
 @pytest.mark.parametrize(

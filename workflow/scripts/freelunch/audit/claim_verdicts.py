@@ -1,7 +1,7 @@
 """Test claims on the records of a study."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -117,7 +117,7 @@ def audit_claims(
         regimes: As `load_regimes` returns them; by default, those of the paper.
 
     Raises:
-        UserError: A claim names a cell or a criterion that the study does not have.
+        UserError: A claim names a criterion that nobody knows.
     """
     regimes = load_regimes() if regimes is None else regimes
     return [_claim(claim, evidence, regimes.get(claim.id)) for claim in claims]
@@ -145,9 +145,7 @@ def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdi
 
 def _part(question: Question, evidence: Evidence, paper: Regime | None) -> tuple[PartVerdict, str]:
     """Return what was found for a part, and the verdict on what has the scale of the paper."""
-    _check_names(question, evidence)
-    if (names := question.cells) is not None:
-        evidence = evidence.only(lambda cell: cell.is_dense or str(cell) in names)
+    _check_criteria(question, {*evidence.study.config.criteria, *CRITERIA})
     every = question.ask(evidence)
     # What is left out counts if there is nothing else.
     left_out = [each for each in every if isinstance(each, Absent) and each.left_out]
@@ -185,27 +183,18 @@ def _part(question: Question, evidence: Evidence, paper: Regime | None) -> tuple
     return part, at_scale
 
 
-def _check_names(question: Question, evidence: Evidence) -> None:
-    """Refuse a criterion that nobody knows, and a cell that the study does not have."""
+def _check_criteria(question: Question, known: Collection[str]) -> None:
+    """Refuse a criterion that nobody knows, such as a misspelled one."""
     settings = question.settings
-    criteria = [*settings.get("criteria", []), *chain(*settings.get("groups", []))]
-    for what, names, known in (
-        ("an unknown criterion", criteria, {*evidence.study.config.criteria, *CRITERIA}),
-        (
-            "a cell that the study does not have",
-            question.cells or [],
-            {*map(str, evidence.study.cells)},
-        ),
-    ):
-        for name in names:
-            if name not in known:
-                raise UserError(
-                    f"a claim names {what}",
-                    where=question.where,
-                    found=name,
-                    expected=nearest(name, known),
-                    todo="correct the claim",
-                )
+    for name in (*settings.get("criteria", []), *chain(*settings.get("groups", []))):
+        if name not in known:
+            raise UserError(
+                "a claim names an unknown criterion",
+                where=question.where,
+                found=name,
+                expected=nearest(name, known),
+                todo="correct the claim",
+            )
 
 
 def question_facts(question: Question) -> dict[str, Any]:

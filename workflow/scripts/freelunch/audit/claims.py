@@ -1,7 +1,7 @@
 """The claims of `workflow/data/claims.yaml`, and the files of `workflow/data/`, checked."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,6 @@ class Question:
         measure, metric, settings: What it measures; a measure of memory has no metric.
         role: decides, counts or adds.
         effect: What the forest plot calls its numbers, if not `says`.
-        cells: The cells to use besides the dense models; None for all.
     """
 
     says: str
@@ -58,7 +57,6 @@ class Question:
     settings: Mapping[str, Any] = field(default_factory=dict)
     role: str = COUNTS
     effect: str = ""
-    cells: Sequence[str] | None = None
 
     def ask(self, evidence: Evidence) -> list[Measurement | Absent]:
         """Return what its measure asks of evidence."""
