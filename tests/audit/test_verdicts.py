@@ -49,6 +49,7 @@ ONCE = of_few_seeds(HOLDS)
         # less.
         (2, 2, ("above", 5), (2, 6), FAILS),
         (2, 5.5, ("above", 5), (2, 6), UNDECIDED),
+        (2, 5.5, ("above", 1), (2, 6), UNDECIDED),
         # Not reached by the largest budget of 6: perhaps by 7, perhaps by 70.
         (math.inf, math.inf, ("above", 5), (2, 6), HOLDS),
         (5.5, math.inf, ("above", 5), (2, 6), HOLDS),
