@@ -1,52 +1,27 @@
 """The figure of the budgets at which retraining reaches reconstruction, from made-up data."""
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside
-from freelunch.audit.budget_ratios import ratio_rows
+from figure_words import drawn as drawn_by
+from freelunch.audit.claim_rows import ratio_rows
 from freelunch.audit.claim_verdicts import audit_claims
 from freelunch.audit.claims import load_claims
-from freelunch.audit.drawing import budget_ratios
-from freelunch.audit.evidence import Evidence
-from freelunch.audit.figures import figures
-from freelunch.reporting.drawing.style import styled
-from freelunch.reporting.results import Results, csv_text
-from records_for_tests import make_records, make_study
+from freelunch.audit.figures import budget_ratios, figures
+from freelunch.reporting.results import csv_text
+from measures_for_tests import BASE, make_evidence
 
 FIGURE = figures()["budget_ratios"]
-
 CLAIM = "the claim: more than 10"
-
-
-def times(method: str, count: float, **more: Any) -> dict[str, Any]:
-    return {"method": method, "budget": {"times": count, "of": "recon_block"}, **more}
-
-
-ADAPTATIONS = {
-    "recon_block_3": times("reconstruction", 3, learning_rate=0.001),
-    **{f"full_{count}": times("full", count) for count in (1, 4, 12)},
-    **{f"masklora_{count}": times("masklora", count) for count in (1, 4, 12)},
-}
 LEVELS = {
-    **{"none": 60.0, "recon_block": 40.0, "recon_block_3": 36.0},
-    **{"full_1": 50.0, "full_4": 38.0, "full_12": 37.0},
-    **{"masklora_1": 55.0, "masklora_4": 50.0, "masklora_12": 45.0},
+    **{"none": 60.0, "recon_block": 40.0, "block_3": 36.0},
+    **{"full": 50.0, "full_3": 38.0, "full_10": 37.0},
+    **{"masklora": 55.0, "masklora_3": 50.0, "masklora_10": 45.0},
 }
-
-
-def results_of(levels: Mapping[str, float]) -> Results:
-    """Return a study with these adaptations of one pruned model."""
-    names = list(levels)
-    study = make_study(ADAPTATIONS, criteria=["wanda"], adaptations=names)
-    values = {f"tiny/wanda-u50/{name}/seed0": value for name, value in levels.items()}
-    records = make_records(study, {"tiny/dense/none/seed0": 20.0, **values})
-    return Results(study, records, Path("nowhere"))
 
 
 def row(**changes: Any) -> dict[str, str]:
@@ -60,10 +35,7 @@ def row(**changes: Any) -> dict[str, str]:
 
 
 def drawn(*rows: dict[str, str]) -> Figure:
-    with styled():
-        figure = budget_ratios.draw(rows)
-        figure.canvas.draw()
-    return figure
+    return drawn_by(budget_ratios, rows)
 
 
 def lines(figure: Figure, marker: str) -> list[tuple[list[float], list[float], Any]]:
@@ -80,55 +52,50 @@ def legend(figure: Figure) -> list[str]:
 
 
 def test_the_rows_are_the_numbers_of_the_verdict() -> None:
-    results = results_of(LEVELS)
-    found = {(it["reference"], it["unit"]): it for it in ratio_rows(results)}
-    assert len(found) == len(ratio_rows(results)) == 4
+    evidence = make_evidence(LEVELS)
+    found = {(it["reference"], it["unit"]): it for it in ratio_rows(evidence)}
+    assert len(found) == len(ratio_rows(evidence)) == 4
+    assert all({*row} == {*FIGURE.columns} for row in found.values())
     tokens = found["recon_block", "tokens"]
-    # Of all weights, between one and four times the tokens.
+    # Of all weights, between one and three times the tokens.
     share = math.log(50 / 40) / math.log(50 / 38)
-    assert tokens["ratio"] == pytest.approx(4**share)
-    assert [tokens[it] for it in ("smallest", "known_from", "largest")] == pytest.approx([1, 1, 12])
-    assert (tokens["reference_tokens"], found["recon_block_3", "tokens"]["reference_tokens"]) == (
-        pytest.approx((8192, 3 * 8192))
-    )
+    assert tokens["ratio"] == pytest.approx(3**share)
+    assert [tokens[it] for it in ("smallest", "known_from", "largest")] == pytest.approx([1, 1, 10])
+    three = found["block_3", "tokens"]
+    assert (tokens["reference_tokens"], three["reference_tokens"]) == (8192, 3 * 8192)
     # A larger budget made no way worse, and each was run with less than that of the reference.
-    assert found["recon_block_3", "tokens"]["ratio"] == math.inf
-    assert found["recon_block_3", "tokens"]["largest"] == pytest.approx(4)
-    assert found["recon_block_3", "tokens"]["ratio_in_words"].startswith("more than 4 times")
-    evidence = Evidence(results.study, results.records, results.folder)
+    assert three["ratio"] == math.inf and three["largest"] == pytest.approx(10 / 3)
+    assert three["ratio_in_words"].startswith("more than 3.33 times")
     claim = next(claim for claim in load_claims() if claim.id == "C1")
     (audited,) = audit_claims(evidence, [claim])
-    compared = 0
-    for part in audited.parts:
-        for finding in part.findings:
-            if part.measure == "budget_ratio" and finding.value is not None:
-                its = found[finding.about, part.settings["unit"]]
-                assert its["ratio_in_words"] == finding.text
-                assert its["ratio"] == float(finding.value)
-                assert its["low"] == float(str(finding.low))
-                compared += 1
-    assert compared == len(found)
+    compared = [
+        (found[finding.about, part.settings["unit"]], finding)
+        for part in audited.parts
+        for finding in part.findings
+        if part.measure == "budget_ratio" and finding.value is not None
+    ]
+    assert len(compared) == len(found)
+    for row, finding in compared:
+        assert row["ratio_in_words"] == finding.text
+        numbers = [float(str(each)) for each in (finding.value, finding.low)]
+        assert [row["ratio"], row["low"]] == numbers
 
 
 def test_what_more_made_worse_is_not_known() -> None:
-    (tokens, *_) = ratio_rows(results_of(LEVELS | {"full_4": 41.0, "full_12": 43.0}))
+    (tokens, *_) = ratio_rows(make_evidence(LEVELS | {"full_3": 41.0, "full_10": 43.0}))
     assert (tokens["unit"], tokens["reference"]) == ("tokens", "recon_block")
     assert math.isnan(tokens["ratio"]) and tokens["ratio_in_words"] == "not reached"
 
 
 def test_a_study_that_does_not_test_the_claim_has_no_figure() -> None:
-    without = results_of({name: LEVELS[name] for name in ("none", "recon_block", "recon_block_3")})
+    without = make_evidence(BASE)
     assert not FIGURE.wanted(without.study) and not ratio_rows(without)
     # The claim asks for both ways of retraining.
-    one = results_of({name: it for name, it in LEVELS.items() if "masklora" not in name})
+    one = make_evidence({name: it for name, it in LEVELS.items() if "masklora" not in name})
     assert FIGURE.wanted(one.study) and not ratio_rows(one)
     # The page leaves out a figure whose data have no rows.
     assert csv_text(FIGURE.columns, ratio_rows(one)).count("\n") == 1
     assert "no reconstruction is compared" in drawn().texts[0].get_text()
-
-
-def test_the_columns_are_those_of_the_rows() -> None:
-    assert set(FIGURE.columns) == set(ratio_rows(results_of(LEVELS))[0])
 
 
 def test_numbers_are_joined_in_the_order_of_the_budget_for_each_text() -> None:
@@ -153,15 +120,6 @@ def test_numbers_are_joined_in_the_order_of_the_budget_for_each_text() -> None:
     }
     # The threshold, across the panel.
     assert any(list(line.get_ydata()) == [10, 10] for line in figure.axes[0].lines)
-
-
-def test_the_range_and_the_interval_are_bars() -> None:
-    bars = [list(line.get_ydata()) for line in drawn(row()).axes[0].lines]
-    assert [0.125, 20.0] in bars and [1.0, 4.0] in bars
-    # No interval, and no arrow.
-    figure = drawn(row(low=math.nan, high=math.nan))
-    assert [2.0] in [list(line.get_ydata()) for line in figure.axes[0].lines]
-    assert legend(figure) == ["wiki", CLAIM] and not lines(figure, "^") and not lines(figure, "v")
 
 
 @pytest.mark.parametrize(

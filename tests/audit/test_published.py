@@ -1,9 +1,8 @@
 """Published numbers beside those of a study."""
 
-import copy
 import math
-import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,31 @@ import yaml
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.published import (
     AGREES,
+    COLUMNS,
     DIFFERS,
     NOT_RUN,
+    TASKS,
+    ComparedNumber,
     audit_published,
     contradictions,
     load_meaning,
+    load_published,
 )
-from freelunch.audit.published_file import COLUMNS, TASKS, load_published
-from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
-from records_for_tests import CONFIG, PERPLEXITIES, make_records, make_study
+from records_for_tests import PERPLEXITIES, make_records, make_study
+from refusals import refused
 from repository import ROOT
+
+WIKITEXT = {
+    "source": "hub",
+    "repository": "Salesforce/wikitext",
+    "revision": "0" * 40,
+    "member": "wikitext-2-raw-v1/test-00000-of-00001.parquet",
+    "format": "parquet_rows",
+}
+WHOLE = {"windows": None, "cut": "joined"}
 
 
 def published(tmp_path: Path, **changes: str) -> Path:
@@ -47,42 +58,36 @@ def published(tmp_path: Path, **changes: str) -> Path:
     return path
 
 
-def wikitext(**perplexity: Any) -> Study:
-    """Return a study that measures on WikiText-2."""
-    config = copy.deepcopy(CONFIG)
-    config["texts"]["evaluation-text"] = {
-        "source": "hub",
-        "repository": "Salesforce/wikitext",
-        "revision": "0" * 40,
-        "member": "wikitext-2-raw-v1/test-00000-of-00001.parquet",
-        "format": "parquet_rows",
-    }
-    config["study"]["evaluation"]["perplexity"] |= {
-        "windows": None,
-        "cut": "joined",
-        **perplexity,
-    }
+def wikitext(changes: Mapping[str, Mapping[str, Any]] | None = None, **perplexity: Any) -> Study:
+    """Return a study that measures on WikiText-2, with changes to its registries."""
+    config = make_study().as_json()
+    config["texts"]["evaluation-text"] = dict(WIKITEXT)
+    for registry, entries in (changes or {}).items():
+        config[registry] |= entries
+    config["study"]["evaluation"]["perplexity"] |= {**WHOLE, **perplexity}
     return Study.check(config, "made-up.yaml")
 
 
 def meaning() -> Study:
     """Return what the names of the made-up rows mean."""
     config = wikitext().as_json()
-    config["texts"]["wikitext2"] = dict(config["texts"]["evaluation-text"])
+    config["texts"]["wikitext2"] = dict(WIKITEXT)
     config["criteria"]["ria"] = {"score": "ria"}
     config["models"]["other"] = dict(config["models"]["tiny"])
     config["adaptations"]["recon_all"] = {"method": "reconstruction", "window": "all"}
     return Study.check(config, "studies/made-up.yaml")
 
 
-def beside(study: Study, records: dict[Cell, dict[str, Any]], path: Path) -> dict[str, Any]:
-    evidence = Evidence(study, records, path.parent)
-    (row,) = audit_published(evidence, load_published(path), meaning())
-    return vars(row)
-
-
-def joined(study: Study, path: Path) -> dict[str, Any]:
-    return beside(study, make_records(study, PERPLEXITIES), path)
+def joined(
+    study: Study,
+    path: Path,
+    records: dict[Cell, dict[str, Any]] | None = None,
+    names: Study | None = None,
+) -> ComparedNumber:
+    """Return the number of a file beside that of a study."""
+    evidence = Evidence(study, records or make_records(study, PERPLEXITIES), path.parent)
+    (row,) = audit_published(evidence, load_published(path), names or meaning())
+    return row
 
 
 @pytest.mark.parametrize(
@@ -99,64 +104,71 @@ def test_a_number_that_can_be_compared(
     tmp_path: Path, value: str, trust: str, verdict: str
 ) -> None:
     row = joined(wikitext(), published(tmp_path, value=value, trust=trust))
-    assert row["verdict"] == verdict
-    assert row["ours"] == pytest.approx(46.0)
-    assert row["difference"] == pytest.approx(46.0 - float(value))
-    assert row["cells"] == ["tiny/wanda-u50/none/seed0"]
-    assert "tiny__wanda-u50__none__seed0.json" in row["command"]
+    assert (row.verdict, row.cells) == (verdict, ["tiny/wanda-u50/none/seed0"])
+    assert (row.ours, row.difference) == pytest.approx((46.0, 46.0 - float(value)))
+    assert row.command and "tiny__wanda-u50__none__seed0.json" in row.command
+
+
+FIVE = {"recon_block": {"method": "reconstruction", "window": 5}}
+EXACT = {"recon_block": {"method": "least_squares"}}
+OTHER = {"adaptation": "recon_block", "value": "39"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("changes", "study", "reason"),
     [
-        ({"model": "other"}, "no such cell"),
-        ({"criterion": "ria"}, "no such cell"),
-        ({"pattern": "2of4"}, "no such cell"),
-        ({"adaptation": "recon_all"}, "no such cell"),
-        ({"seqlen": "2048"}, "windows of 512 tokens, not of 2048"),
+        ({"model": "other"}, {}, "no such cell"),
+        ({"criterion": "ria"}, {}, "no such cell"),
+        ({"pattern": "2of4"}, {}, "no such cell"),
+        ({"adaptation": "recon_all"}, {}, "no such cell"),
+        ({"seqlen": "2048"}, {}, "windows of 512 tokens, not of 2048"),
+        ({}, {"windows": 40}, "not the whole text"),
+        ({}, {"stride": 9}, "windows overlap"),
+        (
+            *({}, {"changes": {"texts": {"evaluation-text": {**WIKITEXT, "member": "small.txt"}}}}),
+            "measured on `evaluation-text` (Salesforce/wikitext: small.txt), not on Salesforce/",
+        ),
+        (
+            *({}, {"changes": {"texts": {"evaluation-text": {**WIKITEXT, "format": "plain"}}}}),
+            "measured on `evaluation-text`",
+        ),
+        # Another criterion or adaptation of that name.
+        ({}, {"changes": {"criteria": {"wanda": {"score": "magnitude"}}}}, "wanda means something"),
+        (OTHER, {"changes": {"adaptations": EXACT}}, "recon_block means something else here"),
+        (OTHER, {"changes": {"adaptations": FIVE}}, "recon_block means something else here"),
+        # Names that nobody knows.
+        ({"model": "lama"}, {}, "studies/made-up.yaml has no lama among its models"),
+        ({"criterion": "wandda"}, {}, "studies/made-up.yaml has no wandda among its criteria"),
+        ({"adaptation": "x"}, {}, "studies/made-up.yaml has no x among its adaptations"),
     ],
 )
-def test_a_number_without_a_cell_is_not_run(
-    tmp_path: Path, changes: dict[str, str], reason: str
+def test_a_number_without_a_cell_like_it_is_not_run(
+    tmp_path: Path, changes: dict[str, str], study: dict[str, Any], reason: str
 ) -> None:
-    row = joined(wikitext(), published(tmp_path, **changes))
-    assert (row["verdict"], row["ours"]) == (NOT_RUN, None)
-    assert reason in row["reason"]
-    assert "snakemake --cores all" in row["command"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [({"model": "lama"}, "lama"), ({"criterion": "wandda"}, "wandda"), ({"adaptation": "x"}, "x")],
-)
-def test_a_name_that_nobody_knows_is_said(
-    tmp_path: Path, changes: dict[str, str], name: str
-) -> None:
-    row = joined(wikitext(), published(tmp_path, **changes))
-    assert row["verdict"] == NOT_RUN
-    assert f"studies/made-up.yaml has no {name} among its" in row["reason"]
-    assert row["command"] == "describe it in studies/made-up.yaml first"
+    row = joined(wikitext(**study), published(tmp_path, **changes))
+    assert (row.verdict, row.ours) == (NOT_RUN, None)
+    assert reason in row.reason
+    unknown = "describe it in studies/made-up.yaml first"
+    assert row.command and (row.command == unknown or "snakemake --cores all" in row.command)
+    assert (row.command == unknown) == ("among its" in reason)
 
 
 def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
-    """That of the study of published numbers, and of one like it with other windows."""
-    (row,) = audit_published(
-        Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
-        load_published(published(tmp_path, model="llama-2-7b", seqlen="4096")),
-        load_meaning(),
-    )
-    pin, run = str(row.command).split(" && ")
+    """That of the study of published numbers, and of one like it with other windows. OPT has
+    windows of 2048 tokens in the paper's study, and needs no other one.
+    """
+
+    def commands(model: str, seqlen: str) -> list[str]:
+        path = published(tmp_path, model=model, seqlen=seqlen)
+        return str(joined(wikitext(), path, names=load_meaning()).command).split(" && ")
+
+    pin, run = commands("llama-2-7b", "4096")
     assert pin == "make pin STUDY=studies/paper.yaml MODELS=llama-2-7b"
     assert run.endswith(
         "--config study=studies/paper.yaml models=llama-2-7b -- "
         "results/paper/records/llama-2-7b__wanda-u50__none__seed0.json"
     )
-    (row,) = audit_published(
-        Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
-        load_published(published(tmp_path, model="llama-2-7b", seqlen="2048")),
-        load_meaning(),
-    )
-    sed, pin, run = str(row.command).split(" && ")
+    sed, pin, run = commands("llama-2-7b", "2048")
     assert pin == "make pin STUDY=studies/paper_2048.yaml MODELS=llama-2-7b"
     assert "study=studies/paper_2048.yaml models=llama-2-7b -- results/paper_2048/records/" in run
     sed = sed.replace("> studies/paper_2048.yaml", "").replace("studies/", f"{ROOT}/studies/")
@@ -164,19 +176,11 @@ def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
     study = Study.check(config, "paper_2048.yaml", ROOT)
     assert (study.name, study.perplexity.length) == ("paper_2048", 2048)
     assert study.calibration.length == 2048, "as in the sources"
+    run = commands("opt-125m", "2048")[-1]
+    assert "study=studies/paper.yaml models=opt-125m -- results/paper/records/" in run
 
 
-def test_the_length_of_a_published_number_is_that_of_its_model(tmp_path: Path) -> None:
-    """OPT has windows of 2048 tokens in the paper's study, and needs no other one."""
-    (row,) = audit_published(
-        Evidence(wikitext(), make_records(wikitext(), {}), tmp_path),
-        load_published(published(tmp_path, model="opt-125m", seqlen="2048")),
-        load_meaning(),
-    )
-    assert "study=studies/paper.yaml models=opt-125m -- results/paper/records/" in str(row.command)
-
-
-def asked(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell, dict[str, Any]]:
+def answered(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell, dict[str, Any]]:
     """Return records of a study whose cells were all asked some documents of tasks of 277."""
     records = make_records(study, PERPLEXITIES)
     for record in records.values():
@@ -197,15 +201,15 @@ def asked(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell,
 def test_a_published_accuracy(tmp_path: Path) -> None:
     study = make_study(seeds=[0, 1])
     path = published(tmp_path, metric="accuracy_rte", seqlen="", value="51")
-    row = beside(study, asked(study, rte=0.52), path)
-    assert (row["verdict"], row["seqlen"]) == (AGREES, None)
-    assert (row["ours"], row["ours_standard_error"]) == (pytest.approx(52), pytest.approx(3))
-    assert "--forcerun evaluate_cell" in row["command"] and len(row["cells"]) == 2
+    row = joined(study, path, answered(study, rte=0.52))
+    assert (row.verdict, row.seqlen, len(row.cells)) == (AGREES, None, 2)
+    assert (row.ours, row.ours_standard_error) == pytest.approx((52, 3))
+    assert row.command and "--forcerun evaluate_cell" in row.command
     seven = dict.fromkeys(TASKS, 0.5) | {"boolq": 0.64}
     path = published(tmp_path, metric="accuracy_mean_of_seven", seqlen="", value="60")
-    row = beside(study, asked(study, **seven), path)
-    assert row["verdict"] == DIFFERS and row["ours"] == pytest.approx(52)
-    assert row["ours_standard_error"] == pytest.approx(3 / math.sqrt(7))
+    row = joined(study, path, answered(study, **seven))
+    assert row.verdict == DIFFERS
+    assert (row.ours, row.ours_standard_error) == pytest.approx((52, 3 / math.sqrt(7)))
 
 
 @pytest.mark.parametrize(
@@ -221,54 +225,15 @@ def test_an_accuracy_of_other_documents_is_never_joined(
 ) -> None:
     study = make_study()
     path = published(tmp_path, metric=metric, seqlen="", value="50")
-    row = beside(study, asked(study, documents, **accuracies), path)
-    assert row["verdict"] == NOT_RUN and reason in row["reason"]
-    assert "studies/zero_shot.yaml" in row["command"]
-
-
-def test_numbers_of_other_texts_are_never_joined(tmp_path: Path) -> None:
-    row = joined(make_study(), published(tmp_path))
-    assert row["verdict"] == NOT_RUN
-    for perplexity, reason in (({"windows": 40}, "not the whole"), ({"stride": 9}, "overlap")):
-        row = joined(wikitext(**perplexity), published(tmp_path))
-        assert row["verdict"] == NOT_RUN and reason in row["reason"]
-    config = make_study().as_json()
-    config["study"]["evaluation"]["perplexity"] |= {"windows": None, "cut": "joined"}
-    row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
-    assert "measured on `evaluation-text`" in row["reason"]
-    assert "not on Salesforce/wikitext" in row["reason"]
-    for key, value in (("member", "wikitext-2-raw-v1/test-small.txt"), ("format", "plain")):
-        config = wikitext().as_json()
-        config["texts"]["evaluation-text"][key] = value
-        row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
-        assert row["verdict"] == NOT_RUN and "measured on" in row["reason"]
-
-
-def test_another_criterion_of_that_name_is_not_joined(tmp_path: Path) -> None:
-    study = wikitext()
-    config = study.as_json()
-    config["criteria"]["wanda"] = {"score": "magnitude"}
-    row = joined(Study.check(config, "made-up.yaml"), published(tmp_path))
-    assert row["verdict"] == NOT_RUN and "wanda means something else here" in row["reason"]
-
-
-@pytest.mark.parametrize(
-    "settings", [{"method": "least_squares"}, {"method": "reconstruction", "window": 5}]
-)
-def test_another_adaptation_of_that_name_is_not_joined(
-    tmp_path: Path, settings: dict[str, Any]
-) -> None:
-    config = wikitext().as_json()
-    config["adaptations"]["recon_block"] = settings
-    path = published(tmp_path, adaptation="recon_block", value="39")
-    row = joined(Study.check(config, "made-up.yaml"), path)
-    assert row["verdict"] == NOT_RUN and "recon_block means something else here" in row["reason"]
+    row = joined(study, path, answered(study, documents, **accuracies))
+    assert row.verdict == NOT_RUN and reason in row.reason
+    assert row.command and "studies/zero_shot.yaml" in row.command
 
 
 def test_a_number_twice_is_refused(tmp_path: Path) -> None:
     path = published(tmp_path)
     path.write_text(path.read_text() + path.read_text().splitlines()[1].replace("46.0", "9") + "\n")
-    with pytest.raises(UserError, match="published twice"):
+    with refused(where=path, found="some README"):
         load_published(path)
 
 
@@ -332,18 +297,17 @@ def test_sources_that_contradict_each_other_are_named() -> None:
         ({"pattern": "50%"}, "pattern"),
         ({"criterion": "dense"}, "pattern"),
         ({"model": " "}, "model"),
-        ({"trust": "primary,more"}, "row"),
+        ({"trust": "primary,more"}, "(row)"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path: Path, changes: dict[str, str], column: str) -> None:
     path = published(tmp_path, **changes)
-    with pytest.raises(UserError, match="malformed") as error:
+    with refused(where=f"{path}: line 2: {column}"):
         load_published(path)
-    assert re.search(rf"line 2: \(?{column}", str(error.value))
 
 
 def test_other_columns_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "published_results.csv"
     write_atomically(path, "source,model\na,b\n")
-    with pytest.raises(UserError, match="columns of the published numbers"):
+    with refused(where=path, found="source, model", expected="source, reference"):
         load_published(path)

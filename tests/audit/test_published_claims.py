@@ -12,14 +12,13 @@ from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.audit import audit_records, json_of
 from freelunch.audit.claims import CLAIMS, Claim, load_claims
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.published import load_meaning
+from freelunch.audit.published import Published, load_meaning, load_published
 from freelunch.audit.published_claims import NO_NUMBERS, audit_published_claims
-from freelunch.audit.published_file import Published, load_published
-from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from freelunch.audit.verdicts import HOLDS, IN_PART, UNTESTED
 from freelunch.cli.summary import audit_text
-from freelunch.core.errors import UserError
 from freelunch.core.files import write_json
 from records_for_tests import PERPLEXITIES, make_records, make_study
+from refusals import refused
 
 # Shin et al., EMNLP 2024: perplexity of LLaMA-7B and OPT-125M at 50 %: only pruned, with one block
 # and global propagation, and with two overlapping blocks.
@@ -80,38 +79,17 @@ def test_the_gap_to_magnitude_shrinks_and_more_so_in_the_larger_model(
     )
 
 
-def test_the_gap_between_wanda_and_sparsegpt_shrinks_only_where_there_was_one(
-    claims: dict[str, dict[str, Any]],
-) -> None:
-    """At 7B it is 0.01 before and 0.04 after, with SparseGPT behind."""
-    among = claims["C3"]["parts"][1]
-    grown = [
-        abs(math.log(wanda[1] / sparsegpt[1])) - abs(math.log(wanda[0] / sparsegpt[0]))
-        for wanda, sparsegpt in (
-            ((7.25, 6.68), (7.24, 6.72)),
-            ((39.0, 31.18), (36.35, 31.57)),
-        )
-    ]
-    assert [it["value"] for it in among["findings"]] == pytest.approx(grown)
-    assert [it["text"] for it in among["findings"]] == ["0.00459 nats", "-0.0579 nats"]
-    assert [it["verdict"] for it in among["findings"]] == [FAILS, HOLDS]
-    assert among["verdict"] == claims["C3"]["verdict"] == IN_PART
-
-
-def test_wanda_and_sparsegpt_are_close_in_the_model_that_the_claim_is_about(
+def test_a_claim_names_the_models_and_the_numbers_that_it_comes_from(
     claims: dict[str, dict[str, Any]],
 ) -> None:
     (finding,) = claims["C3b"]["parts"][0]["findings"]
-    assert finding["value"] == pytest.approx(6.68 - 6.72) and finding["text"] == "-0.04"
-    assert claims["C3b"]["verdict"] == HOLDS
+    assert claims["C3b"]["verdict"] == HOLDS and finding["text"] == "-0.04"
     assert claims["C3b"]["scope"] == (
         "llama-1-7b; 50 % unstructured; 256 sequences of 1,024 C4 tokens, 10 epochs; "
         "Shin et al. tables 1 and 3, arXiv 2406.15524"
     )
-    assert [(it["criterion"], it["value"]) for it in finding["numbers"]] == [
-        ("wanda", 6.68),
-        ("sparsegpt", 6.72),
-    ]
+    numbers = [(it["criterion"], it["value"]) for it in finding["numbers"]]
+    assert numbers == [("wanda", 6.68), ("sparsegpt", 6.72)]
 
 
 def test_reconstruction_recovers_but_no_table_compares_it_with_retraining(
@@ -134,20 +112,6 @@ def test_reconstruction_recovers_but_no_table_compares_it_with_retraining(
     assert claims["C1"]["verdict"] == UNTESTED
 
 
-def test_two_overlapping_blocks_are_worse_at_7b_and_better_at_125m(
-    claims: dict[str, dict[str, Any]],
-) -> None:
-    (part,) = claims["C2"]["parts"]
-    missed = [
-        math.log(two / one) / math.log(before / one)
-        for table in (LARGE, SMALL)
-        for before, one, two in table.values()
-    ]
-    assert sorted(values(part).values()) == pytest.approx(sorted(missed))
-    assert [value > 0 for value in missed] == [True] * 3 + [False] * 3
-    assert part["verdict"] == claims["C2"]["verdict"] == IN_PART
-
-
 def test_no_interval_is_shown_or_used(claims: dict[str, dict[str, Any]]) -> None:
     findings = [
         it for claim in claims.values() for part in claim["parts"] for it in part["findings"]
@@ -156,7 +120,7 @@ def test_no_interval_is_shown_or_used(claims: dict[str, dict[str, Any]]) -> None
     assert {it["reason"].partition(" is")[0] for it in findings if it["text"]} == {"the number"}
 
 
-@pytest.mark.parametrize("changes", [{"source": "another"}, {"length": 1024}])
+@pytest.mark.parametrize("changes", [{"source": "another"}, {"seqlen": 1024}])
 def test_numbers_of_different_tables_are_never_compared(changes: dict[str, Any]) -> None:
     """Not even where each criterion has both of its numbers."""
     rows = [
@@ -202,46 +166,31 @@ def test_a_part_that_no_table_can_be_asked_is_refused(tmp_path: Path) -> None:
     entries = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))["claims"]
     claim = next(claim for claim in entries if claim["id"] == "C3b")
     path = tmp_path / "claims.yaml"
-    for change in ({"measure": "halves_memory", "metric": None}, {"cells": ["a"]}):
-        parts = [{**claim["in_tables"][0], **change}]
-        write_json(path, {"claims": [{**claim, "in_tables": parts}]})
-        with pytest.raises(UserError, match=r"claims\.schema") as error:
-            load_claims(path)
-        assert "in_tables" in str(error.value)
+    parts = [{**claim["in_tables"][0], "measure": "halves_memory", "metric": None}]
+    write_json(path, {"claims": [{**claim, "in_tables": parts}]})
+    with refused(where=f"{path}: claims.0.in_tables.0.metric"):
+        load_claims(path)
 
 
 def test_they_stand_apart_at_the_terminal(
     claims: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Each line of a study's claims names its scope."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("freelunch.cli.summary.check_sums", lambda *_: None)
     study = make_study()
-    folder = study.paths.audit
-    folder.mkdir(parents=True)
-    (folder / "index.html").touch()
-    for published, expected in ((list(claims.values()), ["C1", "C2", "C3", "C3b"]), ([], [])):
-        content = {"scope": "here", "claims": [], "published_claims": published}
-        write_json(folder / "audit.json", content)
-        _, _, apart = audit_text(study).partition("which carry no intervals:\n")
-        found = [line.split()[0] for line in apart.partition("\n\n")[0].splitlines()]
-        assert found == expected
-
-
-def test_each_line_of_the_terminal_names_its_scope(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = make_study()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("freelunch.cli.summary.check_sums", lambda *_: None)
-    folder = study.paths.audit
-    folder.mkdir(parents=True)
-    (folder / "index.html").touch()
+    study.paths.audit.mkdir(parents=True)
+    (study.paths.audit / "index.html").touch()
     of_all = {"title": "So", "verdict": "found", "bearing": "supported"}
-    claims = [{"id": "C1", "scope": "tiny; 3 seeds"} | of_all, {"id": "C4", "scope": None} | of_all]
-    write_json(folder / "audit.json", {"scope": "here", "claims": claims, "published_claims": []})
-    lines = audit_text(study).splitlines()
-    assert "C1    found (supported): So [tiny; 3 seeds]" in lines
-    assert "C4    found (supported): So" in lines
+    own = [{"id": "C1", "scope": "tiny; 3 seeds"} | of_all, {"id": "C4", "scope": None} | of_all]
+    for published in (list(claims.values()), []):
+        content = {"scope": "here", "claims": own, "published_claims": published}
+        write_json(study.paths.audit / "audit.json", content)
+        of_study, _, apart = audit_text(study).partition("which carry no intervals:\n")
+        found = [line.split()[0] for line in apart.partition("\n\n")[0].splitlines()]
+        assert found == [claim["id"] for claim in published]
+        assert "C1    found (supported): So [tiny; 3 seeds]" in of_study.splitlines()
+        assert "C4    found (supported): So" in of_study.splitlines()
 
 
 def test_they_stand_apart_in_the_markdown_table(tmp_path: Path) -> None:

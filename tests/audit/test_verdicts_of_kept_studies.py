@@ -64,26 +64,6 @@ def test_what_one_seed_found_of_windows_is_a_part_of_what_five_seeds_find(
     assert full["C2"]["verdict"] == FAILS
 
 
-def test_every_verdict_names_its_scope(full: dict[str, Any]) -> None:
-    for claim in full.values():
-        for part in claim["parts"]:
-            assert (part["scope"] is None) == (not any(it["cells"] for it in part["findings"]))
-    assert full["C2"]["scope"] == (
-        "smollm2-135m; Wanda; 50 % unstructured; 8,192 calibration tokens, 1.6 % of the paper's "
-        "smallest calibration sample; 5 seeds"
-    )
-    assert full["C3"]["scope"].endswith("; 1 to 3 seeds")
-    assert "512 to 24,576 calibration tokens, 0.098 to 4.7 %" in full["C1"]["scope"]
-
-
-def test_a_study_below_the_papers_scale_says_nothing_about_its_claims(
-    full: dict[str, Any], laptop: dict[str, Any]
-) -> None:
-    assert load_regimes().keys() == full.keys()
-    for claims in (full, laptop):
-        assert {claim["bearing"] for claim in claims.values()} == {TOO_SMALL}
-
-
 def test_of_a_study_at_scale_the_seeds_decide() -> None:
     """As if the paper had calibrated on as little text; C3b and C4 need more than text."""
     claims = audited("studies/full.yaml", "full", dict.fromkeys(load_regimes(), Regime(32, 256)))
@@ -91,14 +71,6 @@ def test_of_a_study_at_scale_the_seeds_decide() -> None:
     assert claims["C3"]["parts"][0]["bearing"] == TOO_FEW_SEEDS
     assert claims["C3b"]["bearing"] == claims["C4"]["bearing"] == TOO_SMALL
     assert claims["C1"]["bearing"] == UNDECIDED
-
-
-def test_from_one_seed_everything_is_so_on_this_sample_and_order(laptop: dict[str, Any]) -> None:
-    for claim in laptop.values():
-        for part in claim["parts"]:
-            measured = [it for it in part["findings"] if it["seeds"] is not None]
-            assert all(it["verdict"] not in (HOLDS, FAILS) for it in measured), part["says"]
-    assert laptop["C2v1"]["verdict"] == of_few_seeds(FAILS)
 
 
 def test_intervals_cover_seeds_too(full: dict[str, Any], laptop: dict[str, Any]) -> None:

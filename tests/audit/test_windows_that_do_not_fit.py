@@ -8,29 +8,24 @@ import pytest
 
 from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent
-from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNTESTED
+from freelunch.audit.verdicts import HOLDS, IN_PART, UNTESTED
 from freelunch.study.study import Study
-from measures_for_tests import BLOCK, NOWHERE
+from measures_for_tests import BLOCK, NOWHERE, WINDOWS
+from measures_for_tests import asked_of as asked_by
 from records_for_tests import make_records, make_study
 
 AUTO = {**BLOCK, "window": "auto", "memory_gb": 72}
 FEWER = {"samples": 16}
 ENTRIES: dict[str, dict[str, Any]] = {
     "block": BLOCK,
-    "matrix": {**BLOCK, "window": "matrix"},
-    "halves": {**BLOCK, "window": "attention_mlp"},
-    "two": {**BLOCK, "window": 2},
-    "all": {**BLOCK, "window": "all"},
+    **{name: {**BLOCK, "window": window} for name, window in WINDOWS.items()},
+    "fewer_block": {**BLOCK, **FEWER},
+    **{f"fewer_{name}": {**BLOCK, **FEWER, "window": each} for name, each in WINDOWS.items()},
     "auto": AUTO,
     "small_auto": {**AUTO, "memory_gb": 1},
     "wide_auto": {**AUTO, "batch": 4},
     "exact": {"method": "least_squares"},
-    "fewer_block": {**BLOCK, **FEWER},
-    "fewer_halves": {**BLOCK, "window": "attention_mlp", **FEWER},
-    "fewer_two": {**BLOCK, "window": 2, **FEWER},
-    "fewer_all": {**BLOCK, "window": "all", **FEWER},
     "fewer_auto": {**AUTO, **FEWER},
 }
 WHOLE = ["matrix", "halves", "block", "two", "all"]
@@ -89,13 +84,13 @@ def asked_of(
     it is absent, and whether it is left out.
     """
     found: dict[str, dict[str, bool]] = {}
-    for each in MEASURES[measure].ask(evidence, {**settings, "metric": "perplexity"}):
+    for each in asked_by(measure, settings, evidence):
         model, criterion, *_ = each.subject.split(", ")
-        place = model if criterion == "wanda" else f"{model} {criterion}"
+        here = found.setdefault(model if criterion == "wanda" else f"{model} {criterion}", {})
         if isinstance(each, Absent):
-            found.setdefault(place, {})[each.reason] = each.left_out
+            here[each.reason] = each.left_out
         else:
-            found.setdefault(place, {})[each.about] = False
+            here[each.about] = False
     return found
 
 
@@ -136,8 +131,19 @@ def test_a_window_that_does_not_fit_is_compared_on_the_models_that_it_fits() -> 
         ),
         # Other settings may take more memory.
         ({"tiny": WHOLE, "tiny-2": ["halves", "block", "wide_auto"]}, {"wide_auto": 1}),
-        # No other model has it.
+        # No other model has it, or only with another amount of text, which cannot answer for more.
         ({"tiny": LARGE, "tiny-2": LARGE}, {"auto": 1}),
+        (
+            {"tiny-2": [*WHOLE, "fewer_block", "fewer_halves", "fewer_auto"]},
+            {"fewer_auto": "matrix"},
+        ),
+        (
+            {
+                "tiny": ["fewer_halves", "fewer_block", "fewer_two", "fewer_all"],
+                "tiny-2": ["halves", "block", "auto"],
+            },
+            {"auto": 1},
+        ),
     ],
 )
 def test_what_fits_or_may_fit_has_to_be_there(
@@ -146,20 +152,6 @@ def test_what_fits_or_may_fit_has_to_be_there(
     found = asked_of("window_difference", DIFFERENCE, evidence_of(models, autos))
     missing = [reason for reason in found["tiny-2"] if reason.startswith(LACKING[:-2])]
     assert missing and not any(found["tiny-2"][reason] for reason in missing)
-
-
-def test_another_amount_of_text_of_the_same_model_is_no_other_model() -> None:
-    models = {"tiny": [*WHOLE, "fewer_block", "fewer_halves", "fewer_auto"]}
-    found = asked_of("window_difference", DIFFERENCE, evidence_of(models, {"fewer_auto": "matrix"}))
-    assert found["tiny"][f"{LACKING}2, all"] is False
-
-
-def test_another_amount_of_text_of_another_model_is_no_reason_either() -> None:
-    """What only fewer sequences compare cannot answer for a claim about more."""
-    fewer = ["fewer_halves", "fewer_block", "fewer_two", "fewer_all"]
-    models = {"tiny": fewer, "tiny-2": ["halves", "block", "auto"]}
-    found = asked_of("window_difference", DIFFERENCE, evidence_of(models, {"auto": 1}))
-    assert found["tiny-2"] == {f"{LACKING}2, all": False}
 
 
 def test_a_window_that_is_still_to_come_is_not_left_out() -> None:
@@ -215,12 +207,3 @@ def test_a_verdict_says_what_is_left_out() -> None:
     ended = evidence_of(models, {"auto": 1}, ["tiny/wanda-u50/matrix/seed0"])
     part = audited(all_alone, ended)
     assert part["verdict"] == UNTESTED and "matrix" in part["reason"]
-
-
-def test_a_small_auto_hides_no_window_that_was_run() -> None:
-    """Matrices are the best windows of the second model: the claim is found in part at most."""
-    values = {"tiny/wanda-u50/matrix/seed0": 14.0, "tiny-2/wanda-u50/matrix/seed0": 8.0}
-    models = {"tiny": WHOLE, "tiny-2": LARGE}
-    part = audited(PENALTY, evidence_of(models, {"auto": 1}, perplexities=values))
-    assert part["verdict"].startswith(IN_PART)
-    assert [f["verdict"].partition(" on ")[0] for f in part["findings"]].count(FAILS) == 2

@@ -1,12 +1,13 @@
 """Made-up studies, and parts of claims audited on them, for tests of measures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
+from freelunch.audit.measures.measure import Absent, Measurement
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
 from records_for_tests import make_records, make_study
@@ -15,61 +16,87 @@ NOWHERE = Path("nowhere")
 # A window of one matrix has no norms, so no window trains them.
 BLOCK: dict[str, Any] = {"method": "reconstruction", "train_norms": False}
 ON_TEST: dict[str, Any] = {"learning_rate": [0.001, 0.01], "select_on": "evaluation"}
+
+
+def times(count: float) -> dict[str, Any]:
+    """Return the budget of some times as much text as `recon_block` sees."""
+    return {"budget": {"times": count, "of": "recon_block"}}
+
+
+WINDOWS = {"halves": "attention_mlp", "two": 2, "five": 5, "all": "all", "matrix": "matrix"}
 ENTRIES: dict[str, dict[str, Any]] = {
-    "recon_halves": {**BLOCK, "window": "attention_mlp"},
-    "recon_all": {**BLOCK, "window": "all"},
+    "recon_block": BLOCK,
+    "block_3": {**BLOCK, **times(3)},
+    **{f"recon_{name}": {**BLOCK, "window": window} for name, window in WINDOWS.items()},
+    **{f"{name}_3": {**BLOCK, "window": window, **times(3)} for name, window in WINDOWS.items()},
     "recon_all_cosine": {**BLOCK, "window": "all", "loss": "negative_cosine"},
     "recon_all_again": {**BLOCK, "window": "all", "samples": 4, "epochs": 8},
-    "recon_matrix": {**BLOCK, "window": "matrix"},
     "recon_exact": {"method": "least_squares"},
-    "full_half": {"method": "full", "budget": {"times": 0.5, "of": "recon_block"}},
-    "full": {"method": "full", "budget": {"times": 1, "of": "recon_block"}},
-    "full_3": {"method": "full", "budget": {"times": 3, "of": "recon_block"}},
-    "full_20": {"method": "full", "budget": {"times": 20, "of": "recon_block"}},
-    "norms_half": {"method": "norms", "budget": {"times": 0.5, "of": "recon_block"}},
-    "norms_20": {"method": "norms", "budget": {"times": 20, "of": "recon_block"}},
+    "full_half": {"method": "full", **times(0.5)},
+    **{
+        name if count == 1 else f"{name}_{count}": {"method": name, **times(count)}
+        for name in ("full", "masklora")
+        for count in (1, 3, 10, 20)
+    },
+    "norms_half": {"method": "norms", **times(0.5)},
+    "norms_20": {"method": "norms", **times(20)},
     "distilled": {"method": "full", "loss": "distillation"},
     "full_fast": {"method": "full", "learning_rate": 0.01},
     "recon_fast": {**BLOCK, "learning_rate": 0.01},
     "recon_on_test": {**BLOCK, **ON_TEST},
-    "on_test_half": {"method": "full", **ON_TEST, "budget": {"times": 0.5, "of": "recon_block"}},
-    "on_test_20": {"method": "full", **ON_TEST, "budget": {"times": 20, "of": "recon_block"}},
+    "on_test_half": {"method": "full", **ON_TEST, **times(0.5)},
+    "on_test_20": {"method": "full", **ON_TEST, **times(20)},
     "halves_on_test": {**BLOCK, **ON_TEST, "window": "attention_mlp"},
 }
+CRITERIA = ("magnitude", "random", "ria", "sparsegpt", "wanda")
 # Dense has 20.
 BASE = {"dense none": 20.0, "wanda none": 60.0, "wanda recon_block": 40.0}
 
 
-def audited(
-    measure: str,
-    holds: dict[str, float],
+def make_evidence(
     perplexities: Mapping[str, float | None],
-    settings: dict[str, Any] | None = None,
-    metric: str = "perplexity",
+    left_out: Collection[str] = (),
     folder: Path = NOWHERE,
     answers: Mapping[str, str] | None = None,
     peaks: Mapping[str, Sequence[int]] | None = None,
     data: Mapping[str, int] | None = None,
     **grid: Any,
-) -> dict[str, Any]:
-    """Return one part of one claim on made-up records; `perplexities` are by criterion and
-    adaptation of the model `tiny`, or by cell.
+) -> Evidence:
+    """Return the evidence of made-up records.
+
+    Args:
+        perplexities: By criterion and adaptation, by adaptation, or by cell. The study has the
+            criteria, adaptations and models that these name, unless `grid` names others.
+        left_out: Cells that were not run.
+        folder: Where the answers are written.
+        answers: Of each adaptation to a task, a bit for each question.
+        peaks: The peak memory of each adaptation's own work, for each seed.
+        data: The distinct tokens of each adaptation.
+        grid: Entries of the study's grid.
     """
-    names = [name for name in ENTRIES if any(key.endswith(name) for key in perplexities)]
+    words = [key.replace("-u50", "").replace("/", " ").split() for key in perplexities]
+    named = {word for each in words for word in each}
+    criteria = [each for each in CRITERIA if each in named]
     study = make_study(
-        {**ENTRIES, "recon_block": BLOCK},
-        **{"criteria": ["wanda"], "adaptations": ["none", "recon_block", *names], **grid},
+        {name: entry for name, entry in ENTRIES.items() if name in {*named, "recon_block"}},
+        {each: {"score": each} for each in CRITERIA},
+        **{
+            "models": [each for each in ("tiny-2", "tiny") if each in named] or ["tiny"],
+            "criteria": criteria or ["wanda"],
+            "adaptations": ["none", *(each for each in ENTRIES if each in named)],
+            **grid,
+        },
     )
-    values = {
-        str(cell): value
-        for cell in study.cells
-        for key, value in perplexities.items()
-        if key in (str(cell), f"{cell.criterion} {cell.adaptation}")
-    }
+    values = {}
+    for cell in study.cells:
+        for key in (str(cell), f"{cell.criterion} {cell.adaptation}", cell.adaptation):
+            if key in perplexities and (key != "none" or not cell.is_dense):
+                values[str(cell)] = perplexities[key]
+                break
+    values = {"tiny/dense/none/seed0": 20.0, "tiny-2/dense/none/seed0": 20.0} | values
     records = make_records(study, values)
-    for record in records.values():
-        record["identity"]["parameters"] = 1000 if "tiny/" in record["cell"] else 2000
     for cell, record in records.items():
+        record["identity"]["parameters"] = 1000 if cell.model == "tiny" else 2000
         if of_seeds := (peaks or {}).get(cell.adaptation):
             record["cost"]["reconstruct_window"]["peak_work_bytes"] = of_seeds[cell.seed]
         if distinct := (data or {}).get(cell.adaptation):
@@ -78,12 +105,31 @@ def audited(
             record["metrics"]["tasks"] = {"tasks": {"rte": {}}}
             content = answers_bytes({"rte": [{"right": bit == "1"} for bit in bits]})
             answers_beside(folder / cell.record_name).write_bytes(content)
-    asked: dict[str, Any] = {"holds": holds, "settings": settings or {}}
-    if settings is None and measure == "recovery":
-        asked["settings"] = {"criteria": grid.get("criteria", ["wanda"])}
+    kept = {cell: record for cell, record in records.items() if str(cell) not in left_out}
+    return Evidence(study, kept, folder)
+
+
+def asked_of(
+    measure: str, settings: Mapping[str, Any], evidence: Evidence, metric: str = "perplexity"
+) -> list[Measurement | Absent]:
+    """Return what a measure asks of evidence."""
+    return list(MEASURES[measure].ask(evidence, {**settings, "metric": metric}))
+
+
+def audited(
+    measure: str,
+    holds: Mapping[str, float],
+    perplexities: Mapping[str, float | None],
+    settings: Mapping[str, Any] | None = None,
+    metric: str = "perplexity",
+    **more: Any,
+) -> dict[str, Any]:
+    """Return the only part of a claim on made-up records, which `make_evidence` makes."""
+    asked: dict[str, Any] = {"holds": dict(holds), "settings": dict(settings or {})}
     if MEASURES[measure].metrics:
         asked["metric"] = metric
-    (claim,) = verdicts_on(Evidence(study, records, folder), [make_claim(measure, **asked)])
+    evidence = make_evidence(perplexities, **more)
+    (claim,) = verdicts_on(evidence, [make_claim(measure, **asked)])
     (found,) = claim["parts"]
     assert claim["verdict"] == found["verdict"]
-    return found
+    return dict(found)

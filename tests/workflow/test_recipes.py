@@ -23,13 +23,16 @@ TESTS = (
     *("adaptation/conftest.py", "adaptation/test_reconstruction.py", "adaptation/test_matrices.py"),
     *("study/conftest.py", "study/test_schema.py", "pruning/test_criteria.py"),
 )
-RECIPES = ("figure", "metric", "criterion", "loss", "retraining_method")
+RECIPES = ("claim", "figure", "metric", "criterion", "loss", "retraining_method")
 COMPUTES_WEIGHTS = {"fetch_model", "capture_dense", "prune_model", "reconstruct_window"}
 
 
 @pytest.mark.parametrize(
     ("recipe", "most"),
-    [("metric", 5), ("figure", 2), ("criterion", 3), ("loss", 3), ("retraining_method", 5)],
+    [
+        *(("claim", 1), ("metric", 5), ("figure", 2)),
+        *(("criterion", 3), ("loss", 3), ("retraining_method", 5)),
+    ],
 )
 def test_a_recipe_touches_few_files(recipe: str, most: int) -> None:
     assert len(files_of(recipe)) <= most
@@ -108,6 +111,18 @@ def test_what_recipes_add_is_in_style(followed):
     mypy = ["mypy", "--cache-dir", str(ROOT / ".mypy_cache")]
     for command in (["ruff", "check", *sorted(files)], mypy):
         succeed(*command, folder=followed.path, environment=followed.environment)
+
+
+def test_a_claim_is_judged_and_nothing_computed_again(followed):
+    planned = followed.planned_after["claim"]
+    assert "audit_study" in planned and planned.keys() <= SHOWN
+    folder = followed.path / "results" / "smoke"
+    audit = json.loads((folder / "audit" / "audit.json").read_text())
+    claim = next(claim for claim in audit["claims"] if claim["id"] == "C9")
+    pruned = {f"tiny, {name}, u50, recon_block" for name in ("magnitude", "wanda", "product")}
+    assert {finding["subject"] for finding in claim["parts"][0]["findings"]} == pruned
+    for shown in ("audit/index.html", "audit/verdicts.md"):
+        assert claim["title"] in (folder / shown).read_text()
 
 
 def test_a_figure_is_drawn_and_nothing_computed_again(followed):

@@ -27,13 +27,13 @@ from freelunch.audit.published import (
     audit_published,
     contradictions,
     load_meaning,
+    load_published,
 )
 from freelunch.audit.published_claims import (
     TableClaimVerdict,
     TablePartVerdict,
     audit_published_claims,
 )
-from freelunch.audit.published_file import load_published
 from freelunch.audit.reforms import ReformsItem, gather_reforms
 from freelunch.audit.scope import load_regimes, scope_text, worth_text
 from freelunch.records.read import load_records

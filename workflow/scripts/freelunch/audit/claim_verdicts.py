@@ -12,7 +12,7 @@ from freelunch.audit.claims import Claim, Question, ThresholdHistory
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
-from freelunch.audit.numbers import Number, json_number, number_text, seeds_texts
+from freelunch.audit.numbers import Number, json_number, seeds_texts
 from freelunch.audit.scope import Regime, Regimes, Scope, load_regimes
 from freelunch.audit.verdicts import (
     ADDS,
@@ -117,7 +117,7 @@ def audit_claims(
         regimes: As `load_regimes` returns them; by default, those of the paper.
 
     Raises:
-        UserError: A claim names a cell or a criterion that the study does not have.
+        UserError: A claim names a criterion that nobody knows.
     """
     regimes = load_regimes() if regimes is None else regimes
     return [_claim(claim, evidence, regimes.get(claim.id)) for claim in claims]
@@ -145,25 +145,20 @@ def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdi
 
 def _part(question: Question, evidence: Evidence, paper: Regime | None) -> tuple[PartVerdict, str]:
     """Return what was found for a part, and the verdict on what has the scale of the paper."""
-    settings = {**question.settings, "metric": question.metric}
-    criteria = {*evidence.study.config.criteria, *CRITERIA}
-    named = [*settings.get("criteria", []), *chain(*settings.get("groups", []))]
-    _check_known(named, criteria, "an unknown criterion", question)
-    if question.cells is not None:
-        evidence = _only(evidence, question.cells, question)
-    measure = MEASURES[question.measure]
-    every = list(measure.ask(evidence, settings))
+    _check_criteria(question, {*evidence.study.config.criteria, *CRITERIA})
+    every = question.ask(evidence)
     # What is left out counts if there is nothing else.
     left_out = [each for each in every if isinstance(each, Absent) and each.left_out]
     asked = [each for each in every if each not in left_out]
     if not asked:
         asked, left_out = every, []
     findings = [_finding(each, question, evidence) for each in asked]
-    verdict = together([finding.verdict for finding in findings], measure.agree)
+    agree = MEASURES[question.measure].agree
+    verdict = together([finding.verdict for finding in findings], agree)
     # Smaller budgets than the paper's say nothing of its claim. What is missing has no budget.
     measured = [finding for finding in findings if finding.cells]
     small = [each for each in measured if _scope(evidence, [each], paper).is_in_part_too_small]
-    large = [finding for finding in findings if finding not in small]
+    at_scale = together([each.verdict for each in findings if each not in small], agree)
     if measured:
         too_small = small == measured
     else:
@@ -171,34 +166,41 @@ def _part(question: Question, evidence: Evidence, paper: Regime | None) -> tuple
         missing = not asked or any(isinstance(each, Absent) for each in asked)
         too_small = missing and _scope(evidence, [], paper).too_small
     too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
-    at_scale = together([finding.verdict for finding in large], measure.agree)
-    without = UNFINISHED if evidence.study.is_unfinished else NO_CELLS
+    reason = reason_text(
+        findings, verdict, UNFINISHED if evidence.study.is_unfinished else NO_CELLS
+    )
+    for why in dict.fromkeys(each.reason for each in left_out):
+        subjects = first_of(each.subject for each in left_out if each.reason == why)
+        reason += f" Left out, {why}: {'; '.join(subjects)}."
     part = PartVerdict(
-        **vars(question_facts(question)),
+        **question_facts(question),
         verdict=verdict,
         bearing=bearing(at_scale, too_small),
         scope=_scope_text(evidence, findings, paper),
-        reason=reason_text(findings, verdict, without) + _left_out_text(left_out),
+        reason=reason,
         findings=findings,
     )
     return part, at_scale
 
 
-def _left_out_text(left_out: Sequence[Absent]) -> str:
-    """Return what is left out, in a sentence for each reason."""
-    subjects: dict[str, list[str]] = {}
-    for each in left_out:
-        subjects.setdefault(each.reason, []).append(each.subject)
-    return "".join(
-        f" Left out, {reason}: {'; '.join(first_of(those))}." for reason, those in subjects.items()
-    )
+def _check_criteria(question: Question, known: Collection[str]) -> None:
+    """Refuse a criterion that nobody knows, such as a misspelled one."""
+    settings = question.settings
+    for name in (*settings.get("criteria", []), *chain(*settings.get("groups", []))):
+        if name not in known:
+            raise UserError(
+                "a claim names an unknown criterion",
+                where=question.where,
+                found=name,
+                expected=nearest(name, known),
+                todo="correct the claim",
+            )
 
 
-def question_facts(question: Question) -> QuestionFacts:
-    """Return what a part asks, in the words of the audit."""
+def question_facts(question: Question) -> dict[str, Any]:
+    """Return what a part asks, in the words of the audit: the attributes of `QuestionFacts`."""
     measure = MEASURES[question.measure]
-    unit = measure.unit_for(question.metric)
-    return QuestionFacts(
+    facts = QuestionFacts(
         says=question.says,
         role=question.role,
         measure=question.measure,
@@ -206,10 +208,11 @@ def question_facts(question: Question) -> QuestionFacts:
         quantity=measure.quantity,
         settings=question.settings,
         metric=question.metric,
-        threshold=question.threshold.text(lambda value: number_text(value, unit)),
+        threshold=question.threshold.text(question.written),
         set=question.set,
         why_this_threshold=question.why,
     )
+    return vars(facts)
 
 
 def _scope(evidence: Evidence, findings: Sequence[Finding], paper: Regime | None) -> Scope:
@@ -223,31 +226,8 @@ def _scope_text(
     evidence: Evidence, findings: Sequence[Finding], paper: Regime | None
 ) -> str | None:
     """Return the scope of findings in words; None without cells."""
-    if not any(finding.cells for finding in findings):
-        return None
-    return _scope(evidence, findings, paper).text
-
-
-def _only(evidence: Evidence, names: Sequence[str], question: Question) -> Evidence:
-    """Return evidence of only some cells and the dense models."""
-    known = {str(cell): cell for cell in evidence.study.cells}
-    _check_known(names, known, "a cell that the study does not have", question)
-    return evidence.only(lambda cell: cell.is_dense or str(cell) in names)
-
-
-def _check_known(
-    names: Iterable[str], known: Collection[str], what: str, question: Question
-) -> None:
-    """Refuse a name that is not among those known, such as a misspelled one."""
-    for name in names:
-        if name not in known:
-            raise UserError(
-                f"a claim names {what}",
-                where=question.where,
-                found=name,
-                expected=nearest(name, known),
-                todo="correct the claim",
-            )
+    has_cells = any(finding.cells for finding in findings)
+    return _scope(evidence, findings, paper).text if has_cells else None
 
 
 def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence) -> Finding:
@@ -256,8 +236,7 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
         unfinished = "; the study is unfinished" if may_come else ""
         return Finding(subject=asked.subject, reason=asked.reason + unfinished)
     found = estimate(asked.statistics, asked.samples, asked.pick)
-    measure, metric = MEASURES[question.measure], question.metric
-    unit = measure.unit_for(metric)
+    metric, unit = question.metric, question.unit
     # A loss that is not finite leaves no number, so that only then losses are read again.
     if metric and math.isnan(found.value):
         diverged = [str(cell) for cell in asked.cells if evidence.diverged([cell], metric)]
@@ -265,20 +244,17 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
             undefined = f"a loss of {', '.join(diverged)} is not finite"
             asked = replace(asked, without=NOT_FINITE, undefined=undefined)
     verdict, reason = judge(
-        found,
-        question.threshold,
-        lambda value: number_text(value, unit),
-        asked.bounds,
-        asked.undefined,
+        found, question.threshold, question.written, asked.bounds, asked.undefined
     )
     if metric:
         seeds = min((sample.seeds for sample in asked.samples), default=None)
     else:
         # Without a metric, the sample is one of runs, with a seed each.
         seeds = len({cell.seed for cell in asked.cells}) or None
-    if chosen := _chosen_on_evaluation(asked.cells, evidence):
+    used, favoured = {cell.adaptation: None for cell in asked.cells}, evidence.study.comparisons
+    if chosen := [name for name in used if name in favoured.selected_on_evaluation]:
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
-    rule = measure.repeated_by or EVALUATE_CELL
+    rule = MEASURES[question.measure].repeated_by or EVALUATE_CELL
     return Finding(
         **vars(Number.of(found, unit, asked.bounds, asked.without)),
         subject=asked.full_subject,
@@ -291,13 +267,6 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
         cells=[str(cell) for cell in asked.cells],
         command=asked.command or command(evidence.study, asked.cells, rule),
     )
-
-
-def _chosen_on_evaluation(cells: Iterable[Cell], evidence: Evidence) -> list[str]:
-    """Return the adaptations of cells whose settings were chosen on the evaluation text."""
-    adaptations = dict.fromkeys(cell.adaptation for cell in cells)
-    favoured = evidence.study.comparisons.selected_on_evaluation
-    return [name for name in adaptations if name in favoured]
 
 
 def reason_text(findings: Sequence[Any], verdict: str, without: str) -> str:

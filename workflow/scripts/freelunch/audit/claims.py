@@ -1,14 +1,17 @@
 """The claims of `workflow/data/claims.yaml`, and the files of `workflow/data/`, checked."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
+from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
+from freelunch.audit.measures.measure import Absent, Measurement
+from freelunch.audit.numbers import number_text
 from freelunch.audit.verdicts import COUNTS, Threshold
 from freelunch.core.errors import UserError, nearest
 from freelunch.study.yaml_file import read_yaml
@@ -35,27 +38,39 @@ class Question:
 
     Attributes:
         says: The part in words.
-        measure, metric, settings: What it measures; a measure of memory has no metric.
         threshold: The part is found beyond it.
         set: When and by whom the threshold was set.
         why: Why this threshold.
-        role: decides, counts or adds.
-        effect: What the forest plot calls its numbers.
-        cells: The cells to use besides the dense models; None for all.
         where: Its place in the file, for error messages.
+        measure, metric, settings: What it measures; a measure of memory has no metric.
+        role: decides, counts or adds.
+        effect: What the forest plot calls its numbers, if not `says`.
     """
 
     says: str
-    measure: str
-    metric: str | None
-    settings: Mapping[str, Any]
     threshold: Threshold
     set: ThresholdHistory
     why: str
-    role: str
-    effect: str
-    cells: Sequence[str] | None
     where: str
+    measure: str
+    metric: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    role: str = COUNTS
+    effect: str = ""
+
+    def ask(self, evidence: Evidence) -> list[Measurement | Absent]:
+        """Return what its measure asks of evidence."""
+        asked = {**self.settings, "metric": self.metric}
+        return list(MEASURES[self.measure].ask(evidence, asked))
+
+    def written(self, value: float) -> str:
+        """Return a number of its kind, without an error, as text."""
+        return number_text(value, self.unit)
+
+    @property
+    def unit(self) -> str:
+        """Return how its numbers are written."""
+        return MEASURES[self.measure].unit_for(self.metric)
 
 
 @dataclass(frozen=True)
@@ -66,10 +81,9 @@ class Claim:
     title: str
     statement: str
     source: str
-    published: str | None
     parts: list[Question]
     in_tables: list[Question]
-    where: str
+    published: str | None = None
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], path: Path = CLAIMS) -> "Claim":
@@ -79,13 +93,14 @@ class Claim:
             UserError: A part names a measure or a metric that does not exist, or gives a measure
                 the wrong settings.
         """
-        where = f"{path}: {entry['id']}"
-        parts, in_tables = (
-            [_question(part, f"{where}.{key}.{at}") for at, part in enumerate(entry.get(key, []))]
+        parts = {
+            key: [
+                _question(part, f"{path}: {entry['id']}.{key}.{at}")
+                for at, part in enumerate(entry.get(key, []))
+            ]
             for key in ("parts", "in_tables")
-        )
-        facts = {key: entry.get(key) for key in ("id", "title", "statement", "source", "published")}
-        return cls(**facts, parts=parts, in_tables=in_tables, where=where)  # type: ignore[arg-type]
+        }
+        return cls(**{**entry, **parts})
 
 
 def load_claims(path: Path = CLAIMS) -> list[Claim]:
@@ -95,39 +110,31 @@ def load_claims(path: Path = CLAIMS) -> list[Claim]:
         UserError: The file does not match `workflow/schemas/claims.schema.json`, or a part is
             malformed, as `Claim.of` says.
     """
-    claims = [Claim.of(entry, path) for entry in load_data(path, "claims")["claims"]]
-    for at, claim in enumerate(claims):
-        if any(claim.id == other.id for other in claims[:at]):
+    claims: dict[str, Claim] = {}
+    for entry in load_data(path, "claims")["claims"]:
+        claim = Claim.of(entry, path)
+        if claims.setdefault(claim.id, claim) is not claim:
             raise UserError("two claims have one id", where=path, found=claim.id)
-    return claims
+    return list(claims.values())
 
 
 def load_data(path: Path, schema: str) -> dict[str, Any]:
     """Return the content of a YAML file.
 
-    Args:
-        path: The file.
-        schema: `workflow/schemas/<schema>.schema.json`.
-
     Raises:
-        UserError: The file is missing, is not YAML, or does not match the schema.
+        UserError: The file is missing, is not YAML, or does not match
+            `workflow/schemas/<schema>.schema.json`.
     """
     content = read_yaml(path)
     file = _WORKFLOW / "schemas" / f"{schema}.schema.json"
     rules = json.loads(file.read_text(encoding="utf-8"))
-    for problem in jsonschema.Draft202012Validator(rules).iter_errors(content):
-        key = ".".join(map(str, problem.absolute_path)) or "(top)"
-        raise UserError(
-            f"this does not match workflow/schemas/{schema}.schema.json",
-            where=f"{path}: {key}",
-            found=problem.message[:300],
-        )
+    _check(content, rules, f"{path}: ", f"this does not match workflow/schemas/{file.name}")
     return dict(content)
 
 
 def _question(part: Mapping[str, Any], where: str) -> Question:
     """Return a part; refuse one whose measure, metric or settings do not go together."""
-    name, metric, settings = part["measure"], part.get("metric"), part.get("settings", {})
+    name = part["measure"]
     if name not in MEASURES:
         raise UserError(
             "there is no such measure",
@@ -136,34 +143,30 @@ def _question(part: Mapping[str, Any], where: str) -> Question:
             expected=nearest(name, MEASURES),
             todo="correct the name, or add the measure to freelunch/audit/measures",
         )
-    metrics, properties = MEASURES[name].metrics, MEASURES[name].settings
-    if metric not in (metrics or (None,)):
+    measure = MEASURES[name]
+    of_settings = {"properties": measure.settings, "required": list(measure.settings)}
+    rules = {
+        "metric": {"enum": [*(measure.metrics or (None,))]},
+        "settings": {**of_settings, "additionalProperties": False},
+    }
+    asked = {"metric": part.get("metric"), "settings": part.get("settings", {})}
+    _check(asked, {"properties": rules}, f"{where}.", f"{name} cannot be asked this")
+    facts = {key: value for key, value in part.items() if key != "holds"}
+    threshold = Threshold(*next(iter(part["holds"].items())))
+    facts |= {"threshold": threshold, "set": ThresholdHistory(**part["set"]), "where": where}
+    return Question(**facts)
+
+
+def _check(content: Any, rules: Mapping[str, Any], where: str, problem: str) -> None:
+    """Refuse content that does not match a JSON Schema; `where` precedes the key."""
+    for found in jsonschema.Draft202012Validator(rules).iter_errors(content):
+        expected = f"{found.validator}: {json.dumps(found.validator_value)[:300]}"
+        if found.validator == "additionalProperties":
+            expected = ", ".join(found.schema["properties"]) or "no key"
         raise UserError(
-            f"{name} has no such metric",
-            where=f"{where}.metric",
-            found=metric or "(none)",
-            expected=nearest(metric or "", metrics) if metrics else "no such key",
-            todo="correct the claim",
+            problem,
+            where=where + (".".join(map(str, found.absolute_path)) or "(top)"),
+            found=found.message[:300],
+            expected=expected,
+            todo="correct the file",
         )
-    rules = {"properties": properties, "required": list(properties), "additionalProperties": False}
-    for problem in jsonschema.Draft202012Validator(rules).iter_errors(settings):
-        raise UserError(
-            f"wrong settings for {name}",
-            where=".".join([f"{where}.settings", *map(str, problem.absolute_path)]),
-            found=problem.message,
-            expected=json.dumps(properties) if properties else "(none)",
-            todo="correct the claim",
-        )
-    return Question(
-        says=part["says"],
-        measure=name,
-        metric=metric,
-        settings=settings,
-        threshold=Threshold(*next(iter(part["holds"].items()))),
-        set=ThresholdHistory(**part["set"]),
-        why=part["why"],
-        role=part.get("role", COUNTS),
-        effect=part.get("effect", part["says"]),
-        cells=part.get("cells"),
-        where=where,
-    )

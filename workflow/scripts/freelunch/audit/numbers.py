@@ -10,6 +10,14 @@ from freelunch.reporting.formatting import NOT_FINITE, rounded
 
 # What a number is multiplied by to be written, by its unit; others are written as they are.
 SCALES = {"share": 100, "points": 100}
+_SUFFIXES = {
+    "share": " %",
+    "times": " times",
+    "GB": " GB",
+    "points": " points",
+    "nats": " nats",
+}
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -24,33 +32,19 @@ class Notation:
         decimals: The decimals of a number, by its unit; others are rounded by their error.
     """
 
-    at_most: str
-    more_than: str
-    interval: str = ""
+    at_most: str = "at most "
+    more_than: str = "more than "
+    interval: str = "95 %: "
     open_end: str = ""
-    suffixes: Mapping[str, str] = field(default_factory=dict)
+    suffixes: Mapping[str, str] = field(default_factory=lambda: _SUFFIXES)
     decimals: Mapping[str, int] = field(default_factory=dict)
 
 
-SENTENCE = Notation(
-    at_most="at most ",
-    more_than="more than ",
-    interval="95 %: ",
-    suffixes={
-        "share": " %",
-        "times": " times",
-        "GB": " GB",
-        "points": " points",
-        "nats": " nats",
-    },
-)
+SENTENCE = Notation()
 
 
 def estimate_text(
-    found: Estimate,
-    unit: str,
-    bounds: tuple[float, float] = UNBOUNDED,
-    notation: Notation = SENTENCE,
+    found: Estimate, unit: str, bounds: Bounds = UNBOUNDED, notation: Notation = SENTENCE
 ) -> str:
     """Return a number and its interval as people read them.
 
@@ -74,7 +68,7 @@ def estimate_text(
         if notation.open_end and found.high == math.inf:
             ends = notation.open_end if low == text else f"{low}, {notation.open_end}"
         else:
-            to = (least, max(most, _finite(found.high)))
+            to = (least, max(most, found.high) if math.isfinite(found.high) else most)
             high = _bounded(found.high, found, unit, to, notation)
             ends = f"{low.removesuffix(notation.suffixes.get(unit, ''))} to {high}"
         text += f" ({notation.interval}{ends})"
@@ -83,23 +77,17 @@ def estimate_text(
     return text
 
 
-def seeds_texts(found: Estimate, unit: str, bounds: tuple[float, float], without: str) -> list[str]:
+def seeds_texts(found: Estimate, unit: str, bounds: Bounds, without: str) -> list[str]:
     """Return the number of each seed as text, with the digits of the number over all seeds; without
     a number, what to show instead.
     """
     return [
-        without if math.isnan(value) else _bounded(value, found, unit, bounds)
+        without if math.isnan(value) else _bounded(value, found, unit, bounds, SENTENCE)
         for value in found.of_seeds
     ]
 
 
-def _bounded(
-    value: float,
-    found: Estimate,
-    unit: str,
-    bounds: tuple[float, float],
-    notation: Notation = SENTENCE,
-) -> str:
+def _bounded(value: float, found: Estimate, unit: str, bounds: Bounds, notation: Notation) -> str:
     """Return a value of an estimate as text; beyond the bounds, say only what is known."""
     least, most = bounds
     if not math.isfinite(value) and not math.isfinite(most if value > 0 else least):
@@ -123,22 +111,17 @@ def _bounded(
     return f"{notation.at_most}{text}" if value <= least else text
 
 
-def _finite(value: float) -> float:
-    """Return a value, or the smallest one if it is infinite."""
-    return value if math.isfinite(value) else -math.inf
-
-
 def number_text(
     value: float, unit: str, error: float | None = None, notation: Notation = SENTENCE
 ) -> str:
     """Return a number as text, rounded by its error; with all its digits if there is no error."""
-    scale = SCALES.get(unit, 1)
+    value *= SCALES.get(unit, 1)
     if unit in notation.decimals:
-        digits = f"{scale * value:,.{notation.decimals[unit]}f}"
+        digits = f"{value:,.{notation.decimals[unit]}f}"
     elif error is None:
-        digits = f"{scale * value:g}"
+        digits = f"{value:g}"
     else:
-        digits = rounded(scale * value, scale * error)
+        digits = rounded(value, SCALES.get(unit, 1) * error)
     return f"{digits}{notation.suffixes.get(unit, '')}"
 
 
@@ -161,28 +144,13 @@ class Number:
 
     @staticmethod
     def of(
-        found: Estimate,
-        unit: str,
-        bounds: tuple[float, float] = UNBOUNDED,
-        without: str = NOT_FINITE,
+        found: Estimate, unit: str, bounds: Bounds = UNBOUNDED, without: str = NOT_FINITE
     ) -> "Number":
-        """Return an estimate.
-
-        Args:
-            found: The estimate.
-            unit: As `estimate_text` takes it.
-            bounds: As those of a `Measurement`.
-            without: The text if there is no number.
-        """
+        """Return an estimate; `without` is the text if there is no number."""
+        text = without if math.isnan(found.value) else estimate_text(found, unit, bounds)
+        value, low, high = map(json_number, (found.value, found.low, found.high))
         known_from, known_to = (end if math.isfinite(end) else None for end in bounds)
-        return Number(
-            value=json_number(found.value),
-            low=json_number(found.low),
-            high=json_number(found.high),
-            known_from=known_from,
-            known_to=known_to,
-            text=without if math.isnan(found.value) else estimate_text(found, unit, bounds),
-        )
+        return Number(value, low, high, known_from, known_to, text)
 
 
 def json_number(value: float) -> float | str | None:

@@ -1,7 +1,7 @@
 """The paper's protocol beside this run's, setting by setting."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ Origin = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class ProtocolSetting:
+class PaperSetting:
     """A setting of the paper, as `workflow/schemas/protocol.schema.json` explains its keys."""
 
     id: str
@@ -32,6 +32,15 @@ class ProtocolSetting:
     paper: str | None
     matters: str
     why: str
+
+
+@dataclass(frozen=True)
+class ProtocolSetting(PaperSetting):
+    """A setting of the paper, where this run's values of it come from, and what equals the paper's.
+
+    The schema explains these keys, too.
+    """
+
     ours: Origin
     same_as: Sequence[Any] | None = None
     same: bool | None = None
@@ -50,15 +59,9 @@ class ProtocolSetting:
 
 
 @dataclass(frozen=True)
-class ComparedSetting:
+class ComparedSetting(PaperSetting):
     """A setting of the paper beside this run's values of it."""
 
-    id: str
-    group: str
-    setting: str
-    paper: str | None
-    matters: str
-    why: str
     ours: list[str]
     status: str
 
@@ -87,18 +90,9 @@ def audit_protocol(study: Study, settings: Sequence[ProtocolSetting]) -> list[Co
     compared = []
     for each in settings:
         ours = values(each.ours, study)
-        compared.append(
-            ComparedSetting(
-                id=each.id,
-                group=each.group,
-                setting=each.setting,
-                paper=each.paper,
-                matters=each.matters,
-                why=each.why,
-                ours=[_value_text(value, each.null_reads) for value in ours],
-                status=each.status(ours),
-            )
-        )
+        facts = {key.name: getattr(each, key.name) for key in fields(PaperSetting)}
+        texts = [_value_text(value, each.null_reads) for value in ours]
+        compared.append(ComparedSetting(**facts, ours=texts, status=each.status(ours)))
     return compared
 
 
@@ -131,35 +125,31 @@ def _of_adaptations(ours: Origin, study: Study) -> list[Any]:
     found: list[Any] = []
     for name in names:
         settings, key = study.config.adaptations[name], ours["key"]
-        if settings.is_retraining != (ours["adaptations"] == "retraining"):
-            continue
-        if "windows" in ours and not _has_windows(settings, ours["windows"]):
+        if not _is_meant(settings, ours):
             continue
         if key == "samples":
             found.append(study.samples(name))
-        elif _applies(settings, key):
+        else:
             # A setting that is off is not written, so it is read from the entry's class.
             value = getattr(settings, key) if key in type(settings).model_fields else None
             found += value if isinstance(value, list) else [] if value is None else [value]
     return found
 
 
-def _applies(settings: Adaptation, key: str) -> bool:
-    """Return whether a setting has a meaning for an adaptation."""
-    if key == "select_on":
+def _is_meant(settings: Adaptation, ours: Origin) -> bool:
+    """Return whether an adaptation has the setting, and is of the kind that the paper's is."""
+    if settings.is_retraining != (ours["adaptations"] == "retraining"):
+        return False
+    if windows := ours.get("windows"):
+        window = settings.window if isinstance(settings, Windowed) else HALVES
+        # Single matrices, or whole blocks.
+        if window == HALVES or (window == MATRIX) != (windows == MATRIX):
+            return False
+    if ours["key"] == "select_on":
         return is_searched(settings)
     # The paper's code loses no residual with local targets either.
     is_local = isinstance(settings, Local) and settings.local_targets
-    return not (key == "lost_residual" and is_local)
-
-
-def _has_windows(settings: Adaptation, windows: str) -> bool:
-    """Return whether an adaptation reconstructs single matrices, or whole blocks."""
-    if not isinstance(settings, Windowed):
-        return False
-    if windows == MATRIX:
-        return settings.window == MATRIX
-    return settings.window not in (MATRIX, HALVES)
+    return not (ours["key"] == "lost_residual" and is_local)
 
 
 def _of_text(ours: Origin, study: Study) -> list[Any]:

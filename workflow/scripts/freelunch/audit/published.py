@@ -5,28 +5,43 @@ metric: a perplexity on the same text in windows of the same length, an accuracy
 the same tasks.
 """
 
+import csv
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from freelunch.analysis.pairing import mean_over_seeds, measured_perplexity, seed_groups
 from freelunch.audit.claim_verdicts import command, snakemake
+from freelunch.audit.claims import DATA
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.protocol import text_identity
-from freelunch.audit.published_file import TEXTS, TOLERANCES, Published
+from freelunch.core.errors import UserError
 from freelunch.records.record import Record
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.paths import Paths
+from freelunch.study.patterns import Pattern
 from freelunch.study.pins import pin_command
 from freelunch.study.registry import REPOSITORY
 from freelunch.study.sources import Hub
 from freelunch.study.steps import EVALUATE_CELL, JOINED
 from freelunch.study.study import Study
 
+PUBLISHED = DATA / "published_results.csv"
+# A number agrees if it is within this share of the published one. Perplexities differ by a few
+# thousandths between machines and versions of libraries, and by more between calibration samples.
+TOLERANCES = {"primary": 0.02, "corroborated": 0.02, "third-party": 0.05}
+# The metrics of perplexity, with the name of their text in studies/paper.yaml.
+TEXTS = {"wikitext2_perplexity": "wikitext2"}
+# Zero-shot accuracies, in percent: of a task, or the plain mean of the paper's seven.
+ACCURACY_OF = "accuracy_"
+TASKS = ("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
+MEAN_OF_SEVEN = "mean_of_seven"
+_METRICS = (*TEXTS, *(f"{ACCURACY_OF}{name}" for name in (*TASKS, MEAN_OF_SEVEN)))
 # What the names of models, criteria, adaptations and texts mean, and the study that runs them.
 STUDY = Path("studies/paper.yaml")
 # The keys of a registry entry that have to be equal for its name to mean the same.
@@ -39,15 +54,29 @@ IDENTITY = {
     ),
 }
 AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"
-# What a cell and a published number of it share.
-_place = attrgetter("model", "criterion", "pattern", "adaptation")
+# What a row of the file has to hold, by column.
+_EXPECTED = {
+    **dict.fromkeys(("source", "reference", "model", "criterion", "adaptation"), "a name"),
+    "pattern": f"a pattern, such as u50, 2of4 or s20; {NONE} for a dense model",
+    "metric": " or ".join(_METRICS),
+    "seqlen": "tokens in a window; nothing for an accuracy",
+    "value": "a positive number",
+    "trust": " or ".join(TOLERANCES),
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ComparedNumber:
-    """A published number beside ours; without a cell it is `not run`, and `command` would run it.
+@dataclass(frozen=True)
+class Published:
+    """A number that was published: a row of the file.
 
-    The first eleven attributes are those of the published number.
+    Attributes:
+        source, reference: Who published it, and where.
+        model, criterion, pattern, adaptation: Names as in a cell.
+        metric: A key of TEXTS, or `accuracy_` followed by a task or `mean_of_seven`.
+        seqlen: Tokens in a window of text; None for an accuracy.
+        value: The number; an accuracy is in percent.
+        trust: A key of TOLERANCES.
+        note: What the source says of its calibration, and what was inferred; perhaps nothing.
     """
 
     source: str
@@ -61,6 +90,33 @@ class ComparedNumber:
     value: float
     trust: str
     note: str
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return the tasks of an accuracy; none for a perplexity."""
+        name = self.metric.removeprefix(ACCURACY_OF)
+        if name == self.metric:
+            return ()
+        return TASKS if name == MEAN_OF_SEVEN else (name,)
+
+    @property
+    def cell(self) -> Cell:
+        """Return its cell, with the first seed."""
+        return Cell(self.model, self.criterion, self.pattern, self.adaptation, seed=0)
+
+    @property
+    def table(self) -> tuple[object, ...]:
+        """Return what numbers share that may be compared with each other."""
+        return self.source, self.reference, self.metric, self.seqlen
+
+
+COLUMNS = tuple(column.name for column in fields(Published))
+
+
+@dataclass(frozen=True)
+class ComparedNumber(Published):
+    """A published number beside ours; without a cell it is `not run`, and `command` runs it."""
+
     tolerance: float
     verdict: str
     reason: str
@@ -94,19 +150,88 @@ class Contradiction:
     numbers: list[PublishedValue]
 
 
-def audit_published(
-    evidence: Evidence, published: Sequence[Published], meaning: Study
-) -> list[ComparedNumber]:
-    """Return, for each published number, our number, the difference and the verdict."""
-    cells = {_place(of_seeds[0]): of_seeds for of_seeds in seed_groups(evidence.records)}
-    return [_compared(each, cells.get(_place(each), []), evidence, meaning) for each in published]
+def load_published(path: Path = PUBLISHED) -> list[Published]:
+    """Return the rows of a file.
+
+    Raises:
+        UserError: The columns are wrong, a row is malformed, or a number is there twice.
+    """
+    try:
+        # With or without the byte order mark that spreadsheets write.
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("published numbers cannot be read", where=path, found=error) from error
+    reader = csv.DictReader(lines)
+    columns = tuple(reader.fieldnames or ())
+    if columns != COLUMNS:
+        raise UserError(
+            "the columns of the published numbers are wrong",
+            where=path,
+            found=", ".join(columns),
+            expected=", ".join(COLUMNS),
+            todo="correct the first line",
+        )
+    rows = [_published(row, f"{path}: line {reader.line_num}") for row in reader]
+    places = Counter((*row.table, row.cell) for row in rows)
+    for place, count in places.items():
+        if count > 1:
+            raise UserError(
+                "a number was published twice by one source",
+                where=path,
+                found=", ".join(map(str, place)),
+                expected="one row for each number of a table",
+                todo="remove one of the two",
+            )
+    return rows
+
+
+def _published(row: Mapping[str, str], where: str) -> Published:
+    if None in row or None in row.values():
+        wrong, found, expected = "(row)", "more or fewer", f"{len(COLUMNS)} fields"
+    elif (wrong := next((key for key in _EXPECTED if not _is_sound(key, row)), "")) == "":
+        length = int(row["seqlen"]) if row["seqlen"] else None
+        return Published(**{**row, "seqlen": length, "value": float(row["value"])})  # type: ignore[arg-type]
+    else:
+        found, expected = repr(row[wrong]), _EXPECTED[wrong]
+    raise UserError(
+        "a published number is malformed",
+        where=f"{where}: {wrong}",
+        found=found,
+        expected=expected,
+        todo="correct the row, or leave it out",
+    )
+
+
+def _is_sound(key: str, row: Mapping[str, str]) -> bool:
+    """Return whether a field is as `_EXPECTED` says."""
+    value = row[key]
+    if key == "metric":
+        return value in _METRICS
+    if key == "trust":
+        return value in TOLERANCES
+    if key == "seqlen" and row["metric"] not in TEXTS:
+        return not value
+    if key == "pattern" and row["criterion"] == DENSE:
+        return value == NONE
+    with suppress(ValueError):
+        if key == "pattern":
+            return bool(Pattern.parse(value))
+        if key == "seqlen":
+            return value.isdecimal() and int(value) > 1
+        return 0 < float(value) < math.inf if key == "value" else bool(value.strip())
+    return False
+
+
+def load_meaning() -> Study:
+    """Return the study that says what the names of published numbers mean."""
+    return Study.load(STUDY, REPOSITORY)
 
 
 def contradictions(published: Sequence[Published]) -> list[Contradiction]:
     """Return the numbers on which several sources contradict each other."""
-    sources: dict[tuple[Any, ...], list[Published]] = {}
+    sources: dict[tuple[object, ...], list[Published]] = {}
     for each in published:
-        sources.setdefault((*_place(each), each.metric, each.length), []).append(each)
+        sources.setdefault((each.cell, each.metric, each.seqlen), []).append(each)
     found = []
     for numbers in sources.values():
         values = [each.value for each in numbers]
@@ -115,23 +240,26 @@ def contradictions(published: Sequence[Published]) -> list[Contradiction]:
             said = [PublishedValue(it.source, it.reference, it.value, it.trust) for it in numbers]
             one = numbers[0]
             place = (one.model, one.criterion, one.pattern, one.adaptation)
-            found.append(Contradiction(*place, one.metric, one.length, said))
+            found.append(Contradiction(*place, one.metric, one.seqlen, said))
     return found
 
 
-def load_meaning() -> Study:
-    """Return the study that says what the names of published numbers mean."""
-    return Study.load(STUDY, REPOSITORY)
+def audit_published(
+    evidence: Evidence, published: Sequence[Published], meaning: Study
+) -> list[ComparedNumber]:
+    """Return, for each published number, our number, the difference and the verdict."""
+    cells = {replace(cells[0], seed=0): cells for cells in seed_groups(evidence.records)}
+    return [_compared(each, cells.get(each.cell, []), evidence, meaning) for each in published]
 
 
 def _compared(
     published: Published, cells: list[Cell], evidence: Evidence, meaning: Study
 ) -> ComparedNumber:
-    facts = {key: value for key, value in vars(published).items() if key != "length"}
-    facts |= {"seqlen": published.length, "tolerance": TOLERANCES[published.trust]}
+    tolerance = TOLERANCES[published.trust]
+    compared = partial(ComparedNumber, **vars(published), tolerance=tolerance)
     if missing := _why_not_run(published, cells, evidence, meaning):
-        todo = _running(published, meaning)
-        return ComparedNumber(**facts, verdict=NOT_RUN, reason=missing, command=todo)
+        how = _running(published, meaning)
+        return compared(verdict=NOT_RUN, reason=missing, command=how)
     records = [evidence.records[cell] for cell in cells]
     if published.tasks:
         ours, error = _accuracy(published.tasks, records)
@@ -139,7 +267,6 @@ def _compared(
         ours, error, _ = mean_over_seeds([measured_perplexity(record) for record in records])
     difference = ours - published.value
     share = abs(difference) / published.value
-    agrees = abs(difference) <= TOLERANCES[published.trust] * published.value
     reason = f"ours is {share:.1%} {'above' if difference > 0 else 'below'}"
     if not cells[0].is_dense:
         sample = evidence.study.calibration_of(published.model)
@@ -149,15 +276,14 @@ def _compared(
         )
     if published.note:
         reason += f"; the published number: {published.note}"
-    return ComparedNumber(
-        **facts,
-        verdict=AGREES if agrees else DIFFERS,
+    return compared(
+        verdict=AGREES if abs(difference) <= tolerance * published.value else DIFFERS,
         reason=reason if math.isfinite(difference) else "ours is not finite",
         ours=_finite(ours),
         ours_standard_error=_finite(error),
         difference=_finite(difference),
-        cells=[str(cell) for cell in cells],
         command=command(evidence.study, cells, EVALUATE_CELL),
+        cells=[str(cell) for cell in cells],
     )
 
 
@@ -187,12 +313,19 @@ def _why_not_run(
     study = evidence.study
     for registry, name in _names(published).items():
         one, other = (getattr(of.config, registry)[name].as_json() for of in (meaning, study))
-        unlike = [key for key in IDENTITY[registry] if one.get(key) != other.get(key)]
-        if unlike:
+        if unlike := [key for key in IDENTITY[registry] if one.get(key) != other.get(key)]:
             return f"{name} means something else here: its {', '.join(unlike)} differ"
-    if published.tasks:
-        return _unlike_tasks(published, cells, evidence)
-    return _unlike_windows(published, study, meaning)
+    if not published.tasks:
+        return _unlike_windows(published, study, meaning)
+    for cell in cells:
+        measured = evidence.records[cell]["metrics"].get("tasks", {}).get("tasks", {})
+        if lacking := [task for task in published.tasks if task not in measured]:
+            return f"not asked: {', '.join(lacking)}"
+        for task in published.tasks:
+            asked, whole = (measured[task][key] for key in ("documents", "documents_in_all"))
+            if asked != whole:
+                return f"{asked} documents of {task}, not all {whole:,}"
+    return None
 
 
 def _names(published: Published) -> dict[str, str]:
@@ -216,8 +349,8 @@ def _unnamed(published: Published, meaning: Study) -> str | None:
 def _unlike_windows(published: Published, study: Study, meaning: Study) -> str | None:
     """Return why a perplexity of the study cannot be compared with a number; None if it can."""
     settings, text = study.perplexity_of(published.model), meaning.text(TEXTS[published.metric])
-    if settings.length != published.length:
-        return f"windows of {settings.length} tokens, not of {published.length}"
+    if settings.length != published.seqlen:
+        return f"windows of {settings.length} tokens, not of {published.seqlen}"
     if settings.cut != JOINED:
         return "windows lie within documents, which are not joined"
     if settings.stride not in (None, settings.length):
@@ -227,22 +360,8 @@ def _unlike_windows(published: Published, study: Study, meaning: Study) -> str |
     ours = study.text(settings.text)
     one, other = ours.as_json(), text.as_json()
     if any(one.get(key) != other.get(key) for key in ("repository", "member", "format")):
-        return (
-            f"measured on `{settings.text}` ({text_identity(ours)}), not on {text_identity(text)}"
-        )
-    return None
-
-
-def _unlike_tasks(published: Published, cells: Sequence[Cell], evidence: Evidence) -> str | None:
-    """Return why the accuracies of cells cannot be compared with a number; None if they can."""
-    for cell in cells:
-        measured = evidence.records[cell]["metrics"].get("tasks", {}).get("tasks", {})
-        if lacking := [task for task in published.tasks if task not in measured]:
-            return f"not asked: {', '.join(lacking)}"
-        for task in published.tasks:
-            asked, whole = (measured[task][key] for key in ("documents", "documents_in_all"))
-            if asked != whole:
-                return f"{asked} documents of {task}, not all {whole:,}"
+        measured = f"measured on `{settings.text}` ({text_identity(ours)})"
+        return f"{measured}, not on {text_identity(text)}"
     return None
 
 
@@ -250,19 +369,16 @@ def _running(published: Published, meaning: Study) -> str:
     """Return how to run a number: a command, and any preparation that it needs."""
     if _unnamed(published, meaning):
         return f"describe it in {meaning.source} first"
-    criterion = published.criterion
-    pruning = DENSE if criterion == DENSE else f"{criterion}-{published.pattern}"
-    cell = Cell.parse(f"{published.model}/{pruning}/{published.adaptation}/seed0")
-    source, name, before = meaning.source, meaning.name, ""
+    cell, source, name, before = published.cell, meaning.source, meaning.name, ""
     if published.tasks:
         if not meaning.asks_tasks(cell):
             before = (
                 f"put `tasks` of studies/zero_shot.yaml into {source}, and `tasks: true` into its "
                 "grid; then: "
             )
-    elif published.length != meaning.perplexity_of(published.model).length:
-        length, other = meaning.perplexity.length, f"{name}_{published.length}"
-        changes = f"s/length: {length}/length: {published.length}/; s/name: {name}/name: {other}/"
+    elif published.seqlen != meaning.perplexity_of(published.model).length:
+        length, other = meaning.perplexity.length, f"{name}_{published.seqlen}"
+        changes = f"s/length: {length}/length: {published.seqlen}/; s/name: {name}/name: {other}/"
         source = source.replace(name, other)
         before, name = f"sed '{changes}' {meaning.source} > {source} && ", other
     if isinstance(meaning.model(cell.model), Hub):

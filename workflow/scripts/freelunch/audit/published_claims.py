@@ -5,23 +5,34 @@ the way verdicts combine are those of a study. Published tables carry no interva
 verdict says on which side of the threshold their numbers lie, and no more.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
 
+from freelunch.analysis.budget_effect import BudgetComparison
 from freelunch.analysis.intervals import Estimate, estimate
+from freelunch.analysis.pairing import by_adaptation, pruned_models
 from freelunch.audit.claim_verdicts import QuestionFacts, question_facts, reason_text
 from freelunch.audit.claims import Claim, Question
+from freelunch.audit.evidence import ACCURACY, PERPLEXITY, Evidence, Losses
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
-from freelunch.audit.numbers import estimate_text, json_number, number_text
-from freelunch.audit.published_file import Published
-from freelunch.audit.published_table import PublishedTable, published_tables
+from freelunch.audit.numbers import estimate_text, json_number
+from freelunch.audit.published import Published
 from freelunch.audit.verdicts import UNTESTED, judge, of_claim, together
 from freelunch.reporting.labels import pattern_label
-from freelunch.study.cell import DENSE, NONE
+from freelunch.study.adaptations import Windowed
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.study import Study
 
 NO_NUMBERS = "No published table that we know has the numbers."
+# The nominal size at the end of a model's name, such as 1.3b or 125m.
+_SIZE = re.compile(r"-(\d+(?:\.\d+)?)([bm])(?:-|$)")
+_UNITS = {"b": 10**9, "m": 10**6}
 
 
 @dataclass(frozen=True)
@@ -37,12 +48,6 @@ class SourceNumber:
     trust: str
     note: str
     seqlen: int | None
-
-    @classmethod
-    def of(cls, row: Published) -> "SourceNumber":
-        """Return a row of the file of published numbers."""
-        facts = (row.model, row.criterion, row.pattern, row.adaptation, row.metric)
-        return cls(*facts, row.value, row.trust, row.note, row.length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +86,69 @@ class TableClaimVerdict:
     parts: list[TablePartVerdict]
 
 
+@dataclass(frozen=True)
+class PublishedTable(Evidence):
+    """The numbers of one source in one metric, in windows of one length, in place of records.
+
+    Measures of claims take it as they take a study. A number is a sample with a single window, so
+    that it has no interval. How much memory, and how many tokens and operations, a number took, the
+    tables do not say.
+
+    Attributes:
+        rows: The published number of each cell; all of them have seed 0.
+    """
+
+    rows: Mapping[Cell, Published]
+
+    @property
+    def metric(self) -> str:
+        """Return the metric of all numbers, as claims name it."""
+        return ACCURACY if next(iter(self.rows.values())).tasks else PERPLEXITY
+
+    def losses(self, cell: Cell, metric: str) -> Losses | None:
+        """Return the loss of a cell as a single window; None if it was not published."""
+        if metric != self.metric or cell not in self.rows:
+            return None
+        value = self.rows[cell].value
+        return [[1 - value / 100 if metric == ACCURACY else math.log(value)]]
+
+    def window_of(self, cell: Cell) -> int | str:
+        """Return the window in the settings that a published adaptation is taken to have."""
+        settings = self.study.config.adaptations[cell.adaptation]
+        assert isinstance(settings, Windowed)
+        return settings.window
+
+    def work_peak(self, cell: Cell) -> None:
+        """Return nothing."""
+
+    def only(self, keep: Callable[[Cell], bool]) -> Self:
+        """Return the numbers of some of the cells."""
+        return replace(self, rows={cell: row for cell, row in self.rows.items() if keep(cell)})
+
+    def dense_perplexity(self, model: str) -> float | None:
+        """Return the published perplexity of a dense model; None if there is none."""
+        dense = self.rows.get(Cell.dense(model))
+        return dense.value if dense and self.metric == PERPLEXITY else None
+
+    @cached_property
+    def parameters(self) -> dict[str, int]:
+        """Return the nominal size of each model whose name ends with it."""
+        sizes = {cell.model: _SIZE.search(cell.model) for cell in self.rows}
+        return {
+            model: round(float(size[1]) * _UNITS[size[2]]) for model, size in sizes.items() if size
+        }
+
+    @cached_property
+    def comparisons(self) -> list[BudgetComparison]:
+        """Return nothing."""
+        return []
+
+    @cached_property
+    def pruned(self) -> list[dict[str, dict[int, Cell]]]:
+        """Return the cells of each pruned model, by adaptation and then by seed."""
+        return [by_adaptation(cells) for cells in pruned_models(self.rows)]
+
+
 def audit_published_claims(
     claims: Iterable[Claim], published: Iterable[Published], meaning: Study
 ) -> list[TableClaimVerdict]:
@@ -88,28 +156,33 @@ def audit_published_claims(
 
     Every comparison is made within one table: one source, one metric, windows of one length.
     """
-    tables = [table for table in published_tables(published, meaning) if table.reconstructs]
+    by_table: dict[tuple[object, ...], dict[Cell, Published]] = {}
+    for row in published:
+        by_table.setdefault(row.table, {})[row.cell] = row
+    tables = [PublishedTable(meaning, {}, Path(), rows) for rows in by_table.values()]
+    # Claims are about reconstruction.
+    references = {*meaning.comparisons.references}
+    tables = [table for table in tables if any(references & by.keys() for by in table.pruned)]
     verdicts = []
-    for claim in claims:
-        if claim.in_tables:
-            parts = [_part(question, tables) for question in claim.in_tables]
-            verdict = of_claim([(part.verdict, part.role) for part in parts])
-            scope = _scope([finding for part in parts for finding in part.findings])
-            verdicts.append(TableClaimVerdict(claim.id, claim.title, verdict, scope, parts))
+    for claim in (claim for claim in claims if claim.in_tables):
+        parts = [_part(question, tables) for question in claim.in_tables]
+        verdict = of_claim([(part.verdict, part.role) for part in parts])
+        scope = _scope([finding for part in parts for finding in part.findings])
+        verdicts.append(TableClaimVerdict(claim.id, claim.title, verdict, scope, parts))
     return verdicts
 
 
 def _part(question: Question, tables: Sequence[PublishedTable]) -> TablePartVerdict:
-    measure, settings = MEASURES[question.measure], question.settings
     findings = [
         _finding(asked, question, table)
         for table in tables
         if table.metric == question.metric
-        for asked in measure.ask(table, {**settings, "metric": question.metric})
+        for asked in question.ask(table)
     ]
-    verdict = together([finding.verdict for finding in findings], measure.agree)
+    agree = MEASURES[question.measure].agree
+    verdict = together([finding.verdict for finding in findings], agree)
     return TablePartVerdict(
-        **vars(question_facts(question)),
+        **question_facts(question),
         verdict=verdict,
         scope=_scope(findings),
         reason=reason_text(findings, verdict, NO_NUMBERS),
@@ -120,38 +193,31 @@ def _part(question: Question, tables: Sequence[PublishedTable]) -> TablePartVerd
 def _finding(
     asked: Measurement | Absent, question: Question, table: PublishedTable
 ) -> TableFinding:
+    one = next(iter(table.rows.values()))
+    source = f"{one.source}, {one.reference}"
     if isinstance(asked, Absent):
-        return TableFinding(source=table.source, subject=asked.subject, reason=asked.reason)
-    unit = MEASURES[question.measure].unit_for(question.metric)
+        return TableFinding(source=source, subject=asked.subject, reason=asked.reason)
     rows = [table.rows[cell] for cell in dict.fromkeys(asked.cells)]
     value = estimate(asked.statistics, asked.samples, asked.pick).value
     number = Estimate(value, value, value, ())
-    verdict, reason = judge(
-        number,
-        question.threshold,
-        lambda value: number_text(value, unit),
-        undefined=asked.undefined,
-    )
+    verdict, reason = judge(number, question.threshold, question.written, undefined=asked.undefined)
+    # By model and criterion, each with its adaptation.
+    numbers: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        adapted = "" if row.criterion == DENSE else f"{row.adaptation} "
+        numbers.setdefault((row.model, row.criterion), []).append(f"{adapted}{row.value:g}")
+    keys = [key.name for key in fields(SourceNumber)]
     return TableFinding(
-        source=table.source,
+        source=source,
         subject=asked.full_subject,
         about=asked.about,
         verdict=verdict,
         reason=reason,
         value=json_number(value),
-        text=estimate_text(number, unit),
-        computed_from=_numbers_text(rows),
-        numbers=[SourceNumber.of(row) for row in rows],
+        text=estimate_text(number, question.unit),
+        computed_from="; ".join(f"{' '.join(of)}: {', '.join(its)}" for of, its in numbers.items()),
+        numbers=[SourceNumber(*(getattr(row, key) for key in keys)) for row in rows],
     )
-
-
-def _numbers_text(rows: Iterable[Published]) -> str:
-    """Return published numbers by model and criterion, each with its adaptation."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        adapted = "" if row.criterion == DENSE else f"{row.adaptation} "
-        found.setdefault((row.model, row.criterion), []).append(f"{adapted}{row.value:g}")
-    return "; ".join(f"{' '.join(place)}: {', '.join(of)}" for place, of in found.items())
 
 
 def _scope(findings: Sequence[TableFinding]) -> str | None:

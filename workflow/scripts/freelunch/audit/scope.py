@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
 
 from freelunch.analysis.intervals import told_apart
 from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, seed_groups
@@ -16,16 +15,11 @@ from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
 
-N = TypeVar("N", int, float)
-
 
 @dataclass(frozen=True)
 class Regime:
-    """The smallest calibration sample with which the paper makes a claim.
-
-    Attributes:
-        sequences: Number of its sequences.
-        length: Their tokens, for models with as many positions.
+    """The smallest calibration sample with which the paper makes a claim: the number of its
+    sequences, and their tokens for models with as many positions.
     """
 
     sequences: int
@@ -63,27 +57,22 @@ class Scope:
     """What a verdict is about.
 
     Attributes:
-        models: The models.
-        criteria: The criteria.
-        patterns: The patterns.
-        tokens: The fewest and the most calibration tokens of an adaptation.
-        shares: The same as shares of the paper's smallest sample for each model; None for a claim
+        names: The models, criteria and patterns, in words.
+        tokens: The calibration tokens of each adaptation.
+        shares: The same as shares of the paper's smallest sample for each model; none for a claim
             that is not the paper's.
-        reconstructed: The largest such share of a reconstruction: of the model in which it is
-            smallest, and of that in which it is largest; 0 if no model was reconstructed.
-        seeds: The fewest and the most seeds of a number.
-        paper: The paper's smallest sample: its fewest and its most tokens for these models; None
-            for a claim that is not the paper's.
+        reconstructed: The largest such share of a reconstruction, for each model that has one.
+        seeds: The seeds of each number.
+        paper: The tokens of the paper's smallest sample for each model; none for a claim that is
+            not the paper's.
     """
 
-    models: list[str]
-    criteria: list[str]
-    patterns: list[str]
-    tokens: tuple[int, int]
-    shares: tuple[float, float] | None
-    reconstructed: tuple[float, float]
-    seeds: tuple[int, int]
-    paper: tuple[int, int] | None
+    names: list[str]
+    tokens: list[int]
+    shares: list[float]
+    reconstructed: list[float]
+    seeds: list[int]
+    paper: list[int]
 
     @classmethod
     def of(
@@ -98,57 +87,49 @@ class Scope:
             paper: The paper's smallest calibration sample; None for a claim that is not the
                 paper's.
         """
-        cells, seeds = list(cells), list(seeds) or [1]
+        cells = list(cells)
         pruned = [cell for cell in cells if not cell.is_dense]
-        of = {
-            (cell.model, cell.adaptation): study.tokens_of(cell.model, cell.adaptation)
-            for cell in pruned
-            if cell.adaptation != NONE
-        }
-        models = list(dict.fromkeys(cell.model for cell in cells))
-        tokens = of or {(model, NONE): study.tokens_of(model, NONE) for model in models}
+        models = dict.fromkeys(cell.model for cell in cells)
+        adapted = dict.fromkeys(
+            (cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE
+        )
+        tokens = {it: study.tokens_of(*it) for it in adapted or [(model, NONE) for model in models]}
         papers = {model: paper.tokens_for(study, model) for model in models} if paper else {}
         shares = {key: tokens[key] / papers[key[0]] for key in tokens if papers}
-        reconstructed: dict[str, float] = {}
+        largest: dict[str, float] = {}
         for (model, name), share in shares.items():
             if name != NONE and not study.config.adaptations[name].is_retraining:
-                reconstructed[model] = max(share, reconstructed.get(model, 0))
+                largest[model] = max(share, largest.get(model, 0))
+        criteria = dict.fromkeys(criterion_label(cell.criterion) for cell in pruned)
+        patterns = dict.fromkeys(pattern_label(cell.pattern) for cell in pruned)
         return cls(
-            models,
-            list(dict.fromkeys(cell.criterion for cell in pruned)),
-            list(dict.fromkeys(cell.pattern for cell in pruned)),
-            _ends(tokens.values()),
-            _ends(shares.values()) if papers else None,
-            _ends(reconstructed.values()) if reconstructed else (0, 0),
-            _ends(seeds),
-            _ends(papers.values()) if papers else None,
+            [", ".join(names) for names in (models, criteria, patterns)],
+            list(tokens.values()),
+            list(shares.values()),
+            list(largest.values()),
+            list(seeds) or [1],
+            list(papers.values()),
         )
 
     @property
     def too_small(self) -> bool:
         """Return whether all models are below the scale of the paper."""
-        return self.paper is not None and self.reconstructed[1] < 1
+        return bool(self.paper) and max(self.reconstructed, default=0) < 1
 
     @property
     def is_in_part_too_small(self) -> bool:
         """Return whether some of the models are below the scale of the paper."""
-        return self.paper is not None and self.reconstructed[0] < 1
+        return bool(self.paper) and min(self.reconstructed, default=0) < 1
 
     @property
     def text(self) -> str:
         """Return the scope in words."""
-        parts = [
-            ", ".join(self.models),
-            ", ".join(map(criterion_label, self.criteria)),
-            ", ".join(map(pattern_label, self.patterns)),
-        ]
-        tokens = f"{_range(*self.tokens)} calibration tokens"
-        if self.shares is not None:
-            shares = f"{_range(*(100 * share for share in self.shares))} %"
-            tokens += f", {shares} of the paper's smallest calibration sample"
-        least, most = self.seeds
-        parts += [tokens, "one seed" if most == 1 else f"{_range(least, most)} seeds"]
-        return "; ".join(filter(None, parts))
+        tokens = f"{_range(self.tokens)} calibration tokens"
+        if self.shares:
+            shares = _range([100 * share for share in self.shares])
+            tokens += f", {shares} % of the paper's smallest calibration sample"
+        seeds = "one seed" if max(self.seeds) == 1 else f"{_range(self.seeds)} seeds"
+        return "; ".join(filter(None, [*self.names, tokens, seeds]))
 
 
 def scope_text(study: Study, records: Records, regimes: Regimes) -> str:
@@ -177,55 +158,46 @@ def measured_text(study: Study) -> str:
 
 def worth_text(study: Study, records: Records, regimes: Regimes) -> str:
     """Return what the scope of a study makes its verdicts worth, and what its text can show."""
-    shared = None
+    worth = _of_scope(_of_study(study, records, regimes), regimes)
     if study.perplexity.text == study.calibration.text:
-        shared = "Adaptation and evaluation read the same text and may share documents."
-    parts = [_of_scope(study, records, regimes), shared, _of_text(study, records)]
-    return " ".join(filter(None, parts))
-
-
-def _of_text(study: Study, records: Records) -> str | None:
-    """Return in a sentence how small a difference the text can show; None if that is not known."""
+        worth += " Adaptation and evaluation read the same text and may share documents."
     width = told_apart(records, study.perplexity.cut == JOINED)
     dense = [
         loss
         for cell, record in records.items()
         if cell.is_dense and (loss := record["metrics"]["perplexity"]["loss"]) is not None
     ]
-    if width is None or not dense:
-        return None
-    share = f"{significant(100 * width / fmean(dense))} %"
-    return (
-        f"On this text, the median pair of adaptations can be told apart if their losses differ by "
-        f"{width:.2g} nats, {share} of the dense model's loss; other samples and orders add to "
-        "that."
-    )
+    if width is not None and dense:
+        worth += (
+            " On this text, the median pair of adaptations can be told apart if their losses "
+            f"differ by {width:.2g} nats, {significant(100 * width / fmean(dense))} % of the dense "
+            "model's loss; other samples and orders add to that."
+        )
+    return worth
 
 
-def _of_scope(study: Study, records: Records, regimes: Regimes) -> str:
-    scope = _of_study(study, records, regimes)
-    seeds = ""
-    if scope.seeds[0] < ENOUGH_SEEDS:
-        seeds = ", and what comes from fewer than three seeds holds on this sample and order only"
-    if scope.paper is None:
-        return f"The paper's scale is not known{seeds}."
-    most = scope.reconstructed[1]
-    if not most:
-        return f"No model was reconstructed, so this settles no claim of the paper{seeds}."
-    models = "most" if set(scope.paper) == {_smallest(regimes).tokens} else "these"
+def _of_scope(scope: Scope, regimes: Regimes) -> str:
+    seeds = "."
+    if min(scope.seeds) < ENOUGH_SEEDS:
+        seeds = ", and what comes from fewer than three seeds holds on this sample and order only."
+    if not scope.paper:
+        return f"The paper's scale is not known{seeds}"
+    if not scope.reconstructed:
+        return f"No model was reconstructed, so this settles no claim of the paper{seeds}"
+    models = "most" if {*scope.paper} == {_smallest(regimes).tokens} else "these"
     sample = (
-        f"the paper's smallest calibration sample for {models} models ({_range(*scope.paper)} "
+        f"the paper's smallest calibration sample for {models} models ({_range(scope.paper)} "
         "tokens)"
     )
     if scope.too_small:
-        share = f"{significant(100 * most)} %"
-        return f"At most {share} of {sample}, so this settles no claim at the paper's scale{seeds}."
+        share = f"{significant(100 * max(scope.reconstructed))} %"
+        return f"At most {share} of {sample}, so this settles no claim at the paper's scale{seeds}"
     if scope.is_in_part_too_small:
         return (
             f"Only some models saw {sample}, so that only what is said of them can support or "
-            f"weaken the paper's claims{seeds}."
+            f"weaken the paper's claims{seeds}"
         )
-    return f"At least {sample}, so this can support or weaken the paper's claims{seeds}."
+    return f"At least {sample}, so this can support or weaken the paper's claims{seeds}"
 
 
 def _of_study(study: Study, records: Records, regimes: Regimes) -> Scope:
@@ -237,14 +209,11 @@ def _smallest(regimes: Regimes) -> Regime:
     return min(regimes.values(), key=lambda each: each.tokens)
 
 
-def _ends(numbers: Iterable[N]) -> tuple[N, N]:
-    known = list(numbers)
-    return min(known), max(known)
-
-
-def _range(least: float, most: float) -> str:
-    """Return two numbers, or one if they are equal."""
+def _range(numbers: Iterable[float]) -> str:
+    """Return the least and the largest of some numbers, or one if they are equal."""
+    known = sorted(numbers)
     low, high = (
-        significant(value) if isinstance(value, float) else f"{value:,}" for value in (least, most)
+        significant(value) if isinstance(value, float) else f"{value:,}"
+        for value in (known[0], known[-1])
     )
     return low if low == high else f"{low} to {high}"

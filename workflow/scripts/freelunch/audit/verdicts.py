@@ -12,9 +12,7 @@ from freelunch.analysis.intervals import Estimate
 
 # These words are the verdicts in `audit.json`, and people read them everywhere: the effect that a
 # claim describes was found in this study, or it was not.
-HOLDS = "found"
-IN_PART = "found in part"
-FAILS = "not found"
+HOLDS, IN_PART, FAILS = "found", "found in part", "not found"
 # The study has the cells, but their numbers do not settle it.
 UNDECIDED = "undecided"
 # The study lacks the cells.
@@ -118,12 +116,7 @@ def judge(
 
 
 def tally(verdicts: Sequence[str], what: str) -> str:
-    """Return the number of each verdict, as the end of a sentence.
-
-    Args:
-        verdicts: One verdict for each thing that was judged.
-        what: The things, such as "claims".
-    """
+    """Return the number of each verdict on things such as "claims", as the end of a sentence."""
     counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
     told = ", ".join(f"{n} {'are' if n > 1 else 'is'} {verdict}" for verdict, n in counts.items())
     return f"Of {len(verdicts)} {what}, {told}"
@@ -133,11 +126,8 @@ def together(verdicts: Sequence[str], agree: bool = False) -> str:
     """Return the joint verdict of several comparisons, such as of several pruned models.
 
     Comparisons that are undecided or could not be tested count neither way. If there are no others,
-    the result is as open; if only some are decided, it is at most "in part".
-
-    Args:
-        verdicts: The verdicts.
-        agree: Whether "not found" needs all comparisons to agree, open ones included.
+    the result is as open; if only some are decided, it is at most "in part". With `agree`, "not
+    found" needs all comparisons to agree, open ones included.
     """
     told = [verdict for verdict in verdicts if verdict not in OPEN]
     kinds = {kind(verdict) for verdict in told}
@@ -150,12 +140,10 @@ def together(verdicts: Sequence[str], agree: bool = False) -> str:
 
 
 def of_claim(parts: Sequence[tuple[str, str]]) -> str:
-    """Return the verdict on a claim.
+    """Return the verdict on a claim, from the verdict and the role of each part.
 
-    Args:
-        parts: The verdict and the role of each part. If a deciding part cannot be tested or is
-            undecided, so is the claim; if all deciding parts fail, so does the claim. A part that
-            `adds` can only weaken a claim.
+    If a deciding part cannot be tested or is undecided, so is the claim; if all deciding parts
+    fail, so does the claim. A part that `adds` can only weaken a claim.
     """
     deciding = [verdict for verdict, role in parts if role == DECIDES]
     for verdict in (UNTESTED, UNDECIDED):
@@ -171,12 +159,5 @@ def of_claim(parts: Sequence[tuple[str, str]]) -> str:
 
 
 def bearing(verdict: str, too_small: bool) -> str:
-    """Return what a verdict says of the paper's claim.
-
-    Args:
-        verdict: What was found.
-        too_small: Whether the study is below the scale of the paper.
-    """
-    if too_small:
-        return TOO_SMALL
-    return BEARINGS.get(verdict, TOO_FEW_SEEDS)
+    """Return what a verdict says of the paper's claim; nothing if the study is too small."""
+    return TOO_SMALL if too_small else BEARINGS.get(verdict, TOO_FEW_SEEDS)

@@ -16,21 +16,18 @@ from freelunch.analysis.intervals import (
 )
 from freelunch.audit.evidence import PERPLEXITY, Evidence
 from freelunch.audit.measures.measure import (
-    CRITERIA,
     Absent,
     Asked,
     Cells,
     Measure,
     Measurement,
-    Place,
     Settings,
-    absent_criteria,
     ask,
-    by_criterion,
     divided,
 )
+from freelunch.audit.measures.recovery import CRITERIA, Place, by_criterion
 from freelunch.reporting.labels import criterion_label
-from freelunch.study.cell import NONE, Cell
+from freelunch.study.cell import NONE
 
 # Of two models of 70 and 72 billion parameters, neither says anything of larger models.
 CLEARLY_SMALLER = 2 / 3
@@ -45,8 +42,7 @@ def gap_left(evidence: Evidence, settings: Settings) -> Asked:
     the mean of its criteria; below 0, the order of the two changes. All criteria have to be there,
     and no others count.
     """
-    for place, criteria in _grouped(evidence, settings):
-        yield from _gaps(evidence, settings, criteria, place, [divided], undefined=NO_GAP)
+    return (gap for *_, gap in _gaps(evidence, settings, [divided], undefined=NO_GAP))
 
 
 def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
@@ -55,10 +51,8 @@ def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
     several criteria were run; below 0, it shrinks. Unlike a share of the gap, this is a number also
     where there was hardly a gap. All criteria have to be there, and no others count.
     """
-    for place, criteria in _grouped(evidence, settings):
-        yield from _gaps(
-            evidence, settings, criteria, place, SIGNED_DIFFERENCES, pick=size_difference
-        )
+    gaps = _gaps(evidence, settings, SIGNED_DIFFERENCES, pick=size_difference)
+    return (gap for *_, gap in gaps)
 
 
 def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
@@ -71,67 +65,30 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     by_gap: dict[tuple[str, str, int, str], list[Measurement]] = {}
     absent: dict[tuple[str, str], list[Absent]] = {}
     models: dict[tuple[str, str], set[str]] = {}
-    for place, criteria in _grouped(evidence, settings):
-        model, pattern, name = place
-        family = "" if settings["across_families"] else _family(evidence, model)
-        gaps = _gaps(evidence, settings, criteria, place, [divided], undefined=NO_GAP)
-        # Pairs of groups come in one order, whichever of the two is worse in a model.
-        for pair, found in enumerate(gaps):
-            if model in sizes:
-                models.setdefault((pattern, name), set()).add(model)
-                if isinstance(found, Absent):
-                    absent.setdefault((pattern, name), []).append(found)
-                else:
-                    by_gap.setdefault((pattern, name, pair, family), []).append(found)
-    several = {gap: pairs for gap, each in by_gap.items() if (pairs := _by_size(each, sizes))}
+    for (model, *of), pair, found in _gaps(evidence, settings, [divided], undefined=NO_GAP):
+        if model not in sizes:
+            continue
+        pattern, name = of
+        models.setdefault((pattern, name), set()).add(model)
+        if isinstance(found, Absent):
+            absent.setdefault((pattern, name), []).append(found)
+        else:
+            family = "" if settings["across_families"] else _family(evidence, model)
+            by_gap.setdefault((pattern, name, pair, family), []).append(found)
+    several = [
+        _left_more(small, large, pattern)
+        for (pattern, *_), measured in by_gap.items()
+        for small, large in _by_size(measured, sizes)
+    ]
     # What one of several models lacks at a budget is not forgotten.
-    missing = [it for of, its in absent.items() if len(models[of]) > 1 for it in its]
+    missing = [each for of, lacking in absent.items() if len(models[of]) > 1 for each in lacking]
     yield from missing
     if not several and not missing:
         yield Absent(
             "models of different sizes",
             "these criteria are not compared on models of several sizes and one architecture",
         )
-    for (pattern, *_), pairs in several.items():
-        for small, large in pairs:
-
-            def statistic(
-                means: Means,
-                combine: Combination,
-                small: Measurement = small,
-                large: Measurement = large,
-            ) -> Numbers:
-                return combine(large.statistics[0](means), small.statistics[0](means))
-
-            yield Measurement(
-                f"{pattern}: {large.subject} minus {small.subject}",
-                [partial(statistic, combine=combine) for combine in SIGNED_DIFFERENCES],
-                [*small.samples, *large.samples],
-                [*small.cells, *large.cells],
-                about=small.about,
-                pick=size_difference,
-            )
-
-
-def _by_size(
-    measured: Sequence[Measurement], sizes: Mapping[str, int]
-) -> list[tuple[Measurement, Measurement]]:
-    """Return each measurement of a model that has a clearly smaller one, behind that of the largest
-    such model.
-    """
-    ordered = sorted(measured, key=lambda each: sizes[each.cells[0].model])
-    pairs = []
-    for large in ordered:
-        most = CLEARLY_SMALLER * sizes[large.cells[0].model]
-        smaller = [each for each in ordered if sizes[each.cells[0].model] <= most]
-        pairs += [(smaller[-1], large)] if smaller else []
-    return pairs
-
-
-def _family(evidence: Evidence, model: str) -> str:
-    """Return the family of a model as its entry says it; empty if it does not."""
-    architecture = evidence.study.model(model).architecture
-    return "" if architecture is None else architecture.model_type or ""
+    yield from several
 
 
 def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
@@ -141,13 +98,16 @@ def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
     to be there.
     """
     one, other = settings["criteria"]
+
+    def difference(means: Means) -> Numbers:
+        return np.exp(means[one]) - np.exp(means[other])
+
     asked: list[Measurement | Absent] = []
-    for place, criteria in _of_shared_seeds(evidence, settings["metric"], settings["criteria"]):
-        if absent := absent_criteria(place, criteria, [one, other]):
-            asked.append(absent)
+    for place, criteria in by_criterion(evidence, settings["metric"], [one, other], beside=True):
+        if isinstance(criteria, Absent):
+            asked.append(criteria)
             continue
         model, _, name = place
-        cells = {criterion: criteria[criterion][name] for criterion in (one, other)}
         subject = f"{', '.join(place)}: {one} minus {other}"
         dense, most = evidence.dense_perplexity(model), settings["dense_at_most"]
         if dense is None or dense > most:
@@ -155,98 +115,101 @@ def perplexity_difference(evidence: Evidence, settings: Settings) -> Asked:
             reason = f"the dense perplexity is {found}, not at most {most}"
             asked.append(Absent(subject, reason, too_small=True))
             continue
-
-        def statistic(means: Means) -> Numbers:
-            return np.exp(means[one]) - np.exp(means[other])
-
-        asked.append(ask(evidence, settings, subject, [statistic], cells))
+        cells = {criterion: criteria[criterion][name] for criterion in (one, other)}
+        asked.append(ask(evidence, settings, subject, [difference], cells))
     # Models that the claim is not about count only where there are no others.
-    about = [it for it in asked if not (isinstance(it, Absent) and it.too_small)]
+    about = [each for each in asked if not (isinstance(each, Absent) and each.too_small)]
     yield from about or asked
 
 
 def _gaps(
+    evidence: Evidence, settings: Settings, compared_by: Sequence[Combination], **more: Any
+) -> Iterator[tuple[Place, int, Measurement | Absent]]:
+    """Yield a comparison of the gap between every two groups of criteria with and without the
+    reconstruction: where, the number of the pair, and the comparison. `compared_by` take the two
+    gaps in this order, and `more` are attributes of the comparison.
+    """
+    groups, metric = settings["groups"], settings["metric"]
+    for place, criteria in by_criterion(evidence, metric, [*chain(*groups)], beside=True):
+        if isinstance(criteria, Absent):
+            yield place, 0, criteria
+            continue
+        for at, pair in enumerate(combinations(groups, 2)):
+            yield place, at, _gap(evidence, settings, criteria, place, pair, compared_by, **more)
+
+
+def _gap(
     evidence: Evidence,
     settings: Settings,
     criteria: Mapping[str, Cells],
     place: Place,
+    pair: Sequence[Group],
     compared_by: Sequence[Combination],
     **more: Any,
-) -> Asked:
-    """Yield a comparison of the gap between every two groups of criteria with and without the
-    reconstruction; `compared_by` take the two in this order, and `more` are attributes of it.
-    """
+) -> Measurement | Absent:
     model, _, name = place
-    if absent := absent_criteria(place, criteria, _all(settings)):
-        yield absent
-        return
 
     def key(criterion: str, adaptation: str) -> str:
         # Names of one model have to differ from those of another.
         return f"{model} {criterion} {adaptation}"
 
-    def gap(means: Means, pair: Sequence[Group], adaptation: str) -> Numbers:
-        levels = [np.mean([means[key(it, adaptation)] for it in of], axis=0) for of in pair]
+    def gap(means: Means, adaptation: str) -> Numbers:
+        levels = [
+            np.mean([means[key(criterion, adaptation)] for criterion in group], axis=0)
+            for group in pair
+        ]
         return np.asarray(levels[0] - levels[1])
 
-    for pair in combinations(settings["groups"], 2):
-        cells = {
-            key(it, adaptation): criteria[it][adaptation]
-            for group in pair
-            for it in group
-            for adaptation in (NONE, name)
-        }
-        sample = evidence.sample(cells, settings["metric"])
-        # The group that is worse without the reconstruction comes first.
-        ordered = pair[::-1] if sample and gap(sample.means(), pair, NONE) < 0 else pair
+    def statistic(means: Means, combine: Combination) -> Numbers:
+        return combine(gap(means, name), gap(means, NONE))
 
-        def statistic(
-            means: Means, combine: Combination, pair: Sequence[Group] = ordered
-        ) -> Numbers:
-            return combine(gap(means, pair, name), gap(means, pair, NONE))
-
-        yield ask(
-            evidence,
-            settings,
-            ", ".join(place),
-            [partial(statistic, combine=combine) for combine in compared_by],
-            cells,
-            about=" vs. ".join(map(_group_label, ordered)),
-            **more,
-        )
+    cells = {
+        key(criterion, adaptation): criteria[criterion][adaptation]
+        for criterion in chain(*pair)
+        for adaptation in (NONE, name)
+    }
+    sample = evidence.sample(cells, settings["metric"])
+    # The group that is worse without the reconstruction comes first.
+    if sample and gap(sample.means(), NONE) < 0:
+        pair = pair[::-1]
+    statistics = [partial(statistic, combine=combine) for combine in compared_by]
+    about = " vs. ".join("/".join(map(criterion_label, group)) for group in pair)
+    return ask(evidence, settings, ", ".join(place), statistics, cells, about=about, **more)
 
 
-def _group_label(group: Group) -> str:
-    return "/".join(map(criterion_label, group))
+def _left_more(small: Measurement, large: Measurement, pattern: str) -> Measurement:
+    """Return how much more of a gap is left in the larger of two models."""
+
+    def statistic(means: Means, combine: Combination) -> Numbers:
+        return combine(large.statistics[0](means), small.statistics[0](means))
+
+    return Measurement(
+        f"{pattern}: {large.subject} minus {small.subject}",
+        [partial(statistic, combine=combine) for combine in SIGNED_DIFFERENCES],
+        [*small.samples, *large.samples],
+        [*small.cells, *large.cells],
+        about=small.about,
+        pick=size_difference,
+    )
 
 
-def _all(settings: Settings) -> list[str]:
-    """Return the criteria of all groups."""
-    return [*chain(*settings["groups"])]
-
-
-def _grouped(evidence: Evidence, settings: Settings) -> Iterator[tuple[Place, dict[str, Cells]]]:
-    """Yield what `_of_shared_seeds` yields for the criteria of all groups."""
-    return _of_shared_seeds(evidence, settings["metric"], _all(settings))
-
-
-def _of_shared_seeds(
-    evidence: Evidence, metric: str, wanted: Sequence[str]
-) -> Iterator[tuple[Place, dict[str, Cells]]]:
-    """Yield what `by_criterion` yields where there are several criteria, with the cells of the
-    seeds that all wanted criteria share; without any cell if they share none.
+def _by_size(
+    measured: Sequence[Measurement], sizes: Mapping[str, int]
+) -> Iterator[tuple[Measurement, Measurement]]:
+    """Yield each measurement of a model that has a clearly smaller one, behind that of the largest
+    such model.
     """
-    for place, criteria in by_criterion(evidence, metric, wanted):
-        if len(criteria) < 2:
-            continue
-        *_, name = place
-        there = {it: cells for it, cells in criteria.items() if it in wanted} or criteria
-        seeds = set.intersection(*({it.seed for it in of[name]} for of in there.values()))
+    ordered = sorted(measured, key=lambda each: sizes[each.cells[0].model])
+    for large in ordered:
+        most = CLEARLY_SMALLER * sizes[large.cells[0].model]
+        if smaller := [each for each in ordered if sizes[each.cells[0].model] <= most]:
+            yield smaller[-1], large
 
-        def kept(of_seeds: Sequence[Cell], seeds: set[int] = seeds) -> list[Cell]:
-            return [cell for cell in of_seeds if cell.seed in seeds]
 
-        yield place, {it: {key: kept(of[key]) for key in (NONE, name)} for it, of in there.items()}
+def _family(evidence: Evidence, model: str) -> str:
+    """Return the family of a model as its entry says it; empty if it does not."""
+    architecture = evidence.study.model(model).architecture
+    return "" if architecture is None else architecture.model_type or ""
 
 
 GROUPS = {"type": "array", "minItems": 2, "items": CRITERIA}

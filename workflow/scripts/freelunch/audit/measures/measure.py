@@ -6,7 +6,7 @@ the claim names: nats per token, or the share of wrong answers. The audit's page
 of each measure.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,7 @@ from freelunch.analysis.intervals import Numbers, Pick, Sample, Statistic
 from freelunch.audit.evidence import ACCURACY, METRICS, PERPLEXITY, Evidence
 from freelunch.audit.verdicts import UNBOUNDED, UNDEFINED
 from freelunch.reporting.formatting import NOT_FINITE
-from freelunch.study.cell import DENSE, NONE, Cell
-from freelunch.study.windows import ALL, HALVES, MATRIX
-
-# JSON Schemas of settings that several measures have.
-WINDOW = {"anyOf": [{"enum": [MATRIX, HALVES, ALL]}, {"type": "integer", "minimum": 1}]}
-WINDOWS = {"type": "array", "minItems": 1, "uniqueItems": True, "items": WINDOW}
-CRITERIA = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "string"}}
+from freelunch.study.cell import DENSE, Cell
 
 
 @dataclass(frozen=True)
@@ -85,8 +79,6 @@ Settings = Mapping[str, Any]
 Asked = Iterator[Measurement | Absent]
 # By name, one cell for each seed.
 Cells = Mapping[str, Sequence[Cell]]
-# A model, a pattern and a reconstruction.
-Place = tuple[str, str, str]
 # The cells of a pruned model by adaptation, and then by seed.
 BySeed = Mapping[str, Mapping[int, Cell]]
 
@@ -151,77 +143,6 @@ def ask(
     return Measurement(subject, statistics, [sample], list(used), **more)
 
 
-def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]]:
-    """Yield the dense, pruned and reconstructed cells of each pruned model, and the reconstruction.
-
-    The reconstruction is the first of the references, and each of its other budgets that was
-    measured. The cells are those of the seeds that were measured, or of all seeds where none was.
-    """
-    for by_name in evidence.pruned:
-        first = next(
-            (name for name in evidence.study.comparisons.references if name in by_name), None
-        )
-        if first is None:
-            continue
-        for name in evidence.study.comparisons.budgets_of(first, by_name):
-            seeds = sorted(by_name.get(NONE, {}).keys() & by_name[name])
-            measured = [
-                seed
-                for seed in seeds
-                if all(evidence.measures(by_name[it][seed], metric) for it in (NONE, name))
-            ]
-            if kept := measured or (seeds if name == first else []):
-                cells = {it: [by_name[it][seed] for seed in kept] for it in (NONE, name)}
-                # The dense model has one cell, which stands beside every seed.
-                cells[DENSE] = [Cell.dense(cells[NONE][0].model)] * len(kept)
-                yield cells, name
-
-
-def by_criterion(
-    evidence: Evidence, metric: str, wanted: Collection[str]
-) -> Iterator[tuple[Place, dict[str, Cells]]]:
-    """Yield the cells of each criterion for each model, pattern and reconstruction.
-
-    A model and pattern count if there is any of the wanted criteria. There is each budget with
-    which several criteria were run, or all that are wanted; if there is none, the reference.
-    """
-    found: dict[tuple[str, str], dict[str, dict[str, Cells]]] = {}
-    for cells, name in reconstructed(evidence, metric):
-        one = cells[NONE][0]
-        of_place = found.setdefault((one.model, one.pattern), {})
-        of_place.setdefault(name, {})[one.criterion] = cells
-    for (model, pattern), by_name in found.items():
-        if not {*wanted} & {criterion for criteria in by_name.values() for criterion in criteria}:
-            continue
-        asked = [
-            name
-            for name, criteria in by_name.items()
-            if len(criteria) > 1 or criteria.keys() >= {*wanted}
-        ]
-        for name in asked or [min(by_name, key=evidence.study.comparisons.references.index)]:
-            yield (model, pattern, name), by_name[name]
-
-
-def absent_criteria(
-    place: Place, criteria: Mapping[str, Cells], wanted: Sequence[str]
-) -> Absent | None:
-    """Return which of the wanted criteria have no cells there, or that they share no seed; None if
-    they can be compared.
-    """
-    missing = [criterion for criterion in wanted if criterion not in criteria]
-    reason = None
-    if missing:
-        reason = f"there are no cells of {', '.join(missing)}"
-    elif not all(of_seeds for it in wanted for of_seeds in criteria[it].values()):
-        reason = f"no seed has all of {', '.join(wanted)}"
-    return Absent(", ".join(place), reason) if reason else None
-
-
-def only(cells: Cells, names: Sequence[str]) -> Cells:
-    """Return some of the cells, by name."""
-    return {name: cells[name] for name in names}
-
-
 def shared_seeds(by_name: BySeed, names: Sequence[str]) -> Cells:
     """Return the cells of some adaptations for all seeds that these have in common.
 
@@ -248,8 +169,3 @@ def shared_sample(evidence: Evidence, by_name: BySeed, names: Sequence[str]) -> 
 def divided(value: Numbers, by: Numbers) -> Numbers:
     """Return a quotient; NaN where there is nothing to divide by."""
     return np.divide(value, by, out=np.full_like(by, np.nan), where=by > 0)
-
-
-def constant(value: float) -> Statistic:
-    """Return a statistic that does not depend on losses."""
-    return lambda _: np.asarray(value)

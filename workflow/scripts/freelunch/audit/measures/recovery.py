@@ -1,24 +1,38 @@
-"""Measures of how much of the loss that pruning adds the reconstruction recovers."""
+"""Measures of what the reconstruction recovers, of all models or of large ones, which have to fit
+into memory; and the cells of each criterion that was reconstructed.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
 
 from freelunch.analysis.intervals import Means, Numbers, Statistic
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import (
-    CRITERIA,
     Absent,
     Asked,
+    Cells,
     Measure,
     Measurement,
     Settings,
-    absent_criteria,
     ask,
-    by_criterion,
     divided,
-    only,
-    reconstructed,
 )
-from freelunch.study.cell import DENSE, NONE, pruned_model
+from freelunch.core.errors import UserError, nearest
+from freelunch.costs.checks import checked_plan
+from freelunch.costs.jobs import PlannedJob
+from freelunch.study.cell import DENSE, NONE, Cell, pruned_model
+from freelunch.study.registry import REPOSITORY
+from freelunch.study.steps import RECONSTRUCT_WINDOW
+from freelunch.study.study import Study
 
 RECOVERED = "recovered share of the loss that pruning adds"
+# The JSON Schema of a setting that several measures have.
+CRITERIA = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "string"}}
+# A model, a pattern and a reconstruction.
+Place = tuple[str, str, str]
 
 
 def recovered_by(adaptation: str) -> Statistic:
@@ -35,13 +49,11 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
     which several criteria were run. All `criteria` have to be there, and no others count.
     """
     wanted = settings["criteria"]
-    for place, criteria in by_criterion(evidence, settings["metric"], wanted):
-        if absent := absent_criteria(place, criteria, wanted):
-            yield absent
+    for (*_, name), criteria in by_criterion(evidence, settings["metric"], wanted):
+        if isinstance(criteria, Absent):
+            yield criteria
             continue
-        *_, name = place
-        for criterion in wanted:
-            cells = criteria[criterion]
+        for cells in (criteria[criterion] for criterion in wanted):
             subject = f"{pruned_model(cells[NONE][0])}, {name}"
             yield ask(evidence, settings, subject, [recovered_by(name)], cells)
 
@@ -50,14 +62,13 @@ def gain(evidence: Evidence, settings: Settings) -> Asked:
     """How much the reconstruction lowers the loss, in nats per token or as a share of answers, for
     each budget that was measured. Pruned models that were not measured count as untested.
     """
-    asked = []
-    for cells, name in reconstructed(evidence, settings["metric"]):
 
-        def statistic(means: Means, name: str = name) -> Numbers:
-            return means[NONE] - means[name]
-
+    def of(name: str, cells: Cells) -> Measurement | Absent:
+        pair = {each: cells[each] for each in (NONE, name)}
         subject = f"{pruned_model(cells[NONE][0])}, {name}"
-        asked.append(ask(evidence, settings, subject, [statistic], only(cells, [NONE, name])))
+        return ask(evidence, settings, subject, [lambda means: means[NONE] - means[name]], pair)
+
+    asked = [of(name, cells) for cells, name in reconstructed(evidence, settings["metric"])]
     measured = [each for each in asked if isinstance(each, Measurement)]
     yield from measured
     # Slow metrics are measured on few cells; the others share one line.
@@ -71,20 +82,121 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
     least `parameters` parameters, for each budget with which several criteria were run. All
     `criteria` have to be there, and no others count.
     """
-    sizes = evidence.parameters
-    large = evidence.only(lambda cell: sizes.get(cell.model, 0) >= settings["parameters"])
-    asked = list(recovery(large, settings))
-    largest = max(sizes.values(), default=0)
+    least, sizes = settings["parameters"], evidence.parameters
+    asked = [*recovery(evidence.only(lambda cell: sizes.get(cell.model, 0) >= least), settings)]
     if not asked:
-        too_small = largest < settings["parameters"]
-        yield Absent(
-            f"models of {settings['parameters']:,} parameters or more",
-            f"the largest model of this study has {largest:,}"
-            if too_small
-            else "no reconstruction of them is there to compare",
-            too_small=too_small,
-        )
+        largest = max(sizes.values(), default=0)
+        reason = "no reconstruction of them is there to compare"
+        if largest < least:
+            reason = f"the largest model of this study has {largest:,}"
+        subject = f"models of {least:,} parameters or more"
+        yield Absent(subject, reason, too_small=largest < least)
     yield from asked
+
+
+def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
+    """The peak memory that the plan predicts for the job of an `adaptation` in another `study`,
+    which does not have to be run.
+    """
+    plan = checked_plan(Study.load(Path(settings["study"]), REPOSITORY))
+    name = settings["adaptation"]
+    if name not in plan.study.config.adaptations:
+        raise UserError(
+            "a claim names an adaptation that its study does not have",
+            where=settings["study"],
+            found=name,
+            expected=nearest(name, plan.study.config.adaptations),
+            todo="correct the claim",
+        )
+
+    def of(cell: Cell, gigabytes: float) -> Measurement:
+        subject, command = f"{cell.model}, {name}", f"make plan STUDY={settings['study']}"
+        # It does not depend on losses.
+        return Measurement(subject, [lambda _: np.asarray(gigabytes)], [], [], command=command)
+
+    for cell in (cell for cell in plan.study.cells if cell.adaptation == name):
+        if cost := plan.cost(PlannedJob(RECONSTRUCT_WINDOW, cell)):
+            yield of(cell, cost.memory_bytes / 1e9)
+
+
+def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]]:
+    """Yield the dense, pruned and reconstructed cells of each pruned model, and the reconstruction.
+
+    The reconstruction is the first of the references, and each of its other budgets that was
+    measured. The cells are those of the seeds that were measured, or of all seeds where none was.
+    """
+    comparisons = evidence.study.comparisons
+    for by_name in evidence.pruned:
+        first = next((name for name in comparisons.references if name in by_name), None)
+        for name in comparisons.budgets_of(first, by_name) if first else ():
+            pairs = {
+                seed: [by_name[each][seed] for each in (NONE, name)]
+                for seed in sorted(by_name.get(NONE, {}).keys() & by_name[name])
+            }
+            measured = [
+                seed
+                for seed, pair in pairs.items()
+                if all(evidence.losses(cell, metric) is not None for cell in pair)
+            ]
+            if seeds := measured or (list(pairs) if name == first else []):
+                unadapted, adapted = zip(*(pairs[seed] for seed in seeds), strict=True)
+                # The dense model has one cell, which stands beside every seed.
+                dense = [Cell.dense(unadapted[0].model)] * len(seeds)
+                yield {NONE: unadapted, name: adapted, DENSE: dense}, name
+
+
+def by_criterion(
+    evidence: Evidence, metric: str, wanted: Sequence[str], beside: bool = False
+) -> Iterator[tuple[Place, dict[str, Cells] | Absent]]:
+    """Yield the cells of each criterion for each model, pattern and reconstruction; or which of the
+    wanted criteria are missing there.
+
+    A model and pattern count if there is any of the wanted criteria. There is each budget with
+    which several criteria were run, or all that are wanted; if there is none, the reference.
+
+    Args:
+        evidence: The study.
+        metric: What has to be measured.
+        wanted: The criteria that have to be there.
+        beside: Whether the wanted criteria are compared with each other: where there are several,
+            and with the seeds that they share.
+    """
+    found: dict[tuple[str, str], dict[str, dict[str, Cells]]] = {}
+    for cells, name in reconstructed(evidence, metric):
+        one = cells[NONE][0]
+        of_place = found.setdefault((one.model, one.pattern), {})
+        of_place.setdefault(name, {})[one.criterion] = cells
+    for (model, pattern), by_name in found.items():
+        if not {*wanted} & {*chain(*by_name.values())}:
+            continue
+        asked = [
+            name
+            for name, criteria in by_name.items()
+            if len(criteria) > 1 or criteria.keys() >= {*wanted}
+        ]
+        for name in asked or [min(by_name, key=evidence.study.comparisons.references.index)]:
+            criteria, place = by_name[name], (model, pattern, name)
+            if beside and len(criteria) < 2:
+                continue
+            if missing := [each for each in wanted if each not in criteria]:
+                yield place, Absent(", ".join(place), f"there are no cells of {', '.join(missing)}")
+                continue
+            if not beside:
+                yield place, criteria
+                continue
+            of_all = [{cell.seed for cell in criteria[each][name]} for each in wanted]
+            shared: dict[str, Cells] = {
+                each: {
+                    key: [cell for cell in of_seeds if cell.seed in set.intersection(*of_all)]
+                    for key, of_seeds in criteria[each].items()
+                    if key != DENSE
+                }
+                for each in wanted
+            }
+            if set.intersection(*of_all):
+                yield place, shared
+            else:
+                yield place, Absent(", ".join(place), f"no seed has all of {', '.join(wanted)}")
 
 
 MEASURES = (
@@ -93,9 +205,13 @@ MEASURES = (
     Measure(
         recovery_at_size,
         RECOVERED,
-        {
-            "parameters": {"type": "integer", "minimum": 1},
-            "criteria": CRITERIA,
-        },
+        {"parameters": {"type": "integer", "minimum": 1}, "criteria": CRITERIA},
+    ),
+    Measure(
+        planned_memory,
+        "planned memory",
+        {"study": {"type": "string"}, "adaptation": {"type": "string"}},
+        unit="GB",
+        metrics=(),
     ),
 )

@@ -1,6 +1,5 @@
 """The measure of the budget at which retraining reaches the reconstruction."""
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -17,7 +16,6 @@ from freelunch.audit.measures.measure import (
     Measurement,
     Settings,
     ask,
-    only,
 )
 from freelunch.reporting.formatting import significant
 from freelunch.study.cell import pruned_model
@@ -44,22 +42,21 @@ def budget_ratio(evidence: Evidence, settings: Settings) -> Asked:
     """
     for comparison in evidence.comparisons:
         against = f"{pruned_model(comparison.reference.cells[0])}, retraining against"
-        beside = f"{against} {comparison.reference.name}"
         ways = {
             series: members
             for series, members in comparison.curves.items()
             if members[0].settings.method in settings["methods"] and not members[0].settings.distils
         }
-        methods = {members[0].settings.method for members in ways.values()}
-        if missing := [name for name in settings["methods"] if name not in methods]:
-            yield Absent(beside, f"retraining that was not run: {', '.join(missing)}")
-            continue
         finite = {
             series: [each for each in way if not evidence.diverged(each.cells, settings["metric"])]
             for series, way in ways.items()
         }
-        if diverged := [series for series, way in finite.items() if not way]:
-            yield Absent(beside, f"retraining that diverged: {', '.join(diverged)}")
+        methods = {members[0].settings.method for members in ways.values()}
+        missing = [name for name in settings["methods"] if name not in methods]
+        if lacking := missing or [series for series, way in finite.items() if not way]:
+            why = "was not run" if missing else "diverged"
+            reason = f"retraining that {why}: {', '.join(lacking)}"
+            yield Absent(f"{against} {comparison.reference.name}", reason)
             continue
         for reconstruction in comparison.curves[comparison.reference.series]:
             compared = on_shared_seeds(reconstruction, finite)
@@ -82,26 +79,24 @@ def _ratio(
     ways: Mapping[str, Sequence[Adapted]],
 ) -> Measurement | Absent:
     """Return the budget with which one of some ways of retraining reaches a reconstruction."""
-    unit = settings["unit"]
-    of_ways = [
+    own = getattr(reference, settings["unit"])
+    curves = [
         _without_gaps(
-            {each.name: getattr(each, unit) / getattr(reference, unit) for each in way},
-            settings["apart"],
+            {each.name: getattr(each, settings["unit"]) / own for each in way}, settings["apart"]
         )
         for way in ways.values()
     ]
-    used = {name for way in of_ways for names in way.values() for name in names}
+    used = sorted({name for curve in curves for names in curve.values() for name in names})
     cells = {each.name: each.cells for way in ways.values() for each in way}
-    least, most = max(map(min, of_ways)), min(map(max, of_ways))
-    smallest = min(map(min, of_ways))
-    ends = dict.fromkeys(significant(of) for of in (smallest, most))
+    least, most = max(map(min, curves)), min(map(max, curves))
+    ends = dict.fromkeys(significant(end) for end in (min(map(min, curves)), most))
     subject = f"{pruned_model(reference.cells[0])}, {', '.join(ways)}"
     return ask(
         evidence,
         settings,
         f"{subject}, {' to '.join(ends)} times the reconstruction's budget",
-        [partial(_reached, way, reference.name) for way in of_ways],
-        {**only(cells, sorted(used)), reference.name: reference.cells},
+        [partial(_reached, curve, reference.name) for curve in curves],
+        {**{name: cells[name] for name in used}, reference.name: reference.cells},
         about=reference.name,
         bounds=(least, most),
         without="not reached",
@@ -114,20 +109,19 @@ def _ratio(
 def _without_gaps(amounts: Mapping[str, float], apart: float) -> Curve:
     """Return the budgets of a way of retraining before the first step that is too large."""
     found: dict[float, list[str]] = {}
-    last = math.inf
     for amount, names in by_amount(amounts).items():
-        if found and amount > apart * last:
+        if found and amount > apart * max(found):
             break
-        found[amount], last = names, amount
+        found[amount] = names
     return found
 
 
-def _reached(way: Curve, reference: str, means: Means) -> Numbers:
+def _reached(curve: Curve, reference: str, means: Means) -> Numbers:
     """Return the budget with which a way of retraining reaches the reconstruction.
 
     It is infinite where no budget that was run does, NaN where a smaller one may.
     """
-    budgets, excess = list(way), excess_on(way, reference, means)
+    budgets, excess = list(curve), excess_on(curve, reference, means)
     reached = reached_at(budgets, excess)
     made_worse = len(excess) > 1 and excess[-1] > excess[-2]
     return np.where(np.isinf(reached) & ((budgets[0] > 1) | made_worse), np.nan, reached)

@@ -9,7 +9,7 @@ memory it needs.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,8 +17,6 @@ import numpy as np
 from freelunch.analysis.intervals import Sample, Statistic
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import (
-    WINDOW,
-    WINDOWS,
     Absent,
     Asked,
     BySeed,
@@ -34,8 +32,11 @@ from freelunch.study.adaptations import Adaptation, LeastSquares, Reconstruction
 from freelunch.study.cell import NONE, pruned_model
 from freelunch.study.comparisons import is_usual_window
 from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.windows import AUTO, HALVES, MATRIX, window_size
+from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX, window_size
 
+# JSON Schemas of settings.
+WINDOW = {"anyOf": [{"enum": [MATRIX, HALVES, ALL]}, {"type": "integer", "minimum": 1}]}
+WINDOWS = {"type": "array", "minItems": 1, "uniqueItems": True, "items": WINDOW}
 # Runs that a comparison of peak memory needs.
 RUNS = 3
 MISSED = "gain missed, as a share of the other window's gain"
@@ -51,14 +52,17 @@ class _Kind:
     def __str__(self) -> str:
         return f"{self.window} (solved exactly)" if self.exact else str(self.window)
 
+    def beside(self, other: "_Kind") -> str:
+        return f"{window_label(self.window)} vs. {window_label(other.window)}"
+
 
 @dataclass(frozen=True)
 class _Windows:
     """The usual windows of a pruned model that see the same amount of text.
 
     Attributes:
-        model: The pruned model.
-        name: The model that was pruned.
+        pruned: The pruned model in words.
+        model: The model that was pruned.
         sequences: The number of sequences that they see.
         cells: All cells of the pruned model.
         amount: The amount of text in words, if the model has several.
@@ -69,8 +73,8 @@ class _Windows:
         compared: Windows that are compared here.
     """
 
+    pruned: str
     model: str
-    name: str
     sequences: int
     cells: BySeed
     amount: str = ""
@@ -87,20 +91,20 @@ class _Windows:
         self,
         evidence: Evidence,
         settings: Settings,
-        subject: str,
         kind: _Kind,
         beside: Sequence[_Kind],
-        *words: str,
+        about: str = "",
+        subject: str = "",
     ) -> Measurement | Absent:
         """Return how much less a window gains than others; the largest share counts."""
         name, *others = (self.names[each] for each in (kind, *beside))
         return ask(
             evidence,
             settings,
-            f"{self.model}, {subject or name}",
+            f"{self.pruned}, {subject or name}",
             [_missed(name, other) for other in others],
             shared_seeds(self.cells, [NONE, name, *others]),
-            about=self.about(*words),
+            about=self.about(about),
             pick=max,
         )
 
@@ -111,13 +115,13 @@ def window_difference(evidence: Evidence, settings: Settings) -> Asked:
     of them that fit into memory have to be there, and no others count.
     """
     beside = _Kind(settings["beside"])
-
-    def compare(found: _Windows) -> Asked:
+    for found in _compared(evidence, settings, beside):
+        if isinstance(found, Absent):
+            yield found
+            continue
         for kind in found.compared:
-            words = _beside(kind, beside)
-            yield found.missed(evidence, settings, "windows", kind, [beside], words)
-
-    return _compared(evidence, settings, beside, compare)
+            about = kind.beside(beside)
+            yield found.missed(evidence, settings, kind, [beside], about, subject="windows")
 
 
 def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
@@ -126,9 +130,7 @@ def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
     has the adaptation `beside`, and no others count.
     """
     beside, others = settings["beside"], settings["adaptations"]
-    for by_name in evidence.pruned:
-        if beside not in by_name:
-            continue
+    for by_name in (each for each in evidence.pruned if beside in each):
         place = pruned_model(next(iter(by_name[beside].values())))
         if absent := [name for name in (NONE, *others) if name not in by_name]:
             yield Absent(place, f"adaptations that are not there: {', '.join(absent)}")
@@ -146,13 +148,12 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     to be there, and no others count.
     """
     matrix = _Kind(MATRIX, settings["exact"])
-
-    def compare(found: _Windows) -> Asked:
+    for found in _compared(evidence, settings, matrix):
+        if isinstance(found, Absent):
+            yield found
+            continue
         for kind in found.compared:
-            words = _beside(matrix, kind)
-            yield found.missed(evidence, settings, "", matrix, [kind], words)
-
-    return _compared(evidence, settings, matrix, compare)
+            yield found.missed(evidence, settings, matrix, [kind], matrix.beside(kind))
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
@@ -162,11 +163,11 @@ def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
     there; no others count.
     """
     halves = _Kind(HALVES)
-
-    def compare(found: _Windows) -> Asked:
-        yield found.missed(evidence, settings, "", halves, found.compared)
-
-    return _compared(evidence, settings, halves, compare)
+    for found in _compared(evidence, settings, halves):
+        if isinstance(found, Absent):
+            yield found
+        else:
+            yield found.missed(evidence, settings, halves, found.compared)
 
 
 def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
@@ -176,35 +177,30 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
     began, which is mostly libraries. The interval is over runs with different seeds, of which three
     are needed.
     """
-
-    def compare(found: _Windows) -> Asked:
-        half, *others = names = [found.names[kind] for kind in (halves, *found.compared)]
-        cells, subject = shared_seeds(found.cells, names), found.about(found.model)
-        used = [cell for name in names for cell in cells[name]]
-        peaks = [[evidence.work_peak(cell) for cell in cells[name]] for name in names]
-        if len(used) < RUNS * len(names):
-            seeds = len(used) // len(names)
-            yield Absent(subject, f"peak memory was measured with {seeds} of {RUNS} seeds")
-        elif any(peak is None for of_seeds in peaks for peak in of_seeds):
-            yield Absent(subject, "some records lack the peak memory of a job's own work")
-        else:
-            # What varies from run to run is the unit of the interval.
-            runs = Sample(names, [np.array(peaks, dtype=float)[:, None]])
-            # Beside the smallest, the ratio is largest.
-            ratios = [_ratio(half, other) for other in others]
-            subject = f"{found.model}, {half}"
-            yield Measurement(subject, ratios, [runs], used, found.about(), max)
-
-    halves = _Kind(HALVES)
-    return _compared(evidence, settings, halves, compare)
+    for found in _compared(evidence, settings, _Kind(HALVES)):
+        yield found if isinstance(found, Absent) else _memory(evidence, found)
 
 
-def _beside(kind: _Kind, other: _Kind) -> str:
-    return f"{window_label(kind.window)} vs. {window_label(other.window)}"
+def _memory(evidence: Evidence, found: _Windows) -> Measurement | Absent:
+    half, *others = names = [found.names[kind] for kind in (_Kind(HALVES), *found.compared)]
+    cells = shared_seeds(found.cells, names)
+    peaks = [[evidence.work_peak(cell) for cell in cells[name]] for name in names]
+    if len(cells[half]) < RUNS:
+        reason = f"peak memory was measured with {len(cells[half])} of {RUNS} seeds"
+        return Absent(found.about(found.pruned), reason)
+    if any(peak is None for of_seeds in peaks for peak in of_seeds):
+        reason = "some records lack the peak memory of a job's own work"
+        return Absent(found.about(found.pruned), reason)
 
+    def ratio(other: str) -> Statistic:
+        return lambda means: divided(means[half], means[other])
 
-def _ratio(name: str, other: str) -> Statistic:
-    return lambda means: divided(means[name], means[other])
+    # What varies from run to run is the unit of the interval.
+    runs = Sample(names, [np.array(peaks, dtype=float)[:, None]])
+    used = [cell for name in names for cell in cells[name]]
+    # Beside the smallest, the ratio is largest.
+    ratios = [ratio(other) for other in others]
+    return Measurement(f"{found.pruned}, {half}", ratios, [runs], used, found.about(), max)
 
 
 def _missed(name: str, other: str) -> Statistic:
@@ -212,18 +208,15 @@ def _missed(name: str, other: str) -> Statistic:
     return lambda means: divided(means[name] - means[other], means[NONE] - means[other])
 
 
-def _compared(
-    evidence: Evidence, settings: Settings, wanted: _Kind, compare: Callable[[_Windows], Asked]
-) -> Asked:
-    """Yield a comparison of the windows of each pruned model, or which ones are missing, for each
-    amount of text with which several windows were run.
+def _compared(evidence: Evidence, settings: Settings, wanted: _Kind) -> Iterator[_Windows | Absent]:
+    """Yield the windows of each pruned model, or which ones are missing, for each amount of text
+    with which several windows were run.
 
     Args:
         evidence: The study.
         settings: Those of the measure. All of their `windows` have to be there, except for those
             that do not fit.
         wanted: The window that has to be there in any case.
-        compare: Yields the comparison, given what is there.
     """
     beside = [_Kind(window) for window in settings["windows"]]
     models = list(_all_windows(evidence))
@@ -232,23 +225,24 @@ def _compared(
         samples = evidence.study.calibration.samples
         models = [found for found in models if found.sequences == samples]
     for found in models:
-        elsewhere: set[_Kind] = set()
-        for other in models:
-            if other.name != found.name and other.sequences == found.sequences:
-                elsewhere |= {*other.names}
+        elsewhere = {
+            kind
+            for other in models
+            if other.model != found.model and other.sequences == found.sequences
+            for kind in other.names
+        }
         too_large = [
             kind
             for kind in beside
             if kind in elsewhere - {*found.names} and window_size(kind.window) > found.limit
         ]
         compared = [kind for kind in beside if kind not in too_large]
-        subject = found.about(found.model)
-        missing = [kind for kind in (wanted, *compared) if kind not in found.names]
-        if missing:
+        subject = found.about(found.pruned)
+        if missing := [kind for kind in (wanted, *compared) if kind not in found.names]:
             alike = "" if found.unlike.isdisjoint(missing) else " with the settings of the others"
             reason = f"windows that were not run{alike}: {', '.join(map(str, missing))}"
             # Whether matrices are solved exactly is a choice of the study's for each model.
-            entries = _adaptations(evidence, found.name)
+            entries = _adaptations(evidence, found.model)
             solves = any(isinstance(entry, LeastSquares) for entry in entries)
             left_out = wanted.exact and missing == [wanted] and wanted in elsewhere and not solves
             yield Absent(subject, reason, left_out=left_out)
@@ -257,7 +251,7 @@ def _compared(
             reason = f"windows that do not fit into memory: {', '.join(map(str, too_large))}"
             yield Absent(subject, reason, left_out=True)
         if compared:
-            yield from compare(replace(found, compared=compared))
+            yield replace(found, compared=compared)
 
 
 def _all_windows(evidence: Evidence) -> Iterator[_Windows]:
@@ -265,11 +259,11 @@ def _all_windows(evidence: Evidence) -> Iterator[_Windows]:
     several windows, in its order. Whether they share a seed is not asked here.
     """
     study = evidence.study
-    for by_name in evidence.pruned:
+    for by_name in (each for each in evidence.pruned if NONE in each):
         usual = {
             name: settings
             for name, settings in study.config.adaptations.items()
-            if NONE in by_name and name in by_name and is_usual_window(settings)
+            if name in by_name and is_usual_window(settings)
         }
         favoured = {*study.comparisons.selected_on_evaluation}
         # If all that train were chosen on the evaluation text, they are compared. The reason says
@@ -277,40 +271,43 @@ def _all_windows(evidence: Evidence) -> Iterator[_Windows]:
         if {name for name, entry in usual.items() if isinstance(entry, Training)} <= favoured:
             favoured = set()
         found: dict[int, _Windows] = {}
-        for name, settings in usual.items():
-            if name in favoured:
-                continue
+        for name in (each for each in usual if each not in favoured):
             one, sequences = next(iter(by_name[name].values())), study.comparisons.sequences[name]
-            here = found.get(sequences) or _Windows(
-                pruned_model(one), one.model, sequences, by_name
+            here = found.setdefault(
+                sequences, _Windows(pruned_model(one), one.model, sequences, by_name)
             )
-            found[sequences] = here
-            kind = _Kind(evidence.window_of(one), isinstance(settings, LeastSquares))
+            kind = _Kind(evidence.window_of(one), isinstance(usual[name], LeastSquares))
             if name not in study.comparisons.window_group(one):
                 here.unlike.add(kind)
                 continue
             here.names.setdefault(kind, name)
-            if isinstance(settings, Reconstruction) and settings.window == AUTO:
+            if _takes_what_fits(usual[name]):
                 found[sequences] = replace(here, limit=_largest(evidence, one.model))
         several = [found[amount] for amount in sorted(found) if len(found[amount].names) > 1]
         for here in several:
-            tokens = here.sequences * study.calibration_of(here.name).length
+            tokens = here.sequences * study.calibration_of(here.model).length
             yield replace(here, amount=f"{tokens:,} tokens") if len(several) > 1 else here
+
+
+def _takes_what_fits(settings: Adaptation) -> bool:
+    return isinstance(settings, Reconstruction) and settings.window == AUTO
 
 
 def _largest(evidence: Evidence, model: str) -> float:
     """Return the blocks of the largest window that a model has in the study, finished or not, or
     that `window: auto` took for it, on any masks, with any settings and any amount of text.
     """
+    known: Mapping[str, Adaptation] = evidence.study.config.adaptations
     windows = [
         settings.window
         for settings in _adaptations(evidence, model)
         if isinstance(settings, Reconstruction) and settings.window != AUTO
     ]
-    known: Mapping[str, Adaptation] = evidence.study.config.adaptations
-    for cell in evidence.records:
-        if cell.model == model and isinstance(known.get(cell.adaptation), Reconstruction):
-            windows.append(evidence.window_of(cell))
+    windows += [
+        evidence.window_of(cell)
+        for cell in evidence.records
+        if cell.model == model and isinstance(known.get(cell.adaptation), Reconstruction)
+    ]
     return max(map(window_size, windows), default=-math.inf)
 
 
