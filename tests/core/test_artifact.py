@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from artifacts import finished, names, write
-from freelunch.core import digest_cache
+from freelunch.core import digest
 from freelunch.core.artifact import MANIFEST, Artifact, check_belongs, fingerprint
 from freelunch.core.artifact_writer import FINISHED_JOURNAL, ArtifactWriter
 from freelunch.core.digest import file_digest
@@ -87,7 +87,7 @@ def test_a_file_that_did_not_change_is_not_read_again(
 ) -> None:
     finished(tmp_path / "a")
     read: list[str] = []
-    monkeypatch.setattr(digest_cache, "file_digest", lambda path: (read.append(path.name), "0")[1])
+    monkeypatch.setattr(digest, "file_digest", lambda path: (read.append(path.name), "0")[1])
     Artifact(tmp_path / "a", "test")
     assert read == [], "what wrote a file knows its digest"
     (tmp_path / ".a.checked").write_text("damaged")
@@ -97,7 +97,7 @@ def test_a_file_that_did_not_change_is_not_read_again(
     monkeypatch.undo()
     (tmp_path / ".a.checked").unlink()
     Artifact(tmp_path / "a", "test")
-    monkeypatch.setattr(digest_cache, "file_digest", lambda path: read.append(path.name))
+    monkeypatch.setattr(digest, "file_digest", lambda path: read.append(path.name))
     Artifact(tmp_path / "a", "test")
     assert read == ["one"], "and then known again"
 

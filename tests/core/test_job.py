@@ -17,7 +17,7 @@ JOB = """
 import logging, os, sys
 from pathlib import Path
 from types import SimpleNamespace
-from freelunch.core.job import running
+from snakemake_job import running
 
 class Named(dict):
     __getattr__ = dict.get

@@ -1,7 +1,7 @@
 """The files that are derived from records (tables, figures, the audit), and their digests."""
 
 from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
-from freelunch.core.sums import check_sums, write_sums
+from freelunch.core.digest import check_sums, write_sums
 from freelunch.records.read import answers_beside
 from freelunch.reporting.figures import FORMATS
 from freelunch.reporting.tables import DOCUMENTS, all_tables

@@ -11,7 +11,7 @@ from freelunch.audit.output_checks import check_finished
 from freelunch.audit.output_files import AUDIT_SUMS, PAGE, audit_files
 from freelunch.audit.verdicts import VERDICTS
 from freelunch.cli.verify import check_intact
-from freelunch.core.sums import check_sums
+from freelunch.core.digest import check_sums
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.formatting import rounded

@@ -17,8 +17,7 @@ from typing import Any
 from filelock import BaseFileLock
 
 from freelunch.core.artifact import MANIFEST, Artifact, manifest_text
-from freelunch.core.digest import SHA256, file_digest, sealed, unsealed
-from freelunch.core.digest_cache import CheckedFiles
+from freelunch.core.digest import SHA256, CheckedFiles, file_digest, sealed, unsealed
 from freelunch.core.files import no_half_file, remove_path, write_atomically
 from freelunch.core.job_cost import Clock, Spent
 from freelunch.core.lock import lock_if_free, remove_lock, wait_for_lock
@@ -32,6 +31,8 @@ FINISHED_JOURNAL = "finished.jsonl"
 LEFT = "left"
 LOCK = ".lock"
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+# What a file system without hard links raises, or a link across two of them.
+_UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 
 
 class ArtifactWriter:
@@ -70,22 +71,32 @@ class ArtifactWriter:
         lock: BaseFileLock | None = None,
     ) -> None:
         self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
-        self._keep_journal, self._others = keep_journal, others
+        self._keep_journal = keep_journal
         # A job may outlive its killed Snakemake and still be at work here.
         self._lock = lock or wait_for_lock(folder / LOCK)
         self._clock = clock or Clock()
-        self._spent, self._spent_here = Spent(), Spent()
-        self.left = False
+        self._spent, self._spent_here, self._uncounted = Spent(), Spent(), Spent()
         self._checked = CheckedFiles(folder)
-        self._uncounted = Spent()
+        self.left = False
         self._files = self._resume()
-        self.finished = self._facts_of_finished()
+        self.finished: dict[str, Any] | None = None
+        if self._files and (folder / MANIFEST).is_file():
+            manifest = unsealed((folder / MANIFEST).read_bytes()) or {}
+            if (manifest.get("kind"), manifest.get("files")) == (kind, self._files):
+                self.finished = manifest["facts"]
         for path in sorted(folder.iterdir()):
             if path.name not in {*self._files, JOURNAL, LOCK}:
                 remove_path(path)
         if not self._files:
             self._write_journal({"fingerprint": fingerprint})
-        self._elsewhere = self._look_elsewhere()
+        # The paths and journal lines of files of this fingerprint in the other folders.
+        self._elsewhere = {
+            name: (other / name, line)
+            for other in others
+            if other.resolve() != folder.resolve()
+            for journal in (JOURNAL, FINISHED_JOURNAL)
+            for name, line in _read_journal(other / journal, fingerprint)[1].items()
+        }
 
     @classmethod
     def of_another_job(
@@ -130,7 +141,7 @@ class ArtifactWriter:
             write(temporary)
             # safetensors makes files for their owner alone; the journal has the usual permissions.
             shutil.copymode(self.folder / JOURNAL, temporary)
-            self._adopt(temporary, name, facts)
+            self._adopt(temporary, name, facts, file_digest(temporary))
 
     def add_text(self, name: str, text: str, **facts: Any) -> None:
         """Add a small text file."""
@@ -174,21 +185,12 @@ class ArtifactWriter:
         return self.release()
 
     def release(self) -> Spent:
-        """Let another job fill the folder, which keeps the files that are here.
-
-        Returns:
-            As `leave`.
-        """
+        """Let another job fill the folder, which keeps the files here; return as `leave`."""
         remove_lock(self._lock)
         return self._spent_here
 
     def _link(
-        self,
-        origin: Path,
-        name: str,
-        facts: dict[str, Any],
-        sha256: str,
-        spent: Spent | None = None,
+        self, origin: Path, name: str, facts: Any, sha256: str, spent: Spent | None = None
     ) -> None:
         temporary = self.folder / f".{name}.part"
         with no_half_file(temporary):
@@ -197,29 +199,19 @@ class ArtifactWriter:
             try:
                 os.link(origin, temporary)
             except OSError as error:
-                # A file system without hard links, or a link across two of them.
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                if error.errno not in _UNLINKABLE:
                     raise
                 shutil.copyfile(origin, temporary)
-                self._adopt(temporary, name, facts, spent=spent)
             else:
                 with suppress(PermissionError):
                     temporary.chmod(stat.S_IMODE(temporary.stat().st_mode) & ~_WRITABLE)
-                self._adopt(temporary, name, facts, sha256, spent)
+            self._adopt(temporary, name, facts, sha256, spent)
 
     def _adopt(
-        self,
-        temporary: Path,
-        name: str,
-        facts: dict[str, Any],
-        sha256: str | None = None,
-        spent: Spent | None = None,
+        self, temporary: Path, name: str, facts: Any, sha256: str, spent: Spent | None = None
     ) -> None:
-        entry = {
-            SHA256: sha256 or file_digest(temporary),
-            "bytes": temporary.stat().st_size,
-            **facts,
-        }
+        """Give a complete file its name; `spent` is what another job that made it spent on it."""
+        entry = {SHA256: sha256, "bytes": temporary.stat().st_size, **facts}
         if spent is None:
             spent, self._uncounted = self._clock.lap() + self._uncounted, Spent()
             self._spent_here += spent
@@ -230,7 +222,7 @@ class ArtifactWriter:
         temporary.unlink(missing_ok=True)
         with (self.folder / JOURNAL).open("a") as journal:
             journal.write(text)
-        self._checked.note(self.folder / name, entry[SHA256])
+        self._checked.note(self.folder / name, sha256)
         self._files[name] = entry
 
     def _resume(self) -> dict[str, dict[str, Any]]:
@@ -256,8 +248,7 @@ class ArtifactWriter:
         self._spent = sum(spent, Spent(attempts=attempts))
         first = {"fingerprint": self.fingerprint, "attempts": attempts}
         # A job that looks for folders to fill finds this one left or finished at any moment.
-        first |= {LEFT: True} if self.left else {}
-        self._write_journal(first, intact.values())
+        self._write_journal(first | ({LEFT: True} if self.left else {}), intact.values())
         return {name: line["entry"] for name, line in intact.items()}
 
     def _write_journal(
@@ -265,28 +256,9 @@ class ArtifactWriter:
     ) -> None:
         write_atomically(self.folder / JOURNAL, "".join(map(_line, [first, *files])))
 
-    def _facts_of_finished(self) -> dict[str, Any] | None:
-        """Return the facts of the manifest, if it is one of just the files that were kept."""
-        path = self.folder / MANIFEST
-        manifest = unsealed(path.read_bytes()) if self._files and path.is_file() else None
-        is_ours = manifest and (manifest["kind"], manifest["files"]) == (self.kind, self._files)
-        return manifest["facts"] if manifest and is_ours else None
-
-    def _look_elsewhere(self) -> dict[str, tuple[Path, dict[str, Any]]]:
-        """Return the paths and journal lines of files of this fingerprint in the other folders."""
-        return {
-            name: (folder / name, line)
-            for folder in self._others
-            if folder.resolve() != self.folder.resolve()
-            for journal in (JOURNAL, FINISHED_JOURNAL)
-            for name, line in _read_journal(folder / journal, self.fingerprint)[1].items()
-        }
-
 
 def is_left(folder: Path, fingerprint: str) -> bool:
-    """Return whether another job left a folder complete but for its manifest, without a look at its
-    files.
-    """
+    """Return whether another job left a folder (`ArtifactWriter.leave`); look at no file of it."""
     return bool(_read_journal(folder / JOURNAL, fingerprint)[0].get(LEFT))
 
 
@@ -303,7 +275,7 @@ def _read_journal(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[st
     """
     try:
         # An interrupt may have cut the last line short; its file is then written again.
-        first, *lines = map(_read_line, path.read_bytes().split(b"\n")[:-1])
+        first, *lines = (unsealed(line) or {} for line in path.read_bytes().split(b"\n")[:-1])
         found = {line["name"]: line for line in lines if line["entry"] and line["spent"]}
         return (first, found) if first["fingerprint"] == fingerprint else ({}, {})
     except (OSError, ValueError, KeyError):
@@ -314,11 +286,3 @@ def _read_journal(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[st
 def _line(item: Mapping[str, Any]) -> str:
     """Return a line of a journal."""
     return json.dumps(sealed(item), allow_nan=False) + "\n"
-
-
-def _read_line(line: bytes) -> dict[str, Any]:
-    """Return an item of a journal; ValueError if its line is damaged."""
-    item = unsealed(line)
-    if item is None:
-        raise ValueError("a damaged line")
-    return item

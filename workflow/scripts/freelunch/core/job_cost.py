@@ -90,13 +90,10 @@ def begin_work() -> None:
 
 
 def status_bytes(key: str) -> int | None:
-    """Return a size in bytes, such as VmHWM, from /proc/self/status; None where it is not told.
+    """Return a size such as VmHWM from /proc/self/status, in bytes; None where it is not told.
 
     A process inherits its parent's peak in `getrusage`, but not in /proc.
     """
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
+    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
     sizes = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
     return int(sizes[0]) * 1024 if sizes else None

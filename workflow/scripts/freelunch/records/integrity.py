@@ -60,11 +60,7 @@ class Output:
         return not self.target.exists()
 
     def problem(self, anew: bool) -> str | None:
-        """Return what is wrong with it, in one line; None if nothing is.
-
-        Args:
-            anew: Whether to read all files, even those whose digests are known.
-        """
+        """Return what is wrong with it, in one line, or None; read all files if `anew`."""
         made_by = f"(made by {self.rule})"
         if self.is_removed():
             return f"{self.target}: missing {made_by}" if self.needed else None
@@ -87,9 +83,11 @@ def step_outputs(study: Study) -> Iterator[Output]:
     for model in study.models:
         yield _artifact("models", steps.FETCH_MODEL, paths.model(model), needed=True, beside=())
     pruned = dict.fromkeys((cell.model, cell.seed) for cell in study.cells if not cell.is_dense)
+    fetching = {Mixture: steps.MIX_TEXT, WheelFiles: steps.FETCH_TEXT_FILES}
     texts = [*study.texts, study.calibration.text] if pruned else [study.perplexity.text]
     for text in dict.fromkeys(texts):
-        yield _artifact("texts", _fetching(study, text), paths.text(text), needed=True)
+        rule = fetching.get(type(study.text(text)), steps.FETCH_TEXT)
+        yield _artifact("texts", rule, paths.text(text), needed=True)
     for task in study.tasks.get("tasks", {}):
         yield _artifact("tasks", steps.FETCH_TASKS, paths.task(task), needed=True)
     for model in study.models:
@@ -115,27 +113,23 @@ def step_outputs(study: Study) -> Iterator[Output]:
         yield _record(study, cell)
 
 
-def _fetching(study: Study, text: str) -> str:
-    """Return the rule that makes a text."""
-    rules = {Mixture: steps.MIX_TEXT, WheelFiles: steps.FETCH_TEXT_FILES}
-    return rules.get(type(study.text(text)), steps.FETCH_TEXT)
-
-
 def _of_cell(study: Study, cell: Cell, is_candidate: bool) -> Iterator[Output]:
     """Yield the adapted blocks, the checkpoint and the measurements of a cell."""
-    paths, spec, checkpoint = study.paths, study.spec(cell), study.paths.checkpoint(cell)
-    windows = None if cell.adaptation == NONE else paths.windows(cell, MODEL).parent
+    paths, checkpoint, windows = study.paths, study.paths.checkpoint(cell), None
     masks = {"masks": None if cell.is_dense else _masks(study, cell)}
-    for folder in _groups(checkpoint, windows) if windows else ():
-        rule = _RULES_OF_GROUPS.get(folder.name, steps.RECONSTRUCT_WINDOW)
-        yield _artifact("windows", rule, folder, spec, masks)
+    if cell.adaptation != NONE:
+        windows = paths.windows(cell, MODEL).parent
+        for folder in _groups(checkpoint, windows):
+            rule = _RULES_OF_GROUPS.get(folder.name, steps.RECONSTRUCT_WINDOW)
+            yield _artifact("windows", rule, folder, study.spec(cell), masks)
+    made_from = {**masks, "model": paths.model(cell.model), "adapted": windows}
+    # Candidates may be removed, and have no cards.
     yield _artifact(
         "checkpoints",
         steps.EVALUATE_CELL,
         checkpoint,
-        made_from={**masks, "model": paths.model(cell.model), "adapted": windows},
+        made_from=made_from,
         needed=not is_candidate,
-        # Candidates have no cards.
         beside=() if is_candidate else (steps.MODEL_CARD,),
     )
     folder, made_from = paths.metrics(cell), {"checkpoint": checkpoint}
@@ -161,7 +155,7 @@ def _artifact(
     what: str,
     rule: str,
     folder: Path,
-    spec: Mapping[str, Any] | None = None,
+    spec: dict[str, Any] | None = None,
     made_from: Mapping[str, Path | None] | None = None,
     *,
     needed: bool = False,
@@ -175,6 +169,7 @@ def _artifact(
         spec: What its settings should be, under the same keys.
         made_from: As for `_check_made_from`.
         beside: Names of files that other steps add to a checkpoint; None if it is none.
+            `from_pretrained` reads some files by their name alone.
     """
 
     def check(anew: bool) -> None:
@@ -192,8 +187,10 @@ def _artifact(
                 f"{json.dumps(found)}, not {json.dumps(other)}",
                 where=folder,
             )
-        if beside is not None:
-            _check_nothing_beside(artifact, beside)
+        own = {MANIFEST, RUN, JOURNAL, FINISHED_JOURNAL, *artifact.files, *(beside or ())}
+        for path in sorted(folder.iterdir()) if beside is not None else ():
+            if path.name not in own and not path.name.startswith("."):
+                raise UserError("this file does not belong to the checkpoint", where=path)
 
     return Output(what, rule, folder / MANIFEST, check, needed)
 
@@ -213,7 +210,7 @@ def _record(study: Study, cell: Cell) -> Output:
 
 
 def _check_made_from(
-    where: Path, facts: Mapping[str, Any], made_from: Mapping[str, Path | None]
+    where: Path, facts: dict[str, Any], made_from: Mapping[str, Path | None]
 ) -> None:
     """Refuse what was made from other artifacts than those on disk; those removed are passed over.
 
@@ -230,11 +227,3 @@ def _check_made_from(
         on_disk = {manifest_digest(each) for each in folders} - {None}
         if bool(digests) != (folder is not None) or (on_disk and not digests <= on_disk):
             raise UserError(f"this was not made from what is on disk ({name})", where=where)
-
-
-def _check_nothing_beside(checkpoint: Artifact, others: Collection[str]) -> None:
-    """Refuse files beside those of the step: `from_pretrained` reads some by their name alone."""
-    own = {MANIFEST, RUN, JOURNAL, FINISHED_JOURNAL, *checkpoint.files, *others}
-    for path in sorted(checkpoint.folder.iterdir()):
-        if path.name not in own and not path.name.startswith("."):
-            raise UserError("this file does not belong to the checkpoint", where=path)

@@ -94,12 +94,6 @@ class IdentityFacts(TypedDict):
     checkpoint_sha256: str
 
 
-class PruningFacts(TypedDict):
-    """The criterion's notes, by matrix."""
-
-    notes: dict[str, dict[str, float]]
-
-
 class CandidateFacts(TypedDict):
     """A candidate of a search."""
 
@@ -120,13 +114,6 @@ class ChoiceFacts(TypedDict):
     candidates: dict[str, CandidateFacts]
 
 
-class WindowLosses(TypedDict):
-    """The loss of a window before and after its adaptation."""
-
-    before: float
-    after: float
-
-
 class AdaptationFacts(TypedDict):
     """What an adaptation saw, trained and reached."""
 
@@ -137,7 +124,8 @@ class AdaptationFacts(TypedDict):
     distinct_tokens: int
     steps: int
     trained_parameters: int
-    losses: dict[str, WindowLosses]
+    # Of each window, `before` and `after`.
+    losses: dict[str, dict[str, float]]
     training_losses: list[float] | None
     choice: ChoiceFacts | None
 
@@ -172,20 +160,13 @@ class ProvenanceFacts(TypedDict):
     seed: int
 
 
-class EvaluationSpec(TypedDict):
-    """The settings of each measurement."""
-
-    perplexity: dict[str, Any]
-    drift: NotRequired[dict[str, Any]]
-    tasks: NotRequired[dict[str, Any]]
-
-
 class Spec(TypedDict):
     """Every setting that decides a cell's numbers; a dense cell has the first three alone."""
 
     cell: str
     model: dict[str, Any]
-    evaluation: EvaluationSpec
+    # By measurement.
+    evaluation: dict[str, dict[str, Any]]
     seed: NotRequired[int]
     calibration: NotRequired[dict[str, Any]]
     criterion: NotRequired[dict[str, Any]]
@@ -205,7 +186,8 @@ class Record(TypedDict):
     identity: IdentityFacts
     cost: dict[str, CostFacts]
     provenance: ProvenanceFacts
-    pruning: PruningFacts | None
+    # `notes`: the criterion's notes, by matrix.
+    pruning: dict[str, dict[str, dict[str, float]]] | None
     adaptation: AdaptationFacts | None
 
 
