@@ -27,11 +27,7 @@ MANIFEST = "manifest.json"
 
 
 class Artifact:
-    """A finished folder, as its manifest describes it.
-
-    Args:
-        folder: Where the files are.
-        kind: What the folder has to hold; None if it may hold anything.
+    """A finished folder, as its manifest describes it, of a `kind` or (None) of any.
 
     Attributes:
         folder: Where the files are.
@@ -39,13 +35,12 @@ class Artifact:
         facts: What the step noted about the whole.
         files: For each file name: `sha256`, `bytes`, and what the step noted about the file.
         digest: Digest of the manifest, and so of everything in the folder.
-        spent: What earlier attempts, and jobs that divided the work in another way, spent on files
-            that were kept. Known only to the process that finished the folder.
+        spent: What earlier attempts and other jobs spent on files that were kept. Only the process
+            that finished the folder knows it.
 
     Raises:
         UserError: The manifest is missing or damaged or names another kind, or a file is missing or
-            is not the file that was made: it has another size or digest than the manifest says.
-            Digests are known for files that did not change since (`CheckedFiles`).
+            has another size or digest than the manifest says (`CheckedFiles`).
     """
 
     def __init__(self, folder: Path, kind: str | None) -> None:
@@ -78,11 +73,7 @@ class Artifact:
         self.check(*self.files, anew=True)
 
     def check(self, *names: str, anew: bool = False) -> None:
-        """Check some of the files; read those whose digest is not known, or all if `anew`.
-
-        Raises:
-            UserError: A file is missing, or is not the file that was made.
-        """
+        """Check some files as at the start; read those of unknown digest, or all if `anew`."""
         checked = CheckedFiles(self.folder)
         try:
             for name in names:
@@ -114,12 +105,8 @@ def manifest_text(kind: str, facts: Mapping[str, Any], files: Mapping[str, Any])
 
 
 def check_belongs(artifact: Artifact, what: str, other: Artifact | None) -> None:
-    """Check that an artifact was made from another one: its fact `what` is the other's digest.
-
-    `other` is None if it should have been made from nothing of the kind.
-
-    Raises:
-        UserError: It was made from something else.
+    """Refuse, by UserError, an artifact that was not made from another: its fact `what` is not the
+    other's digest, or None if it should have been made from nothing of the kind.
     """
     expected = None if other is None else other.digest
     if artifact.facts[what] != expected:

@@ -38,24 +38,23 @@ _UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 class ArtifactWriter:
     """Fill a folder file by file, so that an interrupt at any moment loses no finished file.
 
+    Files that an interrupted attempt with the same fingerprint left in the folder are kept if their
+    digests are still right; everything else there is removed. Snakemake removes the manifest before
+    it runs a job, so a finished folder was finished by another job; its files are kept as well.
+
     Args:
-        folder: Made if missing. If an interrupted attempt with the same fingerprint left files here
-            whose digests are still right, they are kept; everything else in the folder is removed.
-            A folder that is finished was finished by another job of the same kind, since Snakemake
-            removes the manifest before it runs a job; its files are kept in the same way.
+        folder: Made if missing.
         kind: As in `Artifact`.
         fingerprint: Digest of everything the content depends on.
-        keep_journal: Whether the journal stays beside the manifest. Snakemake removes the manifest
-            before it runs a job again; with the journal, a job that does more than fill this
-            folder finds its files as an interrupted attempt would have left them.
-        others: Folders with files of the same work, divided among jobs in another way. `find` looks
-            for files there.
+        keep_journal: Whether the journal stays beside the manifest, so that a job that does more
+            than fill this folder finds its files when it runs again.
+        others: Folders with files of the same work, divided among jobs in another way, for `find`.
         clock: Shared by folders that are filled in turns.
         lock: The folder's lock, if the caller holds it.
 
     Attributes:
         finished: The facts of the manifest, if another job has finished the folder; else None. Who
-            has them and nothing to add may `finish` with them.
+            has nothing to add may `finish` with them.
         left: Whether another job left the folder complete but for its manifest, and every file is
             still as that job made it.
     """
@@ -102,10 +101,8 @@ class ArtifactWriter:
     def of_another_job(
         cls, folder: Path, kind: str, fingerprint: str, clock: Clock
     ) -> "ArtifactWriter | None":
-        """Return the writer of a folder that this job is to leave to another one.
-
-        None is returned if a process works in the folder, or if it is left or finished already: its
-        own job may be over, and would not write the manifest again.
+        """Return the writer of a folder that this job is to leave to another one; None if a process
+        works there, or it is left or finished: its own job may not write the manifest again.
         """
         lock = lock_if_free(folder / LOCK)
         if lock is None:
@@ -148,12 +145,8 @@ class ArtifactWriter:
         self.add(name, lambda path: path.write_text(text, encoding="utf-8"), **facts)
 
     def link(self, name: str, source: Artifact, source_name: str, **facts: Any) -> None:
-        """Add a file of another artifact by a hard link, or by a copy across file systems.
-
-        A file with several names becomes read-only, since an edit of one would change the others.
-
-        Raises:
-            UserError: The file is not the one that the other artifact was made with.
+        """Add a file of another artifact, which is checked, by a hard link or, across file systems,
+        a copy. A link becomes read-only, since an edit of one name would change the others.
         """
         source.check(source_name)
         self._link(source.path(source_name), name, facts, source.files[source_name][SHA256])
@@ -174,10 +167,8 @@ class ArtifactWriter:
         return artifact
 
     def leave(self) -> Spent:
-        """Leave the folder, complete but for its manifest, to the job that it belongs to.
-
-        Returns:
-            What this job spent on its files. The other job counts it as its own.
+        """Leave the folder, complete but for its manifest, to the job that it belongs to. Return
+        what this job spent on its files, which the other job counts as its own.
         """
         self._checked.save()
         first, lines = _read_journal(self.folder / JOURNAL, self.fingerprint)
@@ -210,7 +201,6 @@ class ArtifactWriter:
     def _adopt(
         self, temporary: Path, name: str, facts: Any, sha256: str, spent: Spent | None = None
     ) -> None:
-        """Give a complete file its name; `spent` is what another job that made it spent on it."""
         entry = {SHA256: sha256, "bytes": temporary.stat().st_size, **facts}
         if spent is None:
             spent, self._uncounted = self._clock.lap() + self._uncounted, Spent()
@@ -226,9 +216,7 @@ class ArtifactWriter:
         self._files[name] = entry
 
     def _resume(self) -> dict[str, dict[str, Any]]:
-        """Return the intact files of an interrupted attempt that had the same fingerprint, or of
-        another job that had it and has finished.
-        """
+        """Return the intact files of an attempt, or a finished job, of the same fingerprint."""
         is_finished = (self.folder / MANIFEST).exists()
         journal = FINISHED_JOURNAL if is_finished and not self._keep_journal else JOURNAL
         first, lines = _read_journal(self.folder / journal, self.fingerprint)
@@ -269,10 +257,7 @@ def is_finished(folder: Path, fingerprint: str) -> bool:
 
 
 def _read_journal(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the first line of a journal and the line of each file, by the file's name.
-
-    Nothing is returned if the journal is missing or damaged, or has another fingerprint.
-    """
+    """Return a journal's first line, and the line of each file by name; nothing of another one."""
     try:
         # An interrupt may have cut the last line short; its file is then written again.
         first, *lines = (unsealed(line) or {} for line in path.read_bytes().split(b"\n")[:-1])
@@ -284,5 +269,4 @@ def _read_journal(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[st
 
 
 def _line(item: Mapping[str, Any]) -> str:
-    """Return a line of a journal."""
     return json.dumps(sealed(item), allow_nan=False) + "\n"

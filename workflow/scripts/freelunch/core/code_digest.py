@@ -55,16 +55,12 @@ class Import(NamedTuple):
     bound: str
 
     @property
-    def package(self) -> str:
-        """The package that the module is in."""
-        return self.module.partition(".")[0]
-
-    @property
     def files(self) -> list[Path]:
         """The library files that the import runs, the one with the name last."""
         return _files(f"{self.module}.{self.name}".rstrip("."))
 
 
+@cache
 def code_digest(script: str, *modules: str) -> str:
     """Return the digest of a script of the workflow and of what it imports, as 16 hex digits.
 
@@ -74,10 +70,12 @@ def code_digest(script: str, *modules: str) -> str:
             criterion's.
     """
     covered = covered_files(script, *modules)
-    imported = {each.package for path in covered for each in _source(path)[1]}
+    imported = {each.module.partition(".")[0] for path in covered for each in _source(path)[1]}
     packages = [*PACKAGES, *(PACKAGES_OF[name] for name in PACKAGES_OF if name in imported)]
     contents = sorted({_content(path) for path in covered})
-    return json_digest([contents, {name: _version(name) for name in packages}])[:16]
+    # Whichever build it is: 2.13.0 for 2.13.0+cpu.
+    versions = {name: version(name).partition("+")[0] for name in packages}
+    return json_digest([contents, versions])[:16]
 
 
 def covered_files(script: str, *modules: str) -> list[Path]:
@@ -92,19 +90,9 @@ def reachable_files(path: Path) -> list[Path]:
     reached, waiting = set[Path](), {path}
     while waiting:
         reached |= waiting
-        waiting = {file for current in waiting for file in _imported_files(current)} - reached
+        imports = {each for current in waiting for each in _source(current)[1]}
+        waiting = {file for each in imports for file in each.files} - reached
     return sorted(reached)
-
-
-@cache
-def _imported_files(path: Path) -> frozenset[Path]:
-    return frozenset(file for each in _source(path)[1] for file in each.files)
-
-
-@cache
-def _version(package: str) -> str:
-    """Return a package's version, whichever build it is (2.13.0 for 2.13.0+cpu)."""
-    return version(package).partition("+")[0]
 
 
 @cache
@@ -143,14 +131,13 @@ def _take_imports_(node: ast.AST, path: Path) -> Iterator[Import]:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 imports = list(_imports(statement, path))
                 yield from imports
-                if all(each.package == LIBRARY.name for each in imports):
+                if all(each.module.partition(".")[0] == LIBRARY.name for each in imports):
                     statements.remove(statement)
             else:
                 yield from _take_imports_(statement, path)
 
 
 def _imports(statement: ast.Import | ast.ImportFrom, path: Path) -> Iterator[Import]:
-    """Yield what an import statement takes from each module."""
     for alias in statement.names:
         if isinstance(statement, ast.Import):
             yield Import(alias.name, "", alias.asname or alias.name)
@@ -168,10 +155,7 @@ def _surroundings() -> set[Path]:
 
 @cache
 def _files(name: str) -> list[Path]:
-    """Return the library files that `import name` runs: the module and its packages.
-
-    What is no module, such as a function, is passed over.
-    """
+    """Return the library files that `import name` runs; none for what is no module."""
     parts = name.split(".")
     if parts[0] != LIBRARY.name:
         return []

@@ -75,11 +75,7 @@ def visible_devices() -> list[Device]:
 def chosen_devices(asked: str | None) -> list[Device]:
     """Return the GPUs that a run on this machine uses; none if its processor computes.
 
-    Args:
-        asked: What the profile says: `cpu`, `cuda`, or None to use the GPUs that are there.
-
-    Raises:
-        UserError: The profile says something else.
+    The profile asks for `cpu`, `cuda`, or (None) for the GPUs that are there; UserError otherwise.
     """
     if asked not in (None, CPU, CUDA):
         expected = f"{CPU} or {CUDA}, or no such line to use the GPUs that are there"
@@ -88,9 +84,19 @@ def chosen_devices(asked: str | None) -> list[Device]:
     return [] if asked == CPU else visible_devices()
 
 
-def check_found(devices: Sequence[Device], asked: str | None) -> None:
-    """Refuse, by UserError, a run here whose profile asks for a GPU where there is none."""
-    if asked == CUDA and not devices:
+def check_devices(
+    devices: Sequence[Device], asked: str | None, memory: object, is_local: bool
+) -> None:
+    """Refuse a run on this machine that asks for a GPU where there is none, and any run that is
+    told a GPU's memory while the processor computes: it would choose windows for a memory that no
+    job has.
+
+    Raises:
+        UserError: This is so.
+    """
+    if devices:
+        return
+    if is_local and asked == CUDA:
         raise UserError(
             "there is no GPU here",
             where="default-resources: device",
@@ -98,14 +104,7 @@ def check_found(devices: Sequence[Device], asked: str | None) -> None:
             expected=f"{CPU}, or no such line",
             todo="correct the profile, or start the study where there is a GPU",
         )
-
-
-def check_used(memory: object, devices: Sequence[Device], asked: str | None) -> None:
-    """Refuse a run that is told a GPU's memory while the processor computes, by UserError.
-
-    Windows and residencies would be chosen for a memory that no job has.
-    """
-    if memory is not None and not devices and asked != CUDA:
+    if memory is not None and asked != CUDA:
         raise UserError(
             "the memory of a GPU is given, but no job would use one",
             where="device_memory",
@@ -128,9 +127,8 @@ def device_text(devices: Sequence[Device], asked: str | None = None) -> str:
 def claim_device() -> Device | None:
     """Take a free GPU for this process alone until it ends, and hide the others from CUDA.
 
-    Call it before CUDA is used. A process that has a GPU keeps it, and the operating system
-    releases it, whichever way the process ends. Returns None, and takes nothing, if there is no
-    GPU, or a scheduler has given this job its own.
+    Call it before CUDA is used. It returns None, and takes nothing, if there is no GPU, or a
+    scheduler has given this job its own.
     """
     if _held:
         return _held[0][0]

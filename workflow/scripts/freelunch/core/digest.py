@@ -1,9 +1,8 @@
 """Digests: of files, of JSON values, of a folder's files computed before, and lists for sha256sum.
 
-A second check of a file costs nothing (`CheckedFiles`): the digests of a folder's files are kept in
-a hidden file beside the folder, each with the size, the time of the last change and the inode that
-the file had. A digest is used again only while all three are the same. What wrote a file notes its
-digest, so only files that came from elsewhere, such as a copy, are ever read for a check. The
+A second check of a file costs nothing (`CheckedFiles`): a hidden file beside a folder keeps the
+digests of its files, each with the size, the time of the last change and the inode that the file
+had; the digest counts only while all three are the same. What wrote a file notes its digest. The
 hidden file is merely a cache: it may be deleted, damaged or impossible to write, and two jobs may
 replace each other's.
 """
@@ -58,11 +57,7 @@ def unsealed(text: bytes) -> dict[str, Any] | None:
 
 
 def read_sealed(path: Path, *, problem: str) -> dict[str, Any]:
-    """Return a JSON object that `sealed` made.
-
-    Raises:
-        UserError: `problem`: the file is missing, is not such an object, or was altered since.
-    """
+    """Return a JSON object that `sealed` made; UserError if the file is missing or was altered."""
     content = unsealed(path.read_bytes()) if path.is_file() else None
     if content is None:
         found = "content of another sha256 than it says" if path.exists() else "no such file"
@@ -115,21 +110,15 @@ def _state(path: Path) -> tuple[int, int, int]:
 
 
 def write_sums(path: Path, root: Path, files: Iterable[Path]) -> None:
-    """Write digests of files that have no manifest, each under its name relative to `root`.
-
-    `sha256sum --check`, run in `root`, checks them as well.
-    """
+    """Write digests of files that have no manifest, as `sha256sum --check` in `root` reads them."""
     names = sorted(file.relative_to(root).as_posix() for file in files)
     lines = [f"{file_digest(root / name)}  {name}\n" for name in names]
     write_atomically(path, "".join(lines))
 
 
 def check_sums(path: Path, root: Path, names: Collection[str], others: bool = False) -> None:
-    """Check files by their names against the digests that `write_sums` wrote.
-
-    Raises:
-        UserError: The file of digests is damaged or is of other files (if not `others`), or a file
-            is missing or has another digest.
+    """Refuse, by UserError, files that are missing or have not the digests that `write_sums` wrote,
+    and a file of digests that is damaged or has not just these names (or also `others`).
     """
     listed: dict[str, str] = {}
     with suppress(OSError, UnicodeDecodeError):

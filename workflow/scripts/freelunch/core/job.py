@@ -55,9 +55,8 @@ class JobSettings:
         name: What its progress lines begin with.
         threads: How many threads it may use.
         device: "cuda" if the profile gives the rule a GPU, else "cpu".
-        run: The file for its run facts; None if it leaves none.
-        requested: Memory in bytes and time in seconds that it asked for, as its run facts name
-            them; empty if it did not ask.
+        run: The file for its run facts, if it leaves any.
+        requested: Memory (bytes) and time (seconds) that it asked for, as run facts name them.
     """
 
     log: Path
@@ -74,9 +73,8 @@ class Job:
     Attributes:
         device: As in `JobSettings`.
         counts: What the script counted: `tokens` that passed, and whatever else `freelunch.costs`
-            counts operations from when the record is collected.
-        shared: Run facts of jobs of earlier steps whose own folders need not be kept, by step;
-            this job's folder keeps them.
+            counts operations from.
+        shared: By step, run facts of earlier jobs whose own folders need not be kept.
     """
 
     def __init__(self, settings: JobSettings) -> None:
@@ -89,9 +87,7 @@ class Job:
 
     def begin(self) -> None:
         """Configure the libraries that are imported by now, and count time and memory from here.
-
-        Raises:
-            UserError: The job is to compute on a GPU that torch does not see.
+        UserError if the job is to compute on a GPU that torch does not see.
         """
         self._count_from_here()
         _configure_libraries(self._settings)
@@ -189,7 +185,6 @@ def running(settings: JobSettings) -> Iterator[Job]:
 
 
 def _log_to(path: Path) -> None:
-    """Have all log lines of this process go to a file; say so if they cannot."""
     # A full disk stops the job by itself; logging would print a traceback for each line.
     logging.raiseExceptions = False
     handler: logging.Handler = logging.NullHandler()
@@ -216,7 +211,6 @@ def _stop(settings: JobSettings, message: str) -> None:
 
 
 def _configure_libraries(settings: JobSettings) -> None:
-    """Give torch the job's number of threads, and turn off transformers' progress bars."""
     if "torch" not in sys.modules:
         return
     import torch

@@ -16,14 +16,9 @@ _base_bytes: int | None = None
 class Spent:
     """Time and memory that were spent on files.
 
-    Attributes:
-        wall_s: Wall-clock seconds.
-        cpu_s: Processor seconds.
-        attempts: How many interrupted attempts there were.
-        host_bytes: Peak of the memory that the process took.
-        work_bytes: How far that peak lies above what the process held when its work began, which
-            is mostly libraries; None where the system does not tell.
-        device_bytes: Peak of the memory that torch took on the GPU; 0 without one.
+    `attempts` counts interrupted ones. `host_bytes` and `device_bytes` are peaks of the memory of
+    the process, and of torch on the GPU. `work_bytes` is how far the former lies above what the
+    process held when its work began, mostly libraries; None where the system does not tell.
     """
 
     wall_s: float = 0.0

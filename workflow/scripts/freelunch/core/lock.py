@@ -1,10 +1,8 @@
 """Locks that end with the process that holds them, so that a killed run leaves nothing to clean up.
 
-They are `filelock`'s: the operating system releases them, whichever way a process ends. Processes
-on one machine see each other's locks; those on two machines do if the file system that they share
-supports `flock` across machines (NFS and Lustre can be mounted without it). Where there is no
-`flock` at all, taking a lock raises OSError: a lock that is merely a file would outlive a killed
-process.
+The operating system releases them, whichever way a process ends. Processes on two machines see
+each other's locks if the file system that they share supports `flock` across machines. Where there
+is no `flock` at all, taking a lock raises OSError: a mere file would outlive a killed process.
 """
 
 import logging
@@ -26,10 +24,7 @@ _waited_s = 0.0
 
 
 def wait_for_lock(path: Path, level: int = logging.WARNING) -> BaseFileLock:
-    """Lock a file for this process as soon as no other holds it; make its folder if missing.
-
-    Before this waits, the log says so at `level`.
-    """
+    """Lock a file as soon as no other process holds it; log at `level` before this waits."""
     if lock := lock_if_free(path):
         return lock
     holder = "(just ended)"
@@ -76,24 +71,19 @@ def waited_s() -> float:
 
 
 def remove_lock(lock: BaseFileLock) -> None:
-    """Release a lock and remove its file.
-
-    The file is removed first. A process that waits on the removed file notices that it has lost its
-    name, and locks a new one.
+    """Remove the file of a lock, and release it. Who waits on the removed file notices that it has
+    lost its name, and locks a new one.
     """
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 
 
 def clear_stale_locks(snakemake_folder: Path) -> bool:
-    """Remove the locks that a killed Snakemake left behind, unless a Snakemake is alive here.
+    """Remove the locks that a killed Snakemake left behind, if no other is alive here; return
+    whether this is so.
 
-    Snakemake locks by plain files, which outlive a `kill -9` or a power cut and then ask for
-    `snakemake --unlock`. Here every run also shares a lock that the system releases. A run that can
-    have this lock for itself is the only one alive, so that all of Snakemake's locks are stale.
-
-    Returns:
-        Whether this is the only Snakemake that is alive here.
+    Snakemake locks by plain files, which outlive a `kill -9` or a power cut. Here every run also
+    shares a lock that the system releases: a run that can have it for itself is the only one alive.
 
     Raises:
         UserError: The file system refuses files here, or a file of locks is damaged.

@@ -66,12 +66,9 @@ def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path
 
 
 class CellLineage:
-    """The folders of a cell's steps, each checked to be made from the one before.
+    """The folders of a cell's steps; UserError if one was not made from the one before.
 
     Args are those of `collect_record`. `folders` has the folders with the run facts of each step.
-
-    Raises:
-        UserError: A step was made from other inputs than those on disk.
     """
 
     def __init__(self, paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path]) -> None:
@@ -133,7 +130,6 @@ class CellLineage:
             check_belongs(part, "sample", self.sample)
 
     def _open_evaluation(self, asked: Facts) -> None:
-        """Read the measurements, and check which checkpoint, text and tasks they are of."""
         artifact = Artifact(self._paths.metrics(self.cell), steps.METRICS)
         self.folders[steps.EVALUATE_CELL] = [artifact.folder]
         if steps.DRIFT in asked:
@@ -203,7 +199,6 @@ def _check_measured(where: Path, what: str, digest: str | None, artifact: Artifa
 
 
 def _metrics(lineage: CellLineage) -> Facts:
-    """Return the measurements by name; those of the tasks have the digest of the answers."""
     metrics = {name: dict(each) for name, each in lineage.measured.items()}
     del metrics[steps.IDENTITY]
     if steps.TASKS in metrics:
@@ -212,11 +207,7 @@ def _metrics(lineage: CellLineage) -> Facts:
 
 
 def _identity(lineage: CellLineage) -> Facts:
-    """Return the sparsity of each matrix and overall, as counted in the checkpoint.
-
-    Raises:
-        UserError: A matrix has the wrong number of zeros for its mask or its pattern.
-    """
+    """Return the sparsity as counted in the checkpoint; refuse what its masks do not ask for."""
     identity = lineage.measured[steps.IDENTITY]
     matrices = identity["matrices"]
     for name, counts in matrices.items():
@@ -266,7 +257,6 @@ def _of_matrices(lineage: CellLineage, what: str) -> Facts:
 
 
 def _adaptation(lineage: CellLineage) -> Facts | None:
-    """Return what an adaptation saw, trained and reached; None if there was none."""
     windows = adapted_windows(lineage.windows)
     if not windows:
         return None
@@ -290,11 +280,8 @@ def _adaptation(lineage: CellLineage) -> Facts | None:
 
 
 def _cost(lineage: CellLineage, step: str, runs: Sequence[Facts]) -> Facts:
-    """Return the cost of a step: sums over its jobs, and the largest of their peaks.
-
-    Operations are computed from what the jobs counted; they do not depend on the precision of what
-    is stored.
-    """
+    """Return the cost of a step: sums over its jobs, and the largest of their peaks."""
+    # Operations do not depend on the precision of what is stored.
     shapes = Shapes.read(lineage.model.folder / "config.json", "float32")
     jobs = []
     for run in runs:
@@ -311,14 +298,12 @@ def _cost(lineage: CellLineage, step: str, runs: Sequence[Facts]) -> Facts:
 
 
 def _runs(lineage: CellLineage) -> dict[str, list[Facts]]:
-    """Return the run facts of each step's jobs, including those that a folder carries along."""
     found = {step: [read_run(folder) for folder in each] for step, each in lineage.folders.items()}
     shared = [run["shared"] for runs in found.values() for run in runs]
     return found | {step: runs for carried in shared for step, runs in carried.items()}
 
 
 def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Facts:
-    """Return where the numbers come from."""
     digests = {
         "model": lineage.model.digest,
         "checkpoint": lineage.checkpoint.digest,

@@ -25,13 +25,10 @@ _LEAST_JOBS = 3
 
 
 def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ()) -> Learnt | None:
-    """Return the rate of earlier jobs of any study; None if too few are known.
+    """Return the rate of earlier jobs of all studies in `results`; None if too few are known.
 
-    Args:
-        results: The folder with the results of all studies.
-        on_gpu: Whether jobs on GPUs count; otherwise, those on the processor of a machine like this
-            one count.
-        gpus: Names of the GPUs that count; all count if it is empty.
+    If `on_gpu`, jobs on the named GPUs count (on any, if none is named); otherwise, those on the
+    processor of a machine like this one.
     """
 
     def counts(environment: dict[str, Any]) -> bool:

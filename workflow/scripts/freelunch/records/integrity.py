@@ -15,7 +15,7 @@ from freelunch.core.artifact_writer import FINISHED_JOURNAL, JOURNAL
 from freelunch.core.digest import unsealed
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
-from freelunch.records.read import check_answers, differences, read_record
+from freelunch.records.read import check_answers, differences, record_of
 from freelunch.study import steps
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.paths import RUN, read_run
@@ -38,8 +38,7 @@ class Output:
         rule: The rule that makes it.
         target: The file whose removal makes the rule run again: a manifest, a record, digests.
         check: Raises UserError if it is damaged; reads all of it if its argument is true.
-        needed: Whether a finished study must have it. If not, it may be removed as a whole, and
-            steps that need it make it again.
+        needed: Whether a finished study must have it, or steps that need it make it again.
     """
 
     what: str
@@ -114,7 +113,6 @@ def step_outputs(study: Study) -> Iterator[Output]:
 
 
 def _of_cell(study: Study, cell: Cell, is_candidate: bool) -> Iterator[Output]:
-    """Yield the adapted blocks, the checkpoint and the measurements of a cell."""
     paths, checkpoint, windows = study.paths, study.paths.checkpoint(cell), None
     masks = {"masks": None if cell.is_dense else _masks(study, cell)}
     if cell.adaptation != NONE:
@@ -137,10 +135,7 @@ def _of_cell(study: Study, cell: Cell, is_candidate: bool) -> Iterator[Output]:
 
 
 def _groups(checkpoint: Path, windows: Path) -> list[Path]:
-    """Return the folders of a cell's adapted blocks.
-
-    Groups of another number of jobs may be left from earlier runs; nothing is made from them.
-    """
+    """Return the folders of a cell's adapted blocks, not those left by other numbers of jobs."""
     found, manifest = sorted(windows.glob("[!.]*")), checkpoint / MANIFEST
     content = unsealed(manifest.read_bytes()) if manifest.is_file() else None
     division = f"-of-{len(content['facts']['adapted'])}" if content else None
@@ -161,15 +156,10 @@ def _artifact(
     needed: bool = False,
     beside: Collection[str] | None = None,
 ) -> Output:
-    """Return an artifact that a step makes.
+    """Return an artifact that a step makes; its settings should be those of `spec`.
 
-    Args:
-        what, rule, needed: As in `Output`.
-        folder: Where it is.
-        spec: What its settings should be, under the same keys.
-        made_from: As for `_check_made_from`.
-        beside: Names of files that other steps add to a checkpoint; None if it is none.
-            `from_pretrained` reads some files by their name alone.
+    In a checkpoint there may be only files of the step, and those `beside` them that other steps
+    add: `from_pretrained` reads some files by their name alone.
     """
 
     def check(anew: bool) -> None:
@@ -200,9 +190,7 @@ def _record(study: Study, cell: Cell) -> Output:
     made_from = {"model": paths.model(cell.model), "checkpoint": paths.checkpoint(cell)}
 
     def check(anew: bool) -> None:
-        record = read_record(path)
-        if record["cell"] != str(cell):
-            raise UserError("this is the record of another cell", where=path)
+        record = record_of(cell, path)
         check_answers(record, path)
         _check_made_from(path, record["provenance"]["digests"], made_from)
 
@@ -214,11 +202,8 @@ def _check_made_from(
 ) -> None:
     """Refuse what was made from other artifacts than those on disk; those removed are passed over.
 
-    Args:
-        where: What was made.
-        facts: Facts about it, some of which are digests of what it was made from.
-        made_from: The folder of each of these; `adapted` is the folder of all groups of adapted
-            blocks. None stands for what it must not have been made from.
+    `made_from` has the folder of each artifact whose digest the facts have, or None if there must
+    be none; `adapted` is the folder of all groups of adapted blocks.
     """
     for name, folder in made_from.items():
         digests = {*facts[name]} if name == "adapted" else {facts[name]} - {None}

@@ -56,11 +56,7 @@ def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def load_records(study: Study, folder: Path | None = None) -> dict[Cell, Record]:
-    """Return the record of every cell of a study.
-
-    Args:
-        study: The study.
-        folder: Folder of the records; None for that in the study's results.
+    """Return the record of every cell of a study, from its results or another folder.
 
     Raises:
         UserError: A record is missing or damaged, or was made with other than the current settings.
@@ -71,7 +67,7 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, Record]
         if not path.is_file():
             todo = f"run the study (`{study.run_command}`)"
             raise UserError("a record is missing", where=path, todo=todo)
-        records[cell] = _record_of(cell, path)
+        records[cell] = record_of(cell, path)
         check_spec(records[cell]["spec"], study.spec(cell), cell, path)
     return records
 
@@ -103,10 +99,6 @@ class SoFar:
 
 def load_finished(study: Study, folder: Path | None = None) -> SoFar:
     """Return what has finished of a study or a part of it, which may be running.
-
-    Args:
-        study: The study.
-        folder: Folder of the records; None for that in the study's results.
 
     Raises:
         UserError: A record is damaged, or there is no pruned cell to compare with its dense model.
@@ -148,15 +140,14 @@ def finished_records(
 def _record_so_far(study: Study, cell: Cell, path: Path) -> Record | None:
     """Return the record of a cell; None if there is none.
 
-    A running study removes a record before it makes it again. In a study that has not finished,
-    `make repair` would also run all that is missing, so a damaged record has another remedy.
+    In a study that has not finished, `make repair` would also run all that is missing, so a damaged
+    record has another remedy.
     """
-    if not path.is_file():
-        return None
     try:
-        record = _record_of(cell, path)
+        record = record_of(cell, path)
         check_answers(record, path)
     except UserError as error:
+        # A running study removes a record before it makes it again.
         if not path.is_file():
             return None
         todo = f"remove it, and run the study, which makes it again: {study.run_command}"
@@ -172,7 +163,8 @@ def check_answers(record: Record, path: Path) -> None:
             raise UserError("the answers differ from what the record says", where=answers)
 
 
-def _record_of(cell: Cell, path: Path) -> Record:
+def record_of(cell: Cell, path: Path) -> Record:
+    """Return the record in a file, or UserError if it is damaged or another cell's."""
     record = read_record(path)
     if (found := record["spec"].get("cell")) != str(cell):
         problem = "this is the record of another cell"
@@ -181,11 +173,7 @@ def _record_of(cell: Cell, path: Path) -> Record:
 
 
 def read_record(path: Path) -> Record:
-    """Return a record of any study.
-
-    Raises:
-        UserError: The record was altered or is damaged, or does not match the schema.
-    """
+    """Return a record of any study; UserError if it was altered or does not match the schema."""
     record = read_sealed(path, problem="a record is damaged or was altered")
     validate(record, str(path))
     return cast(Record, record)
@@ -202,11 +190,7 @@ def differences(one: Any, other: Any, key: str = "") -> Iterator[Difference]:
 
 
 def check_spec(found_spec: object, spec: object, cell: Cell, where: object) -> None:
-    """Refuse numbers that were made with other settings than the current config asks for.
-
-    Raises:
-        UserError: Settings differ. The message names the first of them and how to compute again.
-    """
+    """Refuse, by UserError, numbers that were made with other settings than the config asks for."""
     unlike = list(differences(found_spec, spec))
     if not unlike:
         return

@@ -103,7 +103,6 @@ class CandidateFacts(TypedDict):
     perplexity: float | None
     perplexity_standard_error: float | None
     windows_kept_pruned: int
-    windows_diverged: int
 
 
 class ChoiceFacts(TypedDict):
@@ -126,7 +125,6 @@ class AdaptationFacts(TypedDict):
     trained_parameters: int
     # Of each window, `before` and `after`.
     losses: dict[str, dict[str, float]]
-    training_losses: list[float] | None
     choice: ChoiceFacts | None
 
 
@@ -134,14 +132,10 @@ class CostFacts(TypedDict):
     """What a step cost in all its jobs."""
 
     jobs: int
-    attempts: NotRequired[int]
     wall_s: float
     cpu_s: float
     peak_bytes: int
     peak_work_bytes: NotRequired[int]
-    peak_host_bytes: NotRequired[int]
-    peak_requested_bytes: NotRequired[int]
-    requested_s: NotRequired[int]
     tokens: NotRequired[int]
     flops: NotRequired[int]
     dense_flops: NotRequired[int]
