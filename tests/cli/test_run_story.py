@@ -379,11 +379,11 @@ def test_a_job_leaves_its_message_and_its_progress_in_its_log(tmp_path):
     """The layout of a log is the one that the terminal reads."""
     log = JobLog(tmp_path / "prune_model" / "m.log")
     code = (
-        "from types import SimpleNamespace\n"
+        "from pathlib import Path\n"
         "from freelunch.core.errors import UserError\n"
-        "from freelunch.core.job import running\n"
-        f"given = dict(log=[{str(log.path)!r}], wildcards=['m'], rule='prune_model')\n"
-        "with running(SimpleNamespace(**given, threads=1, resources={})) as job:\n"
+        "from freelunch.core.job import JobSettings, running\n"
+        f"settings = JobSettings(Path({str(log.path)!r}), 'prune_model m', 1, 'cpu', None, {{}})\n"
+        "with running(settings) as job:\n"
         "    job.report(4, 8, 'windows')\n"
         "    job.report(8, 8, 'windows')\n"
         "    raise UserError('it is wrong', where='config.yaml', found=1, todo='mend it')\n"

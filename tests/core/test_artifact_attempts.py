@@ -14,14 +14,12 @@ from typing import Any
 import pytest
 
 from artifacts import fail_with, finished, names, write
-from freelunch.core import artifact
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.artifact_writer import JOURNAL, LOCK, ArtifactWriter, is_finished, is_left
+from freelunch.core.code_digest import SCRIPTS
 from freelunch.core.files import scratch_folder
-from freelunch.core.job_cost import Clock, Spent
+from freelunch.core.job_cost import Clock
 from freelunch.core.lock import waited_s
-
-SCRIPTS = Path(artifact.__file__).parents[2]
 
 
 def start(folder: Path, *numbers: int, of: str = "fingerprint", **options: Any) -> ArtifactWriter:
@@ -36,6 +34,11 @@ def start(folder: Path, *numbers: int, of: str = "fingerprint", **options: Any) 
     return writer
 
 
+def again(folder: Path, of: str = "fingerprint", **options: Any) -> ArtifactWriter:
+    """Return the writer of another attempt, which has written nothing yet."""
+    return ArtifactWriter(folder, "test", of, **options)
+
+
 def slow(text: str) -> Callable[[Path], object]:
     """Return a writer that takes a while."""
     return lambda path: (time.sleep(0.05), path.write_text(text))
@@ -46,24 +49,39 @@ def slow(text: str) -> Callable[[Path], object]:
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(1)])
 def test_an_interrupted_write_leaves_no_half_file(tmp_path: Path, error: BaseException) -> None:
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    writer = again(tmp_path)
     writer.add("one", write("first"))
     with pytest.raises(type(error)):
         writer.add("two", fail_with(error))
     assert names(tmp_path) == {"one", JOURNAL, LOCK}
     assert "two" not in writer
     writer.add("two", write("second"))
+    with pytest.raises(ValueError, match="Out of range float"):
+        writer.finish(loss=float("nan"))
+    assert MANIFEST not in names(tmp_path)
     assert writer.finish().digest == finished(tmp_path / "whole").digest
 
 
-def test_an_attempt_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    start(tmp_path / "a")
+def test_an_attempt_goes_on_where_it_stopped_and_counts_what_that_took(tmp_path: Path) -> None:
+    whole = start(tmp_path / "whole", 0, 1, 2).finish()
+    for number in (0, 1):
+        writer = again(tmp_path / "a")
+        writer.add(f"file{number}", slow(f"content {number}"), number=number)
+        del writer
+        gc.collect()
     stamp = (tmp_path / "a" / "file0").stat().st_mtime_ns
     writer = start(tmp_path / "a", 2)
     assert "file0" in writer and writer.entry("file1")["number"] == 1
-    resumed, whole = writer.finish(), start(tmp_path / "whole", 0, 1, 2).finish()
+    resumed = writer.finish()
     assert (tmp_path / "a" / "file0").stat().st_mtime_ns == stamp
     assert resumed.digest == whole.digest
+    assert resumed.spent.attempts == 2 and 0.1 <= resumed.spent.wall_s < 5
+
+
+def run_python(code: str, folder: Path, *around: str) -> int:
+    command = [*around, sys.executable, "-c", code, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def test_a_killed_process_loses_no_finished_file(tmp_path: Path) -> None:
@@ -81,15 +99,31 @@ writer = ArtifactWriter(Path(sys.argv[1]), "test", "fingerprint")
 writer.add("one", lambda path: path.write_text("first"))
 writer.add("two", die)
 """
-    command = [sys.executable, "-c", code, str(tmp_path / "a")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(SCRIPTS)}, check=False)
-    assert done.returncode == 9
+    assert run_python(code, tmp_path / "a") == 9
     assert names(tmp_path / "a") == {"one", ".two.part", JOURNAL, LOCK}
-    writer = ArtifactWriter(tmp_path / "a", "test", "fingerprint")
+    writer = again(tmp_path / "a")
     assert "one" in writer
     assert names(tmp_path / "a") == {"one", JOURNAL, LOCK}
     writer.add("two", write("second"))
     assert writer.finish().digest == finished(tmp_path / "whole").digest
+
+
+def test_modes_follow_the_umask(tmp_path: Path) -> None:
+    """safetensors by itself makes files that only their owner can read."""
+    code = """
+import sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from freelunch.core.artifact_writer import ArtifactWriter
+
+writer = ArtifactWriter(Path(sys.argv[1]), "test", "fingerprint")
+writer.add("one", lambda path: save_file({"x": torch.ones(1)}, path))
+writer.add_text("two", "text")
+writer.finish()
+"""
+    assert run_python(code, tmp_path / "a", "sh", "-c", 'umask 002; exec "$@"', "sh") == 0
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "a").iterdir()} == {0o664}
 
 
 def test_a_journal_cut_short_anywhere(tmp_path: Path) -> None:
@@ -103,7 +137,7 @@ def test_a_journal_cut_short_anywhere(tmp_path: Path) -> None:
         folder = tmp_path / f"cut{cut}"
         start(folder)
         (folder / JOURNAL).write_bytes(journal[:cut])
-        writer = ArtifactWriter(folder, "test", "fingerprint")
+        writer = again(folder)
         complete = sum(cut >= end for end in ends)
         kept = {f"file{number}" for number in range(complete - 1)}
         assert names(folder) == {*kept, JOURNAL, LOCK}, f"cut after {cut} bytes"
@@ -113,35 +147,34 @@ def test_a_journal_cut_short_anywhere(tmp_path: Path) -> None:
         assert start(folder).finish().files.keys() == {"file0", "file1"}
 
 
-@pytest.mark.parametrize(
-    "line", [None, "\0" * 40 + "\n", "no JSON\n", "[]\n", '{"name": "file0"}\n']
-)
-def test_a_journal_with_a_damaged_line_is_worth_nothing(tmp_path: Path, line: str | None) -> None:
-    """As a power cut may leave it; the first one is altered."""
-    start(tmp_path)
-    journal = (tmp_path / JOURNAL).read_text()
-    altered = journal.replace('"number": 1', '"number": 7')
-    (tmp_path / JOURNAL).write_text(altered if line is None else journal + line)
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
-    assert names(tmp_path) == {JOURNAL, LOCK}
-    assert "file0" not in writer
+# What makes an attempt's files worth nothing.
+SPOILS: dict[str, Callable[[Path], object]] = {
+    # As a power cut may leave a journal.
+    "altered line": lambda folder: (folder / JOURNAL).write_text(
+        (folder / JOURNAL).read_text().replace('"number": 1', '"number": 7')
+    ),
+    **{
+        line[:6]: lambda folder, line=line: (folder / JOURNAL).open("a").write(line)
+        for line in ("\0" * 40 + "\n", "no JSON\n", "[]\n", '{"name": "file0"}\n')
+    },
+    "other files": lambda folder: (
+        (folder / "file0").write_text("content X"),
+        (folder / "file1").unlink(),
+    ),
+    "another fingerprint": lambda folder: (folder / "stranger" / "within").mkdir(parents=True),
+}
 
 
-def test_a_file_that_changed_since_is_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoilt", SPOILS)
+def test_what_is_not_what_this_job_made_is_made_anew(tmp_path: Path, spoilt: str) -> None:
     start(tmp_path)
-    (tmp_path / "file0").write_text("content X")
-    (tmp_path / "file1").unlink()
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    SPOILS[spoilt](tmp_path)
+    writer = again(tmp_path, "new" if spoilt == "another fingerprint" else "fingerprint")
     assert "file0" not in writer and "file1" not in writer
     assert names(tmp_path) == {JOURNAL, LOCK}
 
 
-def test_another_fingerprint_discards(tmp_path: Path) -> None:
-    start(tmp_path, of="old")
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "stranger").touch()
-    writer = ArtifactWriter(tmp_path, "test", "new")
-    assert names(tmp_path) == {JOURNAL, LOCK} and "file0" not in writer
+# --- What other jobs made
 
 
 @pytest.mark.parametrize("keep_journal", [False, True])
@@ -149,7 +182,7 @@ def test_a_folder_without_its_manifest_is_made_anew(tmp_path: Path, keep_journal
     """As Snakemake leaves it before it runs a job again."""
     finished(tmp_path)
     (tmp_path / MANIFEST).unlink()
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint", keep_journal=keep_journal)
+    writer = again(tmp_path, keep_journal=keep_journal)
     assert writer.finished is None and "one" not in writer
     assert names(tmp_path) == {JOURNAL, LOCK}
 
@@ -169,23 +202,23 @@ def test_what_another_job_finished_is_taken_over(tmp_path: Path, changed: str) -
     assert writer.finished == ({"loss": 0.5} if changed == "nothing" else None)
     assert MANIFEST not in names(tmp_path), "it could be interrupted now"
     if changed == "nothing":
-        again = writer.finish(**writer.finished)
-        assert again.digest == made.digest
-        assert again.spent.attempts == 0 and again.spent.host_bytes > 0
+        same = writer.finish(**writer.finished)
+        assert same.digest == made.digest
+        assert same.spent.attempts == 0 and same.spent.host_bytes > 0
 
 
 def test_a_second_writer_waits_for_the_first(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A job whose Snakemake was killed may still be at work when the next run starts."""
-    first = ArtifactWriter(tmp_path, "test", "fingerprint")
+    first = again(tmp_path)
     first.add("one", slow("first"))
     opened = threading.Event()
     taken: list[Artifact] = []
     waited_before = waited_s()
 
     def second() -> None:
-        writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+        writer = again(tmp_path)
         opened.set()
         taken.append(writer.finish(**writer.finished))
 
@@ -223,26 +256,17 @@ def test_a_second_scratch_folder_waits_for_the_first(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
-def test_what_an_interrupted_attempt_spent_is_counted(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        ArtifactWriter(tmp_path, "test", "fingerprint").add(name, slow(name))
-        gc.collect()
-    artifact = ArtifactWriter(tmp_path, "test", "fingerprint").finish()
-    assert artifact.spent.attempts == 2
-    assert 0.1 <= artifact.spent.wall_s < 5
-
-
 # --- Work that was divided in another way
 
 
 def test_files_of_another_division_are_taken_over_with_what_they_cost(tmp_path: Path) -> None:
-    one = ArtifactWriter(tmp_path / "1-of-1", "test", "fingerprint")
+    one = again(tmp_path / "1-of-1")
     one.add("file0", slow("content 0"), number=0)
     whole = one.finish()
     start(tmp_path / "1-of-3", 1)
     gc.collect()
     folders = sorted(tmp_path.glob("*-of-*"))
-    writer = ArtifactWriter(tmp_path / "1-of-2", "test", "fingerprint", others=folders)
+    writer = again(tmp_path / "1-of-2", others=folders)
     assert writer.find("file0") and writer.find("file1") and not writer.find("file2")
     assert "file2" not in writer
     taken = writer.finish()
@@ -252,69 +276,34 @@ def test_files_of_another_division_are_taken_over_with_what_they_cost(tmp_path: 
     assert taken.spent.attempts == 0
     # And from there once more, after the first division was removed.
     shutil.rmtree(whole.folder)
-    again = ArtifactWriter(tmp_path / "1-of-4", "test", "fingerprint", others=[taken.folder])
-    assert again.find("file0")
-    assert again.finish().spent.wall_s >= 0.05
+    third = again(tmp_path / "1-of-4", others=[taken.folder])
+    assert third.find("file0")
+    assert third.finish().spent.wall_s >= 0.05
 
 
-@pytest.mark.parametrize("of", ["fingerprint", "another"])
-def test_only_the_same_work_is_taken_over(tmp_path: Path, of: str) -> None:
-    made = start(tmp_path / "1-of-1", of=of).finish()
-    edited = made.path("file1")
-    edited.chmod(0o644)
-    edited.write_text("content X")
-    writer = ArtifactWriter(tmp_path / "1-of-2", "test", "fingerprint", others=[made.folder])
-    assert writer.find("file0") is (of == "fingerprint")
-    assert not writer.find("file1"), "it is not the file that was made"
-
-
-def test_a_finished_folder_takes_nothing_over_from_itself(tmp_path: Path) -> None:
-    start(tmp_path, 0).finish()
-    (tmp_path / MANIFEST).unlink()
-    assert not ArtifactWriter(tmp_path, "test", "fingerprint", others=[tmp_path]).find("file0")
-
-
-def test_facts_that_are_no_json_number(tmp_path: Path) -> None:
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
-    with pytest.raises(ValueError, match="Out of range float"):
-        writer.finish(loss=float("nan"))
-    assert not (tmp_path / MANIFEST).exists()
-
-
-def test_modes_follow_the_umask(tmp_path: Path) -> None:
-    """safetensors by itself makes files that only their owner can read."""
-    code = """
-import sys
-from pathlib import Path
-import torch
-from safetensors.torch import save_file
-from freelunch.core.artifact_writer import ArtifactWriter
-
-writer = ArtifactWriter(Path(sys.argv[1]), "test", "fingerprint")
-writer.add("one", lambda path: save_file({"x": torch.ones(1)}, path))
-writer.add_text("two", "text")
-writer.finish()
-"""
-    command = ["sh", "-c", 'umask 002; exec "$@"', "sh", sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
-    subprocess.run([*command, str(tmp_path / "a")], env=environment, check=True)
-    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "a").iterdir()} == {0o664}
+def test_only_the_same_work_is_taken_over(tmp_path: Path) -> None:
+    for of in ("fingerprint", "another"):
+        made = start(tmp_path / of, of=of).finish()
+        made.path("file1").chmod(0o644)
+        made.path("file1").write_text("content X")
+        writer = again(tmp_path / f"beside {of}", others=[made.folder])
+        assert writer.find("file0") is (of == "fingerprint")
+        assert not writer.find("file1"), "it is not the file that was made"
+    # Nor is anything from the folder itself, which is to be made anew.
+    (tmp_path / "fingerprint" / MANIFEST).unlink()
+    itself = tmp_path / "fingerprint"
+    assert not again(itself, others=[itself]).find("file0")
 
 
 # --- Folders that are filled for another job
 
 
-def leave(folder: Path) -> Spent:
-    """Fill a folder for another job, which is to write its manifest."""
-    return start(folder).leave()
-
-
 def test_a_folder_that_was_left_is_finished_by_its_own_job(tmp_path: Path) -> None:
-    spent = leave(tmp_path / "left")
+    spent = start(tmp_path / "left").leave()
     assert names(tmp_path / "left") == {"file0", "file1", JOURNAL}
     assert is_left(tmp_path / "left", "fingerprint") and not is_left(tmp_path / "left", "other")
     assert not is_finished(tmp_path / "left", "fingerprint")
-    writer = ArtifactWriter(tmp_path / "left", "test", "fingerprint")
+    writer = again(tmp_path / "left")
     assert writer.left
     made = writer.finish()
     # Nothing was interrupted.
@@ -327,21 +316,17 @@ def test_a_folder_that_was_left_is_finished_by_its_own_job(tmp_path: Path) -> No
 
 
 def test_a_folder_that_was_left_and_is_damaged_is_no_longer_left(tmp_path: Path) -> None:
-    leave(tmp_path)
+    start(tmp_path).leave()
     (tmp_path / "file1").write_text("something else")
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    writer = again(tmp_path)
     assert not writer.left and "file0" in writer and "file1" not in writer
     writer.release()
     assert not is_left(tmp_path, "fingerprint")
-    assert "file0" in ArtifactWriter(tmp_path, "test", "fingerprint")
-
-
-def test_an_attempt_that_did_not_get_to_leave_is_an_interrupted_one(tmp_path: Path) -> None:
-    start(tmp_path)
-    assert not is_left(tmp_path, "fingerprint")
-    writer = ArtifactWriter(tmp_path, "test", "fingerprint")
+    # It did not get to leave, so this was an interrupted attempt.
+    writer = again(tmp_path)
+    assert "file0" in writer
     writer.leave()
-    assert ArtifactWriter(tmp_path, "test", "fingerprint").finish().spent.attempts == 1
+    assert again(tmp_path).finish().spent.attempts == 1
 
 
 def test_a_folder_of_another_job_is_filled_only_while_nobody_has_or_does(tmp_path: Path) -> None:
@@ -350,8 +335,8 @@ def test_a_folder_of_another_job_is_filled_only_while_nobody_has_or_does(tmp_pat
     def open_(name: str) -> ArtifactWriter | None:
         return ArtifactWriter.of_another_job(tmp_path / name, "test", "fingerprint", Clock())
 
-    working = ArtifactWriter(tmp_path / "working", "test", "fingerprint")
-    leave(tmp_path / "left")
+    working = again(tmp_path / "working")
+    start(tmp_path / "left").leave()
     finished(tmp_path / "finished")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert [open_(name) for name in ("working", "left", "finished")] == [None, None, None]

@@ -1,9 +1,14 @@
-"""Digests of code: what changes them, and that they see all code that a script runs."""
+"""Digests of code: what changes them, that they see all code that a script runs, and no more.
+
+A digest that covers too little keeps a wrong number; one that covers too much costs days on a large
+model.
+"""
 
 import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,16 +21,38 @@ from freelunch.audit.figures import figure_modules, figures
 
 # The module's name is also that of its function.
 from freelunch.core import code_digest as digest
-from freelunch.core.code_digest import SCRIPTS, code_digest, covered_files, reachable_files
+from freelunch.core.code_digest import (
+    SCRIPTS,
+    SURROUNDINGS,
+    code_digest,
+    covered_files,
+    reachable_files,
+)
+from freelunch.study.criteria import CRITERIA
 from sources_read import forget_sources
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+LIBRARY = SCRIPTS / "freelunch"
+RULES = {path.stem: path.read_text() for path in (SCRIPTS.parent / "rules").glob("*.smk")}
+MEASUREMENTS = [
+    f"freelunch.evaluation.{name}"
+    for name in ("identity", "perplexity", "held_out", "drift", "tasks")
+]
+# What a script imports by name.
+BY_NAME = {
+    "evaluate_cell": MEASUREMENTS,
+    "prune_model": [f"freelunch.pruning.criteria.{score}" for score in CRITERIA],
+}
 
 
-def edited_digest(path: Path, text: str, script: str) -> str:
-    path.write_text(text)
-    forget_sources()
-    return code_digest(script)
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the scripts and the library, which is what digests are of from now on."""
+    folder = tmp_path / "scripts"
+    shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(digest, "SCRIPTS", folder)
+    monkeypatch.setattr(digest, "LIBRARY", folder / "freelunch")
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -35,65 +62,59 @@ def _no_stale_digests() -> Iterator[None]:
     forget_sources()
 
 
+def digests(scripts: list[str] = NAMES) -> dict[str, str]:
+    """Return the digest of each script as its sources are now."""
+    forget_sources()
+    return {script: code_digest(script, *BY_NAME.get(script, [])) for script in scripts}
+
+
+def append(path: Path) -> None:
+    path.write_text(path.read_text() + "\nEDITED = 1\n")
+
+
 # --- What counts as a change
 
 
 def test_a_copy_has_the_same_digests(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A digest does not depend on where the repository lies."""
-    found = {name: code_digest(name) for name in NAMES}
+    found = digests()
     monkeypatch.undo()
-    forget_sources()
-    assert found == {name: code_digest(name) for name in NAMES}
+    assert found == digests()
     assert len(set(found.values())) == len(NAMES)
 
 
-def test_comments_docstrings_and_layout_do_not_count(copy: Path) -> None:
-    before = code_digest("prune_model")
-    path = copy / "freelunch" / "pruning" / "masks.py"
-    text = path.read_text()
-    of_module, of_function = text.split('"""')[1], text.split('"""')[3]
-    for change in (
-        "# A comment.\n" + text,
-        text.replace(of_function, "Return the same, in other words."),
-        text.replace(f'"""{of_module}"""', ""),
-        text.replace("chosen[tied_groups] &= ~(", "chosen[tied_groups] &= ~(\n        "),
-        text.replace("\n\n\n", "\n\n\n\n\n"),
-    ):
-        assert change != text
-        assert edited_digest(path, change, "prune_model") == before
-
-
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "counts"),
     [
-        ("groups <= threshold", "groups < threshold"),
-        ("dim=1", "dim=0"),
-        ('"row"', '"column"'),
-        ("def lowest_of_columns", "def lowest_of_columns2"),
-        ("import torch\n", "import torch\n\n'a string that documents nothing'\n"),
+        ("groups <= threshold", "groups < threshold", True),
+        ("dim=1", "dim=0", True),
+        ('"row"', '"column"', True),
+        ("def lowest_of_columns", "def lowest_of_columns2", True),
+        ("import torch\n", "import torch\n\n'a string that documents nothing'\n", True),
+        ("import torch\n", "import torch  # A comment.\n", False),
+        ('"""Masks from', '"""Masks out of', False),
+        ("chosen[tied_groups] &= ~(", "chosen[tied_groups] &= ~(\n        ", False),
+        ("\n\n\n", "\n\n\n\n\n", False),
     ],
 )
-def test_an_edit_of_code_far_below_the_script_counts(copy: Path, old: str, new: str) -> None:
+def test_an_edit_of_code_far_below_the_script_counts_and_layout_does_not(
+    copy: Path, old: str, new: str, counts: bool
+) -> None:
     """`prune_model` imports `pruning`, and only that imports `masks`."""
     assert "masks" not in (copy / "prune_model.py").read_text().replace("the masks", "")
-    before = code_digest("prune_model")
-    untouched = code_digest("fetch_text")
+    before = digests(["prune_model", "fetch_text"])
     path = copy / "freelunch" / "pruning" / "masks.py"
     text = path.read_text()
     assert old in text
-    assert edited_digest(path, text.replace(old, new), "prune_model") != before
-    assert code_digest("fetch_text") == untouched
-
-
-def test_an_edit_of_the_script_itself_counts(copy: Path) -> None:
-    before = code_digest("prune_model")
-    path = copy / "prune_model.py"
-    assert edited_digest(path, path.read_text() + "\nprint()\n", "prune_model") != before
+    path.write_text(text.replace(old, new))
+    after = digests(["prune_model", "fetch_text"])
+    assert (after["prune_model"] != before["prune_model"]) is counts
+    assert after["fetch_text"] == before["fetch_text"]
 
 
 def test_a_module_that_is_renamed_or_moved_runs_nothing_again(copy: Path) -> None:
     """Neither does the change of the import lines that follow it, nor their new order."""
-    before = {name: code_digest(name) for name in NAMES}
+    before = digests()
     library = copy / "freelunch"
     (library / "a_new_room").mkdir()
     (library / "a_new_room" / "__init__.py").write_text('"""A room."""\n')
@@ -113,8 +134,7 @@ def test_a_module_that_is_renamed_or_moved_runs_nothing_again(copy: Path) -> Non
         edited += text != path.read_text()
         path.write_text(_sorted_imports(text))
     assert edited > 20
-    forget_sources()
-    assert {name: code_digest(name) for name in NAMES} == before
+    assert digests() == before
 
 
 def _sorted_imports(text: str) -> str:
@@ -127,14 +147,18 @@ def _sorted_imports(text: str) -> str:
 
 
 def test_an_import_of_an_equal_name_from_another_module_counts(copy: Path) -> None:
-    (copy / "script.py").write_text("from freelunch.one import f\nimport freelunch.two\n")
     for name in ("one", "two"):
         (copy / "freelunch" / f"{name}.py").write_text(f"def f():\n    return '{name}'\n")
-    before = code_digest("script")
-    other = "from freelunch.two import f\nimport freelunch.one\n"
-    assert edited_digest(copy / "script.py", other, "script") != before
-    renamed = "from freelunch.one import f as g\nimport freelunch.two\n"
-    assert edited_digest(copy / "script.py", renamed, "script") != before
+    found = set()
+    for imported, beside in (
+        ("one import f", "two"),
+        ("two import f", "one"),
+        ("one import f as g", "two"),
+    ):
+        (copy / "script.py").write_text(f"from freelunch.{imported}\nimport freelunch.{beside}\n")
+        found |= {*digests(["script"]).values()}
+    append(copy / "script.py")
+    assert len(found | {*digests(["script"]).values()}) == 4
 
 
 def test_every_way_of_importing_is_followed(copy: Path) -> None:
@@ -155,6 +179,27 @@ def test_every_way_of_importing_is_followed(copy: Path) -> None:
         "freelunch/core/errors.py",
         *(f"freelunch/inner/{name}.py" for name in ("__init__", "a", "b", "c", "d", "e")),
     }
+
+
+@pytest.mark.parametrize(
+    ("package", "measurements", "scripts"),
+    [
+        ("lm-eval", {"tasks"}, set()),
+        ("mwparserfromhell", set(), {"fetch_text"}),
+        ("torch", {name.rpartition(".")[2] for name in MEASUREMENTS}, set(NAMES)),
+    ],
+)
+def test_an_upgrade_of_a_package_repeats_what_imports_it(
+    monkeypatch: pytest.MonkeyPatch, package: str, measurements: set[str], scripts: set[str]
+) -> None:
+    def upgrade() -> None:
+        monkeypatch.setattr(
+            digest, "version", lambda name: "99.0" if name == package else version(name)
+        )
+
+    before = {name: code_digest(name) for name in NAMES}
+    assert changed("evaluate_cell", MEASUREMENTS, upgrade) == measurements
+    assert {name for name in NAMES if code_digest(name) != before[name]} == scripts
 
 
 # --- Whether the digests are complete
@@ -181,38 +226,24 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.fixture(scope="module")
-def loaded() -> dict[str, set[Path]]:
-    """Return the library files that are in memory when a script has imported all that it does."""
+def test_a_digest_covers_every_module_that_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But what surrounds each job: no result is computed from it."""
+    command = [sys.executable, "-c", _IMPORT_EACH, *NAMES]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), "MPLBACKEND": "agg"}
-    output = subprocess.run(
-        [sys.executable, "-c", _IMPORT_EACH, *NAMES],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    ).stdout
-    found = dict(json.loads(line) for line in output.splitlines())
-    return {name: {Path(file) for file in files} for name, files in found.items()}
+    output = subprocess.check_output(command, env=environment, text=True)
+    loaded = {name: {*map(Path, files)} for name, files in map(json.loads, output.splitlines())}
+    assert loaded.keys() == set(NAMES)
 
+    def uncovered(name: str) -> set[Path]:
+        roots = (SCRIPTS / f"{name}.py", LIBRARY / "core" / "job.py")
+        return loaded[name] - {path for root in roots for path in reachable_files(root)}
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_digest_covers_every_module_that_is_loaded(
-    loaded: dict[str, set[Path]], name: str
-) -> None:
-    covered = set(reachable_files(SCRIPTS / f"{name}.py"))
-    assert SCRIPTS / "freelunch" / "__init__.py" in loaded[name]
-    assert loaded[name] <= covered, "an edit of these would rerun nothing"
-
-
-def test_an_incomplete_digest_is_noticed(
-    loaded: dict[str, set[Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If the imports of one module were not followed, the test above would fail."""
+    assert {name: uncovered(name) for name in NAMES if uncovered(name)} == {}
+    assert all(LIBRARY / "__init__.py" in files for files in loaded.values())
+    # If the imports of one module were not followed, this would be noticed.
     complete = digest._files
     monkeypatch.setattr(digest, "_files", lambda name: [] if "masks" in name else complete(name))
-    covered = set(reachable_files(SCRIPTS / "prune_model.py"))
-    assert loaded["prune_model"] - covered == {SCRIPTS / "freelunch" / "pruning" / "masks.py"}
+    assert uncovered("prune_model") == {LIBRARY / "pruning" / "masks.py"}
 
 
 def test_only_some_modules_are_imported_by_a_name_made_at_run_time() -> None:
@@ -221,36 +252,27 @@ def test_only_some_modules_are_imported_by_a_name_made_at_run_time() -> None:
         *("pruning/criteria/__init__.py", "evaluation/measurements.py"),
         *("reporting/drawing/figure_files.py", "reporting/figures/__init__.py"),
     )
-    for path in set(SCRIPTS.rglob("*.py")) - {SCRIPTS / "freelunch" / name for name in by_name}:
+    for path in set(SCRIPTS.rglob("*.py")) - {LIBRARY / name for name in by_name}:
         for node in ast.walk(ast.parse(path.read_text())):
             names = {getattr(node, "id", None), getattr(node, "attr", None)}
             assert not names & {"import_module", "__import__"}, path
 
 
 def test_each_rule_carries_the_digest_of_its_script() -> None:
-    rules = "".join(path.read_text() for path in (SCRIPTS.parent / "rules").glob("*.smk"))
+    rules = "".join(RULES.values())
     # One script draws every sample of a mixture, in place of the script of each rule.
     (mixed,) = re.findall(r'MIXED = "(\w+)"', rules)
     rules = rules.replace("{MIXED or '", "").replace("'}.py", ".py").replace("MIXED or ", "")
-    for name in NAMES:
-        if name == mixed:
-            continue
+    for name in set(NAMES) - {mixed}:
         assert f'"../scripts/{name}.py"' in rules, f"no rule runs {name}"
         # With the modules that the script imports by name, where there are any.
         carried = re.search(rf'code=(lambda wildcards: )?code_digest\(\s*"{name}"', rules)
         assert carried, f"no rule carries the digest of {name}"
-
-
-# What a rule names beside its script: where it says so, and the modules.
-CRITERIA = sorted(
-    f"freelunch.pruning.criteria.{path.stem}"
-    for path in (SCRIPTS / "freelunch" / "pruning" / "criteria").glob("[a-z]*.py")
-)
-MEASUREMENTS = [
-    f"freelunch.evaluation.{name}"
-    for name in ("identity", "perplexity", "held_out", "drift", "tasks")
-]
-DRAWINGS = [figure.drawing for figure in figures().values()]
+    for script in ("build_tables", "audit_study"):
+        assert f'code=code_digest("{script}", *figures.figure_modules())' in RULES["show"]
+        covered = {path.stem for path in covered_files(script, *figure_modules())}
+        by_name = {module.rpartition(".")[2] for module in figure_modules()}
+        assert covered >= by_name | {"effects", "budget_ratios"}
 
 
 def changed(script: str, modules: list[str], edit: Callable[[], object]) -> set[str]:
@@ -273,7 +295,7 @@ def changed(script: str, modules: list[str], edit: Callable[[], object]) -> set[
             "prune",
             'f"freelunch.pruning.criteria.{STUDY.criterion(wildcards.criterion).score}"',
             "prune_model",
-            CRITERIA,
+            BY_NAME["prune_model"],
             "pruning/criteria/wanda.py",
             # Those of units are made of Wanda's scores.
             {"wanda", "wanda_sp", "flap"},
@@ -290,7 +312,7 @@ def changed(script: str, modules: list[str], edit: Callable[[], object]) -> set[
             "show",
             'code_digest("draw_figure", figure_of(wildcards).drawing)',
             "draw_figure",
-            DRAWINGS,
+            [figure.drawing for figure in figures().values()],
             "reporting/figures/gain_by_window.py",
             {"gain_by_window"},
         ),
@@ -306,37 +328,85 @@ def test_a_job_carries_the_digest_of_the_module_that_it_uses_alone(
     expected: set[str],
 ) -> None:
     """An edit of one criterion, measurement or figure reruns what uses it, and nothing else."""
-    assert named in (SCRIPTS.parent / "rules" / f"{rule}.smk").read_text()
-    path = copy / "freelunch" / edited
-    edit = path.read_text() + "\nNOTE = 1\n"
-    assert changed(script, modules, lambda: path.write_text(edit)) == expected
+    assert named in RULES[rule]
+    assert changed(script, modules, lambda: append(copy / "freelunch" / edited)) == expected
+
+
+# --- How far digests reach: what only predicts, downloads, words or shows computes nothing again
+
+# Rooms that a script computes with, beside `core` and `study`; all others fetch, record or show.
+ROOMS = {
+    "mix_text": {"data"},
+    "sample_mixture": {"data", "model"},
+    "sample_calibration": {"data", "model"},
+    "sample_held_out": {"data", "model"},
+    "cut_windows": {"data", "model"},
+    "capture_reference": {"evaluation", "model"},
+    "evaluate_cell": {"evaluation", "model"},
+    "extend_calibration": {"data", "model"},
+    "capture_dense": {"model", "pruning"},
+    "prune_model": {"model", "pruning"},
+    "reconstruct_window": {"adaptation", "model"},
+    "retrain_model": {"adaptation", "model"},
+    "choose_candidate": {"adaptation", "model"},
+}
+# Rooms and modules of the library that no computing script may reach.
+APART = (
+    *("costs/", "records/", "analysis/", "reporting/", "audit/", "cli/"),
+    *("data/sources/", "data/models.py", "data/tasks.py", "data/texts.py", "data/wiki.py"),
+    "data/text_formats.py",
+)
+
+
+@pytest.mark.parametrize("script", ROOMS)
+def test_a_computing_script_reaches_only_what_it_computes_with(script: str) -> None:
+    files = covered_files(script, *BY_NAME.get(script, []))
+    names = [str(path.relative_to(LIBRARY)) for path in files if path.is_relative_to(LIBRARY)]
+    assert {name.partition("/")[0] for name in names if "/" in name} - {"core", "study"} == (
+        ROOMS[script]
+    )
+    assert not [name for name in names if name.startswith(APART)], "it runs again after an edit"
+    # Studies without a mixture do not run again after an edit there.
+    assert "mix" in script or not [name for name in names if "mixture" in name]
+
+
+def test_every_script_that_computes_is_among_these() -> None:
+    others = ("fetch_", "collect_", "build_", "draw_", "audit_")
+    assert {name for name in NAMES if not name.startswith(others)} == set(ROOMS)
 
 
 @pytest.mark.parametrize(
-    ("package", "measurements", "scripts"),
+    "name", [*APART, *(name.partition(".")[2].replace(".", "/") + ".py" for name in SURROUNDINGS)]
+)
+def test_an_edit_of_what_stands_apart_computes_nothing_again(copy: Path, name: str) -> None:
+    """Such as a memory formula, a sentence of the summary, a way to download, a declaration."""
+    before = digests([*ROOMS])
+    path = copy / "freelunch" / name
+    # This fails if it was renamed or moved, and the list was not.
+    for module in path.rglob("*.py") if name.endswith("/") else [path]:
+        append(module)
+    assert path.exists() and digests([*ROOMS]) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
     [
-        ("lm-eval", {"tasks"}, set()),
-        ("mwparserfromhell", set(), {"fetch_text"}),
-        ("torch", {name.rpartition(".")[2] for name in MEASUREMENTS}, set(NAMES)),
+        ("default=0.001,\n", "default=0.002,\n"),
+        (
+            'lt=1,\n        description="Share of the steps',
+            'lt=2,\n        description="Share of the',
+        ),
+        ('default="linear"', 'default="cosine"'),
     ],
 )
-def test_an_upgrade_of_a_package_repeats_what_imports_it(
-    monkeypatch: pytest.MonkeyPatch, package: str, measurements: set[str], scripts: set[str]
+def test_an_edit_of_how_an_adaptation_trains_by_default_counts(
+    copy: Path, old: str, new: str
 ) -> None:
-    def upgrade() -> None:
-        monkeypatch.setattr(
-            digest, "version", lambda name: "99.0" if name == package else version(name)
-        )
-
-    before = {name: code_digest(name) for name in NAMES}
-    assert changed("evaluate_cell", MEASUREMENTS, upgrade) == measurements
-    assert {name for name in NAMES if code_digest(name) != before[name]} == scripts
-
-
-@pytest.mark.parametrize("script", ["build_tables", "audit_study"])
-def test_what_reads_the_declarations_of_figures_carries_them(script: str) -> None:
-    rule = (SCRIPTS.parent / "rules" / "show.smk").read_text()
-    assert f'code=code_digest("{script}", *figures.figure_modules())' in rule
-    covered = {path.stem for path in covered_files(script, *figure_modules())}
-    by_name = {module.rpartition(".")[2] for module in figure_modules()}
-    assert covered >= by_name | {"effects", "budget_ratios"}
+    scripts = ["reconstruct_window", "retrain_model"]
+    before = digests(scripts)
+    path = copy / "freelunch" / "study" / "adaptations.py"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    after = digests(scripts)
+    assert [name for name in scripts if before[name] == after[name]] == []

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from freelunch.core import devices
+from freelunch.core.code_digest import SCRIPTS
 from freelunch.core.devices import (
-    check_found,
-    check_used,
+    check_devices,
     chosen_devices,
     claim_device,
     device_text,
@@ -41,10 +41,6 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def numbers() -> str:
-    return " ".join(device.number for device in visible_devices())
-
-
 @pytest.mark.parametrize(
     ("named", "expected"),
     [
@@ -63,10 +59,15 @@ def test_visible_devices(
 ) -> None:
     if named is not None:
         monkeypatch.setenv(devices.VISIBLE, named)
-    assert numbers() == expected
+    assert " ".join(device.number for device in visible_devices()) == expected
 
 
-def test_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_gpu_of_its_own(
+    gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_up_gpus(tmp_path / "bin", ("0, GPU-000, NVIDIA GB10, [N/A]",))
+    (device,) = visible_devices()
+    assert device.memory_bytes > 2**28, "it shares the machine's"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert visible_devices() == [] and claim_device() is None
     # A driver that does not answer is no GPU.
@@ -75,47 +76,38 @@ def test_a_machine_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert visible_devices() == []
 
 
-def test_a_gpu_that_shares_the_machines_memory(
-    gpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make_up_gpus(tmp_path / "bin", ("0, GPU-000, NVIDIA GB10, [N/A]",))
-    (device,) = visible_devices()
-    assert device.memory_bytes > 2**28
-
-
 def test_the_profile_chooses(gpus: None) -> None:
     found = chosen_devices(None)
     assert [device.memory_bytes for device in found] == [81559 * 2**20] * 3
     assert chosen_devices("cuda") == found and chosen_devices("cpu") == []
     with refused(where="device", found="gpu", expected="cpu or cuda"):
         chosen_devices("gpu")
-
-
-@pytest.mark.parametrize(
-    ("memory", "is_here", "asked", "is_refused"),
-    [
-        (None, True, "cuda", False),
-        (None, False, "cpu", False),
-        (None, False, "cuda", True),
-        (80, True, None, False),
-        (80, False, "cpu", True),
-        (80, False, None, True),
-    ],
-)
-def test_a_run_uses_a_gpu_that_is_here_and_its_memory_only_then(
-    gpus: None, memory: int | None, is_here: bool, asked: str | None, is_refused: bool
-) -> None:
-    found = visible_devices() if is_here else []
-    with refused(where="device") if is_refused else nullcontext():
-        check_found(found, asked)
-        check_used(memory, found, asked)
-
-
-def test_what_computes_in_words(gpus: None) -> None:
-    assert device_text(visible_devices()) == "NVIDIA H100 80GB HBM3 (3)"
+    assert device_text(found) == "NVIDIA H100 80GB HBM3 (3)"
     assert device_text([]) == "cpu, no GPU found"
     assert device_text([], "cpu") == "cpu, as the profile says"
     assert device_text([], "cuda") == "a GPU for each job, from the scheduler"
+
+
+@pytest.mark.parametrize(
+    ("memory", "is_here", "asked", "refused_at"),
+    [
+        (None, True, "cuda", None),
+        (None, False, "cpu", None),
+        (None, False, "cuda", "default-resources: device"),
+        (80, True, None, None),
+        (80, False, "cpu", "device_memory"),
+        (80, False, None, "device_memory"),
+    ],
+)
+def test_a_run_uses_a_gpu_that_is_here_and_its_memory_only_then(
+    gpus: None, memory: int | None, is_here: bool, asked: str | None, refused_at: str | None
+) -> None:
+    found = visible_devices() if is_here else []
+    with refused(where=refused_at) if refused_at else nullcontext():
+        check_devices(found, asked, memory, is_local=True)
+    # A GPU that the profile asks for may be on another machine.
+    with refused(where=refused_at) if memory and refused_at else nullcontext():
+        check_devices(found, asked, memory, is_local=False)
 
 
 @contextmanager
@@ -133,7 +125,7 @@ def started(count: int) -> Iterator[list[subprocess.Popen[str]]]:
 def start() -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", TAKES],
-        env={**os.environ, "PYTHONPATH": str(Path(devices.__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -158,16 +150,13 @@ def test_jobs_side_by_side_take_a_gpu_each(gpus: None, monkeypatch: pytest.Monke
         assert taken(jobs[-1]) == "2 GPU-222"
 
 
-def test_a_scheduler_has_given_a_job_its_gpu(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(devices.SCHEDULED, "1")
-    assert claim_device() is None and devices.VISIBLE not in os.environ
-
-
-@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"])
 def test_jobs_of_a_study_within_an_allocation_take_a_gpu_each(
-    gpus: None, monkeypatch: pytest.MonkeyPatch, name: str
+    gpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after `salloc --gpus=3`, by the local profile: no scheduler shares out its GPUs."""
-    monkeypatch.setenv(name, "7")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     with started(3) as jobs:
         assert sorted(taken(job).split()[0] for job in jobs) == ["0", "1", "2"]
+    # A scheduler has given a job that it started its GPU.
+    monkeypatch.setenv(devices.SCHEDULED, "1")
+    assert claim_device() is None and devices.VISIBLE not in os.environ

@@ -1,4 +1,4 @@
-"""What surrounds a job: its log, its errors and its run facts, on disks that refuse to work."""
+"""What surrounds a job: its log, its errors, its run facts, and what importing the library sets."""
 
 import errno
 import json
@@ -11,20 +11,22 @@ import pytest
 
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.core.digest import unsealed
+from freelunch.core.errors import STUDY_VARIABLE, first_of, run_again
 
 # A job as a script of the workflow is one.
 JOB = """
 import logging, os, sys
 from pathlib import Path
 from types import SimpleNamespace
-from freelunch.core.job import running
+from snakemake_job import running
 
 class Named(dict):
     __getattr__ = dict.get
 
 log, run, raised = sys.argv[1:]
+resources = Named(mem_mb=300, runtime=2)
 snakemake = SimpleNamespace(
-    log=[log], rule="test", wildcards=[], resources={}, threads=1, output=Named(run=run)
+    log=[log], rule="test", wildcards=["m"], resources=resources, threads=1, output=Named(run=run)
 )
 libraries = bytearray(b"1") * 200_000_000
 with running(snakemake) as job:
@@ -43,13 +45,8 @@ def run_job(
     log: Path, run: Path, raised: int = 0, code: str = JOB
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, str(log), str(run), str(raised)]
-    return subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_job_leaves_a_log_and_run_facts(tmp_path: Path) -> None:
@@ -64,35 +61,9 @@ def test_a_job_leaves_a_log_and_run_facts(tmp_path: Path) -> None:
     cost = facts["cost"]
     assert 250_000_000 < cost["peak_bytes"] < 400_000_000
     assert 49_000_000 < cost["peak_work_bytes"] < 70_000_000
+    assert (cost["peak_requested_bytes"], cost["requested_s"]) == (300_000_000, 120)
     altered = json.dumps({**facts, "rule": "other"}).encode()
     assert unsealed(altered) is None
-
-
-@pytest.mark.parametrize("place", ["/dev/full", "/proc/job.log", "/dev/null/job.log"])
-def test_a_log_that_cannot_be_written_stops_no_job(tmp_path: Path, place: str) -> None:
-    done = run_job(Path(place), tmp_path / "run.json")
-    assert done.returncode == 0 and "done" in done.stdout
-    # A log that can be opened but is full says nothing; the disk's error is the job's own.
-    assert done.stderr.count("cannot be written") == (place != "/dev/full"), done.stderr
-    assert "Logging error" not in done.stderr and "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
-    assert done.stderr.count("[test] working") == 3
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
-def test_what_a_disk_refuses_anywhere_in_a_job(tmp_path: Path, number: int) -> None:
-    done = run_job(tmp_path / "job.log", tmp_path / "run.json", number)
-    assert done.returncode == 1 and not (tmp_path / "run.json").exists()
-    assert f"error: results/x.safetensors: {os.strerror(number).lower()}" in done.stderr
-    assert "finished files are kept" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Traceback" in (tmp_path / "job.log").read_text()
-
-
-def test_run_facts_that_cannot_be_written(tmp_path: Path) -> None:
-    done = run_job(tmp_path / "job.log", Path("/proc/run.json"))
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr and "error: " in done.stderr
 
 
 def test_what_a_job_did_for_others_or_imported_late_is_not_its_own(tmp_path: Path) -> None:
@@ -113,3 +84,60 @@ def test_what_a_job_did_for_others_or_imported_late_is_not_its_own(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     facts = unsealed((tmp_path / "run.json").read_bytes())
     assert facts is not None and 0.2 <= facts["cost"]["wall_s"] < 0.45
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "/proc/job.log", "/dev/null/job.log"])
+def test_a_log_that_cannot_be_written_stops_no_job(tmp_path: Path, place: str) -> None:
+    done = run_job(Path(place), tmp_path / "run.json")
+    assert done.returncode == 0 and "done" in done.stdout
+    # A log that can be opened but is full says nothing; the disk's error is the job's own.
+    assert done.stderr.count("cannot be written") == (place != "/dev/full"), done.stderr
+    assert "Logging error" not in done.stderr and "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stderr.count("[test m] working") == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "run", "said"),
+    [
+        (errno.ENOSPC, "run.json", "results/x.safetensors: no space left on device\n"),
+        (errno.EACCES, "run.json", "results/x.safetensors: permission denied\n"),
+        (0, "/proc/run.json", ""),
+    ],
+)
+def test_what_a_disk_refuses_anywhere_in_a_job(
+    tmp_path: Path, number: int, run: str, said: str
+) -> None:
+    done = run_job(tmp_path / "job.log", tmp_path / run, number)
+    assert done.returncode == 1 and not (tmp_path / run).exists()
+    assert f"error: {said}" in done.stderr and "Traceback" not in done.stderr
+    assert ("finished files are kept" in done.stderr) or not said
+    assert "Traceback" in (tmp_path / "job.log").read_text()
+
+
+@pytest.mark.parametrize(("chosen", "found"), [(None, "AUTO"), ("COMPATIBLE", "COMPATIBLE")])
+def test_sums_are_reproducible_unless_the_user_chose_otherwise(
+    chosen: str | None, found: str
+) -> None:
+    """MKL reads its mode once, when torch loads it, so the library's import sets it before."""
+    environment = {key: value for key, value in os.environ.items() if key != "MKL_CBWR"}
+    environment |= {"PYTHONPATH": str(SCRIPTS)} | ({"MKL_CBWR": chosen} if chosen else {})
+    code = "import freelunch, os, sys; print(os.environ['MKL_CBWR'], 'torch' in sys.modules)"
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, env=environment, text=True).split() == [found, "False"]
+
+
+def test_phrases_that_messages_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to run again is of the study that the process is about; the rest is counted."""
+    monkeypatch.setenv(STUDY_VARIABLE, "my studies/mine.yaml")
+    said = run_again("cut_windows", "evaluate_cell")
+    assert "`make study STUDY='my studies/mine.yaml' FORCE='cut_windows evaluate_cell'`" in said
+    assert "`--forcerun cut_windows evaluate_cell --`" in said
+    monkeypatch.delenv(STUDY_VARIABLE)
+    assert "`make study STUDY=config.yaml FORCE=prune_model`" in run_again("prune_model")
+    assert [first_of(items, 2) for items in ("", "ab", iter("abc"), [1, 2, 3, 4])] == [
+        [],
+        ["a", "b"],
+        ["a", "b", "and 1 more"],
+        ["1", "2", "and 2 more"],
+    ]

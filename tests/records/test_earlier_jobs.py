@@ -42,9 +42,26 @@ def note(
     path.write_text(json.dumps(sealed(record)))
 
 
+# Jobs that say nothing of this machine: environment, environments of other jobs, and cost.
+OTHERS: list[tuple[dict[str, Any], dict[str, Any], dict[str, float]]] = [
+    ({**HERE, "processor": "another"}, {}, {}),
+    ({**HERE, "cores": 999}, {}, {}),
+    (GPU, {}, {}),
+    # What starting takes is most of such a job.
+    (HERE, {}, {"wall_s": 3.0}),
+    (HERE, {}, {"flops": 0}),
+    # It ran on several machines.
+    (HERE, {"evaluate_cell": [GPU]}, {}),
+    # It is the same one in several records.
+    (HERE, {}, {"flops": 10**12}),
+]
+
+
 def test_jobs_of_this_machine_say_how_fast_it_is(tmp_path: Path) -> None:
-    for number in range(3):
+    for number in range(4):
         note(tmp_path, number, HERE)
+    damaged = tmp_path / "study" / "records" / "3.json"
+    damaged.write_text(damaged.read_text()[:-9])
     learnt = learnt_rate(tmp_path)
     assert learnt is not None and learnt.jobs == 3
     assert learnt.flops_per_s == pytest.approx(1e11 / PASSES.share)
@@ -52,36 +69,15 @@ def test_jobs_of_this_machine_say_how_fast_it_is(tmp_path: Path) -> None:
     assert machine.flops_per_s == learnt.flops_per_s
     assert "estimated from the time of 3 earlier jobs" in machine.rates[0]
     assert Machine.of(5e12, 1e9, 1e8, learnt=learnt).flops_per_s == 5e12
+    assert learnt_rate(tmp_path / "missing") is None
 
 
-@pytest.mark.parametrize(
-    ("environment", "cost"),
-    [
-        ({**HERE, "processor": "another"}, {}),
-        ({**HERE, "cores": 999}, {}),
-        (GPU, {}),
-        # What starting takes is most of such a job.
-        (HERE, {"wall_s": 3.0}),
-        (HERE, {"flops": 0}),
-    ],
-)
+@pytest.mark.parametrize(("environment", "others", "cost"), OTHERS)
 def test_jobs_that_say_nothing_of_it(
-    tmp_path: Path, environment: dict[str, Any], cost: dict[str, float]
+    tmp_path: Path, environment: dict[str, Any], others: dict[str, Any], cost: dict[str, float]
 ) -> None:
     for number in range(9):
-        note(tmp_path, number, environment, **cost)
-    assert learnt_rate(tmp_path) is None
-
-
-def test_jobs_on_several_machines_say_nothing_of_one(tmp_path: Path) -> None:
-    for number in range(9):
-        note(tmp_path, number, HERE, {"evaluate_cell": [GPU]})
-    assert learnt_rate(tmp_path) is None
-
-
-def test_the_same_job_in_several_records_counts_once(tmp_path: Path) -> None:
-    for number in range(9):
-        note(tmp_path, number, HERE, flops=10**12)
+        note(tmp_path, number, environment, others, **cost)
     assert learnt_rate(tmp_path) is None
 
 
@@ -94,33 +90,35 @@ def test_gpus_are_told_apart(tmp_path: Path) -> None:
     assert learnt_rate(tmp_path, on_gpu=True, gpus=["NVIDIA B200"]) is None
 
 
-def test_damaged_records_are_no_obstacle(tmp_path: Path) -> None:
-    note(tmp_path, 0, HERE)
-    path = tmp_path / "study" / "records" / "0.json"
-    path.write_text(path.read_text()[:-9])
-    assert learnt_rate(tmp_path) is None
-    assert learnt_rate(tmp_path / "missing") is None
-
-
 # --- How many jobs shared the windows: other GPUs or another rate must run no finished job again
 
 
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def opened(monkeypatch: pytest.MonkeyPatch, folder: Path, file: str, adaptation: str) -> Any:
+    """Return a study whose results are to be in a folder, and its first cell so adapted."""
     monkeypatch.chdir(ROOT)
-    found = Study.load(Path("config.yaml"))
-    monkeypatch.chdir(tmp_path)
-    return found
+    study = Study.load(Path(file))
+    monkeypatch.chdir(folder)
+    return study, next(cell for cell in study.cells if cell.adaptation == adaptation)
 
 
-def cell_of(study: Study) -> Cell:
-    return next(cell for cell in study.cells if cell.adaptation == "recon_block")
+def record_of(study: Study, cell: Cell, jobs: int) -> None:
+    record = sealed({"cost": {"reconstruct_window": {"jobs": jobs}}})
+    write_at(study.paths.record(cell), 10, json.dumps(record))
 
 
-def test_the_latest_complete_division_counts(study: Study) -> None:
+def test_the_latest_complete_division_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, cell = opened(monkeypatch, tmp_path, "config.yaml", "recon_block")
+
     def finish(group: str, at: int) -> Path:
-        return write_at(study.paths.windows(cell_of(study), group) / "manifest.json", at)
+        return write_at(study.paths.windows(cell, group) / "manifest.json", at)
 
+    assert finished_groups(study) is None
+    # A record says it where the windows are not here, as after `dvc pull`.
+    record_of(study, cell, 5)
+    assert finished_groups(study) == 5
+    write_at(study.paths.record(cell), 10, "damaged")
     assert finished_groups(study) is None
     finish("2-of-2", 10)
     finish("1-of-4", 90)
@@ -133,26 +131,13 @@ def test_the_latest_complete_division_counts(study: Study) -> None:
     assert finished_groups(study) == 2
 
 
-def test_a_record_says_it_where_the_windows_are_not_here(study: Study) -> None:
-    """As after `dvc pull`."""
-    record = sealed({"cost": {"reconstruct_window": {"jobs": 5}}})
-    write_at(study.paths.record(cell_of(study)), 10, json.dumps(record))
-    assert finished_groups(study) == 5
-    write_at(study.paths.record(cell_of(study)), 10, "damaged")
-    assert finished_groups(study) is None
-
-
 def test_a_record_says_it_when_the_candidates_are_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`freelunch tidy` removes them."""
-    monkeypatch.chdir(ROOT)
-    study = Study.load(Path("studies/paper_tiny.yaml"))
-    monkeypatch.chdir(tmp_path)
-    cell = next(cell for cell in study.cells if cell.adaptation == "recon_block_rates")
+    study, cell = opened(monkeypatch, tmp_path, "studies/paper_tiny.yaml", "recon_block_rates")
     assert study.candidates(cell)
-    record = sealed({"cost": {"reconstruct_window": {"jobs": 3}}})
-    write_at(study.paths.record(cell), 10, json.dumps(record))
+    record_of(study, cell, 3)
     assert finished_groups(study) == 3
     others = Part(models=[next(model for model in study.models if model != cell.model)])
     assert finished_groups(study.of_part(others)) == 3, "a part without this cell"

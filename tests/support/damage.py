@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core.artifact import MANIFEST
-from freelunch.core.digest import file_digest, sealed
-from freelunch.core.digest_cache import CheckedFiles
+from freelunch.core.digest import CheckedFiles, file_digest, sealed
 from freelunch.core.files import json_text
 
 RESULTS = Path("results/smoke")

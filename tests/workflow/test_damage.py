@@ -15,9 +15,8 @@ import pytest
 from damage import DAMAGES, KINDS, RESULTS, metrics, study_digests
 from freelunch.audit.output_files import AUDIT_SUMS, PAGE, TABLE_SUMS, figure_sums
 from freelunch.cli.verify import check_intact, problems_of, verify
-from freelunch.core.digest import file_digest
+from freelunch.core.digest import file_digest, write_sums
 from freelunch.core.errors import UserError
-from freelunch.core.sums import write_sums
 from freelunch.study.open_study import open_study
 
 pytestmark = pytest.mark.long

@@ -14,14 +14,7 @@ from freelunch.cli.metadata import remove_broken_notes
 from freelunch.cli.run import check_cores, check_image, check_unlock, handle_sigterm_in_thread
 from freelunch.cli.summary import summary
 from freelunch.core import lock
-from freelunch.core.devices import (
-    CUDA,
-    SCHEDULED,
-    check_found,
-    check_used,
-    chosen_devices,
-    device_text,
-)
+from freelunch.core.devices import CUDA, SCHEDULED, check_devices, chosen_devices, device_text
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
 from freelunch.costs.checks import checked_plan
@@ -187,9 +180,7 @@ def start_run():
     try:
         # Downloads are made where there is a network, which need not be where there are GPUs.
         if not all(targets_are(r"fetch(_\w+)?")):
-            if workflow.local_exec:
-                check_found(DEVICES, ASKED_DEVICE)
-            check_used(config.get(DEVICE), DEVICES, ASKED_DEVICE)
+            check_devices(DEVICES, ASKED_DEVICE, config.get(DEVICE), workflow.local_exec)
         if on_slurm():
             check_slurm(for_scheduler)
     except UserError as error:

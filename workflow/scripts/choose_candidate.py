@@ -2,18 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.adaptation.selection import Candidate, choose_candidate
 from freelunch.core.artifact import Artifact, fingerprint
-from freelunch.core.job import running
 from freelunch.study.paths import read_run
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import compared_by
 from freelunch.study.steps import ADAPTED_BLOCKS, METRICS, SEARCH, metrics_file
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
+from snakemake_job import running
 
 if __name__ == "__main__":
     with running(snakemake) as job:

@@ -1,13 +1,8 @@
 """Cut the evaluation text into windows of token ids."""
 
-from typing import TYPE_CHECKING
-
-from freelunch.core.job import running
 from freelunch.data.text_windows import cut_windows
 from freelunch.data.token_job import TokenJob
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
+from snakemake_job import running
 
 if __name__ == "__main__":
     with running(snakemake) as job:

@@ -1,13 +1,8 @@
 """Draw more calibration text, for adaptations that train on more than the calibration sample."""
 
-from typing import TYPE_CHECKING
-
-from freelunch.core.job import running
 from freelunch.data.calibration import extend_calibration
 from freelunch.data.token_job import TokenJob
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
+from snakemake_job import running
 
 if __name__ == "__main__":
     with running(snakemake) as job:

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.files import scratch_folder
-from freelunch.core.job import running
 from freelunch.core.job_cost import Spent
 from freelunch.pruning.sharing import Pruning, shared
 from freelunch.study import steps
 from freelunch.study.paths import read_run
+from snakemake_job import running
 
 if TYPE_CHECKING:
-    from snakemake.script import snakemake
-
     from freelunch.model.checkpoint import StreamedModel
 
 if __name__ == "__main__":

@@ -1,13 +1,8 @@
 """Draw the calibration sample of a model and seed."""
 
-from typing import TYPE_CHECKING
-
-from freelunch.core.job import running
 from freelunch.data.calibration import sample_calibration
 from freelunch.data.token_job import TokenJob
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
+from snakemake_job import running
 
 if __name__ == "__main__":
     with running(snakemake) as job:

@@ -1,15 +1,10 @@
 """Draw a sample from a mixture: for calibration, to train on, or held out."""
 
-from typing import TYPE_CHECKING
-
 from freelunch.core.artifact import Artifact
-from freelunch.core.job import running
 from freelunch.data.mixture_drawing import sample_mixture
 from freelunch.data.token_job import TokenJob
 from freelunch.study.steps import TEXT, TEXT_WINDOWS
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
+from snakemake_job import running
 
 if __name__ == "__main__":
     with running(snakemake) as job:

@@ -19,8 +19,8 @@ from freelunch.audit.output_files import (
     own_files,
 )
 from freelunch.audit.texts import audit_texts
+from freelunch.core.digest import check_sums
 from freelunch.core.errors import UserError
-from freelunch.core.sums import check_sums
 from freelunch.records.integrity import Output
 from freelunch.records.read import differences, load_records
 from freelunch.reporting.results import Results

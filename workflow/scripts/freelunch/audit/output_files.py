@@ -4,7 +4,7 @@ All names are below the folder of a study's results.
 """
 
 from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
-from freelunch.core.sums import check_sums, write_sums
+from freelunch.core.digest import check_sums, write_sums
 from freelunch.records.read import answers_beside
 from freelunch.reporting.figures import FORMATS
 from freelunch.reporting.tables import DOCUMENTS, all_tables

@@ -28,8 +28,7 @@ from freelunch.cli.run import (
     runs_here,
     snakemake_command,
 )
-from freelunch.core.disk import disk_error
-from freelunch.core.errors import DEFAULT_STUDY, UserError, mend, nearest
+from freelunch.core.errors import DEFAULT_STUDY, UserError, disk_error, mend, nearest
 from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import read_gigabytes, read_rate, read_tflops
 from freelunch.costs.plan_text import device_table, plan_text

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from freelunch.core.artifact import MANIFEST
-from freelunch.core.digest_cache import SUFFIX
+from freelunch.core.digest import SUFFIX
 from freelunch.core.files import remove_path
 from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.core.units import amount

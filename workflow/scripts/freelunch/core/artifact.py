@@ -11,8 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.digest import SHA256, file_digest, json_digest, read_sealed, sealed
-from freelunch.core.digest_cache import CheckedFiles
+from freelunch.core.digest import (
+    SHA256,
+    CheckedFiles,
+    file_digest,
+    json_digest,
+    read_sealed,
+    sealed,
+)
 from freelunch.core.errors import UserError, mend
 from freelunch.core.files import json_text
 from freelunch.core.job_cost import Spent
@@ -21,11 +27,7 @@ MANIFEST = "manifest.json"
 
 
 class Artifact:
-    """A finished folder, as its manifest describes it.
-
-    Args:
-        folder: Where the files are.
-        kind: What the folder has to hold; None if it may hold anything.
+    """A finished folder, as its manifest describes it, of a `kind` or (None) of any.
 
     Attributes:
         folder: Where the files are.
@@ -33,13 +35,12 @@ class Artifact:
         facts: What the step noted about the whole.
         files: For each file name: `sha256`, `bytes`, and what the step noted about the file.
         digest: Digest of the manifest, and so of everything in the folder.
-        spent: What earlier attempts, and jobs that divided the work in another way, spent on files
-            that were kept. Known only to the process that finished the folder.
+        spent: What earlier attempts and other jobs spent on files that were kept. Only the process
+            that finished the folder knows it.
 
     Raises:
         UserError: The manifest is missing or damaged or names another kind, or a file is missing or
-            is not the file that was made: it has another size or digest than the manifest says.
-            Digests are known for files that did not change since (`freelunch.core.digest_cache`).
+            has another size or digest than the manifest says (`CheckedFiles`).
     """
 
     def __init__(self, folder: Path, kind: str | None) -> None:
@@ -51,16 +52,9 @@ class Artifact:
         self.facts: dict[str, Any] = manifest["facts"]
         self.files: dict[str, dict[str, Any]] = manifest["files"]
         if kind not in (None, self.kind):
-            raise UserError(
-                "wrong kind of folder",
-                where=path,
-                found=self.kind,
-                expected=kind,
-                todo=mend(),
-            )
-        self.folder = folder
-        self.digest = file_digest(path)
-        self.spent = Spent()
+            problem = "wrong kind of folder"
+            raise UserError(problem, where=path, found=self.kind, expected=kind, todo=mend())
+        self.folder, self.digest, self.spent = folder, file_digest(path), Spent()
         self.check(*self.files)
 
     @classmethod
@@ -79,37 +73,23 @@ class Artifact:
         self.check(*self.files, anew=True)
 
     def check(self, *names: str, anew: bool = False) -> None:
-        """Check some of the files; read those whose digest is not known, or all if `anew`.
-
-        Raises:
-            UserError: A file is missing, or is not the file that was made.
-        """
+        """Check some files as at the start; read those of unknown digest, or all if `anew`."""
         checked = CheckedFiles(self.folder)
         try:
             for name in names:
-                self._check_file(name, checked, anew)
+                file, entry = self.folder / name, self.files[name]
+                size = file.stat().st_size if file.is_file() else None
+                found, expected = f"{size} bytes", f"{entry['bytes']} bytes"
+                if size is None:
+                    found = "no file"
+                elif size == entry["bytes"]:
+                    if checked.holds(file, entry[SHA256], anew):
+                        continue
+                    found, expected = "another sha256", f"sha256 {entry[SHA256]}"
+                problem = "a file differs from what the manifest says"
+                raise UserError(problem, where=file, found=found, expected=expected, todo=mend())
         finally:
             checked.save()
-
-    def _check_file(self, name: str, checked: CheckedFiles, anew: bool) -> None:
-        file, entry = self.folder / name, self.files[name]
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry["bytes"]:
-            raise UserError(
-                "a file differs from what the manifest says",
-                where=file,
-                found="no file" if size is None else f"{size} bytes",
-                expected=f"{entry['bytes']} bytes",
-                todo=mend(),
-            )
-        if not checked.holds(file, entry[SHA256], anew):
-            raise UserError(
-                "a file's content differs from what the manifest says",
-                where=file,
-                found="another sha256",
-                expected=f"sha256 {entry[SHA256]}",
-                todo=mend(),
-            )
 
 
 def manifest_digest(folder: Path) -> str | None:
@@ -125,15 +105,8 @@ def manifest_text(kind: str, facts: Mapping[str, Any], files: Mapping[str, Any])
 
 
 def check_belongs(artifact: Artifact, what: str, other: Artifact | None) -> None:
-    """Check that an artifact was made from another one.
-
-    Args:
-        artifact: The artifact; its fact `what` is the digest of what it was made from.
-        what: Name of the fact.
-        other: The artifact that it should have been made from; None if from nothing of the kind.
-
-    Raises:
-        UserError: It was made from something else.
+    """Refuse, by UserError, an artifact that was not made from another: its fact `what` is not the
+    other's digest, or None if it should have been made from nothing of the kind.
     """
     expected = None if other is None else other.digest
     if artifact.facts[what] != expected:

@@ -17,8 +17,7 @@ from typing import Any
 from filelock import BaseFileLock
 
 from freelunch.core.artifact import MANIFEST, Artifact, manifest_text
-from freelunch.core.digest import SHA256, file_digest, sealed, unsealed
-from freelunch.core.digest_cache import CheckedFiles
+from freelunch.core.digest import SHA256, CheckedFiles, file_digest, sealed, unsealed
 from freelunch.core.files import no_half_file, remove_path, write_atomically
 from freelunch.core.job_cost import Clock, Spent
 from freelunch.core.lock import lock_if_free, remove_lock, wait_for_lock
@@ -32,29 +31,30 @@ FINISHED_JOURNAL = "finished.jsonl"
 LEFT = "left"
 LOCK = ".lock"
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+# What a file system without hard links raises, or a link across two of them.
+_UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 
 
 class ArtifactWriter:
     """Fill a folder file by file, so that an interrupt at any moment loses no finished file.
 
+    Files that an interrupted attempt with the same fingerprint left in the folder are kept if their
+    digests are still right; everything else there is removed. Snakemake removes the manifest before
+    it runs a job, so a finished folder was finished by another job; its files are kept as well.
+
     Args:
-        folder: Made if missing. If an interrupted attempt with the same fingerprint left files here
-            whose digests are still right, they are kept; everything else in the folder is removed.
-            A folder that is finished was finished by another job of the same kind, since Snakemake
-            removes the manifest before it runs a job; its files are kept in the same way.
+        folder: Made if missing.
         kind: As in `Artifact`.
         fingerprint: Digest of everything the content depends on.
-        keep_journal: Whether the journal stays beside the manifest. Snakemake removes the manifest
-            before it runs a job again; with the journal, a job that does more than fill this
-            folder finds its files as an interrupted attempt would have left them.
-        others: Folders with files of the same work, divided among jobs in another way. `find` looks
-            for files there.
+        keep_journal: Whether the journal stays beside the manifest, so that a job that does more
+            than fill this folder finds its files when it runs again.
+        others: Folders with files of the same work, divided among jobs in another way, for `find`.
         clock: Shared by folders that are filled in turns.
         lock: The folder's lock, if the caller holds it.
 
     Attributes:
         finished: The facts of the manifest, if another job has finished the folder; else None. Who
-            has them and nothing to add may `finish` with them.
+            has nothing to add may `finish` with them.
         left: Whether another job left the folder complete but for its manifest, and every file is
             still as that job made it.
     """
@@ -70,31 +70,39 @@ class ArtifactWriter:
         lock: BaseFileLock | None = None,
     ) -> None:
         self.folder, self.kind, self.fingerprint = folder, kind, fingerprint
-        self._keep_journal, self._others = keep_journal, others
+        self._keep_journal = keep_journal
         # A job may outlive its killed Snakemake and still be at work here.
         self._lock = lock or wait_for_lock(folder / LOCK)
         self._clock = clock or Clock()
-        self._spent, self._spent_here = Spent(), Spent()
-        self.left = False
+        self._spent, self._spent_here, self._uncounted = Spent(), Spent(), Spent()
         self._checked = CheckedFiles(folder)
-        self._uncounted = Spent()
+        self.left = False
         self._files = self._resume()
-        self.finished = self._facts_of_finished()
+        self.finished: dict[str, Any] | None = None
+        if self._files and (folder / MANIFEST).is_file():
+            manifest = unsealed((folder / MANIFEST).read_bytes()) or {}
+            if (manifest.get("kind"), manifest.get("files")) == (kind, self._files):
+                self.finished = manifest["facts"]
         for path in sorted(folder.iterdir()):
             if path.name not in {*self._files, JOURNAL, LOCK}:
                 remove_path(path)
         if not self._files:
             self._write_journal({"fingerprint": fingerprint})
-        self._elsewhere = self._look_elsewhere()
+        # The paths and journal lines of files of this fingerprint in the other folders.
+        self._elsewhere = {
+            name: (other / name, line)
+            for other in others
+            if other.resolve() != folder.resolve()
+            for journal in (JOURNAL, FINISHED_JOURNAL)
+            for name, line in _read_journal(other / journal, fingerprint)[1].items()
+        }
 
     @classmethod
     def of_another_job(
         cls, folder: Path, kind: str, fingerprint: str, clock: Clock
     ) -> "ArtifactWriter | None":
-        """Return the writer of a folder that this job is to leave to another one.
-
-        None is returned if a process works in the folder, or if it is left or finished already: its
-        own job may be over, and would not write the manifest again.
+        """Return the writer of a folder that this job is to leave to another one; None if a process
+        works there, or it is left or finished: its own job may not write the manifest again.
         """
         lock = lock_if_free(folder / LOCK)
         if lock is None:
@@ -130,19 +138,15 @@ class ArtifactWriter:
             write(temporary)
             # safetensors makes files for their owner alone; the journal has the usual permissions.
             shutil.copymode(self.folder / JOURNAL, temporary)
-            self._adopt(temporary, name, facts)
+            self._adopt(temporary, name, facts, file_digest(temporary))
 
     def add_text(self, name: str, text: str, **facts: Any) -> None:
         """Add a small text file."""
         self.add(name, lambda path: path.write_text(text, encoding="utf-8"), **facts)
 
     def link(self, name: str, source: Artifact, source_name: str, **facts: Any) -> None:
-        """Add a file of another artifact by a hard link, or by a copy across file systems.
-
-        A file with several names becomes read-only, since an edit of one would change the others.
-
-        Raises:
-            UserError: The file is not the one that the other artifact was made with.
+        """Add a file of another artifact, which is checked, by a hard link or, across file systems,
+        a copy. A link becomes read-only, since an edit of one name would change the others.
         """
         source.check(source_name)
         self._link(source.path(source_name), name, facts, source.files[source_name][SHA256])
@@ -163,10 +167,8 @@ class ArtifactWriter:
         return artifact
 
     def leave(self) -> Spent:
-        """Leave the folder, complete but for its manifest, to the job that it belongs to.
-
-        Returns:
-            What this job spent on its files. The other job counts it as its own.
+        """Leave the folder, complete but for its manifest, to the job that it belongs to. Return
+        what this job spent on its files, which the other job counts as its own.
         """
         self._checked.save()
         first, lines = _read_journal(self.folder / JOURNAL, self.fingerprint)
@@ -174,21 +176,12 @@ class ArtifactWriter:
         return self.release()
 
     def release(self) -> Spent:
-        """Let another job fill the folder, which keeps the files that are here.
-
-        Returns:
-            As `leave`.
-        """
+        """Let another job fill the folder, which keeps the files here; return as `leave`."""
         remove_lock(self._lock)
         return self._spent_here
 
     def _link(
-        self,
-        origin: Path,
-        name: str,
-        facts: dict[str, Any],
-        sha256: str,
-        spent: Spent | None = None,
+        self, origin: Path, name: str, facts: Any, sha256: str, spent: Spent | None = None
     ) -> None:
         temporary = self.folder / f".{name}.part"
         with no_half_file(temporary):
@@ -197,29 +190,18 @@ class ArtifactWriter:
             try:
                 os.link(origin, temporary)
             except OSError as error:
-                # A file system without hard links, or a link across two of them.
-                if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                if error.errno not in _UNLINKABLE:
                     raise
                 shutil.copyfile(origin, temporary)
-                self._adopt(temporary, name, facts, spent=spent)
             else:
                 with suppress(PermissionError):
                     temporary.chmod(stat.S_IMODE(temporary.stat().st_mode) & ~_WRITABLE)
-                self._adopt(temporary, name, facts, sha256, spent)
+            self._adopt(temporary, name, facts, sha256, spent)
 
     def _adopt(
-        self,
-        temporary: Path,
-        name: str,
-        facts: dict[str, Any],
-        sha256: str | None = None,
-        spent: Spent | None = None,
+        self, temporary: Path, name: str, facts: Any, sha256: str, spent: Spent | None = None
     ) -> None:
-        entry = {
-            SHA256: sha256 or file_digest(temporary),
-            "bytes": temporary.stat().st_size,
-            **facts,
-        }
+        entry = {SHA256: sha256, "bytes": temporary.stat().st_size, **facts}
         if spent is None:
             spent, self._uncounted = self._clock.lap() + self._uncounted, Spent()
             self._spent_here += spent
@@ -230,13 +212,11 @@ class ArtifactWriter:
         temporary.unlink(missing_ok=True)
         with (self.folder / JOURNAL).open("a") as journal:
             journal.write(text)
-        self._checked.note(self.folder / name, entry[SHA256])
+        self._checked.note(self.folder / name, sha256)
         self._files[name] = entry
 
     def _resume(self) -> dict[str, dict[str, Any]]:
-        """Return the intact files of an interrupted attempt that had the same fingerprint, or of
-        another job that had it and has finished.
-        """
+        """Return the intact files of an attempt, or a finished job, of the same fingerprint."""
         is_finished = (self.folder / MANIFEST).exists()
         journal = FINISHED_JOURNAL if is_finished and not self._keep_journal else JOURNAL
         first, lines = _read_journal(self.folder / journal, self.fingerprint)
@@ -256,8 +236,7 @@ class ArtifactWriter:
         self._spent = sum(spent, Spent(attempts=attempts))
         first = {"fingerprint": self.fingerprint, "attempts": attempts}
         # A job that looks for folders to fill finds this one left or finished at any moment.
-        first |= {LEFT: True} if self.left else {}
-        self._write_journal(first, intact.values())
+        self._write_journal(first | ({LEFT: True} if self.left else {}), intact.values())
         return {name: line["entry"] for name, line in intact.items()}
 
     def _write_journal(
@@ -265,28 +244,9 @@ class ArtifactWriter:
     ) -> None:
         write_atomically(self.folder / JOURNAL, "".join(map(_line, [first, *files])))
 
-    def _facts_of_finished(self) -> dict[str, Any] | None:
-        """Return the facts of the manifest, if it is one of just the files that were kept."""
-        path = self.folder / MANIFEST
-        manifest = unsealed(path.read_bytes()) if self._files and path.is_file() else None
-        is_ours = manifest and (manifest["kind"], manifest["files"]) == (self.kind, self._files)
-        return manifest["facts"] if manifest and is_ours else None
-
-    def _look_elsewhere(self) -> dict[str, tuple[Path, dict[str, Any]]]:
-        """Return the paths and journal lines of files of this fingerprint in the other folders."""
-        return {
-            name: (folder / name, line)
-            for folder in self._others
-            if folder.resolve() != self.folder.resolve()
-            for journal in (JOURNAL, FINISHED_JOURNAL)
-            for name, line in _read_journal(folder / journal, self.fingerprint)[1].items()
-        }
-
 
 def is_left(folder: Path, fingerprint: str) -> bool:
-    """Return whether another job left a folder complete but for its manifest, without a look at its
-    files.
-    """
+    """Return whether another job left a folder (`ArtifactWriter.leave`); look at no file of it."""
     return bool(_read_journal(folder / JOURNAL, fingerprint)[0].get(LEFT))
 
 
@@ -297,13 +257,10 @@ def is_finished(folder: Path, fingerprint: str) -> bool:
 
 
 def _read_journal(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Return the first line of a journal and the line of each file, by the file's name.
-
-    Nothing is returned if the journal is missing or damaged, or has another fingerprint.
-    """
+    """Return a journal's first line, and the line of each file by name; nothing of another one."""
     try:
         # An interrupt may have cut the last line short; its file is then written again.
-        first, *lines = map(_read_line, path.read_bytes().split(b"\n")[:-1])
+        first, *lines = (unsealed(line) or {} for line in path.read_bytes().split(b"\n")[:-1])
         found = {line["name"]: line for line in lines if line["entry"] and line["spent"]}
         return (first, found) if first["fingerprint"] == fingerprint else ({}, {})
     except (OSError, ValueError, KeyError):
@@ -312,13 +269,4 @@ def _read_journal(path: Path, fingerprint: str) -> tuple[dict[str, Any], dict[st
 
 
 def _line(item: Mapping[str, Any]) -> str:
-    """Return a line of a journal."""
     return json.dumps(sealed(item), allow_nan=False) + "\n"
-
-
-def _read_line(line: bytes) -> dict[str, Any]:
-    """Return an item of a journal; ValueError if its line is damaged."""
-    item = unsealed(line)
-    if item is None:
-        raise ValueError("a damaged line")
-    return item

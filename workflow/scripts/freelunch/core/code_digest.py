@@ -27,17 +27,14 @@ PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers
 # Packages that count only where a module imports them, by the name of the import. An upgrade of
 # lm-eval, whose prompts and metrics are those of tasks, repeats no other measurement.
 PACKAGES_OF = {"lm_eval": "lm-eval", "mwparserfromhell": "mwparserfromhell"}
-# Modules that every script imports and no result is computed from: how an error is laid out, what a
-# job logs and measures of itself, which of the machine's GPUs it takes, how a folder is locked,
-# which files need not be read for a check. A clearer progress line must not make a study of a 72B
-# model run again.
+# Modules that many scripts import and no result is computed from: how an error is laid out, what a
+# job logs and measures of itself, which of the machine's GPUs it takes, how a folder is locked. A
+# clearer progress line must not make a study of a 72B model run again.
 #
 # Modules that only declare: settings, whose values a job gets in `params`, defaults included, so
 # that another criterion, model or description changes nothing for it; names of rules and files.
 SURROUNDINGS = (
-    "freelunch.core.digest_cache",
     "freelunch.core.devices",
-    "freelunch.core.disk",
     "freelunch.core.errors",
     "freelunch.core.job",
     "freelunch.core.lock",
@@ -58,23 +55,12 @@ class Import(NamedTuple):
     bound: str
 
     @property
-    def package(self) -> str:
-        """The package that the module is in."""
-        return self.module.partition(".")[0]
-
-    @property
     def files(self) -> list[Path]:
         """The library files that the import runs, the one with the name last."""
         return _files(f"{self.module}.{self.name}".rstrip("."))
 
 
-class SourceFile(NamedTuple):
-    """A source file: the digest of its code without docstrings and imports, and its imports."""
-
-    code: str
-    imports: list[Import]
-
-
+@cache
 def code_digest(script: str, *modules: str) -> str:
     """Return the digest of a script of the workflow and of what it imports, as 16 hex digits.
 
@@ -84,10 +70,12 @@ def code_digest(script: str, *modules: str) -> str:
             criterion's.
     """
     covered = covered_files(script, *modules)
-    imported = {each.package for path in covered for each in _source(path).imports}
+    imported = {each.module.partition(".")[0] for path in covered for each in _source(path)[1]}
     packages = [*PACKAGES, *(PACKAGES_OF[name] for name in PACKAGES_OF if name in imported)]
     contents = sorted({_content(path) for path in covered})
-    return json_digest([contents, {name: _version(name) for name in packages}])[:16]
+    # Whichever build it is: 2.13.0 for 2.13.0+cpu.
+    versions = {name: version(name).partition("+")[0] for name in packages}
+    return json_digest([contents, versions])[:16]
 
 
 def covered_files(script: str, *modules: str) -> list[Path]:
@@ -102,19 +90,9 @@ def reachable_files(path: Path) -> list[Path]:
     reached, waiting = set[Path](), {path}
     while waiting:
         reached |= waiting
-        waiting = {file for current in waiting for file in _imported_files(current)} - reached
+        imports = {each for current in waiting for each in _source(current)[1]}
+        waiting = {file for each in imports for file in each.files} - reached
     return sorted(reached)
-
-
-@cache
-def _imported_files(path: Path) -> frozenset[Path]:
-    return frozenset(file for each in _source(path).imports for file in each.files)
-
-
-@cache
-def _version(package: str) -> str:
-    """Return a package's version, whichever build it is (2.13.0 for 2.13.0+cpu)."""
-    return version(package).partition("+")[0]
 
 
 @cache
@@ -123,22 +101,23 @@ def _content(path: Path) -> str:
 
     So an import of an equal name from another module counts, although no module's name does.
     """
-    imports = []
-    for each in _source(path).imports:
+    code, imports = _source(path)
+    names = []
+    for each in imports:
         if each.files:
             origin = each.files[-1]
             name = each.name if origin == _files(each.module)[-1] else ""
-            code = "" if origin in _surroundings() else _source(origin).code
-            imports.append((code, name, each.bound))
-    return json_digest([_source(path).code, sorted(imports)])
+            imported = "" if origin in _surroundings() else _source(origin)[0]
+            names.append((imported, name, each.bound))
+    return json_digest([code, sorted(names)])
 
 
 @cache
-def _source(path: Path) -> SourceFile:
-    """Read a source file."""
+def _source(path: Path) -> tuple[str, list[Import]]:
+    """Return the digest of a file's code without docstrings and imports, and its imports."""
     tree = ast.parse(path.read_bytes(), filename=str(path))
     imports = list(_take_imports_(tree, path))
-    return SourceFile(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports
 
 
 def _take_imports_(node: ast.AST, path: Path) -> Iterator[Import]:
@@ -152,14 +131,13 @@ def _take_imports_(node: ast.AST, path: Path) -> Iterator[Import]:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 imports = list(_imports(statement, path))
                 yield from imports
-                if all(each.package == LIBRARY.name for each in imports):
+                if all(each.module.partition(".")[0] == LIBRARY.name for each in imports):
                     statements.remove(statement)
             else:
                 yield from _take_imports_(statement, path)
 
 
 def _imports(statement: ast.Import | ast.ImportFrom, path: Path) -> Iterator[Import]:
-    """Yield what an import statement takes from each module."""
     for alias in statement.names:
         if isinstance(statement, ast.Import):
             yield Import(alias.name, "", alias.asname or alias.name)
@@ -177,17 +155,10 @@ def _surroundings() -> set[Path]:
 
 @cache
 def _files(name: str) -> list[Path]:
-    """Return the library files that `import name` runs: the module and its packages.
-
-    What is no module, such as a function, is passed over.
-    """
+    """Return the library files that `import name` runs; none for what is no module."""
     parts = name.split(".")
     if parts[0] != LIBRARY.name:
         return []
-    files = []
-    for depth in range(1, len(parts) + 1):
-        base = SCRIPTS.joinpath(*parts[:depth])
-        files += [
-            file for file in (base / "__init__.py", base.with_suffix(".py")) if file.is_file()
-        ]
-    return files
+    bases = [SCRIPTS.joinpath(*parts[: depth + 1]) for depth in range(len(parts))]
+    files = [file for base in bases for file in (base / "__init__.py", base.with_suffix(".py"))]
+    return [file for file in files if file.is_file()]

@@ -12,9 +12,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock
 
 from freelunch.core.errors import UserError
+from freelunch.core.lock import lock_if_free
 
 # The memory limit of the process's control group, as systemd, containers and schedulers set it.
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -27,18 +28,11 @@ _QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=cs
 # Seconds between two attempts to find a free device.
 _PAUSE_S = 0.5
 # The device that this process uses until it ends, with its lock.
-_held: "list[tuple[Device, FileLock]]" = []
+_held: "list[tuple[Device, BaseFileLock]]" = []
 
 
 class Device(NamedTuple):
-    """A GPU.
-
-    Attributes:
-        number: Its number on the machine.
-        uuid: Its identifier, which no other GPU has.
-        name: Its model, such as `NVIDIA H100 80GB HBM3`.
-        memory_bytes: Its memory.
-    """
+    """A GPU: its number on the machine, its own identifier, its model's name, its memory."""
 
     number: str
     uuid: str
@@ -62,50 +56,47 @@ def visible_devices() -> list[Device]:
         found = subprocess.run(_QUERY, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = (line.split(", ") for line in found.stdout.splitlines() if line.strip())
-    devices = [Device(number, uuid, name, _bytes_of(size)) for number, uuid, name, size in rows]
+    devices = []
+    for line in filter(str.strip, found.stdout.splitlines()):
+        number, uuid, name, mebibytes = line.strip().split(", ")
+        # A GPU that shares the machine's memory states none of its own.
+        size = int(mebibytes) * 2**20 if mebibytes.isdigit() else memory_bytes()
+        devices.append(Device(number, uuid, name, size))
     if VISIBLE not in os.environ:
         return devices
-    names = os.environ[VISIBLE].split(",")
-    named = [[one for one in devices if _is_called(one, name.strip())] for name in names]
+    named = []
+    for name in map(str.strip, os.environ[VISIBLE].split(",")):
+        begins = name if name.startswith("GPU-") else "no identifier"
+        named += [[one for one in devices if one.number == name or one.uuid.startswith(begins)]]
     # As CUDA does: what follows a name that no device has is not visible.
     return [device for matching in takewhile(bool, named) for device in matching]
-
-
-def _bytes_of(size: str) -> int:
-    """Return the bytes of a size in MiB, as nvidia-smi lists it."""
-    if size.strip().isdigit():
-        return int(size) * 2**20
-    # A GPU that shares the machine's memory states none of its own.
-    return memory_bytes()
 
 
 def chosen_devices(asked: str | None) -> list[Device]:
     """Return the GPUs that a run on this machine uses; none if its processor computes.
 
-    Args:
-        asked: What the profile says: `cpu`, `cuda`, or None to use the GPUs that are there.
-
-    Raises:
-        UserError: The profile says something else.
+    The profile asks for `cpu`, `cuda`, or (None) for the GPUs that are there; UserError otherwise.
     """
     if asked not in (None, CPU, CUDA):
-        raise UserError(
-            "unknown device",
-            where="default-resources: device",
-            found=asked,
-            expected=f"{CPU} or {CUDA}, or no such line to use the GPUs that are there",
-        )
+        expected = f"{CPU} or {CUDA}, or no such line to use the GPUs that are there"
+        where = "default-resources: device"
+        raise UserError("unknown device", where=where, found=asked, expected=expected)
     return [] if asked == CPU else visible_devices()
 
 
-def check_found(devices: Sequence[Device], asked: str | None) -> None:
-    """Refuse a run on this machine whose profile asks for a GPU where there is none.
+def check_devices(
+    devices: Sequence[Device], asked: str | None, memory: object, is_local: bool
+) -> None:
+    """Refuse a run on this machine that asks for a GPU where there is none, and any run that is
+    told a GPU's memory while the processor computes: it would choose windows for a memory that no
+    job has.
 
     Raises:
         UserError: This is so.
     """
-    if asked == CUDA and not devices:
+    if devices:
+        return
+    if is_local and asked == CUDA:
         raise UserError(
             "there is no GPU here",
             where="default-resources: device",
@@ -113,17 +104,7 @@ def check_found(devices: Sequence[Device], asked: str | None) -> None:
             expected=f"{CPU}, or no such line",
             todo="correct the profile, or start the study where there is a GPU",
         )
-
-
-def check_used(memory: object, devices: Sequence[Device], asked: str | None) -> None:
-    """Refuse a run that is told a GPU's memory while the processor computes.
-
-    Windows and residencies would be chosen for a memory that no job has.
-
-    Raises:
-        UserError: This is so.
-    """
-    if memory is not None and not devices and asked != CUDA:
+    if memory is not None and asked != CUDA:
         raise UserError(
             "the memory of a GPU is given, but no job would use one",
             where="device_memory",
@@ -146,33 +127,18 @@ def device_text(devices: Sequence[Device], asked: str | None = None) -> str:
 def claim_device() -> Device | None:
     """Take a free GPU for this process alone until it ends, and hide the others from CUDA.
 
-    A process that has one keeps it. Call it before CUDA is used. The operating system releases the
-    GPU, whichever way the process ends. If a scheduler has given this job its GPU, or there is
-    none, nothing is taken.
-
-    Returns:
-        The GPU, or None if nothing was taken.
+    Call it before CUDA is used. It returns None, and takes nothing, if there is no GPU, or a
+    scheduler has given this job its own.
     """
     if _held:
         return _held[0][0]
     devices = [] if SCHEDULED in os.environ else visible_devices()
-    if not devices:
-        return None
     folder = Path(tempfile.gettempdir()) / f"freelunch-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
-    while True:
+    while devices:
         for device in devices:
-            lock = FileLock(folder / f"{device.uuid}.lock", fallback_to_soft=False)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                continue
-            _held.append((device, lock))
-            os.environ[VISIBLE] = device.uuid
-            return device
+            if lock := lock_if_free(folder / f"{device.uuid}.lock"):
+                _held.append((device, lock))
+                os.environ[VISIBLE] = device.uuid
+                return device
         time.sleep(_PAUSE_S)
-
-
-def _is_called(device: Device, name: str) -> bool:
-    """Return whether CUDA_VISIBLE_DEVICES means a device by a number or part of an identifier."""
-    return name == device.number or (name.startswith("GPU-") and device.uuid.startswith(name))
+    return None

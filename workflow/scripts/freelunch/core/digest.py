@@ -1,14 +1,27 @@
-"""Digests of files and of values, and JSON files that hold the digest of their own content."""
+"""Digests: of files, of JSON values, of a folder's files computed before, and lists for sha256sum.
+
+A second check of a file costs nothing (`CheckedFiles`): a hidden file beside a folder keeps the
+digests of its files, each with the size, the time of the last change and the inode that the file
+had; the digest counts only while all three are the same. What wrote a file notes its digest. The
+hidden file is merely a cache: it may be deleted, damaged or impossible to write, and two jobs may
+replace each other's.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from freelunch.core.errors import UserError, mend
+from freelunch.core.files import write_atomically
 
 SHA256 = "sha256"
+# What the name of the file with the known digests of a folder ends in.
+SUFFIX = ".checked"
 
 
 def file_digest(path: Path) -> str:
@@ -29,11 +42,7 @@ def content_digest(content: Mapping[str, Any]) -> str:
 
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a JSON object with the digest of its content under the key `sha256`, which comes last.
-
-    Raises:
-        ValueError: A number is not finite.
-    """
+    """Return a JSON object with its digest as the last key, `sha256`; ValueError on NaN."""
     written = json.loads(json.dumps(content, allow_nan=False))
     return {**content, SHA256: content_digest(written)}
 
@@ -48,21 +57,94 @@ def unsealed(text: bytes) -> dict[str, Any] | None:
 
 
 def read_sealed(path: Path, *, problem: str) -> dict[str, Any]:
-    """Return a JSON object that `sealed` made, as it was made.
-
-    Args:
-        path: The file.
-        problem: What an error says of a damaged file.
-
-    Raises:
-        UserError: The file is missing, is not such an object, or was altered since.
-    """
+    """Return a JSON object that `sealed` made; UserError if the file is missing or was altered."""
     content = unsealed(path.read_bytes()) if path.is_file() else None
     if content is None:
+        found = "content of another sha256 than it says" if path.exists() else "no such file"
+        raise UserError(problem, where=path, found=found, todo=mend())
+    return content
+
+
+class CheckedFiles:
+    """The known digests of the files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder.with_name(f".{folder.name}{SUFFIX}")
+        self._known: dict[str, list[int | str]] = {}
+        self._changed = False
+        with suppress(OSError, ValueError, RecursionError):
+            known = json.loads(self._path.read_text())
+            self._known = known if isinstance(known, dict) else {}
+
+    def holds(self, path: Path, sha256: str, anew: bool = False) -> bool:
+        """Return whether a file has a digest; read it if that is not known, or if `anew`."""
+        state = _state(path)
+        if not anew and self._known.get(path.name) == [*state, sha256]:
+            return True
+        # Also if another digest is known: the cache itself may be damaged.
+        found = file_digest(path)
+        self._known[path.name], self._changed = [*state, found], True
+        return found == sha256
+
+    def note(self, path: Path, sha256: str) -> None:
+        """Note the digest of a file that was just written or read."""
+        self._known[path.name], self._changed = [*_state(path), sha256], True
+
+    def save(self) -> None:
+        """Keep what was noted for later processes, if possible."""
+        if not self._changed:
+            return
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
+        with suppress(OSError):
+            try:
+                temporary.write_text(json.dumps(self._known))
+                temporary.replace(self._path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        self._changed = False
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def write_sums(path: Path, root: Path, files: Iterable[Path]) -> None:
+    """Write digests of files that have no manifest, as `sha256sum --check` in `root` reads them."""
+    names = sorted(file.relative_to(root).as_posix() for file in files)
+    lines = [f"{file_digest(root / name)}  {name}\n" for name in names]
+    write_atomically(path, "".join(lines))
+
+
+def check_sums(path: Path, root: Path, names: Collection[str], others: bool = False) -> None:
+    """Refuse, by UserError, files that are missing or have not the digests that `write_sums` wrote,
+    and a file of digests that is damaged or has not just these names (or also `others`).
+    """
+    listed: dict[str, str] = {}
+    with suppress(OSError, UnicodeDecodeError):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        matches = [re.fullmatch(r"([0-9a-f]{64})  ([^\n]+)", line) for line in lines]
+        listed = {match[2]: match[1] for match in matches if match} if all(matches) else {}
+    if not listed:
         raise UserError(
-            problem,
+            "the digests of results are missing or damaged",
             where=path,
-            found="content of another sha256 than it says" if path.exists() else "no such file",
+            expected="a sha256, two spaces and a name in each line",
             todo=mend(),
         )
-    return content
+    missing, surplus = sorted({*names} - {*listed}), sorted({*listed} - {*names})
+    if missing or (surplus and not others):
+        found = f"no digest of {missing[0]}" if missing else f"a digest of {surplus[0]}"
+        problem = "these are not the digests of the files that belong here"
+        raise UserError(problem, where=path, found=found, todo=mend())
+    for name in sorted(names):
+        file = root / name
+        digest = file_digest(file) if file.is_file() else None
+        if digest != listed[name]:
+            raise UserError(
+                f"this file does not have the digest that {path} gives it",
+                where=file,
+                found="no file" if digest is None else f"sha256 {digest}",
+                expected=f"sha256 {listed[name]}",
+                todo=mend(),
+            )

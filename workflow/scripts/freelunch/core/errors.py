@@ -1,9 +1,13 @@
 """The one exception for everything that a user can fix, and phrases that its messages share."""
 
+import errno
 import os
+import re
 import shlex
+import shutil
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 DEFAULT_STUDY = "config.yaml"
 # Exit status of a process of ours that prints a UserError for the process that started it.
@@ -13,6 +17,21 @@ REFUSED = 3
 # messages are about the same study.
 STUDY_VARIABLE = "FREELUNCH_STUDY"
 PART_VARIABLE = "FREELUNCH_PART"
+
+_AGAIN = "run the same command again: finished files are kept"
+_SPACE = f"free space and {_AGAIN}"
+_OWNER = f"make it writable for this user (`ls -ld` shows its owner and mode) and {_AGAIN}"
+# What to do about what a disk or file system refuses, by the number of the error.
+_TODO = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: f"raise the limit (`ulimit -f`) or use another file system, and {_AGAIN}",
+    errno.EROFS: f"mount it writable and {_AGAIN}",
+    errno.EACCES: _OWNER,
+    errno.EPERM: _OWNER,
+    errno.EIO: f"check the disk, and {_AGAIN}",
+    errno.ENAMETOOLONG: f"use a shorter name or a folder higher up, and {_AGAIN}",
+}
 
 
 class UserError(Exception):
@@ -39,11 +58,36 @@ class UserError(Exception):
     ) -> None:
         self.problem, self.where, self.found = problem, where, found
         self.expected, self.todo, self.instead = expected, todo, instead
-        lines = [f"{where}: {problem}" if where is not None else problem]
-        lines += [f"  found:    {found}"] if found is not None else []
-        lines += [f"  expected: {expected}"] if expected is not None else []
-        lines += [f"  to do:    {todo}"] if todo is not None else []
+        details = {"found:": found, "expected:": expected, "to do:": todo}
+        lines = [problem if where is None else f"{where}: {problem}"]
+        lines += [f"  {key:<9} {text}" for key, text in details.items() if text is not None]
         super().__init__("\n".join(lines))
+
+
+def disk_error(error: BaseException, path: Path | None = None) -> UserError | None:
+    """Return the one error for what a disk or file system refused; None for any other error.
+
+    Args:
+        error: What was raised.
+        path: The file that was to be read or written; None if only the error knows it.
+    """
+    number, named = None, None
+    if isinstance(error, OSError):
+        number, named = error.errno, error.filename
+    # safetensors reports the number as text only.
+    if number is None and (match := re.search(r"(?:os error|code:) (\d+)\b", str(error))):
+        number = int(match[1])
+    if number not in _TODO:
+        return None
+    where = path or (Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None)
+    found, expected = f"{error}", None
+    if _TODO[number] == _SPACE:
+        absolute = (where or Path()).absolute()
+        folder = next(each for each in (absolute, *absolute.parents) if each.is_dir())
+        found = f"{shutil.disk_usage(folder).free / 1e6:.0f} MB free"
+        expected = "room for the next file (`make plan` shows what the study needs)"
+    problem = os.strerror(number).lower()
+    return UserError(problem, where=where, found=found, expected=expected, todo=_TODO[number])
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -62,9 +106,7 @@ def first_of(items: Iterable[object], most: int = 5) -> list[str]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the class of an exception and the first line of what it says, with the next one if it
-    only announces that.
-    """
+    """Return an error's class and the first line that it says, and the next if that is a title."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
     return f"{type(error).__name__}: {said[:300]}" if lines else type(error).__name__

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.disk import disk_error
+from freelunch.core.errors import disk_error
 from freelunch.core.lock import remove_lock, wait_for_lock
 
 
@@ -15,8 +15,7 @@ from freelunch.core.lock import remove_lock, wait_for_lock
 def scratch_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder and remove it afterwards.
 
-    What a killed process left in it is removed. A job that outlived its killed Snakemake may still
-    be at work in it; this waits until that job ends.
+    A job that outlived its killed Snakemake may still be at work in it: this waits for its end.
     """
     lock = wait_for_lock(path.with_name(f"{path.name}.lock"))
     shutil.rmtree(path, ignore_errors=True)

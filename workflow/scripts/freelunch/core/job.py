@@ -15,16 +15,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from freelunch.core.artifact import Artifact, manifest_digest
-from freelunch.core.devices import CPU, CUDA, claim_device
+from freelunch.core.devices import CUDA, claim_device
 from freelunch.core.digest import sealed
-from freelunch.core.disk import disk_error
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, disk_error
 from freelunch.core.files import write_json
 from freelunch.core.job_cost import Spent, begin_work
 from freelunch.core.lock import waited_s
@@ -46,38 +46,51 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 log = logging.getLogger("freelunch")
 
 
+@dataclass(frozen=True)
+class JobSettings:
+    """What the workflow tells a job about itself.
+
+    Attributes:
+        log: Its log file, in a folder with the name of the rule.
+        name: What its progress lines begin with.
+        threads: How many threads it may use.
+        device: "cuda" if the profile gives the rule a GPU, else "cpu".
+        run: The file for its run facts, if it leaves any.
+        requested: Memory (bytes) and time (seconds) that it asked for, as run facts name them.
+    """
+
+    log: Path
+    name: str
+    threads: int
+    device: str
+    run: Path | None
+    requested: dict[str, int]
+
+
 class Job:
     """A running job.
 
     Attributes:
-        rule: Its rule.
-        name: What its progress lines begin with.
-        threads: How many threads it may use.
-        device: "cuda" if the profile gives the rule a GPU, else "cpu".
+        device: As in `JobSettings`.
         counts: What the script counted: `tokens` that passed, and whatever else `freelunch.costs`
-            counts operations from when the record is collected.
-        shared: Run facts of jobs of earlier steps whose own folders need not be kept, by step;
-            this job's folder keeps them.
-        requested: Memory in bytes and time in seconds that the job had asked for, if it did.
+            counts operations from.
+        shared: By step, run facts of earlier jobs whose own folders need not be kept.
     """
 
-    def __init__(self, rule: str, name: str, threads: int, device: str) -> None:
-        self.rule, self.name, self.threads, self.device = rule, name, threads, device
+    def __init__(self, settings: JobSettings) -> None:
+        self._settings, self.device = settings, settings.device
         self.counts: dict[str, Any] = {}
         self.shared: dict[str, Any] = {}
-        self.requested: dict[str, int] = {}
         self._earlier, self._lent = Spent(), Spent()
         self._first: tuple[int, float] | None = None
         self._count_from_here()
 
     def begin(self) -> None:
         """Configure the libraries that are imported by now, and count time and memory from here.
-
-        Raises:
-            UserError: The job is to compute on a GPU that torch does not see.
+        UserError if the job is to compute on a GPU that torch does not see.
         """
         self._count_from_here()
-        _configure_libraries(self)
+        _configure_libraries(self._settings)
         begin_work()
 
     def _count_from_here(self) -> None:
@@ -105,94 +118,73 @@ class Job:
         self._earlier += artifact.spent
 
     def lend(self, spent: Spent) -> None:
-        """Do not count what this job spent on folders that it left, be it to itself.
-
-        Whoever finishes them counts it (`made`).
-        """
+        """Do not count what this job spent on folders that it left: whoever finishes them does."""
         self._lent += spent
 
     def say(self, text: str) -> None:
         """Write a line to the terminal and to the log."""
         log.info(text)
-        print(f"[{self.name}] {text}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"[{self._settings.name}] {text}", file=sys.stderr, flush=True)  # noqa: T201
 
     def run_facts(self) -> dict[str, Any]:
         """Return what the job has cost so far, where it runs, and the time."""
         # Counted from the end of the imports, which take a process a few seconds. While this job
         # waited, another one worked for it.
-        own = Spent.now(
+        total = self._earlier + Spent.now(
             time.perf_counter() - self._started - waited_s() + self._waited_s - self._lent.wall_s,
             time.process_time() - self._cpu_started - self._lent.cpu_s,
         )
-        total = self._earlier + own
+        peaks = {"peak_bytes": total.host_bytes}
         if self.device == CUDA:
             # Torch counts only what it allocates, so all of it is the work's.
-            peaks = {
-                "peak_bytes": total.device_bytes,
-                "peak_work_bytes": total.device_bytes,
-                "peak_host_bytes": total.host_bytes,
-            }
-        else:
-            work = {} if total.work_bytes is None else {"peak_work_bytes": total.work_bytes}
-            peaks = {"peak_bytes": total.host_bytes, **work}
+            peaks = dict.fromkeys(("peak_bytes", "peak_work_bytes"), total.device_bytes)
+            peaks["peak_host_bytes"] = total.host_bytes
+        elif total.work_bytes is not None:
+            peaks["peak_work_bytes"] = total.work_bytes
         return {
-            "rule": self.rule,
+            # Not the rule's own name, which differs where another workflow imports the rule.
+            "rule": self._settings.log.parent.name,
             "cost": {
                 "wall_s": round(total.wall_s, 3),
                 "cpu_s": round(total.cpu_s, 3),
                 "attempts": 1 + total.attempts,
                 **peaks,
-                **self.requested,
+                **self._settings.requested,
             },
             "counts": self.counts,
-            "environment": environment(self.device, self.threads),
+            "environment": environment(self.device, self._settings.threads),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "shared": self.shared,
         }
 
 
 @contextmanager
-def running(snakemake: Any) -> Iterator[Job]:
-    """Run a script's one library call as a job of the workflow.
-
-    Args:
-        snakemake: The object that Snakemake gives to a script. The job writes its log, obeys its
-            number of threads, and writes the run facts to its output named `run`, if it has one.
-    """
-    _log_to(Path(snakemake.log[0]))
+def running(settings: JobSettings) -> Iterator[Job]:
+    """Run a script's one library call as a job of the workflow; end the process if it fails."""
+    _log_to(settings.log)
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
     logging.getLogger("freelunch.core.lock").addHandler(terminal)
-    wildcards = "/".join(str(value) for value in snakemake.wildcards)
-    gpus = int(snakemake.resources.get("gpu", 0) or 0)
-    name, device = f"{snakemake.rule} {wildcards}".strip(), CUDA if gpus else CPU
-    # The log's folder has the rule's own name, also where another workflow imports it as `other_*`.
-    job = Job(Path(snakemake.log[0]).parent.name, name, snakemake.threads, device)
-    asked = snakemake.resources
-    if asked.get("mem_mb") and asked.get("runtime"):
-        job.requested["peak_requested_bytes"] = int(asked.mem_mb) * 10**6
-        job.requested["requested_s"] = int(asked.runtime) * 60
+    job = Job(settings)
     # A cluster stops a job by SIGTERM; temporary files are then removed as after an interrupt.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         job.begin()
         yield job
-        if "run" in snakemake.output.keys():  # noqa: SIM118 (Snakemake's list has names, not keys)
-            path = Path(snakemake.output.run)
+        if path := settings.run:
             write_json(path, sealed({**job.run_facts(), "manifest": manifest_digest(path.parent)}))
     except KeyboardInterrupt:
         log.exception("interrupted")
-        _stop(job, "interrupted; finished files are kept: run the same command to resume")
+        _stop(settings, "interrupted; finished files are kept: run the same command to resume")
     except Exception as error:  # The process ends here: the traceback belongs in the log.
         log.exception("stopped")
         known = error if isinstance(error, UserError) else disk_error(error)
-        said = known or f"{type(error).__name__}: {error} (traceback in {snakemake.log[0]})"
-        _stop(job, f"error: {said}")
+        said = known or f"{type(error).__name__}: {error} (traceback in {settings.log})"
+        _stop(settings, f"error: {said}")
     logging.shutdown()
 
 
 def _log_to(path: Path) -> None:
-    """Have all log lines of this process go to a file; say so if they cannot."""
     # A full disk stops the job by itself; logging would print a traceback for each line.
     logging.raiseExceptions = False
     handler: logging.Handler = logging.NullHandler()
@@ -207,6 +199,47 @@ def _log_to(path: Path) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         force=True,
     )
+
+
+def _stop(settings: JobSettings, message: str) -> None:
+    # The message is the last thing in the log, where the logger at the terminal looks for it.
+    log.error(message)
+    logging.shutdown()
+    sys.stdout.flush()
+    print(f"[{settings.name}] {message}", file=sys.stderr, flush=True)  # noqa: T201
+    raise SystemExit(1)
+
+
+def _configure_libraries(settings: JobSettings) -> None:
+    if "torch" not in sys.modules:
+        return
+    import torch
+
+    keep_freed_memory()
+    torch.set_num_threads(settings.threads)
+    if settings.device == CUDA:
+        claim_device()
+        if not torch.cuda.is_available():
+            raise UserError(
+                "this job computes on a GPU, but torch sees none",
+                where=settings.name,
+                found=f"torch {torch.__version__}",
+                todo="say `device=cpu` in the profile's default-resources, or install a CUDA build "
+                "of torch",
+            )
+    if "transformers" in sys.modules:
+        import transformers
+
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep a bounded amount of freed memory; another C library is left as it is."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
@@ -232,48 +265,6 @@ def environment(device: str, threads: int) -> dict[str, Any]:
     return facts
 
 
-def _configure_libraries(job: Job) -> None:
-    """Give torch the job's number of threads, and turn off transformers' progress bars."""
-    if "torch" not in sys.modules:
-        return
-    import torch
-
-    keep_freed_memory()
-    torch.set_num_threads(job.threads)
-    if job.device == CUDA:
-        claim_device()
-        if not torch.cuda.is_available():
-            raise UserError(
-                "this job computes on a GPU, but torch sees none",
-                where=job.name,
-                found=f"torch {torch.__version__}",
-                todo="say `device=cpu` in the profile's default-resources, or install a CUDA build "
-                "of torch",
-            )
-    if "transformers" in sys.modules:
-        import transformers
-
-        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep a bounded amount of freed memory; another C library is left as it is."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
-
-
-def _stop(job: Job, message: str) -> None:
-    # The message is the last thing in the log, where the logger at the terminal looks for it.
-    log.error(message)
-    logging.shutdown()
-    sys.stdout.flush()
-    print(f"[{job.name}] {message}", file=sys.stderr, flush=True)  # noqa: T201
-    raise SystemExit(1)
-
-
 def _git(*arguments: str) -> str | None:
     """Return git's output for the repository of this file; None outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -292,9 +283,7 @@ def _version(package: str) -> str | None:
 
 def processor_name() -> str:
     """Return the model of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()

@@ -16,14 +16,9 @@ _base_bytes: int | None = None
 class Spent:
     """Time and memory that were spent on files.
 
-    Attributes:
-        wall_s: Wall-clock seconds.
-        cpu_s: Processor seconds.
-        attempts: How many interrupted attempts there were.
-        host_bytes: Peak of the memory that the process took.
-        work_bytes: How far that peak lies above what the process held when its work began, which
-            is mostly libraries; None where the system does not tell.
-        device_bytes: Peak of the memory that torch took on the GPU; 0 without one.
+    `attempts` counts interrupted ones. `host_bytes` and `device_bytes` are peaks of the memory of
+    the process, and of torch on the GPU. `work_bytes` is how far the former lies above what the
+    process held when its work began, mostly libraries; None where the system does not tell.
     """
 
     wall_s: float = 0.0
@@ -90,13 +85,10 @@ def begin_work() -> None:
 
 
 def status_bytes(key: str) -> int | None:
-    """Return a size in bytes, such as VmHWM, from /proc/self/status; None where it is not told.
+    """Return a size such as VmHWM from /proc/self/status, in bytes; None where it is not told.
 
     A process inherits its parent's peak in `getrusage`, but not in /proc.
     """
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
+    lines = _STATUS.read_text().splitlines() if _STATUS.exists() else []
     sizes = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
     return int(sizes[0]) * 1024 if sizes else None

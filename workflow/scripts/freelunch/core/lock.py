@@ -1,10 +1,8 @@
 """Locks that end with the process that holds them, so that a killed run leaves nothing to clean up.
 
-They are `filelock`'s: the operating system releases them, whichever way a process ends. Processes
-on one machine see each other's locks. Processes on two machines do so if the file system that they
-share supports `flock` across machines (NFS and Lustre can be mounted without it). On a file system
-that has no `flock` at all, taking a lock raises OSError: the alternative, a lock that is merely a
-file, would outlive a killed process.
+The operating system releases them, whichever way a process ends. Processes on two machines see
+each other's locks if the file system that they share supports `flock` across machines. Where there
+is no `flock` at all, taking a lock raises OSError: a mere file would outlive a killed process.
 """
 
 import logging
@@ -17,8 +15,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, ReadWriteLock, Timeout
 
-from freelunch.core.disk import disk_error
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, disk_error
 
 log = logging.getLogger(__name__)
 # Locks that this process holds until it ends.
@@ -27,21 +24,18 @@ _waited_s = 0.0
 
 
 def wait_for_lock(path: Path, level: int = logging.WARNING) -> BaseFileLock:
-    """Lock a file for this process as soon as no other holds it.
-
-    Args:
-        path: The file; its folder is made if missing.
-        level: At which the log says so before this waits.
-    """
+    """Lock a file as soon as no other process holds it; log at `level` before this waits."""
+    if lock := lock_if_free(path):
+        return lock
+    holder = "(just ended)"
+    with suppress(FileNotFoundError):
+        holder = path.read_text() or "(just started)"
+    log.log(level, "%s: waiting for process %s, which works here", path.parent, holder)
+    began = time.perf_counter()
     lock = _lock_of(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        log.log(level, "%s: waiting for process %s, which works here", path.parent, _holder(path))
-        began = time.perf_counter()
-        lock.acquire()
-        global _waited_s
-        _waited_s += time.perf_counter() - began
+    lock.acquire()
+    global _waited_s
+    _waited_s += time.perf_counter() - began
     return lock
 
 
@@ -66,30 +60,30 @@ def _lock_of(path: Path) -> BaseFileLock:
     )
 
 
+def _write_process_id(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+
+
 def waited_s() -> float:
     """Return how many seconds this process has waited for locks."""
     return _waited_s
 
 
 def remove_lock(lock: BaseFileLock) -> None:
-    """Release a lock and remove its file.
-
-    The file is removed first. A process that waits on the removed file notices that it has lost its
-    name, and locks a new one.
+    """Remove the file of a lock, and release it. Who waits on the removed file notices that it has
+    lost its name, and locks a new one.
     """
     Path(lock.lock_file).unlink(missing_ok=True)
     lock.release()
 
 
 def clear_stale_locks(snakemake_folder: Path) -> bool:
-    """Remove the locks that a killed Snakemake left behind, unless a Snakemake is alive here.
+    """Remove the locks that a killed Snakemake left behind, if no other is alive here; return
+    whether this is so.
 
-    Returns:
-        Whether this is the only Snakemake that is alive here.
-
-    Snakemake locks by plain files, which outlive a `kill -9` or a power cut and then ask for
-    `snakemake --unlock`. Here every run also shares a lock that the system releases. A run that can
-    have this lock for itself is the only one alive, so that all of Snakemake's locks are stale.
+    Snakemake locks by plain files, which outlive a `kill -9` or a power cut. Here every run also
+    shares a lock that the system releases: a run that can have it for itself is the only one alive.
 
     Raises:
         UserError: The file system refuses files here, or a file of locks is damaged.
@@ -104,28 +98,13 @@ def clear_stale_locks(snakemake_folder: Path) -> bool:
         running.acquire_read()
     except OSError as error:
         raise disk_error(error, path) or error from error
+    except sqlite3.OperationalError:
+        # The file may be sound: the disk is full, or the file system has no locks.
+        raise
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
-            # The file may be sound: the disk is full, or the file system has no locks.
-            raise
+        todo = "remove it, if no other run is alive in this folder, and run again"
         raise UserError(
-            "the lock of runs is damaged",
-            where=path,
-            found=error,
-            todo="remove it, if no other run is alive in this folder, and run again",
+            "the lock of runs is damaged", where=path, found=error, todo=todo
         ) from error
     _held.append(running)
     return alone
-
-
-def _write_process_id(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
-
-
-def _holder(path: Path) -> str:
-    """Return the process that holds a lock."""
-    try:
-        return path.read_text() or "(just started)"
-    except FileNotFoundError:
-        return "(just ended)"

@@ -1,33 +1,35 @@
 """Collect a cell's record from what its steps left on disk.
 
-Nothing comes from the config (`freelunch.records.cell_lineage`).
+Nothing comes from the config. Each step's manifest says with which settings and from which inputs
+the step was made; these links are followed and checked.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.digest import file_digest, json_digest, sealed
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, run_again
 from freelunch.core.files import write_atomically, write_json
 from freelunch.costs.job_operations import operations
 from freelunch.costs.shapes import Shapes
-from freelunch.records.cell_lineage import CellLineage
 from freelunch.records.read import answers_beside, check_spec, validate
 from freelunch.study import steps
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths, read_run
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import read_adaptation
+from freelunch.study.search import chosen_of
 from freelunch.study.windows import adapted_windows, window_order
 
-# What a job wrote in its `run.json` (`freelunch.core.job`).
-Run = Mapping[str, Any]
+# What manifests and measurements hold, and what a job wrote in its `run.json`
+# (`freelunch.core.job`).
+Facts = dict[str, Any]
 
 
-def collect_record(
-    paths: Paths, cell: Cell, spec: Mapping[str, Any], adapted: Sequence[Path]
-) -> None:
+def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path]) -> None:
     """Collect the record of a cell from the folders of its steps, and write it.
 
     Args:
@@ -63,8 +65,140 @@ def collect_record(
     write_json(place, record)
 
 
-def _metrics(lineage: CellLineage) -> dict[str, Any]:
-    """Return the measurements by name; those of the tasks have the digest of the answers."""
+class CellLineage:
+    """The folders of a cell's steps; UserError if one was not made from the one before.
+
+    Args are those of `collect_record`. `folders` has the folders with the run facts of each step.
+    """
+
+    def __init__(self, paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path]) -> None:
+        self.cell, self._paths = cell, paths
+        self.model = Artifact(paths.model(cell.model), steps.CHECKPOINT)
+        self.checkpoint = Artifact(paths.checkpoint(cell), steps.CHECKPOINT)
+        self.text_names = {"evaluation": spec["evaluation"]["perplexity"]["text"]["name"]}
+        text = Artifact(paths.text(self.text_names["evaluation"]), steps.TEXT)
+        self.texts = {"evaluation": text}
+        self.folders: dict[str, list[Path]] = {}
+        self.masks: Artifact | None = None
+        self.windows: list[Artifact] = []
+        self.choice: Facts | None = None
+        self.held_out: Artifact | None = None
+        if not cell.is_dense:
+            self._open_pruning(spec["calibration"]["text"])
+        if "selection" in spec:
+            self.held_out = self._open_sample(
+                steps.SAMPLE_HELD_OUT, paths.held_out(cell.model, cell.seed)
+            )
+            check_belongs(self.held_out, "calibration", self.calibration)
+        if adapted:
+            self._open_adaptation(spec["adaptation"], adapted)
+        check_belongs(self.checkpoint, "model", self.model)
+        check_belongs(self.checkpoint, "masks", self.masks)
+        self._open_evaluation(spec["evaluation"])
+
+    def _open_sample(self, step: str, folder: Path) -> Artifact:
+        self.folders[step] = [folder]
+        return Artifact(folder, steps.CALIBRATION)
+
+    def _open_pruning(self, text: Facts) -> None:
+        cell, name = self.cell, text["name"]
+        kind = steps.READY_TOKENS if text["source"] == "tokens" else steps.TEXT
+        self.text_names["calibration"] = name
+        self.texts["calibration"] = Artifact(self._paths.text(name), kind)
+        folder = self._paths.calibration(cell.model, cell.seed)
+        self.sample = self.calibration = self._open_sample(steps.SAMPLE_CALIBRATION, folder)
+        self.masks = Artifact(self._paths.pruned(cell.model, cell.pruning, cell.seed), steps.MASKS)
+        check_belongs(self.calibration, "text", self.texts["calibration"])
+        check_belongs(self.calibration, "model", self.model)
+        check_belongs(self.masks, "calibration", self.calibration)
+        self.folders[steps.PRUNE_MODEL] = [self.masks.folder]
+
+    def _open_adaptation(self, settings: Facts, folders: Sequence[Path]) -> None:
+        self.windows = [Artifact(folder, steps.ADAPTED_BLOCKS) for folder in folders]
+        facts = self.windows[0].facts
+        self.choice = facts.get("choice")
+        step = steps.CHOOSE_CANDIDATE if self.choice else read_adaptation(settings).rule
+        self.folders[step] = list(folders)
+        if facts["sample"] != self.calibration.digest:
+            # So many sequences the cell, or the candidate chosen for it, was trained on.
+            samples = int(chosen_of(self.choice, facts["settings"]["adaptation"])["samples"])
+            folder = self._paths.extended(self.cell.model, self.cell.seed, samples)
+            self.sample = self._open_sample(steps.EXTEND_CALIBRATION, folder)
+            check_belongs(self.sample, "calibration", self.calibration)
+        for part in self.windows:
+            check_belongs(part, "masks", self.masks)
+            check_belongs(part, "sample", self.sample)
+
+    def _open_evaluation(self, asked: Facts) -> None:
+        artifact = Artifact(self._paths.metrics(self.cell), steps.METRICS)
+        self.folders[steps.EVALUATE_CELL] = [artifact.folder]
+        if steps.DRIFT in asked:
+            reference = self._paths.reference(self.cell.model, self.cell.seed)
+            self.folders[steps.CAPTURE_REFERENCE] = [reference]
+        self.answers = artifact.folder / steps.ANSWERS
+        names = asked.get("tasks", {}).get("tasks", {})
+        self.tasks = {name: Artifact(self._paths.task(name), steps.TASK) for name in names}
+        inputs = {
+            "checkpoint": self.checkpoint,
+            "model": self.model,
+            "text": self.texts["evaluation"],
+            "held_out": self.held_out,
+        }
+        self.measured: dict[str, Facts] = {}
+        for name in (steps.IDENTITY, *asked):
+            path = artifact.path(steps.metrics_file(name))
+            found = self.measured[name] = json.loads(path.read_text())
+            for what in (what for what in inputs if what in found):
+                _check_measured(path, what, found[what], inputs[what])
+            for task in self.tasks if name == steps.TASKS else ():
+                digest = found["tasks"].get(task, {}).get("task")
+                _check_measured(path, f"task ({task})", digest, self.tasks[task])
+
+    def spec(self) -> Facts:
+        """Return the settings with which the steps were made, as their manifests say."""
+        evaluation = {
+            name: dict(self.measured[name]["settings"])
+            for name in (steps.PERPLEXITY, steps.DRIFT, steps.TASKS)
+            if name in self.measured
+        }
+        evaluation[steps.PERPLEXITY] |= {"text": self._text("evaluation")}
+        if steps.TASKS in evaluation:
+            entries = {name: task.facts["settings"] for name, task in self.tasks.items()}
+            evaluation[steps.TASKS] |= {"tasks": entries}
+        spec: Facts = {
+            "cell": str(self.cell),
+            "model": self.model.facts["settings"],
+            "evaluation": evaluation,
+        }
+        if self.masks is not None:
+            sample = dict(self.calibration.facts["settings"])
+            spec["seed"] = sample.pop("seed")
+            spec["calibration"] = {**sample, "text": self._text("calibration")}
+            spec |= self.masks.facts["settings"]
+            spec["adaptation"] = None
+            for part in self.windows:
+                spec["adaptation"] = part.facts["settings"]["adaptation"]
+            if self.held_out is not None:
+                spec["selection"] = {"samples": self.held_out.facts["settings"]["samples"]}
+        return spec
+
+    def _text(self, use: str) -> Facts:
+        return {"name": self.text_names[use], **self.texts[use].facts["settings"]}
+
+
+def _check_measured(where: Path, what: str, digest: str | None, artifact: Artifact | None) -> None:
+    """Refuse a measurement that was made with (`what`) another artifact than the one on disk."""
+    if artifact is None or digest != artifact.digest:
+        raise UserError(
+            f"this was measured on a different {what}",
+            where=where,
+            found=digest,
+            expected=f"{artifact.digest}, which is {artifact.folder}" if artifact else "none",
+            todo=run_again(steps.EVALUATE_CELL),
+        )
+
+
+def _metrics(lineage: CellLineage) -> Facts:
     metrics = {name: dict(each) for name, each in lineage.measured.items()}
     del metrics[steps.IDENTITY]
     if steps.TASKS in metrics:
@@ -72,12 +206,8 @@ def _metrics(lineage: CellLineage) -> dict[str, Any]:
     return metrics
 
 
-def _identity(lineage: CellLineage) -> dict[str, Any]:
-    """Return the sparsity of each matrix and overall, as counted in the checkpoint.
-
-    Raises:
-        UserError: A matrix has the wrong number of zeros for its mask or its pattern.
-    """
+def _identity(lineage: CellLineage) -> Facts:
+    """Return the sparsity as counted in the checkpoint; refuse what its masks do not ask for."""
     identity = lineage.measured[steps.IDENTITY]
     matrices = identity["matrices"]
     for name, counts in matrices.items():
@@ -104,7 +234,7 @@ def _identity(lineage: CellLineage) -> dict[str, Any]:
 
 
 def _expected_zeros(
-    lineage: CellLineage, name: str, counts: Mapping[str, int]
+    lineage: CellLineage, name: str, counts: dict[str, int]
 ) -> Iterator[tuple[str, int]]:
     """Yield what decides a matrix's zeros, and their number; a dense matrix may have any."""
     if lineage.masks is None:
@@ -120,14 +250,13 @@ def _expected_zeros(
         yield "pattern", pattern.zeros(counts["rows"], counts["columns"], scope)
 
 
-def _of_matrices(lineage: CellLineage, what: str) -> dict[str, Any]:
+def _of_matrices(lineage: CellLineage, what: str) -> Facts:
     """Return a fact about each matrix that has it, by the matrix's name in the checkpoint."""
     entries = lineage.masks.files.values() if lineage.masks else []
     return {name: fact for entry in entries for name, fact in entry.get(what, {}).items()}
 
 
-def _adaptation(lineage: CellLineage) -> dict[str, Any] | None:
-    """Return what an adaptation saw, trained and reached; None if there was none."""
+def _adaptation(lineage: CellLineage) -> Facts | None:
     windows = adapted_windows(lineage.windows)
     if not windows:
         return None
@@ -150,19 +279,16 @@ def _adaptation(lineage: CellLineage) -> dict[str, Any] | None:
     }
 
 
-def _cost(lineage: CellLineage, step: str, runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the cost of a step: sums over its jobs, and the largest of their peaks.
-
-    Operations are computed from what the jobs counted; they do not depend on the precision of what
-    is stored.
-    """
+def _cost(lineage: CellLineage, step: str, runs: Sequence[Facts]) -> Facts:
+    """Return the cost of a step: sums over its jobs, and the largest of their peaks."""
+    # Operations do not depend on the precision of what is stored.
     shapes = Shapes.read(lineage.model.folder / "config.json", "float32")
     jobs = []
     for run in runs:
         counts = run["counts"]
         tokens = {"tokens": counts["tokens"]} if "tokens" in counts else {}
         jobs.append({**run["cost"], **tokens, **operations(run["rule"], shapes, counts)})
-    total: dict[str, Any] = {"jobs": len(jobs)}
+    total: Facts = {"jobs": len(jobs)}
     for key in sorted({key for job in jobs for key in job}):
         # Jobs of one step see the same tokens, each for its own windows; jobs of a search do not.
         is_shared = key == "tokens" and step != steps.SEARCH
@@ -171,24 +297,13 @@ def _cost(lineage: CellLineage, step: str, runs: Sequence[Run]) -> dict[str, Any
     return total
 
 
-def _runs(lineage: CellLineage) -> dict[str, list[Run]]:
-    """Return the run facts of each step's jobs, including those that a folder carries along."""
+def _runs(lineage: CellLineage) -> dict[str, list[Facts]]:
     found = {step: [read_run(folder) for folder in each] for step, each in lineage.folders.items()}
     shared = [run["shared"] for runs in found.values() for run in runs]
     return found | {step: runs for carried in shared for step, runs in carried.items()}
 
 
-def _other_environments(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the environments of a step's jobs that differ from that of the first, each once."""
-    found: list[dict[str, Any]] = []
-    for run in runs:
-        found += [] if run["environment"] in found else [run["environment"]]
-    return found[1:]
-
-
-def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """Return where the numbers come from."""
-    others = {step: found for step, jobs in runs.items() if (found := _other_environments(jobs))}
+def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Facts:
     digests = {
         "model": lineage.model.digest,
         "checkpoint": lineage.checkpoint.digest,
@@ -204,17 +319,20 @@ def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Run]]) -> dict
     if lineage.windows:
         # The calibration sample's, or an extended sample's.
         digests["adaptation_token_ids"] = lineage.sample.facts["tokens_sha256"]
+    # The environments of each step's jobs, each once.
+    environments: dict[str, list[Facts]] = {step: [] for step in runs}
+    for step, found in environments.items():
+        for run in runs[step]:
+            found += [] if run["environment"] in found else [run["environment"]]
+    others = {step: found[1:] for step, found in environments.items() if found[1:]}
+    task_origins = {name: task.facts["origin"] for name, task in lineage.tasks.items()}
     return {
-        "environments": {step: jobs[0]["environment"] for step, jobs in runs.items()},
+        "environments": {step: found[0] for step, found in environments.items()},
         **({"other_environments": others} if others else {}),
         "finished": {step: max(job["finished"] for job in jobs) for step, jobs in runs.items()},
         "digests": digests,
         "model_origin": lineage.model.facts["origin"],
         "text_origins": {use: text.facts["origin"] for use, text in lineage.texts.items()},
-        **(
-            {"task_origins": {name: task.facts["origin"] for name, task in lineage.tasks.items()}}
-            if lineage.tasks
-            else {}
-        ),
+        **({"task_origins": task_origins} if task_origins else {}),
         "seed": lineage.cell.seed,
     }

@@ -25,13 +25,10 @@ _LEAST_JOBS = 3
 
 
 def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ()) -> Learnt | None:
-    """Return the rate of earlier jobs of any study; None if too few are known.
+    """Return the rate of earlier jobs of all studies in `results`; None if too few are known.
 
-    Args:
-        results: The folder with the results of all studies.
-        on_gpu: Whether jobs on GPUs count; otherwise, those on the processor of a machine like this
-            one count.
-        gpus: Names of the GPUs that count; all count if it is empty.
+    If `on_gpu`, jobs on the named GPUs count (on any, if none is named); otherwise, those on the
+    processor of a machine like this one.
     """
 
     def counts(environment: dict[str, Any]) -> bool:
@@ -42,34 +39,25 @@ def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ())
         return environment.get("device") == "cpu" and like_this
 
     this_machine = processor_name(), os.cpu_count()
-    found = [
-        (flops, seconds)
-        for environments, flops, seconds in _jobs(results)
-        if all(map(counts, environments))
-    ]
-    if len(found) < _LEAST_JOBS:
-        return None
-    flops, seconds = map(sum, zip(*found, strict=True))
-    return Learnt(flops / seconds / PASSES.share, len(found))
-
-
-def _jobs(results: Path) -> Iterator[tuple[list[dict[str, Any]], float, float]]:
-    """Yield the environments, the operations and the seconds of jobs that passed batches."""
-    seen = set()
+    known: dict[tuple[float, float], None] = {}
     records = (path for path in results.glob("*/records/*.json") if path.is_file())
     for path in sorted(records, key=_changed, reverse=True)[:_LATEST]:
         record = unsealed(path.read_bytes()) or {}
         provenance = record.get("provenance", {})
-        environments, others = (
-            provenance.get(key, {}) for key in ("environments", "other_environments")
-        )
         for rule in _PASSING:
             cost = record.get("cost", {}).get(rule, {})
-            job = cost.get("flops", 0), cost.get("wall_s", 0.0)
-            # Cells share jobs, such as what is measured of an equal checkpoint.
-            if job[0] and job[1] >= _LEAST_S and rule in environments and job not in seen:
-                seen.add(job)
-                yield [environments[rule], *others.get(rule, [])], *job
+            flops, seconds = cost.get("flops", 0), cost.get("wall_s", 0.0)
+            environments = [
+                *filter(None, [provenance.get("environments", {}).get(rule)]),
+                *provenance.get("other_environments", {}).get(rule, []),
+            ]
+            if flops and seconds >= _LEAST_S and environments and all(map(counts, environments)):
+                # Cells share jobs, such as what is measured of an equal checkpoint.
+                known[flops, seconds] = None
+    if len(known) < _LEAST_JOBS:
+        return None
+    flops, seconds = map(sum, zip(*known, strict=True))
+    return Learnt(flops / seconds / PASSES.share, len(known))
 
 
 def _changed(path: Path) -> float:
@@ -83,30 +71,25 @@ def finished_groups(study: Study) -> int | None:
     continued with other GPUs or another executor, or earlier jobs have taught another rate. Of
     several numbers, the latest counts. All parts of a study have the same, since they share cells.
     """
-    found = [each for cell in study.of_part(None).cells for each in _of_cell(study, cell)]
+    found = [each for cell in study.of_part(None).cells for each in _groups_of(study, cell)]
     return max(found)[1] if found else None
 
 
-def _of_cell(study: Study, cell: Cell) -> Iterator[tuple[float, int]]:
+def _groups_of(study: Study, cell: Cell) -> Iterator[tuple[float, int]]:
     """Yield when windows of a cell were finished, and in how many jobs."""
     for each in study.candidates(cell) or [cell]:
         settings = study.adaptation(each.adaptation)
         if not isinstance(settings, Windowed) or settings.is_sequential:
             return
-        for first in study.paths.windows(each, "").glob(f"1-of-*/{MANIFEST}"):
-            parts = _parts(first)
+        windows = study.paths.windows(each, "")
+        for first in windows.glob(f"1-of-*/{MANIFEST}"):
+            groups = int(first.parent.name.removeprefix("1-of-"))
+            parts = [windows / f"{at}-of-{groups}" / MANIFEST for at in range(1, groups + 1)]
             if all(path.is_file() for path in parts):
-                yield max(path.stat().st_mtime for path in parts), len(parts)
+                yield max(map(_changed, parts)), groups
     record = study.paths.record(cell)
     # A clone that took over the results may have the records alone, and `tidy` removes candidates.
     if record.is_file():
         cost = (unsealed(record.read_bytes()) or {}).get("cost", {})
         if jobs := cost.get(RECONSTRUCT_WINDOW, {}).get("jobs"):
-            yield record.stat().st_mtime, jobs
-
-
-def _parts(first: Path) -> list[Path]:
-    """Return the manifests of all groups of a division, from that of its first group."""
-    groups = int(first.parent.name.removeprefix("1-of-"))
-    folder = first.parents[1]
-    return [folder / f"{group}-of-{groups}" / first.name for group in range(1, groups + 1)]
+            yield _changed(record), jobs

@@ -15,7 +15,7 @@ from freelunch.core.artifact_writer import FINISHED_JOURNAL, JOURNAL
 from freelunch.core.digest import unsealed
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
-from freelunch.records.read import check_answers, differences, read_record
+from freelunch.records.read import check_answers, differences, record_of
 from freelunch.study import steps
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.paths import RUN, read_run
@@ -38,8 +38,7 @@ class Output:
         rule: The rule that makes it.
         target: The file whose removal makes the rule run again: a manifest, a record, digests.
         check: Raises UserError if it is damaged; reads all of it if its argument is true.
-        needed: Whether a finished study must have it. If not, it may be removed as a whole, and
-            steps that need it make it again.
+        needed: Whether a finished study must have it, or steps that need it make it again.
     """
 
     what: str
@@ -60,11 +59,7 @@ class Output:
         return not self.target.exists()
 
     def problem(self, anew: bool) -> str | None:
-        """Return what is wrong with it, in one line; None if nothing is.
-
-        Args:
-            anew: Whether to read all files, even those whose digests are known.
-        """
+        """Return what is wrong with it, in one line, or None; read all files if `anew`."""
         made_by = f"(made by {self.rule})"
         if self.is_removed():
             return f"{self.target}: missing {made_by}" if self.needed else None
@@ -87,9 +82,11 @@ def step_outputs(study: Study) -> Iterator[Output]:
     for model in study.models:
         yield _artifact("models", steps.FETCH_MODEL, paths.model(model), needed=True, beside=())
     pruned = dict.fromkeys((cell.model, cell.seed) for cell in study.cells if not cell.is_dense)
+    fetching = {Mixture: steps.MIX_TEXT, WheelFiles: steps.FETCH_TEXT_FILES}
     texts = [*study.texts, study.calibration.text] if pruned else [study.perplexity.text]
     for text in dict.fromkeys(texts):
-        yield _artifact("texts", _fetching(study, text), paths.text(text), needed=True)
+        rule = fetching.get(type(study.text(text)), steps.FETCH_TEXT)
+        yield _artifact("texts", rule, paths.text(text), needed=True)
     for task in study.tasks.get("tasks", {}):
         yield _artifact("tasks", steps.FETCH_TASKS, paths.task(task), needed=True)
     for model in study.models:
@@ -115,27 +112,22 @@ def step_outputs(study: Study) -> Iterator[Output]:
         yield _record(study, cell)
 
 
-def _fetching(study: Study, text: str) -> str:
-    """Return the rule that makes a text."""
-    rules = {Mixture: steps.MIX_TEXT, WheelFiles: steps.FETCH_TEXT_FILES}
-    return rules.get(type(study.text(text)), steps.FETCH_TEXT)
-
-
 def _of_cell(study: Study, cell: Cell, is_candidate: bool) -> Iterator[Output]:
-    """Yield the adapted blocks, the checkpoint and the measurements of a cell."""
-    paths, spec, checkpoint = study.paths, study.spec(cell), study.paths.checkpoint(cell)
-    windows = None if cell.adaptation == NONE else paths.windows(cell, MODEL).parent
+    paths, checkpoint, windows = study.paths, study.paths.checkpoint(cell), None
     masks = {"masks": None if cell.is_dense else _masks(study, cell)}
-    for folder in _groups(checkpoint, windows) if windows else ():
-        rule = _RULES_OF_GROUPS.get(folder.name, steps.RECONSTRUCT_WINDOW)
-        yield _artifact("windows", rule, folder, spec, masks)
+    if cell.adaptation != NONE:
+        windows = paths.windows(cell, MODEL).parent
+        for folder in _groups(checkpoint, windows):
+            rule = _RULES_OF_GROUPS.get(folder.name, steps.RECONSTRUCT_WINDOW)
+            yield _artifact("windows", rule, folder, study.spec(cell), masks)
+    made_from = {**masks, "model": paths.model(cell.model), "adapted": windows}
+    # Candidates may be removed, and have no cards.
     yield _artifact(
         "checkpoints",
         steps.EVALUATE_CELL,
         checkpoint,
-        made_from={**masks, "model": paths.model(cell.model), "adapted": windows},
+        made_from=made_from,
         needed=not is_candidate,
-        # Candidates have no cards.
         beside=() if is_candidate else (steps.MODEL_CARD,),
     )
     folder, made_from = paths.metrics(cell), {"checkpoint": checkpoint}
@@ -143,10 +135,7 @@ def _of_cell(study: Study, cell: Cell, is_candidate: bool) -> Iterator[Output]:
 
 
 def _groups(checkpoint: Path, windows: Path) -> list[Path]:
-    """Return the folders of a cell's adapted blocks.
-
-    Groups of another number of jobs may be left from earlier runs; nothing is made from them.
-    """
+    """Return the folders of a cell's adapted blocks, not those left by other numbers of jobs."""
     found, manifest = sorted(windows.glob("[!.]*")), checkpoint / MANIFEST
     content = unsealed(manifest.read_bytes()) if manifest.is_file() else None
     division = f"-of-{len(content['facts']['adapted'])}" if content else None
@@ -161,20 +150,16 @@ def _artifact(
     what: str,
     rule: str,
     folder: Path,
-    spec: Mapping[str, Any] | None = None,
+    spec: dict[str, Any] | None = None,
     made_from: Mapping[str, Path | None] | None = None,
     *,
     needed: bool = False,
     beside: Collection[str] | None = None,
 ) -> Output:
-    """Return an artifact that a step makes.
+    """Return an artifact that a step makes; its settings should be those of `spec`.
 
-    Args:
-        what, rule, needed: As in `Output`.
-        folder: Where it is.
-        spec: What its settings should be, under the same keys.
-        made_from: As for `_check_made_from`.
-        beside: Names of files that other steps add to a checkpoint; None if it is none.
+    In a checkpoint there may be only files of the step, and those `beside` them that other steps
+    add: `from_pretrained` reads some files by their name alone.
     """
 
     def check(anew: bool) -> None:
@@ -192,8 +177,10 @@ def _artifact(
                 f"{json.dumps(found)}, not {json.dumps(other)}",
                 where=folder,
             )
-        if beside is not None:
-            _check_nothing_beside(artifact, beside)
+        own = {MANIFEST, RUN, JOURNAL, FINISHED_JOURNAL, *artifact.files, *(beside or ())}
+        for path in sorted(folder.iterdir()) if beside is not None else ():
+            if path.name not in own and not path.name.startswith("."):
+                raise UserError("this file does not belong to the checkpoint", where=path)
 
     return Output(what, rule, folder / MANIFEST, check, needed)
 
@@ -203,9 +190,7 @@ def _record(study: Study, cell: Cell) -> Output:
     made_from = {"model": paths.model(cell.model), "checkpoint": paths.checkpoint(cell)}
 
     def check(anew: bool) -> None:
-        record = read_record(path)
-        if record["cell"] != str(cell):
-            raise UserError("this is the record of another cell", where=path)
+        record = record_of(cell, path)
         check_answers(record, path)
         _check_made_from(path, record["provenance"]["digests"], made_from)
 
@@ -213,15 +198,12 @@ def _record(study: Study, cell: Cell) -> Output:
 
 
 def _check_made_from(
-    where: Path, facts: Mapping[str, Any], made_from: Mapping[str, Path | None]
+    where: Path, facts: dict[str, Any], made_from: Mapping[str, Path | None]
 ) -> None:
     """Refuse what was made from other artifacts than those on disk; those removed are passed over.
 
-    Args:
-        where: What was made.
-        facts: Facts about it, some of which are digests of what it was made from.
-        made_from: The folder of each of these; `adapted` is the folder of all groups of adapted
-            blocks. None stands for what it must not have been made from.
+    `made_from` has the folder of each artifact whose digest the facts have, or None if there must
+    be none; `adapted` is the folder of all groups of adapted blocks.
     """
     for name, folder in made_from.items():
         digests = {*facts[name]} if name == "adapted" else {facts[name]} - {None}
@@ -230,11 +212,3 @@ def _check_made_from(
         on_disk = {manifest_digest(each) for each in folders} - {None}
         if bool(digests) != (folder is not None) or (on_disk and not digests <= on_disk):
             raise UserError(f"this was not made from what is on disk ({name})", where=where)
-
-
-def _check_nothing_beside(checkpoint: Artifact, others: Collection[str]) -> None:
-    """Refuse files beside those of the step: `from_pretrained` reads some by their name alone."""
-    own = {MANIFEST, RUN, JOURNAL, FINISHED_JOURNAL, *checkpoint.files, *others}
-    for path in sorted(checkpoint.folder.iterdir()):
-        if path.name not in own and not path.name.startswith("."):
-            raise UserError("this file does not belong to the checkpoint", where=path)

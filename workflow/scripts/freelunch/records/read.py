@@ -23,6 +23,19 @@ from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "record.schema.json"
+# The first rules that use a setting of the spec, by what the setting's dotted key begins with.
+_RULES = {
+    "model": (steps.FETCH_MODEL,),
+    "calibration": (steps.SAMPLE_CALIBRATION,),
+    "seed": (steps.SAMPLE_CALIBRATION,),
+    "criterion": (steps.PRUNE_MODEL,),
+    "pattern": (steps.PRUNE_MODEL,),
+    "adaptation": (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL),
+    "selection": (steps.SAMPLE_HELD_OUT,),
+    "evaluation": (steps.CUT_WINDOWS, steps.EVALUATE_CELL),
+}
+# The first setting of a cell that differs, what it was, and what it is.
+Difference = tuple[str, Any, Any]
 
 
 def answers_beside(record: Path) -> Path:
@@ -32,26 +45,18 @@ def answers_beside(record: Path) -> Path:
 
 def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
     """Return a cell's answers: for each task and document, the log-likelihoods of the choices and
-    whether the answer is right.
-
-    Raises:
-        UserError: The file is missing or damaged.
+    whether the answer is right. UserError if the file is missing or damaged.
     """
     path = answers_beside(record)
     try:
         return json.loads(gzip.decompress(path.read_bytes()))  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise UserError(
-            "the answers of a record cannot be read", where=path, found=error, todo=mend()
-        ) from error
+        problem = "the answers of a record cannot be read"
+        raise UserError(problem, where=path, found=error, todo=mend()) from error
 
 
 def load_records(study: Study, folder: Path | None = None) -> dict[Cell, Record]:
-    """Return the record of every cell of a study.
-
-    Args:
-        study: The study.
-        folder: Folder of the records; None for that in the study's results.
+    """Return the record of every cell of a study, from its results or another folder.
 
     Raises:
         UserError: A record is missing or damaged, or was made with other than the current settings.
@@ -60,12 +65,19 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, Record]
     for cell in study.cells:
         path = (folder or study.paths.records) / cell.record_name
         if not path.is_file():
-            raise UserError(
-                "a record is missing", where=path, todo=f"run the study (`{study.run_command}`)"
-            )
-        records[cell] = _record_of(cell, path)
+            todo = f"run the study (`{study.run_command}`)"
+            raise UserError("a record is missing", where=path, todo=todo)
+        records[cell] = record_of(cell, path)
         check_spec(records[cell]["spec"], study.spec(cell), cell, path)
     return records
+
+
+def is_finished(study: Study) -> bool:
+    """Return whether every cell has a record that was made with the current settings."""
+    try:
+        return bool(load_records(study))
+    except UserError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -76,22 +88,17 @@ class SoFar:
         study: The study, restricted to its cells that have finished and whose dense model has.
         records: The record of each of these cells.
         waiting: The cells that have finished, while their dense model has not.
-        outdated: The cells whose records were made with other settings, so that they run again:
-            the first setting that differs, what it was, and what it is.
+        outdated: The cells whose records were made with other settings, so that they run again.
     """
 
     study: Study
     records: dict[Cell, Record]
     waiting: list[Cell]
-    outdated: dict[Cell, tuple[str, Any, Any]]
+    outdated: dict[Cell, Difference]
 
 
 def load_finished(study: Study, folder: Path | None = None) -> SoFar:
-    """Return what has finished of a study, which may be running.
-
-    Args:
-        study: The study, or a part of it.
-        folder: Folder of the records; None for that in the study's results.
+    """Return what has finished of a study or a part of it, which may be running.
 
     Raises:
         UserError: A record is damaged, or there is no pruned cell to compare with its dense model.
@@ -112,22 +119,11 @@ def load_finished(study: Study, folder: Path | None = None) -> SoFar:
     return SoFar(replace(study, finished=frozenset(records)), records, waiting, outdated)
 
 
-def is_finished(study: Study) -> bool:
-    """Return whether every cell has a record that was made with the current settings."""
-    try:
-        return bool(load_records(study))
-    except UserError:
-        return False
-
-
 def finished_records(
     study: Study, folder: Path
-) -> tuple[dict[Cell, Record], dict[Cell, tuple[str, Any, Any]]]:
+) -> tuple[dict[Cell, Record], dict[Cell, Difference]]:
     """Return the records that there are of a study, which may be running: those that were made with
-    the current settings, and `outdated`, as `SoFar` has it.
-
-    Raises:
-        UserError: A record is damaged.
+    the current settings, and `outdated`, as `SoFar` has it. UserError if one is damaged.
     """
     found, outdated = {}, {}
     for cell in study.cells:
@@ -144,63 +140,46 @@ def finished_records(
 def _record_so_far(study: Study, cell: Cell, path: Path) -> Record | None:
     """Return the record of a cell; None if there is none.
 
-    A running study removes a record before it makes it again. In a study that has not finished,
-    `make repair` would also run all that is missing, so a damaged record has another remedy.
+    In a study that has not finished, `make repair` would also run all that is missing, so a damaged
+    record has another remedy.
     """
-    if not path.is_file():
-        return None
     try:
-        record = _record_of(cell, path)
+        record = record_of(cell, path)
         check_answers(record, path)
     except UserError as error:
+        # A running study removes a record before it makes it again.
         if not path.is_file():
             return None
-        raise UserError(
-            error.problem,
-            where=path,
-            found=error.found,
-            todo=f"remove it, and run the study, which makes it again: {study.run_command}",
-        ) from error
+        todo = f"remove it, and run the study, which makes it again: {study.run_command}"
+        raise UserError(error.problem, where=path, found=error.found, todo=todo) from error
     return record
 
 
 def check_answers(record: Record, path: Path) -> None:
-    """Refuse a record whose cell answered tasks, if the answers beside it are not those.
-
-    Raises:
-        UserError: They are missing or differ.
-    """
+    """Refuse a record, by UserError, if the answers beside it are not those of its cell."""
     if steps.TASKS in record["metrics"]:
         expected, answers = record["metrics"][steps.TASKS]["answers_sha256"], answers_beside(path)
         if not answers.is_file() or file_digest(answers) != expected:
             raise UserError("the answers differ from what the record says", where=answers)
 
 
-def _record_of(cell: Cell, path: Path) -> Record:
+def record_of(cell: Cell, path: Path) -> Record:
+    """Return the record in a file, or UserError if it is damaged or another cell's."""
     record = read_record(path)
-    if record["spec"].get("cell") != str(cell):
-        raise UserError(
-            "this is the record of another cell",
-            where=path,
-            found=record["spec"].get("cell"),
-            expected=cell,
-            todo=mend(),
-        )
+    if (found := record["spec"].get("cell")) != str(cell):
+        problem = "this is the record of another cell"
+        raise UserError(problem, where=path, found=found, expected=cell, todo=mend())
     return record
 
 
 def read_record(path: Path) -> Record:
-    """Return a record of any study.
-
-    Raises:
-        UserError: The record was altered or is damaged, or does not match the schema.
-    """
+    """Return a record of any study; UserError if it was altered or does not match the schema."""
     record = read_sealed(path, problem="a record is damaged or was altered")
     validate(record, str(path))
     return cast(Record, record)
 
 
-def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(one: Any, other: Any, key: str = "") -> Iterator[Difference]:
     """Yield each difference between two trees of mappings: the dotted key and both values."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         for name in sorted(one.keys() | other.keys()):
@@ -210,44 +189,25 @@ def differences(one: Any, other: Any, key: str = "") -> Iterator[tuple[str, Any,
         yield key, one, other
 
 
-def check_spec(
-    found_spec: Mapping[str, Any], spec: Mapping[str, Any], cell: Cell, where: object
-) -> None:
-    """Refuse numbers that were made with other settings than the current config asks for.
-
-    Raises:
-        UserError: Settings differ. The message names the first of them and how to compute again.
-    """
+def check_spec(found_spec: object, spec: object, cell: Cell, where: object) -> None:
+    """Refuse, by UserError, numbers that were made with other settings than the config asks for."""
     unlike = list(differences(found_spec, spec))
-    if unlike:
-        key, found, expected = unlike[0]
-        more = f" ({len(unlike)} settings differ)" if len(unlike) > 1 else ""
-        raise UserError(
-            f"{cell} was computed with other settings than the config asks for{more}",
-            where=where,
-            found=f"{key} = {json.dumps(found)}",
-            expected=f"{key} = {json.dumps(expected)}",
-            todo=run_again(*_rules_of(key)),
-        )
-
-
-def _rules_of(key: str) -> tuple[str, ...]:
-    """Return the first rules that use a setting of the spec."""
-    if key.startswith("model"):
-        return (steps.FETCH_MODEL,)
+    if not unlike:
+        return
+    key, found, expected = unlike[0]
+    rules = _RULES[key.partition(".")[0]]
     if ".text." in key:
-        return (steps.FETCH_TEXT,)
-    if key.startswith("evaluation.tasks.tasks."):
-        return (steps.FETCH_TASKS,)
-    return {
-        "calibration": (steps.SAMPLE_CALIBRATION,),
-        "seed": (steps.SAMPLE_CALIBRATION,),
-        "criterion": (steps.PRUNE_MODEL,),
-        "pattern": (steps.PRUNE_MODEL,),
-        "adaptation": (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL),
-        "selection": (steps.SAMPLE_HELD_OUT,),
-        "evaluation": (steps.CUT_WINDOWS, steps.EVALUATE_CELL),
-    }[key.partition(".")[0]]
+        rules = (steps.FETCH_TEXT,)
+    elif key.startswith("evaluation.tasks.tasks."):
+        rules = (steps.FETCH_TASKS,)
+    more = f" ({len(unlike)} settings differ)" if len(unlike) > 1 else ""
+    raise UserError(
+        f"{cell} was computed with other settings than the config asks for{more}",
+        where=where,
+        found=f"{key} = {json.dumps(found)}",
+        expected=f"{key} = {json.dumps(expected)}",
+        todo=run_again(*rules),
+    )
 
 
 @cache
@@ -256,11 +216,7 @@ def _validator() -> jsonschema.Draft202012Validator:
 
 
 def validate(record: object, where: str) -> None:
-    """Refuse what is not a valid record.
-
-    Raises:
-        UserError: The record does not match the schema.
-    """
+    """Refuse, by UserError, what does not match the schema of records."""
     error = next(_validator().iter_errors(record), None)
     if error is not None:
         raise UserError(

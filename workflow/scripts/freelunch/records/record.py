@@ -94,12 +94,6 @@ class IdentityFacts(TypedDict):
     checkpoint_sha256: str
 
 
-class PruningFacts(TypedDict):
-    """The criterion's notes, by matrix."""
-
-    notes: dict[str, dict[str, float]]
-
-
 class CandidateFacts(TypedDict):
     """A candidate of a search."""
 
@@ -109,7 +103,6 @@ class CandidateFacts(TypedDict):
     perplexity: float | None
     perplexity_standard_error: float | None
     windows_kept_pruned: int
-    windows_diverged: int
 
 
 class ChoiceFacts(TypedDict):
@@ -118,13 +111,6 @@ class ChoiceFacts(TypedDict):
     selected_on: str
     chosen: str
     candidates: dict[str, CandidateFacts]
-
-
-class WindowLosses(TypedDict):
-    """The loss of a window before and after its adaptation."""
-
-    before: float
-    after: float
 
 
 class AdaptationFacts(TypedDict):
@@ -137,8 +123,8 @@ class AdaptationFacts(TypedDict):
     distinct_tokens: int
     steps: int
     trained_parameters: int
-    losses: dict[str, WindowLosses]
-    training_losses: list[float] | None
+    # Of each window, `before` and `after`.
+    losses: dict[str, dict[str, float]]
     choice: ChoiceFacts | None
 
 
@@ -146,14 +132,10 @@ class CostFacts(TypedDict):
     """What a step cost in all its jobs."""
 
     jobs: int
-    attempts: NotRequired[int]
     wall_s: float
     cpu_s: float
     peak_bytes: int
     peak_work_bytes: NotRequired[int]
-    peak_host_bytes: NotRequired[int]
-    peak_requested_bytes: NotRequired[int]
-    requested_s: NotRequired[int]
     tokens: NotRequired[int]
     flops: NotRequired[int]
     dense_flops: NotRequired[int]
@@ -172,20 +154,13 @@ class ProvenanceFacts(TypedDict):
     seed: int
 
 
-class EvaluationSpec(TypedDict):
-    """The settings of each measurement."""
-
-    perplexity: dict[str, Any]
-    drift: NotRequired[dict[str, Any]]
-    tasks: NotRequired[dict[str, Any]]
-
-
 class Spec(TypedDict):
     """Every setting that decides a cell's numbers; a dense cell has the first three alone."""
 
     cell: str
     model: dict[str, Any]
-    evaluation: EvaluationSpec
+    # By measurement.
+    evaluation: dict[str, dict[str, Any]]
     seed: NotRequired[int]
     calibration: NotRequired[dict[str, Any]]
     criterion: NotRequired[dict[str, Any]]
@@ -205,7 +180,8 @@ class Record(TypedDict):
     identity: IdentityFacts
     cost: dict[str, CostFacts]
     provenance: ProvenanceFacts
-    pruning: PruningFacts | None
+    # `notes`: the criterion's notes, by matrix.
+    pruning: dict[str, dict[str, dict[str, float]]] | None
     adaptation: AdaptationFacts | None
 
 

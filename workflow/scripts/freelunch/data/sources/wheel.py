@@ -12,8 +12,7 @@ from pathlib import Path, PurePosixPath
 from string import ascii_lowercase
 
 from freelunch.core.digest import file_digest
-from freelunch.core.disk import disk_error
-from freelunch.core.errors import UserError, nearest
+from freelunch.core.errors import UserError, disk_error, nearest
 from freelunch.data.sources.files import Obtained
 from freelunch.data.unpacked import check_ratio
 from freelunch.study.sources import InWheel, Wheel, WheelFiles, WheelModel

@@ -1,0 +1,28 @@
+"""What a script's object `snakemake` says about its job, as plain values for the library."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from freelunch.core import job
+from freelunch.core.devices import CPU, CUDA
+
+
+def running(snakemake: Any) -> AbstractContextManager[job.Job]:
+    """Run a script's one library call as the job that Snakemake gave its script (`job.running`)."""
+    asked, output = snakemake.resources, snakemake.output
+    wildcards = "/".join(str(value) for value in snakemake.wildcards)
+    requested = {}
+    if asked.get("mem_mb") and asked.get("runtime"):
+        requested["peak_requested_bytes"] = int(asked.mem_mb) * 10**6
+        requested["requested_s"] = int(asked.runtime) * 60
+    settings = job.JobSettings(
+        log=Path(snakemake.log[0]),
+        name=f"{snakemake.rule} {wildcards}".strip(),
+        threads=snakemake.threads,
+        device=CUDA if int(asked.get("gpu", 0) or 0) else CPU,
+        # Snakemake's list has names, not keys.
+        run=Path(output.run) if "run" in output.keys() else None,  # noqa: SIM118
+        requested=requested,
+    )
+    return job.running(settings)
