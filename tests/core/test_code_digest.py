@@ -229,12 +229,10 @@ def test_only_some_modules_are_imported_by_a_name_made_at_run_time() -> None:
 
 def test_each_rule_carries_the_digest_of_its_script() -> None:
     rules = "".join(path.read_text() for path in (SCRIPTS.parent / "rules").glob("*.smk"))
-    # One script draws every sample of a mixture, in place of the script of each rule.
-    (mixed,) = re.findall(r'MIXED = "(\w+)"', rules)
-    rules = rules.replace("{MIXED or '", "").replace("'}.py", ".py").replace("MIXED or ", "")
-    for name in NAMES:
-        if name == mixed:
-            continue
+    # One script draws every sample, another every sample of a mixture.
+    sampling = re.findall(r'SAMPLING = "(\w+)" if STUDY.mixture else "(\w+)"', rules)[0]
+    assert rules.count("code_digest(SAMPLING)") == rules.count("scripts/{SAMPLING}.py") == 3
+    for name in set(NAMES) - set(sampling):
         assert f'"../scripts/{name}.py"' in rules, f"no rule runs {name}"
         # With the modules that the script imports by name, where there are any.
         carried = re.search(rf'code=(lambda wildcards: )?code_digest\(\s*"{name}"', rules)

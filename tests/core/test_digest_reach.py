@@ -18,18 +18,17 @@ COMPUTING = sorted(path.stem for path in SCRIPTS.glob("*.py") if not path.stem.s
 # Rooms and modules of the library that no computing script may reach.
 APART = (
     *("costs/", "records/", "analysis/", "reporting/", "cli/"),
-    *("data/sources/", "data/models.py", "data/tasks.py", "data/texts.py", "data/wiki.py"),
-    "data/text_formats.py",
+    *("data/sources.py", "data/hub.py", "data/models.py", "data/tasks.py", "data/texts.py"),
+    *("data/wiki.py", "data/text_formats.py", "data/inspect_model.py", "data/inspect_text.py"),
 )
 # Rooms that a script computes with, beside `core` and `study`.
 ROOMS = {
     "mix_text": {"data"},
     "sample_mixture": {"data", "model"},
-    "sample_calibration": {"data", "model"},
+    "sample_text": {"data", "model"},
     "cut_windows": {"data", "model"},
     "capture_reference": {"evaluation", "model"},
     "evaluate_cell": {"evaluation", "model"},
-    "extend_calibration": {"data", "model"},
     "capture_dense": {"model", "pruning"},
     "prune_model": {"model", "pruning"},
     "reconstruct_window": {"adaptation", "model"},

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.hub_errors import Unreachable, hub_errors
+from freelunch.data.hub import Unreachable, hub_errors
 from freelunch.data.sources import fetching
 from freelunch.data.texts import fetch_text
 from freelunch.study.sources import HubModel, read_text

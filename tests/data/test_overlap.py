@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from freelunch.data import overlap
-from freelunch.data.overlap import RUN, PassageIndex
+from freelunch.data import mixture
+from freelunch.data.mixture import RUN, PassageIndex
 
 
 def of_letters(name: str, count: int) -> str:
@@ -32,7 +32,7 @@ def reference(seen: list[str], document: str) -> int:
 def test_what_is_repeated_is_what_the_reference_finds(
     seed: int, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overlap, "_PIECE", piece)
+    monkeypatch.setattr(mixture, "_PIECE", piece)
     generator = random.Random(seed)
     sizes = [0, 3, 63, 64, 65, 127, 700]
     sources = [of_letters(f"{seed} {it}", generator.choice(sizes)) for it in "abc"]

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from freelunch.core.artifact import Artifact
-from freelunch.data.calibration import sample_calibration, sample_held_out
-from freelunch.data.drawing import GRAM
 from freelunch.data.models import fetch_model
+from freelunch.data.samples import GRAM, sample_text
 from freelunch.data.texts import fetch_text
 from freelunch.model.token_ids import read_tokens
 from freelunch.study.study import Study
@@ -38,9 +37,9 @@ def test_the_samples_of_the_kept_study_are_apart(tmp_path: Path) -> None:
     assert drift is not None
     for seed, distinct in ((0, 7_696), (1, 8_192), (2, 7_113)):
         job = job_of(model, text, tmp_path / f"sample{seed}")
-        sample = sample_calibration(job, drawn.samples, drawn.length, seed)
+        sample = sample_text(job, {"samples": drawn.samples, "length": drawn.length, "seed": seed})
         job = job_of(model, text, tmp_path / f"held_out{seed}", sample)
-        held_out = sample_held_out(job, 0, drift.samples)
+        held_out = sample_text(job, {"samples": 0, "measured": drift.samples})
         assert read_tokens(sample).shape == (32, 256)
         assert read_tokens(held_out).shape == (drift.samples, 256)
         assert sample.facts["distinct_tokens"] == distinct

@@ -1,7 +1,5 @@
 """Audit the study: verdicts on the paper's claims, as data, as a page and as a crate."""
 
-from typing import TYPE_CHECKING
-
 from freelunch.audit.crate import write_crate
 from freelunch.audit.output_files import check_before_audit, seal_audit
 from freelunch.audit.texts import audit_texts
@@ -9,9 +7,6 @@ from freelunch.core.files import write_atomically
 from freelunch.core.job import running
 from freelunch.records.read import load_records
 from freelunch.study.study import Study
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake):

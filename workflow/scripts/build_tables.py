@@ -1,15 +1,10 @@
 """Build the study's tables, and the data of its figures, from the records."""
 
-from typing import TYPE_CHECKING
-
 from freelunch.audit.figures import TABLES_OF_CLAIMS
 from freelunch.audit.output_files import seal_tables
 from freelunch.core.job import running
 from freelunch.reporting.tables import build_tables
 from freelunch.study.study import Study
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake):

@@ -1,16 +1,12 @@
 """Pass the calibration sample through the dense model, once for all later steps."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
 from freelunch.model.open_dense_pass import open_dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.study.steps import CALIBRATION
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake) as job:

@@ -1,16 +1,12 @@
 """Pass held-out text through the dense model, once for the drift of all cells."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
 from freelunch.evaluation.dense_reference import capture_reference
 from freelunch.model.open_dense_pass import open_dense_pass
 from freelunch.study.steps import CALIBRATION
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake) as job:

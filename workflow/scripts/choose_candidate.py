@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.adaptation.selection import Candidate, choose_candidate
 from freelunch.core.artifact import Artifact, fingerprint
@@ -11,9 +10,6 @@ from freelunch.study.paths import read_run
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import compared_by
 from freelunch.study.steps import ADAPTED_BLOCKS, METRICS, SEARCH, metrics_file
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake) as job:

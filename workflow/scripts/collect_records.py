@@ -1,15 +1,11 @@
 """Collect the record of a cell from what its steps left on disk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.core.job import running
 from freelunch.records.collect import collect_record
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake):

@@ -1,14 +1,10 @@
 """Draw a figure from its CSV file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.core.job import running
 from freelunch.core.sums import check_sums, write_sums
 from freelunch.reporting.drawing.figure_files import draw_figure
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake):

@@ -1,7 +1,6 @@
 """Assemble the checkpoint of a cell and measure everything that the study asks of it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.files import scratch_folder
@@ -10,9 +9,6 @@ from freelunch.evaluation.measurements import MeasurementSpec, evaluate_cell
 from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.study.steps import ADAPTED_BLOCKS, MASKS
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake) as job:

@@ -1,15 +1,11 @@
 """Fetch the documents of tasks and write them in the form that stock tasks read."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import fingerprint
 from freelunch.core.job import running
 from freelunch.data.tasks import fetch_task, stock_task
 from freelunch.study.sources import read_task
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake) as job:

@@ -1,15 +1,11 @@
 """Fetch a text from its source and write it as one document per line."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import fingerprint
 from freelunch.core.job import running
 from freelunch.data.texts import fetch_text
 from freelunch.study.sources import read_text
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake):

@@ -1,15 +1,11 @@
 """Mix texts that were fetched into one."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.job import running
 from freelunch.data.mixture import mix_text
 from freelunch.study.steps import TEXT
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with running(snakemake):

@@ -1,7 +1,6 @@
 """Adapt one group of windows of a pruned model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.adaptation.job import open_adaptation
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
@@ -10,9 +9,6 @@ from freelunch.core.job import running
 from freelunch.model.mask_store import count_pruned
 from freelunch.study.steps import CALIBRATION, MASKS
 from freelunch.study.windows import group_windows, split_windows
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     folder, window = Path(snakemake.output.manifest).parent, snakemake.params.window

@@ -1,16 +1,12 @@
 """Retrain a whole pruned model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.adaptation.job import open_adaptation
 from freelunch.adaptation.retraining.training_run import retrain_model
 from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
 from freelunch.study.steps import CALIBRATION, MASKS
-
-if TYPE_CHECKING:
-    from snakemake.script import snakemake
 
 if __name__ == "__main__":
     with (

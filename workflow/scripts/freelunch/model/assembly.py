@@ -30,20 +30,12 @@ def assemble_model(
     fingerprint: str,
     report: Report = silent,
 ) -> Artifact:
-    """Write a checkpoint; link shards that exist elsewhere instead of copying them.
+    """Write a checkpoint of the dense model, of its masks, or of adapted blocks: the artifacts of a
+    reconstruction's jobs, which together hold every block, or of a retraining. Shards that exist
+    elsewhere are linked instead of copied.
 
-    Args:
-        model: The dense model.
-        masks: Which weights stay; None for the dense checkpoint.
-        adapted: The artifacts of a reconstruction's jobs, which together hold every block, or of a
-            retraining; empty if the model is only pruned.
-        folder: Output folder.
-        fingerprint: Digest of everything the result depends on.
-        report: Called after each block.
-
-    Raises:
-        UserError: A block is in none of `adapted` or in two of them, or something was made from
-            another model.
+    UserError if a block is in none of `adapted` or in two, or something was made from another
+    model.
     """
     source = model.artifact
     # What is measured on a checkpoint changes more often than the checkpoint.

@@ -1,7 +1,5 @@
-"""A pruned model on disk: masks, and new values if the criterion also changes what it keeps.
-
-Each block has a file of bit-packed masks and, if kept parameters changed, a shard as in a
-checkpoint.
+"""A pruned model on disk: for each block a file of bit-packed masks and, if kept parameters
+changed, a shard as in a checkpoint.
 """
 
 from collections.abc import Iterable
@@ -35,8 +33,7 @@ class Pruned:
 
     Attributes:
         masks: The mask of each linear layer, (out, in), bool, True where the weight stays.
-        changed: New values of parameters, by name in the block; empty if kept weights keep their
-            values.
+        changed: New values of parameters, by name; empty if kept weights keep their values.
         notes: What the criterion notes about a linear layer, for those that have notes.
     """
 
@@ -142,8 +139,8 @@ def round_(
     parameters: Iterable[Tensor], masked: Iterable[tuple[nn.Linear, Tensor]], dtype: torch.dtype
 ) -> None:
     """Round parameters to the values that a checkpoint of a dtype holds, in place; their own dtype
-    stays the same. In `masked` linear layers, a kept weight that training or rounding made exactly
-    0 becomes the smallest positive number.
+    stays the same. In `masked` linear layers, a kept weight that became exactly 0 becomes the
+    smallest positive number.
     """
     for parameter in parameters:
         if parameter.dtype != dtype:
@@ -155,10 +152,8 @@ def round_(
 
 
 def mask_(weight: Tensor, keep: Tensor) -> None:
-    """Set the weights that a mask removes to 0, in place.
-
-    A kept weight that happens to be 0 becomes the smallest positive number, so that the zeros of
-    the matrix are exactly its mask. Both are (out, in).
+    """Set the weights that a mask removes to 0, in place; both are (out, in). A kept weight that
+    happens to be 0 becomes the smallest positive number, so that the zeros are exactly the mask.
     """
     if weight.device.type == "cpu":
         mask_bits_(weight, keep)
@@ -169,9 +164,9 @@ def mask_(weight: Tensor, keep: Tensor) -> None:
 def mask_bits_(weight: Tensor, keep: Tensor) -> None:
     """Mask on a processor, with one thread.
 
-    Streamed retraining masks each block in each pass, in a thread that reads ahead. Torch's threads
-    would compete with those of the product that is computed meanwhile, which wait for the slowest
-    of them. NumPy has no bfloat16, but can mask the bits.
+    Streamed retraining masks each block in a thread that reads ahead, where torch's threads would
+    compete with those of the product that is computed meanwhile. NumPy has no bfloat16, but can
+    mask the bits.
     """
     integers = _INTEGERS[weight.element_size()]
     least = torch.tensor(_least(weight.dtype), dtype=weight.dtype).view(integers).item()
@@ -196,7 +191,7 @@ def fill_kept_zeros_(weight: Tensor, keep: Tensor) -> None:
 
 
 def _least(dtype: torch.dtype) -> float:
-    """Return the smallest normal number. In float16 that is not small beside a weight, so there it
-    is the smallest subnormal one.
+    """Return the smallest normal number; in float16, where it is not small beside a weight, the
+    smallest subnormal one.
     """
     return 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny

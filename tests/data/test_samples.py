@@ -12,10 +12,9 @@ from safetensors.torch import save_file
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.data.calibration import extend_calibration, sample_calibration, sample_held_out
 from freelunch.data.documents import TOKEN_IDS
-from freelunch.data.drawing import Drawing, Span, distinct_tokens, read_spans
 from freelunch.data.inspect_text import Amounts
+from freelunch.data.samples import Drawing, Span, distinct_tokens, read_spans, sample_text
 from freelunch.data.texts import fetch_text
 from freelunch.model.token_ids import read_tokens
 from freelunch.study.cell import derive_seed
@@ -39,15 +38,16 @@ class Samples:
 
     def calibration(self, samples: int, length: int = LENGTH, seed: int = 0) -> Artifact:
         job = job_of(self.model, self.text, self.base / "sample")
-        return sample_calibration(job, samples, length, seed)
+        return sample_text(job, {"samples": samples, "length": length, "seed": seed})
 
     def held_out(self, sample: Artifact, samples: int, measured: int = 0) -> Artifact:
         job = job_of(self.model, self.text, self.base / "held_out", sample)
-        return sample_held_out(job, samples, measured)
+        return sample_text(job, {"samples": samples, "measured": measured})
 
     def extended(self, sample: Artifact, held_out: Artifact | None, samples: int) -> Artifact:
         folder = self.base / f"extended-{samples}"
-        return extend_calibration(job_of(self.model, self.text, folder, sample, held_out), samples)
+        job = job_of(self.model, self.text, folder, sample, held_out)
+        return sample_text(job, {"samples": samples})
 
 
 @pytest.fixture(scope="module")
