@@ -279,4 +279,5 @@ def _place(registry: str, entry: Model | AnyText | Task) -> str:
         case Mixture():
             return f"a mixture of {parts_text(entry.parts)}"
         case _:
-            return f"the local file `{Path(entry.path).name}`"
+            is_local = isinstance(entry, LocalSource | Tokens)
+            return f"the local file `{Path(entry.place).name}`" if is_local else entry.place

@@ -81,11 +81,6 @@ def meta_model(config: PreTrainedConfig) -> nn.Module:
     return model.eval()
 
 
-def block_path(config: PreTrainedConfig) -> str:
-    """Return where the decoder blocks are in the module tree, e.g. `model.layers`."""
-    return find_blocks(meta_model(config), config.num_hidden_layers)
-
-
 class Sharding:
     """Which shard holds a tensor, by its name; `path` is the dotted name of the list of blocks."""
 
