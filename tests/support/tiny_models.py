@@ -44,11 +44,10 @@ from freelunch.core.files import scratch_folder
 from freelunch.core.progress import Report, silent
 from freelunch.data.models import fetch_model
 from freelunch.model import token_ids
-from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
-from freelunch.model.mask_store import load_pruned_block, masks_file, pack
+from freelunch.model.mask_store import assemble_model, load_pruned_block, masks_file, pack
 from freelunch.model.open_dense_pass import DensePass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model

@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError, pin_again
 from freelunch.core.files import remove_path
-from freelunch.data.inspect_model import (
-    CONFIG,
-    INDEX,
-    MODEL_FILES,
-    OTHER_FILES,
-    TOKENIZER,
-    InspectedModel,
-    check_weights,
-    inspect_files,
-    model_files,
-    read_config,
-)
+from freelunch.data import inspect_model
+from freelunch.data.inspect_model import CONFIG, INDEX, TOKENIZER, InspectedModel
 from freelunch.study.source_files import downloads_of
 from freelunch.study.sources import Hub, HubFile
 
@@ -78,7 +68,7 @@ def check_download(where: str, entry: Hub) -> None:
         info = HfApi().model_info(
             repository, revision=revision, timeout=timeout, expand=["siblings"]
         )
-    check_weights(where, [file.rfilename for file in info.siblings or ()])
+    inspect_model.check_weights(where, [file.rfilename for file in info.siblings or ()])
 
 
 def inspect_on_hub(where: str, entry: Hub, scratch: Path) -> tuple[InspectedModel, str]:
@@ -93,7 +83,8 @@ def inspect_on_hub(where: str, entry: Hub, scratch: Path) -> tuple[InspectedMode
         for name in (CONFIG, INDEX, TOKENIZER):
             if name in listed:
                 hf_hub_download(entry.repository, name, revision=commit, local_dir=scratch)
-    return inspect_files(scratch, model_files(where, scratch, listed), where), commit
+    files = inspect_model.model_files(where, scratch, listed)
+    return inspect_model.inspect_files(scratch, files, where), commit
 
 
 def fetch_from_hub(where: str, entry: Hub, scratch: Path) -> dict[str, tuple[Path, str]]:
@@ -130,19 +121,19 @@ def fetch_from_hub(where: str, entry: Hub, scratch: Path) -> dict[str, tuple[Pat
             if CONFIG in listing:
                 config = download(CONFIG, "model")
                 _check_digest(place, listing, CONFIG, config)
-                read_config(config.parent, where)
+                inspect_model.read_config(config.parent, where)
             snapshot = snapshot_download(
                 repository,
                 revision=revision,
                 local_dir=local,
-                allow_patterns=MODEL_FILES,
-                ignore_patterns=OTHER_FILES,
+                allow_patterns=inspect_model.MODEL_FILES,
+                ignore_patterns=inspect_model.OTHER_FILES,
             )
         folder = Path(snapshot)
         # If the index were damaged, it would name other files.
         if INDEX in listing:
             _check_digest(place, listing, INDEX, folder / INDEX)
-        paths = {name: folder / name for name in model_files(place, folder, listing)}
+        paths = {name: folder / name for name in inspect_model.model_files(place, folder, listing)}
     return {name: (path, _check_digest(place, listing, name, path)) for name, path in paths.items()}
 
 

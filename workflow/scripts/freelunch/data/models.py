@@ -25,24 +25,11 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import json_digest
 from freelunch.core.errors import REFUSED, UserError, first_line, first_of
-from freelunch.data.inspect_model import (
-    COMPLETE,
-    check_rows,
-    read_config,
-    read_gguf_header,
-    read_json,
-)
+from freelunch.data import inspect_model
 from freelunch.data.sources import fetching, obtain
+from freelunch.model import checkpoint
 from freelunch.model.blocks import check_blocks, find_blocks
-from freelunch.model.checkpoint import (
-    CONFIG,
-    KIND,
-    Sharding,
-    finish_checkpoint,
-    load_config,
-    meta_model,
-    write_shard,
-)
+from freelunch.model.checkpoint import CONFIG, Sharding, write_shard
 from freelunch.study.families import sizes_of
 from freelunch.study.source_files import GGUF
 from freelunch.study.sources import Dtype, Model
@@ -65,10 +52,10 @@ def fetch_model(name: str, entry: Model, folder: Path, fingerprint: str) -> Arti
         obtained = obtain(where, entry, scratch)
         # A file at a path may have been replaced since an attempt was interrupted.
         depends_on = json_digest([fingerprint, obtained.origin["files"]])
-        writer = ArtifactWriter(folder, KIND, depends_on)
+        writer = ArtifactWriter(folder, checkpoint.KIND, depends_on)
         raw, files = obtained.path.parent, sorted(obtained.files)
         if obtained.path.suffix == GGUF:
-            read_gguf_header(obtained.path, where)
+            inspect_model.read_gguf_header(obtained.path, where)
             raw = scratch / "dequantised"
             _dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
@@ -102,7 +89,7 @@ def fetch_model(name: str, entry: Model, folder: Path, fingerprint: str) -> Arti
             if not file.endswith((".safetensors", ".index.json")) and file != CONFIG:
                 writer.add(file, partial(shutil.copyfile, raw / file))
         writer.add_text(CONFIG, config.to_json_string(use_diff=False))
-        return finish_checkpoint(
+        return checkpoint.finish_checkpoint(
             writer,
             sharding.shards,
             settings=entry.deciding(),
@@ -159,19 +146,20 @@ def read_model_folder(
     UserError if it is of a kind that is not supported, or its files are damaged or do not fit each
     other.
     """
-    read_config(folder, where)
-    config = load_config(folder)
+    inspect_model.read_config(folder, where)
+    config = checkpoint.load_config(folder)
     own, config.dtype = config.dtype, torch.float32
     # Shapes do not depend on the precision, which may be one that torch cannot compute in.
-    meta = meta_model(config)
+    meta = checkpoint.meta_model(config)
     config.dtype = own
-    sharding = Sharding(find_blocks(meta, config.num_hidden_layers), config.num_hidden_layers)
+    blocks = config.num_hidden_layers
+    sharding = Sharding(find_blocks(meta, blocks), blocks)
     check_blocks(meta, sharding.path)
     others = [file for file in files if not file.endswith(".safetensors")]
     for file in others:
         if file.endswith(".json"):
             # Whoever loads the checkpoint reads it.
-            read_json(folder / file)
+            inspect_model.read_json(folder / file)
     place = f"{where}: tokenizer"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -183,9 +171,9 @@ def read_model_folder(
             where=place,
             found=first_line(error),
             expected=f"a tokenizer that transformers reads, in {', '.join(others)}",
-            todo=COMPLETE,
+            todo=inspect_model.COMPLETE,
         ) from error
-    check_rows(known, added, config.vocab_size, place)
+    inspect_model.check_rows(known, added, config.vocab_size, place)
     return config, sharding, _places(folder, files, meta, sharding)
 
 

@@ -1,8 +1,11 @@
-"""A pruned model on disk: for each block a file of bit-packed masks and, if kept parameters
-changed, a shard as in a checkpoint.
+"""A pruned model on disk, and the checkpoint that is assembled from it.
+
+Each block has a file of bit-packed masks and, if kept parameters changed, a shard as in a
+checkpoint.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,11 +14,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from freelunch.core.artifact import Artifact
+from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
+from freelunch.core.progress import Report, silent
+from freelunch.model import checkpoint
 from freelunch.model.blocks import block_linears
-from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard
+from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
 from freelunch.model.tensor_file import TensorFile
 from freelunch.model.transfer import read_tensor
 from freelunch.study.steps import MASKS
@@ -83,6 +88,68 @@ def load_pruned_block(
     for name, linear in block_linears(block).items():
         mask_(linear.weight, masks[name])
     return block, masks
+
+
+def assemble_model(
+    model: StreamedModel,
+    masks: Artifact | None,
+    adapted: Sequence[Artifact],
+    folder: Path,
+    fingerprint: str,
+    report: Report = silent,
+) -> Artifact:
+    """Write a checkpoint of the dense model, of its masks, or of adapted blocks: the artifacts of a
+    reconstruction's jobs, which together hold every block, or of a retraining. Shards that exist
+    elsewhere are linked instead of copied.
+
+    UserError if a block is in none of `adapted` or in two, or something was made from another
+    model.
+    """
+    source = model.artifact
+    # What is measured on a checkpoint changes more often than the checkpoint.
+    writer = ArtifactWriter(folder, checkpoint.KIND, fingerprint, keep_journal=True)
+    shards = {shard: part for part in adapted for shard in part.files}
+    blocks = [block_shard(index) for index in range(model.num_blocks)]
+    # A retraining may also have trained tensors outside the blocks.
+    adapted_blocks = [shard for part in adapted for shard in part.files if shard != OUTER]
+    if adapted and sorted(adapted_blocks) != blocks:
+        raise UserError(
+            "the adapted blocks are not exactly the model's blocks",
+            where=", ".join(str(part.folder) for part in adapted),
+            found=f"{len(adapted_blocks)} blocks",
+            expected=f"{len(blocks)} blocks",
+        )
+    for part in [*([masks] if masks else []), *adapted]:
+        check_belongs(part, "model", source)
+    checkpoint.link_shard(writer, OUTER, shards.get(OUTER, source))
+    for index, shard in enumerate(blocks):
+        if adapted:
+            checkpoint.link_shard(writer, shard, shards[shard])
+        elif masks is None:
+            checkpoint.link_shard(writer, shard, source)
+        elif shard in masks.files:
+            checkpoint.link_shard(writer, shard, masks)
+        elif shard not in writer:
+            block, _ = load_pruned_block(model, masks.folder, index)
+            tensors = {
+                model.sharding.name(index, key): value for key, value in block.state_dict().items()
+            }
+            write_shard(writer, shard, tensors)
+        report(index + 1, model.num_blocks, "blocks")
+    changes = masks.facts["config"] if masks else {}
+    for name in source.files:
+        if name == checkpoint.CONFIG and changes:
+            config = json.loads(source.path(name).read_text())
+            writer.add_text(name, json.dumps(config | changes, indent=2) + "\n")
+        elif not name.endswith(".safetensors") and name != checkpoint.INDEX:
+            writer.link(name, source, name)
+    return checkpoint.finish_checkpoint(
+        writer,
+        [OUTER, *blocks],
+        model=source.digest,
+        masks=masks.digest if masks else None,
+        adapted=[part.digest for part in adapted],
+    )
 
 
 def load_masks(folder: Path, index: int, block: nn.Module) -> dict[str, Tensor]:
