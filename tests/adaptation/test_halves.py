@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from freelunch.model.blocks import block_linears
+from freelunch.model.blocks import block_linears, half
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.halves import half
 from freelunch.study.families import halves_of, whole_of
 from tiny_models import FAMILIES, LENGTH, VARIANTS, tiny_checkpoint
 from windows_for_tests import PARALLEL

@@ -19,10 +19,9 @@ from freelunch.adaptation.training import optimisation
 from freelunch.adaptation.training.optimisation import learning_rates
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
-from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import OUTER, block_shard
 from freelunch.model.hidden_states import DenseStates
-from freelunch.model.mask_store import load_pruned_block
+from freelunch.model.mask_store import assemble_model, load_pruned_block
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import Trained

@@ -14,10 +14,9 @@ from transformers import AutoModelForCausalLM
 from freelunch.adaptation.reconstruction import windows_in_turn
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact
-from freelunch.model.assembly import assemble_model
-from freelunch.model.halves import half
+from freelunch.model.blocks import half
 from freelunch.model.hidden_file import HiddenStates
-from freelunch.model.mask_store import load_pruned_block
+from freelunch.model.mask_store import assemble_model, load_pruned_block
 from freelunch.study.families import halves_of
 from tiny_models import (
     BLOCKS,

@@ -27,9 +27,9 @@ from transformers.utils import logging
 
 from anchors_page import SHARED, Compared, Spent, in_sweep, page, row, sweep_text
 from freelunch.core.artifact import Artifact
-from freelunch.model.assembly import assemble_model
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.mask_store import assemble_model
 from freelunch.model.token_ids import TOKENS, read_tokens
 from freelunch.study import paths, steps
 from freelunch.study.cell import Cell

@@ -15,8 +15,8 @@ from freelunch.cli.check import check_study
 from freelunch.core.errors import UserError
 from freelunch.costs import capacity
 from freelunch.data import inspect_model
-from freelunch.data.drawing import Drawing
 from freelunch.data.inspect_text import Amounts
+from freelunch.data.samples import Drawing
 from freelunch.study.paths import Paths
 from freelunch.study.study import Study
 from own_models import DOCUMENTS, check_here, machine, write_lines

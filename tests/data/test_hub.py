@@ -2,9 +2,6 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,13 @@ from pydantic import ValidationError
 
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.hub_errors import Unreachable, hub_errors
+from freelunch.data.hub import Unreachable, hub_errors
 from freelunch.data.sources import fetching
 from freelunch.data.texts import fetch_text
 from freelunch.study.sources import HubModel, read_text
 from hub_standin import HubStandIn, hub_here, use_endpoint
 from obtaining import obtain_model, obtain_text
 from refusals import refused
-from repository import ROOT
 
 FIRST, SECOND = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
 USED = {
@@ -103,36 +99,6 @@ def test_fetches_a_text_of_a_dataset(hub: HubStandIn, tmp_path: Path) -> None:
     assert not any("other.txt" in request for request in hub.requests)
 
 
-def test_respects_the_endpoint_home_and_token_of_the_environment(
-    hub: HubStandIn, scratch: Path, tmp_path: Path
-) -> None:
-    commit = hub.add("team/tiny", USED, gated=True)
-    program = (
-        "import json, pathlib, sys\n"
-        "from freelunch.data.sources import obtain\n"
-        "from freelunch.study.sources import read_model\n"
-        "entry = read_model(json.loads(sys.argv[1]))\n"
-        "obtained = obtain('models.tiny', entry, pathlib.Path(sys.argv[2]))\n"
-        "print(json.dumps(obtained.origin['files']))"
-    )
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT / "workflow" / "scripts"),
-        "HF_ENDPOINT": hub.endpoint,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_TOKEN": hub.token,
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(entry(commit)), str(scratch)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert set(json.loads(result.stdout)) == set(USED)
-
-
 @pytest.mark.parametrize(
     "others", [{}, {"consolidated.safetensors": b"other", "onnx/model.safetensors": b"other"}]
 )
@@ -196,36 +162,17 @@ def test_a_member_cannot_leave_its_folder(hub: HubStandIn, scratch: Path) -> Non
     assert not hub.requests
 
 
-@pytest.mark.parametrize("token", [None, "hf_another"])
-def test_says_that_a_repository_is_gated(
-    token: str | None, hub: HubStandIn, scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = hub.add("team/tiny", USED, gated=True)
-    if token:
-        monkeypatch.setenv("HF_TOKEN", token)
-    with refused(where="models.tiny.repository", todo="HF_TOKEN") as error:
-        obtain_model(entry(commit), scratch)
-    assert "hf_another" not in str(error.value)
-
-
-def test_refuses_a_truncated_download(hub: HubStandIn, scratch: Path) -> None:
-    commit = hub.add("team/tiny", USED)
-    hub.spoiled[SECOND] = USED[SECOND][:100]
-    with refused(where="models.tiny.repository", found="but has size 100"):
-        obtain_model(entry(commit), scratch)
-
-
-def test_a_download_that_breaks_off_goes_on_where_it_stopped(
+def test_a_gated_repository_needs_the_right_token(
     hub: HubStandIn, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits before it goes on
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # of 10 MB: it keeps whole chunks
-    commit = hub.add("team/tiny", USED)
-    hub.breaking[SECOND] = 1234
-    obtained = obtain_model(entry(commit), scratch)
-    assert content(obtained.files) == USED
-    assert not hub.breaking, "nothing broke off"
-    assert f"GET /lfs/{hashlib.sha256(USED[SECOND]).hexdigest()} from 1000" in hub.requests
+    commit = hub.add("team/tiny", USED, gated=True)
+    for token in ("", "hf_another"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with refused(where="models.tiny.repository", todo="HF_TOKEN") as error:
+            obtain_model(entry(commit), scratch)
+        assert "hf_another" not in str(error.value)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert content(obtain_model(entry(commit), scratch).files) == USED
 
 
 def test_a_download_that_was_interrupted_goes_on_in_the_next_run(
@@ -269,35 +216,28 @@ def test_follows_a_repository_to_its_new_name(hub: HubStandIn, scratch: Path) ->
 
 
 @pytest.mark.parametrize(
-    "name", [SECOND, "model.safetensors.index.json", "config.json", "tokenizer.json"]
+    "name",
+    [SECOND, "model.safetensors.index.json", "config.json", "tokenizer.json", "a.txt", "b/a.txt"],
 )
 def test_refuses_a_file_that_changed_under_the_same_commit(
     name: str, hub: HubStandIn, scratch: Path
 ) -> None:
-    """In Git LFS, as weights are, and outside of it."""
-    commit = hub.add("team/tiny", USED)
-    hub.spoiled[name] = b"X" + USED[name][1:]
-    blob = b"blob %d\0" % len(USED[name]) + USED[name]
-    sha256, git = hashlib.sha256(USED[name]), hashlib.sha1(blob)
+    """In Git LFS, as weights are, and outside of it; of a model, and of a text."""
+    if is_text := name.endswith("a.txt"):
+        own = {name: TEXT, "other.txt": TEXT}
+        wanted = entry(hub.add("team/words", own, kind="datasets"), "team/words", member=name)
+    else:
+        own, wanted = USED, entry(hub.add("team/tiny", USED))
+    hub.spoiled[name] = b"X" + own[name][1:]
+    blob = b"blob %d\0" % len(own[name]) + own[name]
+    sha256, git = hashlib.sha256(own[name]), hashlib.sha1(blob)
     digest = (sha256 if name.endswith(".safetensors") else git).hexdigest()
-    with refused(where="models.tiny.repository", expected=digest):
-        obtain_model(entry(commit), scratch)
+    obtain = obtain_text if is_text else obtain_model
+    with refused(where="member" if is_text else "models.tiny.repository", expected=digest):
+        obtain(wanted, scratch)
     # What it says to do helps.
     hub.spoiled.clear()
-    assert content(obtain_model(entry(commit), scratch).files) == USED
-
-
-@pytest.mark.parametrize("member", ["a.txt", "data/a.txt"])
-def test_refuses_a_text_that_changed_under_the_same_commit(
-    member: str, hub: HubStandIn, scratch: Path
-) -> None:
-    commit = hub.add("team/words", {member: TEXT, "other.txt": TEXT}, kind="datasets")
-    text = entry(commit, "team/words", member=member)
-    hub.spoiled[member] = b"X" + TEXT[1:]
-    with refused(where="texts.tiny.member", expected="as the hub lists it"):
-        obtain_text(text, scratch)
-    hub.spoiled.clear()
-    assert obtain_text(text, scratch).path.read_bytes() == TEXT
+    assert obtain(wanted, scratch).path.read_bytes()
 
 
 def test_what_was_refused_for_a_setting_does_not_travel_again(
@@ -320,8 +260,6 @@ def test_says_that_the_hub_cannot_be_reached(
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the library waits between tries
     use_endpoint(monkeypatch, "http://127.0.0.1:9")
-    with refused(where="models.tiny.repository", found="ConnectError", todo="HF_ENDPOINT"):
-        obtain_model(entry("f" * 40), scratch)
     with refused(where="texts.tiny.repository", found="ConnectError", todo="HF_ENDPOINT"):
         obtain_text(entry("f" * 40, member="a.txt"), scratch)
 

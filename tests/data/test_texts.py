@@ -1,9 +1,11 @@
-"""Texts of each format, ready token ids, and everything that can be wrong with them."""
+"""Texts of each format, packed files, ready token ids, and everything that can be wrong."""
 
+import bz2
 import gzip
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from safetensors.numpy import load_file, save_file
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import file_digest
+from freelunch.data import unpacked
 from freelunch.data.documents import open_text, read_documents
 from freelunch.data.texts import fetch_text
-from freelunch.study.sources import read_text
+from freelunch.data.unpacked import COMPRESSIONS, lines_of
+from freelunch.study.sources import PACKED, read_text
 from refusals import refused
 
 # Characters at which `str.splitlines` would cut a line, and some outside of ASCII.
@@ -44,13 +48,6 @@ def table(*rows: object, column: str = "text") -> bytes:
     buffer = io.BytesIO()
     parquet.write_table(pyarrow.table({column: list(rows)}), buffer)
     return buffer.getvalue()
-
-
-def test_where_every_row_counts_all_stay_as_they_are(tmp_path: Path) -> None:
-    """Blank ones too: perplexities on WikiText-2 are of all rows joined."""
-    rows = ["", " = A title = \n", "", ODD, " \n"]
-    artifact = fetch(tmp_path, table(*rows, column="body"), "parquet_rows", field="body")
-    assert read_documents(artifact.folder) == rows
 
 
 @pytest.mark.parametrize(
@@ -95,16 +92,20 @@ def test_writes_one_json_object_a_line_and_says_where_it_is_from(tmp_path: Path)
         "path": str(tmp_path / "words.txt"),
         "files": {"words.txt": hashlib.sha256(b"one\ntwo\n").hexdigest()},
     }
+    assert fetch(tmp_path, b"one\ntwo\n", "lines").digest == artifact.digest
+    assert fetch(tmp_path, b"one\ntwo!\n", "lines").digest != artifact.digest
 
 
 def test_equal_documents_are_one_unless_every_row_counts(tmp_path: Path) -> None:
+    """Blank ones, too: perplexities on WikiText-2 are of all rows joined."""
     artifact = fetch(tmp_path, b"one\ntwo\n\none\n\ntwo \n", "lines")
     assert read_documents(artifact.folder) == ["one", "two", "two "]
     assert artifact.facts["duplicates"] == 1 and artifact.facts["documents"] == 3
-    documents = fetch(tmp_path, table("a", "", "a", ""), "parquet")
-    assert read_documents(documents.folder) == ["a"] and documents.facts["duplicates"] == 1
-    rows = fetch(tmp_path, table("a", "", "a", ""), "parquet_rows")
-    assert read_documents(rows.folder) == ["a", "", "a", ""] and rows.facts["duplicates"] == 0
+    rows = ["a", "", " = A title = \n", "a", "", ODD, " \n"]
+    once = fetch(tmp_path, table(*rows), "parquet")
+    assert read_documents(once.folder) == ["a", rows[2], ODD] and once.facts["duplicates"] == 1
+    every = fetch(tmp_path, table(*rows, column="body"), "parquet_rows", field="body")
+    assert read_documents(every.folder) == rows and every.facts["duplicates"] == 0
 
 
 def test_odd_characters_come_back(tmp_path: Path) -> None:
@@ -114,12 +115,6 @@ def test_odd_characters_come_back(tmp_path: Path) -> None:
     # Only a byte order mark at the start is dropped.
     artifact = fetch(tmp_path, "\ufeffone\n\ufefftwo\n".encode(), "lines")
     assert read_documents(artifact.folder) == ["one", "\ufefftwo"]
-
-
-def test_the_same_text_gives_the_same_artifact(tmp_path: Path) -> None:
-    first = fetch(tmp_path, b"one\ntwo\n", "lines").digest
-    assert fetch(tmp_path, b"one\ntwo\n", "lines").digest == first
-    assert fetch(tmp_path, b"one\ntwo!\n", "lines").digest != first
 
 
 @pytest.mark.parametrize(
@@ -162,37 +157,25 @@ def test_says_what_is_wrong_and_where(
     assert left <= {"tiny", "journal.jsonl", ".lock", ".tiny.checked"}, "a scratch file was left"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"one\n", gzip.compress(b"one\n" * 100)[:-9], gzip.compress(b"one\n" * 100)[:-8] + b"\0" * 8],
-    ids=["plain", "truncated", "wrong checksum"],
-)
-def test_refuses_what_is_no_gzip_file(content: bytes, tmp_path: Path) -> None:
+def test_refuses_what_is_no_gzip_file_and_a_table(tmp_path: Path) -> None:
     with refused(where="texts.tiny: words.txt.gz", found="not a complete .gz file"):
-        fetch(tmp_path, content, "lines", name="words.txt.gz")
+        fetch(tmp_path, b"one\n", "lines", name="words.txt.gz")
+    for form in ("plain", "lines"):
+        (tmp_path / form).mkdir()
+        with refused(found="columns id, story", todo="Parquet"):
+            fetch(tmp_path / form, b"id,story\n1,one\n", form, name="words.CSV")
 
 
-@pytest.mark.parametrize("format", ["plain", "lines"])
-def test_refuses_a_table(format: str, tmp_path: Path) -> None:
-    with refused(found="columns id, story", todo=tmp_path / "words.parquet"):
-        fetch(tmp_path, b"id,story\n1,one\n", format, name="words.CSV")
-
-
-def test_a_failure_leaves_no_finished_text(tmp_path: Path) -> None:
-    fetch(tmp_path, b"one\n", "lines")
+def test_a_failure_leaves_a_finished_text_only_if_nothing_was_read(tmp_path: Path) -> None:
+    folder = fetch(tmp_path, b"one\n", "lines").folder
+    nowhere = {"source": "path", "path": str(tmp_path / "nowhere"), "format": "lines"}
+    with refused(where="texts.tiny.path", found="nowhere does not exist"):
+        fetch_text("tiny", read_text(nowhere), folder, "fingerprint")
+    assert read_documents(folder) == ["one"]
     with refused(where="texts.tiny: words.txt, line 2"):
         fetch(tmp_path, b"one\n\xff\n", "lines")
     with refused(where="manifest.json"):
-        read_documents(tmp_path / "resources" / "tiny")
-
-
-def test_a_source_that_cannot_be_had_leaves_the_finished_text(tmp_path: Path) -> None:
-    artifact = fetch(tmp_path, b"one\n", "lines")
-    nowhere = {"source": "path", "path": str(tmp_path / "nowhere"), "format": "lines"}
-    entry = read_text(nowhere)
-    with refused(where="texts.tiny.path", found="nowhere does not exist"):
-        fetch_text("tiny", entry, artifact.folder, "fingerprint")
-    assert read_documents(artifact.folder) == ["one"]
+        read_documents(folder)
 
 
 def fetch_ids(folder: Path, tensors: dict[str, Any]) -> Artifact:
@@ -225,30 +208,26 @@ def test_stores_token_ids_as_int64(dtype: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "found"),
+    ("ids", "found"),
     [
-        ({"ids": numpy.zeros((2, 2), "int64")}, "ids"),
-        ({"input_ids": numpy.zeros((2, 2), "float32")}, "float32 of shape (2, 2)"),
-        ({"input_ids": numpy.zeros((2, 2), "bool")}, "bool of shape (2, 2)"),
-        ({"input_ids": numpy.zeros(4, "int64")}, "int64 of shape (4,)"),
-        ({"input_ids": numpy.zeros((1, 2, 2), "int64")}, "int64 of shape (1, 2, 2)"),
-        ({"input_ids": numpy.zeros((0, 4), "int64")}, "int64 of shape (0, 4)"),
-        ({"input_ids": numpy.array([[3, -1]])}, "numbers from -1 to 3"),
-        ({"input_ids": numpy.array([[2**63]], "uint64")}, "numbers from 9223372036854775808"),
+        (numpy.zeros((2, 2), "float32"), "float32 of shape (2, 2)"),
+        (numpy.zeros((2, 2), "bool"), "bool of shape (2, 2)"),
+        (numpy.zeros(4, "int64"), "int64 of shape (4,)"),
+        (numpy.zeros((1, 2, 2), "int64"), "int64 of shape (1, 2, 2)"),
+        (numpy.zeros((0, 4), "int64"), "int64 of shape (0, 4)"),
+        (numpy.array([[3, -1]]), "numbers from -1 to 3"),
+        (numpy.array([[2**63]], "uint64"), "numbers from 9223372036854775808"),
+        (None, "ids"),
     ],
 )
 def test_refuses_what_is_no_matrix_of_token_ids(
-    tensors: dict[str, Any], found: str, tmp_path: Path
+    ids: numpy.ndarray[Any, Any] | None, found: str, tmp_path: Path
 ) -> None:
     with refused(where="texts.ids.path", found=found):
-        fetch_ids(tmp_path, tensors)
+        fetch_ids(tmp_path, {"ids": numpy.ones(1)} if ids is None else {"input_ids": ids})
     assert not (tmp_path / "resources" / "ids" / "manifest.json").exists()
-
-
-def test_refuses_token_ids_that_are_not_safetensors(tmp_path: Path) -> None:
-    path = tmp_path / "ids.bin"
-    path.write_bytes(b"\x80\x04pickle, perhaps")
-    entry = read_text({"source": "tokens", "path": str(path)})
+    (tmp_path / "ids.safetensors").write_bytes(b"\x80\x04pickle, perhaps")
+    entry = read_text({"source": "tokens", "path": str(tmp_path / "ids.safetensors")})
     with refused(where="texts.ids.path", expected="input_ids"):
         fetch_text("ids", entry, tmp_path / "ids", "fingerprint")
 
@@ -258,7 +237,47 @@ def test_opens_a_text_or_token_ids(tmp_path: Path) -> None:
         fetch(tmp_path, b"one\n", "lines"),
         fetch_ids(tmp_path, {"input_ids": numpy.ones((1, 2), "int64")}),
     ):
-        opened = open_text(artifact.folder)
+        opened = open_text(artifact.folder / "manifest.json")
         assert (opened.kind, opened.digest) == (artifact.kind, artifact.digest)
     with refused(found="tokens", expected="text"):
         read_documents(opened.folder)
+
+
+# --- Lines of packed files
+
+
+@pytest.mark.parametrize("ending", PACKED)
+def test_a_packed_file_is_read_whole_or_refused(ending: str, tmp_path: Path) -> None:
+    """A file may be several streams: damage to the second must not end the text."""
+    assert tuple(COMPRESSIONS) == PACKED
+    pack: Callable[[bytes], bytes] = gzip.compress if ending == ".gz" else bz2.compress
+    path = tmp_path / f"a{ending}"
+    contents = [b"one\r\ntw", b"", b"o\n\n" + b"three\n" * 100_000, b"four"]
+    path.write_bytes(b"".join(map(pack, contents)))
+    assert b"".join(lines_of(path)) == b"".join(contents)
+    packed = pack(b"one\n" * 100)
+    broken = (b"one\n", packed[:-9], packed[:-3] + b"\0\0\0", packed + b"garbage")
+    for content in (*broken, packed + packed[:-9], packed + b"X" + packed[1:]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a complete"):
+            list(lines_of(path))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        list(lines_of(path))
+
+
+def test_lines_that_memory_could_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = tmp_path / "bomb.gz"
+    bomb.write_bytes(gzip.compress(b"0" * 99 + b"\n") + gzip.compress(b"\n" * 30_000_000))
+    with pytest.raises(ValueError, match="unpack to more than 200 times their size"):
+        for _ in lines_of(bomb):
+            pass
+    monkeypatch.setattr(unpacked, "LARGEST_LINE", 1000)
+    for name, pack in (("a.txt", bytes), ("a.gz", gzip.compress)):
+        path = tmp_path / name
+        path.write_bytes(pack(b"x" * 1000))
+        assert list(lines_of(path)) == [b"x" * 1000]
+        path.write_bytes(pack(b"x" * 1001))
+        with pytest.raises(ValueError, match="a line of more than 1,000 bytes"):
+            list(lines_of(path))

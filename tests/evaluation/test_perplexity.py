@@ -22,8 +22,8 @@ from freelunch.data.text_windows import CutWindows, drawn, text_windows
 from freelunch.data.texts import fetch_text
 from freelunch.evaluation.identity import checkpoint_digest
 from freelunch.evaluation.perplexity import per_text
-from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel, block_shard
+from freelunch.model.mask_store import assemble_model
 from freelunch.model.token_loss import check_dense, window_loss
 from freelunch.study.sources import read_text
 from freelunch.study.steps import HEAD_PLACES, JOINED

@@ -8,8 +8,8 @@ import pyarrow
 from pyarrow import parquet
 
 from freelunch.costs.machine import Machine
-from freelunch.data.model_source import read_model_folder
-from freelunch.data.sources.model_folder import model_files
+from freelunch.data.inspect_model import model_files
+from freelunch.data.models import read_model_folder
 from freelunch.study.source_files import gguf_of
 
 GIGABYTES = 10**9

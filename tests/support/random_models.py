@@ -26,19 +26,19 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.job_cost import status_bytes
 from freelunch.model import mask_store, token_ids
-from freelunch.model.assembly import assemble_model
+from freelunch.model.blocks import find_blocks
 from freelunch.model.checkpoint import (
     CONFIG,
     KIND,
     OUTER,
     Sharding,
     StreamedModel,
-    block_path,
     finish_checkpoint,
     meta_model,
     write_shard,
 )
 from freelunch.model.hidden_states import open_states
+from freelunch.model.mask_store import assemble_model
 from freelunch.model.open_dense_pass import DensePass
 from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense
@@ -67,11 +67,7 @@ def llama(**sizes: Any) -> LlamaConfig:
 
 
 def one_block(sizes: Mapping[str, Any]) -> PreTrainedConfig:
-    """Return the config of one block of a large model, with a small vocabulary.
-
-    Args:
-        sizes: The config of the whole model, which is not on this machine.
-    """
+    """Return the config of one block of a large model, with a small vocabulary."""
     return AutoConfig.for_model(**{**sizes, "num_hidden_layers": 1, "vocab_size": 512})
 
 
@@ -83,10 +79,11 @@ def write_model(
     """
     config.dtype = dtype
     writer = ArtifactWriter(folder / "checkpoint", KIND, "random")
-    sharding = Sharding(block_path(config), config.num_hidden_layers)
+    meta, blocks = meta_model(config), config.num_hidden_layers
+    sharding = Sharding(find_blocks(meta, blocks), blocks)
     generator = torch.Generator().manual_seed(0)
     names: dict[str, dict[str, torch.Size]] = {shard: {} for shard in sharding.shards}
-    tensors_by_name = meta_model(config).state_dict(keep_vars=True)
+    tensors_by_name = meta.state_dict(keep_vars=True)
     # A head that is tied to the embedding is the same tensor, and is stored once.
     first = {id(tensor): name for name, tensor in reversed(tensors_by_name.items())}
     for name, tensor in tensors_by_name.items():
@@ -116,14 +113,8 @@ def run_step(
     limit: int | None = None,
     streamed: bool = False,
 ) -> int:
-    """Run a step in its own process and return the peak resident memory of the process, bytes.
-
-    Args:
-        folder: Folder of `write_model` and of the steps before.
-        step: One of STEPS.
-        settings: Settings of the adaptation.
-        limit: Bytes that the process may allocate beyond what its imports take.
-        streamed: Whether a retraining has one block in memory at a time, or the whole model.
+    """Run one of STEPS in a process of its own, which may allocate `limit` bytes beyond what its
+    imports take; return its peak resident memory in bytes.
     """
     written = json.dumps(settings and settings.as_json())
     command = [sys.executable, __file__, str(folder), step, written, str(limit or 0)]
@@ -178,30 +169,22 @@ def take_step(
     states = open_states(model, sample, hidden, scratch)
     if step == "prune":
         dense = Artifact(folder / "dense", dense_pass.KIND)
-        target = folder / "masks"
-        pruning = Pruning(WANDA, Pattern.parse("u50"), 0, target, "random")
+        pruning = Pruning(WANDA, Pattern.parse("u50"), 0, folder / "masks", "random")
         prune_model(model, dense, pruning, states)
         return
     masks = Artifact(folder / "masks", mask_store.KIND)
-    if step == "reconstruct":
-        assert written is not None
-        settings = read_adaptation(written)
-        windows = split_windows(model.num_blocks, settings.window)
-        target, fingerprint = folder / "adapted", json.dumps(written)
-        job: AdaptationJob[Any] = AdaptationJob(
-            model, masks, states, settings, 0, target, fingerprint
-        )
-        reconstruct_windows(job, settings.window, windows)
-    elif step == "retrain":
-        assert written is not None
-        settings, target = read_adaptation(written), folder / "retrained"
-        fingerprint = json.dumps(written)
-        job = AdaptationJob(model, masks, states, settings, 0, target, fingerprint)
-        retrain_model(job, streamed)
+    settings = None if written is None else read_adaptation(written)
+    target = folder / ("retrained" if isinstance(settings, Retraining) else "adapted")
+    if step in ("reconstruct", "retrain"):
+        code = json.dumps(written)
+        job: AdaptationJob[Any] = AdaptationJob(model, masks, states, settings, 0, target, code)
+        if step == "retrain":
+            retrain_model(job, streamed)
+        else:
+            windows = split_windows(model.num_blocks, settings.window)
+            reconstruct_windows(job, settings.window, windows)
     elif step == "assemble":
-        retrained = written is not None and isinstance(read_adaptation(written), Retraining)
-        source = folder / ("retrained" if retrained else "adapted")
-        adapted = [Artifact(source, ADAPTED_BLOCKS)]
+        adapted = [Artifact(target, ADAPTED_BLOCKS)]
         assemble_model(model, masks, adapted, folder / "assembled", "random")
     elif step == "evaluate":
         assembled = StreamedModel(folder / "assembled")

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import Artifact
-from freelunch.model.assembly import assemble_model
 from freelunch.model.block_pass import BlockPass
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.mask_store import load_pruned_block
+from freelunch.model.mask_store import assemble_model, load_pruned_block
 from tiny_models import BLOCKS, Prepared, prune, random_tokens
 
 SEQUENCES = 6

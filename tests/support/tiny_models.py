@@ -44,11 +44,10 @@ from freelunch.core.files import scratch_folder
 from freelunch.core.progress import Report, silent
 from freelunch.data.models import fetch_model
 from freelunch.model import token_ids
-from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
-from freelunch.model.mask_store import load_pruned_block, masks_file, pack
+from freelunch.model.mask_store import assemble_model, load_pruned_block, masks_file, pack
 from freelunch.model.open_dense_pass import DensePass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model
@@ -76,93 +75,56 @@ SEQUENCES = 5
 # Of low-rank adapters; the tiny models' smallest matrix has room for it.
 RANK = 4
 _SLIDING_WINDOW = 4
-_COMMON: dict[str, Any] = {
-    "hidden_size": 16,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": None,
-}
-_GATED: dict[str, Any] = {**_COMMON, "intermediate_size": 24, "num_key_value_heads": 2}
-_GEMMA: dict[str, Any] = {
-    **_GATED,
-    # A head size of its own: heads * head_dim is not the hidden size.
-    "head_dim": 6,
-    "query_pre_attn_scalar": 6,
-    "sliding_window": _SLIDING_WINDOW,
-}
-_SLIDING_LATER: dict[str, Any] = {
-    "use_sliding_window": True,
-    "sliding_window": _SLIDING_WINDOW,
-    "max_window_layers": 1,
-}
-_FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
+Settings = dict[str, Any]
+_COMMON: Settings = {"hidden_size": 16, "num_attention_heads": 4, "max_position_embeddings": 64}
+_COMMON |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
+_GATED: Settings = {**_COMMON, "intermediate_size": 24, "num_key_value_heads": 2}
+_SLIDING: Settings = {**_GATED, "sliding_window": _SLIDING_WINDOW}
+# A head size of its own: heads * head_dim is not the hidden size.
+_GEMMA: Settings = {**_SLIDING, "head_dim": 6, "query_pre_attn_scalar": 6}
+_SLIDING_LATER: Settings = {**_SLIDING, "use_sliding_window": True, "max_window_layers": 1}
+_SCALED: Settings = {"embedding_multiplier": 2.0, "residual_multiplier": 0.7}
+_SCALED |= {"attention_multiplier": 0.4, "logits_scaling": 0.6}
+_OPT: Settings = {"ffn_dim": 32, "word_embed_proj_dim": 16, "dropout": 0.1, "pad_token_id": 1}
+_FALCON: Settings = {"ffn_hidden_size": 24, "new_decoder_architecture": True, "num_kv_heads": 2}
+_FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], Settings]] = {
     "llama": (LlamaConfig, _GATED),
-    "mistral": (MistralConfig, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
-    "qwen2": (Qwen2Config, {**_GATED, **_SLIDING_LATER}),
+    "mistral": (MistralConfig, _SLIDING),
+    "qwen2": (Qwen2Config, _SLIDING_LATER),
     # As in Qwen3's smallest models, heads * head_dim is not the hidden size.
-    "qwen3": (Qwen3Config, {**_GATED, **_SLIDING_LATER, "head_dim": 6}),
+    "qwen3": (Qwen3Config, {**_SLIDING_LATER, "head_dim": 6}),
+    # Every other block has no rotary embedding, and these blocks slide.
     "smollm3": (
         SmolLM3Config,
-        # Every other block has no rotary embedding, and these blocks slide.
-        {
-            **_GATED,
-            "no_rope_layer_interval": 2,
-            "use_sliding_window": True,
-            "sliding_window": _SLIDING_WINDOW,
-        },
+        {**_SLIDING, "no_rope_layer_interval": 2, "use_sliding_window": True},
     ),
-    "granite": (
-        GraniteConfig,
-        {
-            **_GATED,
-            "embedding_multiplier": 2.0,
-            "residual_multiplier": 0.7,
-            "attention_multiplier": 0.4,
-            "logits_scaling": 0.6,
-        },
-    ),
+    "granite": (GraniteConfig, {**_GATED, **_SCALED}),
     "olmo2": (Olmo2Config, _GATED),
-    "opt": (
-        OPTConfig,
-        {**_COMMON, "ffn_dim": 32, "word_embed_proj_dim": 16, "dropout": 0.1, "pad_token_id": 1},
-    ),
+    "opt": (OPTConfig, {**_COMMON, **_OPT}),
     "gemma": (GemmaConfig, {**_GATED, "head_dim": 6}),
     "gemma2": (Gemma2Config, _GEMMA),
     # The family's default pattern has five sliding blocks before the first full one.
     "gemma3_text": (Gemma3TextConfig, {**_GEMMA, "sliding_window_pattern": 2}),
-    "phi3": (Phi3Config, {**_GATED, "sliding_window": _SLIDING_WINDOW}),
+    "phi3": (Phi3Config, _SLIDING),
     "gpt_neox": (GPTNeoXConfig, {**_COMMON, "intermediate_size": 24, "rotary_pct": 0.5}),
     # BLOOM takes any number of positions and states none.
     "bloom": (
         BloomConfig,
         {key: value for key, value in _COMMON.items() if key != "max_position_embeddings"},
     ),
-    "falcon": (
-        FalconConfig,
-        {**_COMMON, "ffn_hidden_size": 24, "new_decoder_architecture": True, "num_kv_heads": 2},
-    ),
+    "falcon": (FalconConfig, {**_COMMON, **_FALCON}),
 }
 FAMILIES = tuple(_FAMILIES)
 # Tests of many combinations pass all of them with the first families, and some with the others.
 CROSSED = ("llama", "mistral", "qwen2", "opt", "gemma2", "gemma3_text", "phi3")
 OTHERS = tuple(family for family in FAMILIES if family not in CROSSED)
 # What makes a family's blocks differ from those of its tiny model above.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+_IN_SEQUENCE: Settings = {"new_decoder_architecture": False, "parallel_attn": False}
+_IN_SEQUENCE |= {"multi_query": False, "num_kv_heads": 4, "alibi": True, "bias": True}
+VARIANTS: dict[str, tuple[str, Settings]] = {
     "gpt_neox in sequence": ("gpt_neox", {"use_parallel_residual": False}),
     "falcon of one key head": ("falcon", {"new_decoder_architecture": False}),
-    "falcon in sequence": (
-        "falcon",
-        {
-            "new_decoder_architecture": False,
-            "parallel_attn": False,
-            "multi_query": False,
-            "num_kv_heads": 4,
-            "alibi": True,
-            "bias": True,
-        },
-    ),
+    "falcon in sequence": ("falcon", _IN_SEQUENCE),
     "bloom with norms on the stream": (
         "bloom",
         {"apply_residual_connection_post_layernorm": True},
@@ -293,6 +255,10 @@ class Prepared:
         """Return the dense hidden states at a boundary, (sequences, length, d)."""
         return open_hidden(hidden_folder(self.dense.folder) / hidden_file(boundary))[:]
 
+    def job(self, states: DenseStates, settings: Any, *others: Any) -> AdaptationJob[Any]:
+        """Return the job of an adaptation; `others` are the arguments after its settings."""
+        return AdaptationJob(self.model, self.masks, states, settings, *others)
+
 
 def prepare(
     base: Path,
@@ -390,16 +356,8 @@ def reconstruct(
     settings = read_adaptation(changes) if exact else reconstruction(**changes)
     window = settings.window
     with dense_states(prepared.model, prepared.dense) as states:
-        job: AdaptationJob[Any] = AdaptationJob(
-            prepared.model,
-            prepared.masks,
-            states,
-            settings,
-            seed,
-            folder,
-            fingerprint,
-            report or silent,
-            stop_at_divergence,
+        job = prepared.job(
+            states, settings, seed, folder, fingerprint, report or silent, stop_at_divergence
         )
         chosen = split_windows(BLOCKS, window) if windows is None else windows
         return reconstruct_windows(job, window, chosen)
@@ -428,17 +386,7 @@ def retrain(
     entry = read_any({"method": method, "learning_rate": 0.01, **settings})
     fingerprint = f"fingerprint of {entry.as_json()} and {seed}"
     with dense_states(prepared.model, prepared.dense) as states:
-        job: AdaptationJob[Any] = AdaptationJob(
-            prepared.model,
-            prepared.masks,
-            states,
-            entry,
-            seed,
-            folder,
-            fingerprint,
-            report,
-            stop_at_divergence,
-        )
+        job = prepared.job(states, entry, seed, folder, fingerprint, report, stop_at_divergence)
         return retrain_model(job, streamed, save_s)
 
 

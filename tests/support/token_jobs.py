@@ -6,7 +6,7 @@ from pathlib import Path
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.data.token_job import TokenJob
+from freelunch.data.samples import TokenJob
 from freelunch.study.steps import DOCUMENTS, TEXT
 
 

@@ -40,7 +40,7 @@ def test_jobs_run_in_the_image(deployed: Folder, finished: Folder, apptainer: Ap
     deployed.run("--", str(SAMPLE / "manifest.json"))
     ((image, nv, mounts, command),) = apptainer.calls()
     assert (image, nv, command[:2]) == ("envs/freelunch.sif", True, ["bash", "-c"])
-    assert ".sample_calibration.py" in command[2] and "/tmp" in mounts
+    assert ".sample_text.py" in command[2] and "/tmp" in mounts
     assert digests(deployed.path / SAMPLE) == digests(finished.path / SAMPLE)
 
 

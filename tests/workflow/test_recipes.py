@@ -4,7 +4,9 @@ What each of them makes run again is planned before the next is followed. The st
 """
 
 import csv
+import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -32,6 +34,7 @@ COMPUTES_WEIGHTS = {"fetch_model", "capture_dense", "prune_model", "reconstruct_
     [
         *(("claim", 1), ("metric", 5), ("figure", 2)),
         *(("criterion", 3), ("loss", 3), ("retraining_method", 5)),
+        ("text_source", 2),
     ],
 )
 def test_a_recipe_touches_few_files(recipe: str, most: int) -> None:
@@ -106,7 +109,10 @@ def test_the_tests_that_recipes_add_or_reach_pass(followed):
 
 
 def test_what_recipes_add_is_in_style(followed):
-    files = {file for recipe in RECIPES for file in files_of(recipe) if file.endswith(".py")}
+    # It is not followed before the run, which would fetch everything again.
+    follow("text_source", followed.path)
+    recipes = (*RECIPES, "text_source")
+    files = {file for recipe in recipes for file in files_of(recipe) if file.endswith(".py")}
     # What mypy knows of the files that no recipe touches is of use here too.
     mypy = ["mypy", "--cache-dir", str(ROOT / ".mypy_cache")]
     for command in (["ruff", "check", *sorted(files)], mypy):
@@ -194,3 +200,35 @@ def test_a_retraining_method_trains_what_its_masks_keep(followed):
     )
     for key, weight in pruned.items():
         assert torch.equal(trained[key] == 0, weight == 0)
+
+
+def test_a_new_kind_of_source_is_fetched(tmp_path):
+    scripts = tmp_path / "workflow" / "scripts"
+    shutil.copytree(ROOT / "workflow" / "scripts", scripts)
+    follow("text_source", tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(scripts)}
+    assert '"web"' in succeed("freelunch", "schema", folder=tmp_path, environment=environment)
+    (tmp_path / "words.txt").write_text("one\ntwo\n")
+    sha256 = hashlib.sha256(b"one\ntwo\n").hexdigest()
+    url = (tmp_path / "words.txt").as_uri()
+    entry = {"source": "web", "url": url, "sha256": sha256, "format": "lines"}
+    (tmp_path / "fetch.py").write_text(
+        "import json, pathlib, sys\n"
+        "from freelunch.data.texts import fetch_text\n"
+        "from freelunch.study.sources import read_text\n"
+        "entry = read_text(json.loads(sys.argv[1]))\n"
+        "text = fetch_text('words', entry, pathlib.Path('words'), 'test')\n"
+        "print(json.dumps([entry.place, text.facts]))\n"
+    )
+    options = {"folder": tmp_path, "environment": environment}
+    place, facts = json.loads(succeed("fetch", json.dumps(entry), **options))
+    assert place == url and facts["documents"] == 2
+    assert facts["origin"] == {
+        "source": "web",
+        "sha256": sha256,
+        "url": url,
+        "files": {"words.txt": sha256},
+    }
+    for key, value in (("sha256", "0" * 64), ("url", f"{url}.gone")):
+        with pytest.raises(AssertionError, match=f"texts.words.{key}"):
+            succeed("fetch", json.dumps({**entry, key: value}), **options)

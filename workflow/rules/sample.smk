@@ -1,7 +1,7 @@
 # Draw the calibration sample, the held-out text and larger samples, from a single text or a mixture.
 
-# One script draws every sample of a mixture.
-MIXED = "sample_mixture" if STUDY.mixture else None
+# One script draws every sample.
+SAMPLING = "sample_mixture" if STUDY.mixture else "sample_text"
 
 
 rule sample_calibration:
@@ -25,9 +25,9 @@ rule sample_calibration:
             "samples": STUDY.calibration.samples,
             **length_of(wildcards),
         },
-        code=code_digest(MIXED or "sample_calibration"),
+        code=code_digest(SAMPLING),
     script:
-        f"../scripts/{MIXED or 'sample_calibration'}.py"
+        f"../scripts/{SAMPLING}.py"
 
 
 rule sample_held_out:
@@ -45,13 +45,10 @@ rule sample_held_out:
     conda:
         "../../envs/freelunch.yaml"
     params:
-        settings=lambda wildcards: {
-            **STUDY.held_out_samples,
-            **(length_of(wildcards) if MIXED else {}),
-        },
-        code=code_digest(MIXED or "sample_held_out"),
+        settings=lambda wildcards: {**STUDY.held_out_samples, **length_of(wildcards)},
+        code=code_digest(SAMPLING),
     script:
-        f"../scripts/{MIXED or 'sample_held_out'}.py"
+        f"../scripts/{SAMPLING}.py"
 
 
 rule extend_calibration:
@@ -71,6 +68,6 @@ rule extend_calibration:
         "../../envs/freelunch.yaml"
     params:
         settings=length_of,
-        code=code_digest(MIXED or "extend_calibration"),
+        code=code_digest(SAMPLING),
     script:
-        f"../scripts/{MIXED or 'extend_calibration'}.py"
+        f"../scripts/{SAMPLING}.py"

@@ -8,10 +8,6 @@ if __name__ == "__main__":
     with running(snakemake) as job:
         settings = snakemake.params.settings
         cutting = TokenJob.of_manifests(
-            model=snakemake.input.model,
-            text=snakemake.input.text,
-            output=snakemake.output.manifest,
-            code=snakemake.params.code,
-            settings=settings,
+            snakemake.input, snakemake.output.manifest, snakemake.params.code, settings
         )
         job.made(cut_windows(cutting, settings))

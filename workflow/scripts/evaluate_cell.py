@@ -5,8 +5,8 @@ from pathlib import Path
 from freelunch.core.artifact import Artifact, fingerprint
 from freelunch.core.files import scratch_folder
 from freelunch.evaluation.measurements import MeasurementSpec, evaluate_cell
-from freelunch.model.assembly import assemble_model
 from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.mask_store import assemble_model
 from freelunch.study.steps import ADAPTED_BLOCKS, MASKS
 from snakemake_job import running
 

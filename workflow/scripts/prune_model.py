@@ -1,20 +1,14 @@
 """Choose the masks of a model for one criterion and pattern."""
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.files import scratch_folder
-from freelunch.core.job_cost import Spent
 from freelunch.pruning.sharing import Pruning, shared
 from freelunch.study import steps
 from freelunch.study.paths import read_run
 from snakemake_job import running
-
-if TYPE_CHECKING:
-    from freelunch.model.checkpoint import StreamedModel
 
 if __name__ == "__main__":
     with running(snakemake) as job:
@@ -36,19 +30,19 @@ if __name__ == "__main__":
         # If another job has chosen the masks, this one does without the model, and without the
         # seconds that imports of what computes take.
         @cache
-        def opened() -> "StreamedModel":
+        def opened():
             from freelunch.model.checkpoint import StreamedModel
 
             job.begin()
             return StreamedModel(model.folder, job.device)
 
-        def together(prunings: Sequence[Pruning]) -> Spent:
+        def together(prunings):
             streamed = opened()
             from freelunch.pruning.prune import prune_together
 
             return prune_together(streamed, dense, prunings, job.report)
 
-        def alone() -> Artifact:
+        def alone():
             streamed = opened()
             from freelunch.model.hidden_states import open_states
             from freelunch.pruning.prune import prune_model

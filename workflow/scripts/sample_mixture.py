@@ -2,7 +2,7 @@
 
 from freelunch.core.artifact import Artifact
 from freelunch.data.mixture_drawing import sample_mixture
-from freelunch.data.token_job import TokenJob
+from freelunch.data.samples import TokenJob
 from freelunch.study.steps import TEXT, TEXT_WINDOWS
 from snakemake_job import running
 
@@ -13,16 +13,14 @@ if __name__ == "__main__":
             settings["samples"] = int(samples)
         evaluation = Artifact.at(snakemake.input.evaluation, TEXT)
         windows = Artifact.at(snakemake.input.windows, TEXT_WINDOWS)
-        calibration = snakemake.input.get("calibration")
-        drawing = TokenJob.of_manifests(
-            model=snakemake.input.model,
-            text=snakemake.input.text,
-            calibration=calibration,
-            output=snakemake.output.manifest,
-            code=snakemake.params.code,
-            settings={**settings, "evaluation": evaluation.digest, "windows": windows.digest},
+        left_out = {"evaluation": evaluation.digest, "windows": windows.digest}
+        sampling = TokenJob.of_manifests(
+            snakemake.input,
+            snakemake.output.manifest,
+            snakemake.params.code,
+            {**settings, **left_out},
         )
         most = snakemake.resources.get("most_samples", 0)
-        job.made(sample_mixture(drawing, evaluation, windows, settings, most))
-        if calibration is None:
+        job.made(sample_mixture(sampling, evaluation, windows, settings, most))
+        if sampling.calibration is None:
             job.counts["tokens"] = settings["samples"] * settings["length"]

@@ -17,8 +17,7 @@ from freelunch.cli.choices import Choices
 from freelunch.cli.main import main
 from freelunch.cli.new import _about_model
 from freelunch.costs import capacity
-from freelunch.data.inspect_model import InspectedModel
-from freelunch.data.sources.model_folder import CONVERTED
+from freelunch.data.inspect_model import CONVERTED, InspectedModel
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study

@@ -13,7 +13,7 @@ from huggingface_hub import constants
 
 from artifacts import write_facts
 from freelunch.core.errors import UserError
-from freelunch.data.hub_lookup import newest_commit
+from freelunch.data.hub import newest_commit
 from freelunch.study.open_study import chosen_study, open_study
 from freelunch.study.sources import Hub
 from freelunch.study.study import Study

@@ -169,7 +169,7 @@ def text_identity(text: AnyText) -> str:
         case HubFile():
             return f"{text.repository}: {text.member}"
         case _:
-            return text.path
+            return text.place
 
 
 _VALUES: dict[str, Callable[[Origin, Study], list[Any]]] = {

@@ -15,7 +15,7 @@ from freelunch.costs.capacity import lacking
 from freelunch.costs.checks import SELECTION, checked_plan, samples_drawn
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.data.hub_lookup import check_download, is_offline
+from freelunch.data.hub import check_download, is_offline
 from freelunch.data.inspect_model import (
     TOKENIZER,
     InspectedModel,

@@ -17,7 +17,7 @@ from freelunch.cli.study_file import REGISTRY, study_text
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.costs.machine import Machine
-from freelunch.data.hub_lookup import inspect_on_hub
+from freelunch.data.hub import inspect_on_hub
 from freelunch.data.inspect_model import InspectedModel, check_as_fetched, inspect_path
 from freelunch.data.inspect_text import Amounts, InspectedText, inspect_text
 from freelunch.study.families import FAMILIES

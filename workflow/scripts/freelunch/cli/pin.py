@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
-from freelunch.data.hub_errors import Unreachable
-from freelunch.data.hub_lookup import check_download, newest_commit
+from freelunch.data.hub import Unreachable, check_download, newest_commit
 from freelunch.study.pins import Pin, Pins, hub_entries, pins_file, pins_of_others, read_pins
 from freelunch.study.sources import Hub
 from freelunch.study.study import Study

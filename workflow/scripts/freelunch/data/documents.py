@@ -1,7 +1,7 @@
 """Read what was fetched: the documents of a text or of a task, or ready token ids.
 
-This is all that computing needs of a text. `texts`, `tasks` and `sources` fetch it. Nothing that
-computes imports those modules, so an edit there repeats no computation.
+This is all that computing needs of a text. Nothing that computes imports the modules that fetch, so
+an edit there repeats no computation.
 """
 
 import json
@@ -14,8 +14,9 @@ from freelunch.study.steps import DOCUMENTS, READY_TOKENS, TEXT
 TOKEN_IDS = "tokens.safetensors"
 
 
-def open_text(folder: Path) -> Artifact:
-    """Return the artifact in a folder: a text, or ready token ids."""
+def open_text(manifest: str | Path) -> Artifact:
+    """Return the artifact of a manifest: a text, or ready token ids."""
+    folder = Path(manifest).parent
     return Artifact(folder, READY_TOKENS if (folder / TOKEN_IDS).is_file() else TEXT)
 
 

@@ -1,34 +1,44 @@
 """What a model is, from its small files alone: no tensor is read, and no tensor library imported.
 
-From this, `freelunch new` chooses a study's settings, and `freelunch check` refuses what the first
-step of a study would refuse.
+Fetching takes the files that are named here, `freelunch new` chooses settings by what they say, and
+`freelunch check` refuses what the first step of a study would refuse.
 """
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from freelunch.core.errors import REFUSED, UserError, first_line
-from freelunch.data.sources.model_folder import (
-    CONFIG,
-    check_config,
-    check_rows,
-    model_files,
-    read_config,
-    read_gguf_header,
-)
+from freelunch.core.errors import REFUSED, UserError, first_line, first_of
 from freelunch.study.families import sizes_of
+from freelunch.study.model_limits import check_shapes, check_supported
 from freelunch.study.source_files import gguf_of
 from freelunch.study.sources import Dtype
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TOKENIZER = "tokenizer.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+INDEX = "model.safetensors.index.json"
+# Everything that a causal language model and its tokenizer need; no code and no pickle.
+MODEL_FILES = [CONFIG, "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
+MODEL_FILES += [TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "*.model"]
+MODEL_FILES += ["added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"]
+MODEL_FILES += ["chat_template.json", "*.jinja"]
+# Subfolders hold other formats; `consolidated` is Mistral's second copy of the weights.
+OTHER_FILES = ["*/*", "consolidated*"]
+TOKENIZERS = (TOKENIZER, "tokenizer.model", "vocab.json")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
+# A larger config.json is refused.
+CONFIG_BYTES = 10_000_000
+# Families that transformers converts from GGUF, out of those that are tested. A test compares them.
+CONVERTED = ("bloom", "falcon", "gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3")
+COMPLETE = "complete the download of the model, or correct the file"
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class InspectedModel:
     config: Mapping[str, Any]
     dtype: str | None
     tokenizer: "Tokenizer | None"
-    gguf: bool
+    gguf: bool = False
 
     @property
     def family(self) -> str:
@@ -71,68 +81,30 @@ class InspectedModel:
 
 
 def inspect_path(path: Path, where: str) -> InspectedModel:
-    """Look at a model on this machine.
+    """Look at a model on this machine: a folder of config, tokenizer and safetensors; a GGUF file;
+    or a folder with one. `where` is the key or the argument that gave the path.
 
-    Args:
-        path: A folder of config, tokenizer and safetensors; a GGUF file; or a folder with one.
-        where: The path's key in the study, or the argument that gave it, for messages.
-
-    Raises:
-        UserError: There is no model, or its config or its tokenizer cannot be used.
+    UserError if there is no model, or its config or its tokenizer cannot be used.
     """
     gguf = gguf_of(path, where)
     if gguf is not None:
-        header = read_gguf_header(gguf, where)
-        config = {
-            "model_type": header.family,
-            "num_hidden_layers": header.blocks,
-            "max_position_embeddings": header.positions,
-        }
-        return InspectedModel(config, "float32", None, gguf=True)
+        return InspectedModel(read_gguf_header(gguf, where), "float32", None, gguf=True)
     if not path.is_dir():
         raise UserError(
             "there is no model",
             where=where,
             found=f"{path.absolute()} {'is a file' if path.exists() else 'does not exist'}",
             expected=f"a folder with {CONFIG}, a tokenizer and safetensors, or a GGUF file",
-            todo="correct the path, which may be absolute, or relative to this folder; of a model "
-            "in a folder, name the folder",
+            todo="correct the path, which may be absolute, or relative to this folder",
         )
     return inspect_files(path, model_files(where, path), where)
 
 
-def check_as_fetched(path: Path, where: str) -> None:
-    """Refuse a folder that fetching would refuse before it reads a weight: its config, its
-    tokenizer or the headers of its weights are damaged, or do not fit each other.
-
-    These checks need torch, so a process of their own makes them. A GGUF file is passed over, since
-    it must be converted first. The arguments are those of `inspect_path`.
-    """
-    if gguf_of(path, where) is not None:
-        return
-    files = model_files(where, path)
-    command = [sys.executable, "-m", "freelunch.data.model_source", where, str(path), *files]
-    library = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(
-        command, env={**os.environ, **library}, capture_output=True, text=True, check=False
-    )
-    if done.returncode == REFUSED:
-        raise UserError(done.stdout.strip())
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise UserError(
-            "the model cannot be read", where=where, found=lines[-1][:300], todo="use a sound model"
-        )
-
-
 def inspect_files(folder: Path, names: Iterable[str], where: str) -> InspectedModel:
-    """Look at the config and the tokenizer of a model whose files have these names.
-
-    Raises:
-        UserError: They do not describe a model that a study can use.
+    """Look at the config and the tokenizer of a model whose files have these names; UserError if no
+    study can use it.
     """
-    written = read_config(folder)
-    check_config(written, where, folder / CONFIG)
+    written = read_config(folder, where)
     # Models with several parts (text, vision) keep the decoder's shapes in a config of its own.
     text = written.get("text_config")
     config = {**written, **text} if isinstance(text, Mapping) else written
@@ -142,7 +114,74 @@ def inspect_files(folder: Path, names: Iterable[str], where: str) -> InspectedMo
     rows = config.get("vocab_size")
     if tokenizer is not None and isinstance(rows, int):
         check_rows(tokenizer.get_vocab(), tokenizer.get_added_tokens_decoder(), rows, where)
-    return InspectedModel(config, dtype, tokenizer, gguf=False)
+    return InspectedModel(config, dtype, tokenizer)
+
+
+def check_as_fetched(path: Path, where: str) -> None:
+    """Refuse a folder that fetching would refuse before it reads a weight: its config, its
+    tokenizer or the headers of its weights are damaged, or do not fit each other.
+
+    These checks need torch, so a process of their own makes them. A GGUF file is passed over, since
+    it must be converted first.
+    """
+    if gguf_of(path, where) is not None:
+        return
+    files = model_files(where, path)
+    command = [sys.executable, "-m", "freelunch.data.models", where, str(path), *files]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode == REFUSED:
+        raise UserError(done.stdout.strip())
+    if done.returncode:
+        found = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:300]
+        todo = "use a sound model"
+        raise UserError("the model cannot be read", where=where, found=found, todo=todo)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file of a model; UserError if it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        found, problem = first_line(error), "a file of the model is not valid JSON"
+        raise UserError(problem, where=path, found=found, todo=COMPLETE) from error
+
+
+def read_config(folder: Path, where: str) -> dict[str, Any]:
+    """Return the content of a model's config.json; `where` is the model, for messages.
+
+    UserError if it is no config, or that of a model that cannot be pruned, whatever its weights
+    are: of a kind that is not supported, of absurd shapes, without a family, or quantised, so that
+    its weights mean nothing without their scales.
+    """
+    path = folder / CONFIG
+    if (size := path.stat().st_size) > CONFIG_BYTES:
+        expected = f"at most {CONFIG_BYTES:,} bytes"
+        raise UserError("no config is so large", where=path, found=size, expected=expected)
+    config = read_json(path)
+    if not isinstance(config, dict):
+        found, expected = str(config)[:60], "a JSON object"
+        raise UserError("not a config", where=path, found=found, expected=expected)
+    check_supported(config, where)
+    check_shapes(config, path)
+    if not config.get("model_type"):
+        raise UserError(
+            "config.json names no family",
+            where=path,
+            found="no `model_type`",
+            expected="a `model_type`, such as llama",
+            todo="use the config.json that belongs to the model",
+        )
+    quantised = config.get("quantization_config")
+    if isinstance(quantised, Mapping):
+        raise UserError(
+            "the weights are quantised, so they cannot be pruned",
+            where=where,
+            found=f"quantization_config: {quantised.get('quant_method', 'no quant_method')}",
+            expected="weights in float32, bfloat16 or float16, or a GGUF file",
+            todo="use the model that this one was quantised from",
+        )
+    return config
 
 
 def read_tokenizer(file: Path, where: str) -> "Tokenizer":
@@ -153,9 +192,158 @@ def read_tokenizer(file: Path, where: str) -> "Tokenizer":
         return Tokenizer.from_file(str(file))
     # The library raises nothing more specific.
     except Exception as error:
+        place, found = f"{where}: {file}", first_line(error)
+        problem = "the tokenizer cannot be read"
+        raise UserError(problem, where=place, found=found, todo=COMPLETE) from error
+
+
+def check_rows(vocabulary: Mapping[str, int], added: Container[int], rows: int, where: str) -> None:
+    """Refuse a tokenizer with tokens for which there is no row of the embedding. Numbers of `added`
+    tokens may lie beyond, such as that of a token for images: texts with it are refused later.
+    """
+    largest = max((at for at in vocabulary.values() if at not in added), default=-1)
+    if largest >= rows:
         raise UserError(
-            "the tokenizer cannot be read",
-            where=f"{where}: {file}",
-            found=first_line(error),
-            todo="complete the download of the model, or correct the file",
+            "the tokenizer does not fit the model's embedding",
+            where=where,
+            found=f"a token with the number {largest:,}",
+            expected=f"numbers below {rows:,}, the rows of the embedding",
+            todo="use the tokenizer that belongs to the model",
+        )
+
+
+def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[str]:
+    """Return the names of the files that make up the model in a folder, or in what the source lists
+    if the folder holds only some of it.
+
+    UserError if the config, the tokenizer or safetensors weights are missing, or a file is a link
+    out of the folder.
+    """
+    present = sorted(listed or (path.name for path in folder.iterdir() if path.is_file()))
+    names = _of_model(present)
+    if CONFIG not in names:
+        folders = (each for each in folder.iterdir() if each.is_dir())
+        beside = [] if listed else sorted(f"{each.name}/" for each in folders)
+        raise _lacking(where, CONFIG, [*beside, *present])
+    check_weights(where, present)
+    if not any(name in names for name in TOKENIZERS):
+        raise _lacking(where, f"tokenizer ({', '.join(TOKENIZERS)})", present)
+    weights = _weights(where, folder, names)
+    taken = [name for name in names if name in weights or not name.endswith(".safetensors")]
+    for name in taken:
+        check_link(where, folder, name)
+    return taken
+
+
+def check_weights(where: str, present: Sequence[str]) -> None:
+    """Refuse a model that has no safetensors among its files."""
+    if any(name.endswith(".safetensors") for name in _of_model(present)):
+        return
+    pickles = [name for name in present if name.endswith(PICKLES)]
+    if not pickles:
+        raise _lacking(where, "file of weights (*.safetensors)", present)
+    raise UserError(
+        "safetensors only, never pickle: opening a pickle can run any code",
+        where=where,
+        found=", ".join(first_of(pickles)),
+        expected="*.safetensors",
+        todo="look among the pull requests on the hub's page of the model for a conversion, and "
+        "set `revision: refs/pr/NUMBER`; or, if you trust the model, save it with "
+        "`save_pretrained(folder)` and use that",
+    )
+
+
+def check_link(where: str, folder: Path, name: str) -> None:
+    """Refuse a link that leaves a model's folder: whatever it points to would be copied. In the
+    hub's cache, files are links from `snapshots/COMMIT` to `blobs`.
+    """
+    target, inside = (folder / name).resolve(), folder.resolve()
+    blobs = inside.parent.parent / "blobs"
+    in_cache = inside.parent.name == "snapshots" and target.parent == blobs
+    if (folder / name).is_symlink() and not (target.is_relative_to(inside) or in_cache):
+        raise UserError(
+            "a file of the model is a link that leaves its folder",
+            where=f"{where}: {name}",
+            found=target,
+            expected=f"a file, or a link to one in {inside}",
+            todo="if you trust it, replace the link by the file",
+        )
+
+
+def read_gguf_header(file: Path, where: str) -> dict[str, Any]:
+    """Return `model_type`, `num_hidden_layers` and `max_position_embeddings`, as the header of a
+    GGUF file states them. llama.cpp names Mistral `llama`, too: their blocks are alike.
+
+    UserError if the file is damaged or has no tokenizer, or if its family is not supported, or not
+    tested to be converted by transformers.
+    """
+    from gguf import GGUFReader
+
+    try:
+        fields = GGUFReader(file).fields
+        family = str(fields["general.architecture"].contents())
+        sizes = [fields.get(f"{family}.{key}") for key in ("block_count", "context_length")]
+        blocks, positions = (None if size is None else int(size.contents()) for size in sizes)
+        experts = [each.contents() for key, each in fields.items() if key.endswith(".expert_count")]
+    except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        raise UserError(
+            "not a valid GGUF file: it is damaged or cut off",
+            where=where,
+            found=f"{file}: {error.strerror}" if isinstance(error, OSError) else file,
+            todo="fetch the file again",
         ) from error
+    # Of Mixtral, llama.cpp writes `llama` as the architecture: only the number of experts differs.
+    kind = {"model_type": family.replace("-", "_"), "num_experts": max(experts, default=0)}
+    check_supported(kind, where)
+    if family not in CONVERTED or "tokenizer.ggml.tokens" not in fields:
+        raise UserError(
+            "a GGUF file of this family cannot be converted, or it is not tested",
+            where=where,
+            found=family if family not in CONVERTED else f"{family}, without a tokenizer",
+            expected=f"one of {', '.join(CONVERTED)}, with a tokenizer",
+            todo="use the model's safetensors",
+        )
+    return {
+        "model_type": "gemma3_text" if family == "gemma3" else family,
+        "num_hidden_layers": blocks,
+        "max_position_embeddings": positions,
+    }
+
+
+def _of_model(present: Iterable[str]) -> list[str]:
+    """Return the names of files that may belong to a model."""
+
+    def matches(name: str, patterns: Iterable[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    return [
+        name for name in present if matches(name, MODEL_FILES) and not matches(name, OTHER_FILES)
+    ]
+
+
+def _weights(where: str, folder: Path, names: list[str]) -> set[str]:
+    """Return the safetensors files that transformers would load, by its order of preference."""
+    if "model.safetensors" in names:
+        return {"model.safetensors"}
+    if INDEX not in names:
+        return {name for name in names if name.endswith(".safetensors")}
+    index = read_json(folder / INDEX)
+    try:
+        named = {str(name) for name in index["weight_map"].values()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError("the index is damaged", where=folder / INDEX, found=error) from error
+    if missing := sorted(named - set(names)):
+        raise UserError(
+            f"{INDEX} names files that are not there",
+            where=where,
+            found=f"no {', '.join(first_of(missing))}",
+            expected=f"all {len(named)} files of the index",
+            todo="complete the download of the model",
+        )
+    return named
+
+
+def _lacking(where: str, what: str, present: Sequence[str]) -> UserError:
+    found = ", ".join(first_of(present, 8)) or "an empty folder"
+    todo = "add it to the model, or name the folder that has it"
+    return UserError(f"there is no {what}", where=where, found=found, todo=todo)

@@ -59,23 +59,20 @@ class InspectedText:
 
 
 def inspect_text(path: Path, where: str) -> InspectedText:
-    """Look at a file, and find out how it stores a text.
-
-    Raises:
-        UserError: There is no such file, or it is empty or holds no text.
-    """
+    """Look at a file, and find out how it stores a text; UserError if there is no text in it."""
     _check_file(path, where)
     name, field = unpacked_name(path.name).lower(), "text"
-    parquet = _is_parquet(path)
+    with path.open("rb") as file:
+        is_parquet = path.name.lower().endswith(".parquet") or file.read(4) == b"PAR1"
     source = SourceFile(where, path, path.name)
-    beginning = [] if parquet else list(islice(source.lines(), _ROWS))
-    first = next((line for line in beginning if line.strip()), "").strip()
-    rows = [row for row in map(_row, beginning) if row]
-    for batch in islice(source.batches(rows=_ROWS), 1) if parquet else ():
+    beginning = [] if is_parquet else list(islice(source.lines(), _ROWS))
+    written = [line for line in beginning if line.strip()]
+    first = written[0].strip() if written else ""
+    rows = [row for row in map(_row, written) if row]
+    for batch in islice(source.batches(rows=_ROWS), 1) if is_parquet else ():
         rows = batch.to_pylist()
-    if parquet or (rows and _row(first) is not None):
-        form = "parquet" if parquet else "jsonl"
-        field = _field(rows, path, where)
+    if is_parquet or (rows and _row(first) is not None):
+        form, field = "parquet" if is_parquet else "jsonl", _field(rows, path, where)
     elif name.endswith((".json", ".jsonl", ".ndjson")):
         raise UserError(
             "this is named as JSON, but its first line is not a JSON object",
@@ -90,7 +87,6 @@ def inspect_text(path: Path, where: str) -> InspectedText:
     elif _WIKI_EXPORT.match("\n".join(beginning)):
         form = WIKI
     else:
-        written = [line for line in beginning if line.strip()]
         long = [line for line in written if len(line) >= _DOCUMENT_CHARACTERS]
         is_of_lines = len(long) >= _FEWEST_DOCUMENTS and 2 * len(long) >= len(written)
         form = "lines" if is_of_lines else "plain"
@@ -100,17 +96,10 @@ def inspect_text(path: Path, where: str) -> InspectedText:
 def read_documents(
     path: Path, form: str, field: str, where: str, *, is_fetched: bool = False
 ) -> tuple[list[str], bool]:
-    """Return the documents of a text, or those at its beginning, and whether they are all.
+    """Return the documents of a text in a format, or those at its beginning, and whether they are
+    all. `is_fetched` says that they were fetched before, and so all count.
 
-    Args:
-        path: The file.
-        form: A value of `texts.*.format`.
-        field: The field that holds the text.
-        where: The text, for messages.
-        is_fetched: Whether these are the documents of a text that was fetched, which all count.
-
-    Raises:
-        UserError: The file is not there, is not in this format, is a table, or has no documents.
+    UserError if the file is not there, is not in this format, is a table, or has no documents.
     """
     _check_file(path, where)
     most = _MOST_OF_WIKI if form == WIKI else MOST_CHARACTERS
@@ -128,34 +117,22 @@ def read_documents(
         if characters >= most:
             return documents, False
     if not any(document.strip() for document in documents):
-        raise UserError(
-            "the text has no documents",
-            where=where,
-            found=f"{path}: blank lines only",
-            todo="use a file with text",
-        )
+        found, todo = f"{path}: blank lines only", "use a file with text"
+        raise UserError("the text has no documents", where=where, found=found, todo=todo)
     return documents, True
 
 
 def _check_file(path: Path, where: str) -> None:
     """Refuse a path that is not a file, and an empty file."""
     if not path.is_file():
-        inside = sorted(file.name for file in path.iterdir()) if path.is_dir() else []
-        raise UserError(
-            "the text must be one file",
-            where=where,
-            found=f"the folder {path}, with {', '.join(first_of(inside)) or 'no file'}"
-            if path.is_dir()
-            else f"{path.absolute()} does not exist",
-            todo="name the file that holds the text",
-        )
+        found = f"{path.absolute()} does not exist"
+        if path.is_dir():
+            inside = first_of(sorted(file.name for file in path.iterdir()))
+            found = f"the folder {path}, with {', '.join(inside) or 'no file'}"
+        todo = "name the file that holds the text"
+        raise UserError("the text must be one file", where=where, found=found, todo=todo)
     if path.stat().st_size == 0:
         raise UserError("the text is empty", where=where, found=path, todo="use a file with text")
-
-
-def _is_parquet(path: Path) -> bool:
-    with path.open("rb") as file:
-        return path.name.lower().endswith(".parquet") or file.read(4) == b"PAR1"
 
 
 def _row(line: str) -> dict[str, Any] | None:
@@ -229,10 +206,8 @@ class Amounts:
         return sum(tokens > length for tokens in self.lengths)
 
     def left_after(self, samples: int, length: int, seed: int) -> int:
-        """Return how many documents are long enough and not touched by the calibration sample.
-
-        It draws as `data.drawing.Drawing` does; if the lengths are estimates, so is the result.
-        At least one document has to be longer than a sequence.
+        """Return how many documents are long enough and not touched by the calibration sample, by
+        drawing as `data.samples.Drawing` does. At least one has to be longer than a sequence.
         """
         generator = random.Random(derive_seed(seed, "calibration"))
         touched: set[int] = set()

@@ -18,8 +18,7 @@ from torch import Tensor
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.drawing import GRAM, Gram, Span, grams
-from freelunch.data.token_job import TokenJob, load_tokenizer
+from freelunch.data.samples import GRAM, Gram, Span, TokenJob, grams, load_tokenizer
 from freelunch.model.token_ids import read_tokens
 from freelunch.study.cell import derive_seed
 from freelunch.study.sources import REFUSE
@@ -35,23 +34,15 @@ def sample_mixture(
     settings: dict[str, int],
     most: int = 0,
 ) -> Artifact:
-    """Write the token ids of a sample of a mixture, (samples, length), int64.
+    """Write the token ids of a sample of a mixture, (samples, length), int64, drawn by `settings`.
 
-    A sample that is larger than the calibration sample begins with it.
+    A sample that is larger than the calibration sample begins with it. With `measured`, it is
+    held-out text: that many sequences, on which cells are measured, follow the `samples` on which
+    candidates are compared. The largest sample of the study has `most` sequences, so that a mixture
+    that is too short for it is refused at once.
 
-    Args:
-        job: The job; its text is the mixture.
-        evaluation: The evaluation text.
-        windows: Its windows by the same tokenizer.
-        settings: `samples`, `length` and `seed`; for held-out text also `measured`, the number of
-            sequences on which cells are measured, which follow the `samples` on which candidates
-            are compared.
-        most: Sequences of the largest sample that the study draws, so that a mixture that is too
-            short for it is refused at once.
-
-    Raises:
-        UserError: A part of the mixture is too short or holds evaluation text, or the calibration
-            sample is of another text or model.
+    UserError if a part is too short or holds evaluation text, whose windows are by the same
+    tokenizer, or if the calibration sample is of another text or model.
     """
     samples = settings["samples"]
     last: dict[str, Any] = {"windows": windows.digest}
@@ -82,8 +73,7 @@ class MixturePart:
             drawing, for each use of the documents. No two overlap.
         facts: `documents` longer than a sequence, apart from evaluation text, and their `tokens`;
             `short_documents` and `evaluation_documents`, which were left out; `repeating`, the
-            sequences that were left out since they share GRAM tokens in a row with a held-out
-            document.
+            sequences left out since they share GRAM tokens in a row with a held-out document.
     """
 
     name: str
@@ -94,25 +84,16 @@ class MixturePart:
 
 
 class MixtureDrawing:
-    """The sequences of a mixture by one model's tokenizer and one seed.
+    """The sequences of a mixture, the text of a job, by one model's tokenizer and one seed.
 
     The three sets share no document, and no GRAM tokens in a row. No document that is used shares
-    GRAM tokens in a row with a window of the evaluation text.
-
-    Args:
-        job: The job; its text is the mixture.
-        evaluation: The evaluation text.
-        windows: Its windows by the same tokenizer.
-        length: Tokens in a sequence.
-        seed: The cell's seed.
+    GRAM tokens in a row with a window of the evaluation text. UserError if a part holds evaluation
+    text and must not, or has too few documents.
 
     Attributes:
         documents: The documents of the mixture, one part after another.
         tokens: Token ids of each document.
         parts: The parts, in their order.
-
-    Raises:
-        UserError: A part holds evaluation text and must not, or has too few documents.
     """
 
     def __init__(
@@ -153,20 +134,27 @@ class MixtureDrawing:
                 part.facts["repeating"] += len(spans) - len(part.spans[use])
 
     def draw(self, use: str, count: int) -> Tensor:
-        """Return the token ids of the first sequences for a use, (count, length), int64.
-
-        Each sequence is of the part that is furthest behind its share.
-
-        Raises:
-            UserError: A part is too short for its share.
+        """Return the token ids of the first sequences for a use, (count, length), int64, each of
+        the part that is furthest behind its share; UserError if a part is too short for its share.
         """
         rows: list[list[int]] = []
         drawn = dict.fromkeys((part.name for part in self.parts), 0)
         while len(rows) < count:
             behind = [part.share * (len(rows) + 1) - drawn[part.name] for part in self.parts]
             part = self.parts[behind.index(max(behind))]
-            if drawn[part.name] == len(part.spans[use]):
-                raise self._too_short(part, use, count)
+            available, needed = len(part.spans[use]), math.ceil(part.share * count)
+            if drawn[part.name] == available:
+                todo = "give the part a smaller share, draw fewer sequences, or train for epochs"
+                if use != TRAINING:
+                    todo = "raise `held_out` in the mixture, or hold out fewer sequences"
+                raise self._refusal(
+                    part,
+                    "a part of the mixture is too short",
+                    found=f"{available:,} sequences of {self._length} tokens for {use}",
+                    expected=f"{needed:,} sequences, {needed * self._length:,} tokens: "
+                    f"{part.share:g} of the {count:,} sequences that are drawn",
+                    todo=todo,
+                )
             index, at = part.spans[use][drawn[part.name]]
             rows.append(self.tokens[index][at : at + self._length])
             drawn[part.name] += 1
@@ -174,46 +162,50 @@ class MixtureDrawing:
 
     def _grams_of(self, use: str) -> frozenset[Gram]:
         """Return GRAM tokens in a row of the documents of all parts for a use."""
-        return frozenset(
-            gram
-            for part in self.parts
-            for index in part.indices[use]
-            for gram in grams(self.tokens[index])
-        )
+        indices = (index for part in self.parts for index in part.indices[use])
+        return frozenset(gram for index in indices for gram in grams(self.tokens[index]))
 
     def _divide_(self, part: MixturePart, indices: range, generator: random.Random) -> None:
         """Choose the documents of a part for each use, and note what is left out."""
         long = [index for index in indices if len(self.tokens[index]) > self._length]
         usable = [index for index in long if not self._holds_evaluation_text(index)]
-        if len(usable) < len(long) and self._settings["evaluation_text"] == REFUSE:
-            raise self._evaluation_text(part, long, usable)
+        tokens, left_out = self._count(usable), len(long) - len(usable)
+        if left_out and self._settings["evaluation_text"] == REFUSE:
+            raise self._refusal(
+                part,
+                "a part of the mixture holds evaluation text",
+                found=f"{1 - tokens / self._count(long):.1%} of its tokens, in {left_out:,} "
+                f"documents, which share {GRAM} tokens in a row with an evaluation window",
+                expected="none",
+                todo="set `evaluation_text: leave_out` in the mixture, which leaves these "
+                "documents out, or use another text",
+            )
         part.facts = {
             "documents": len(usable),
-            "tokens": sum(len(self.tokens[index]) for index in usable),
+            "tokens": tokens,
             "short_documents": len(indices) - len(long),
-            "evaluation_documents": len(long) - len(usable),
+            "evaluation_documents": left_out,
         }
         generator.shuffle(usable)
         half = math.ceil(len(usable) * self._settings["held_out"] / 2)
         if len(usable) <= 2 * half:
-            raise UserError(
+            raise self._refusal(
+                part,
                 "a part of the mixture has too few documents",
-                where=f"{self._where}.{part.name}",
                 found=f"{len(usable)} documents of more than {self._length} tokens that the "
                 "evaluation does not use",
                 expected="at least 3: one to train on, and two that are held out",
                 todo="leave out the part, or shorten study.calibration.length",
             )
-        part.indices = {
-            SELECTION: usable[:half],
-            MEASURED: usable[half : 2 * half],
-            TRAINING: usable[2 * half :],
-        }
+        selection, measured, training = usable[:half], usable[half : 2 * half], usable[2 * half :]
+        part.indices = {SELECTION: selection, MEASURED: measured, TRAINING: training}
+
+    def _count(self, indices: Iterable[int]) -> int:
+        return sum(len(self.tokens[index]) for index in indices)
 
     def _holds_evaluation_text(self, index: int) -> bool:
-        return self.documents[index] in self._evaluated or not self._in_windows.isdisjoint(
-            grams(self.tokens[index])
-        )
+        in_windows = not self._in_windows.isdisjoint(grams(self.tokens[index]))
+        return in_windows or self.documents[index] in self._evaluated
 
     def _sequences(self, indices: Iterable[int], generator: random.Random) -> list[Span]:
         """Return sequences of documents that do not overlap, in random order."""
@@ -225,29 +217,5 @@ class MixtureDrawing:
         generator.shuffle(spans)
         return spans
 
-    def _evaluation_text(self, part: MixturePart, long: list[int], usable: list[int]) -> UserError:
-        left, every = (sum(len(self.tokens[at]) for at in indices) for indices in (usable, long))
-        left_out = len(long) - len(usable)
-        return UserError(
-            "a part of the mixture holds evaluation text",
-            where=f"{self._where}.{part.name}",
-            found=f"{1 - left / every:.1%} of its tokens, in {left_out:,} documents, which share "
-            f"{GRAM} tokens in a row with a window of the evaluation text",
-            expected="none",
-            todo="set `evaluation_text: leave_out` in the mixture, which leaves these documents "
-            "out, or use another text",
-        )
-
-    def _too_short(self, part: MixturePart, use: str, count: int) -> UserError:
-        available, needed = len(part.spans[use]), math.ceil(part.share * count)
-        todo = "give the part a smaller share, draw fewer sequences, or train several epochs"
-        if use != TRAINING:
-            todo = "raise `held_out` in the mixture, or hold out fewer sequences"
-        return UserError(
-            "a part of the mixture is too short",
-            where=f"{self._where}.{part.name}",
-            found=f"{available:,} sequences of {self._length} tokens for {use}",
-            expected=f"{needed:,} sequences, {needed * self._length:,} tokens: {part.share:g} of "
-            f"the {count:,} sequences that are drawn",
-            todo=todo,
-        )
+    def _refusal(self, part: MixturePart, problem: str, **more: str) -> UserError:
+        return UserError(problem, where=f"{self._where}.{part.name}", **more)

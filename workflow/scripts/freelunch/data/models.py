@@ -1,73 +1,95 @@
-"""Fetch a model and write it as a checkpoint with one shard per block."""
+"""Fetch a model and write it as a checkpoint with one shard per block.
+
+    python -m freelunch.data.models WHERE FOLDER FILE...
+
+checks a folder without reading its weights, in a process of its own, for `freelunch check` and
+`freelunch new`, which must not import torch. It prints an error, and its exit status is `REFUSED`.
+"""
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.digest import json_digest
-from freelunch.core.errors import UserError, first_of
-from freelunch.data.model_source import opened, read_model_folder
+from freelunch.core.errors import REFUSED, UserError, first_line, first_of
+from freelunch.data import inspect_model
 from freelunch.data.sources import fetching, obtain
-from freelunch.data.sources.model_folder import read_gguf_header
-from freelunch.model.checkpoint import KIND, Sharding, finish_checkpoint, write_shard
+from freelunch.model import checkpoint
+from freelunch.model.blocks import check_blocks, find_blocks
+from freelunch.model.checkpoint import CONFIG, Sharding, write_shard
 from freelunch.study.families import sizes_of
 from freelunch.study.source_files import GGUF
 from freelunch.study.sources import Dtype, Model
 
 DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, name) for name in get_args(Dtype))
+# Where a tensor is stored: the file, and the tensor's name there.
+Place = tuple[Path, str]
 
 
-def fetch_model(
-    name: str,
-    entry: Model,
-    folder: Path,
-    fingerprint: str,
-) -> Artifact:
-    """Obtain a model and write it as a checkpoint with one shard per block.
+def fetch_model(name: str, entry: Model, folder: Path, fingerprint: str) -> Artifact:
+    """Obtain a model, the entry `name` of `models`, and write it as a checkpoint with one shard per
+    block. The fingerprint is the digest of all else that the result depends on.
 
-    Args:
-        name: Key in `models`, for messages.
-        entry: The model's entry in the config.
-        folder: Output folder.
-        fingerprint: Digest of everything else that the result depends on.
-
-    Raises:
-        UserError: The model cannot be obtained, is of a kind that is not supported, its blocks
-            cannot be found, it lacks tensors, a weight is not finite, or its shapes differ from
-            those in `architecture`.
+    UserError if the model cannot be obtained, is of a kind that is not supported, its blocks cannot
+    be found, it lacks tensors, a weight is not finite, or its shapes differ from those in
+    `architecture`.
     """
     where = f"models.{name}"
     with fetching(folder) as scratch:
         obtained = obtain(where, entry, scratch)
         # A file at a path may have been replaced since an attempt was interrupted.
         depends_on = json_digest([fingerprint, obtained.origin["files"]])
-        writer = ArtifactWriter(folder, KIND, depends_on)
+        writer = ArtifactWriter(folder, checkpoint.KIND, depends_on)
         raw, files = obtained.path.parent, sorted(obtained.files)
         if obtained.path.suffix == GGUF:
-            read_gguf_header(obtained.path, where)
+            inspect_model.read_gguf_header(obtained.path, where)
             raw = scratch / "dequantised"
-            dequantise(obtained.path, raw)
+            _dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
-        source = read_model_folder(where, raw, files)
-        config, sharding = source.config, source.sharding
+        config, sharding, places = read_model_folder(where, raw, files)
         if entry.architecture is not None:
-            _check_architecture(where, config, entry.architecture.as_json())
-        config.dtype = _dtype(where, entry, config)
-        _write_shards(writer, sharding, source.places, config.dtype)
+            announced, sizes = entry.architecture.as_json(), sizes_of(config.to_dict())
+            wrong = [key for key in announced if sizes.get(key) != announced[key]]
+            if wrong:
+                raise UserError(
+                    "the model's shapes differ from what the config announces",
+                    where=f"{where}.architecture",
+                    found=json.dumps({key: sizes.get(key) for key in wrong}),
+                    expected=json.dumps({key: announced[key] for key in wrong}),
+                    todo="correct `architecture`, or the model's source",
+                )
+        config.dtype = dtype = getattr(torch, entry.dtype) if entry.dtype else config.dtype
+        if dtype not in DTYPES:
+            raise UserError(
+                "the model's config.json states no dtype that can be used here",
+                where=f"{where}.dtype",
+                found=dtype,
+                expected=f"one of: {', '.join(get_args(Dtype))}",
+                todo="set `dtype` in the model's entry",
+            )
+        for shard in sharding.shards:
+            if shard not in writer:
+                names = [name for name in places if sharding.shard(name) == shard]
+                read = ((name, _read_tensor(*places[name], dtype)) for name in names)
+                write_shard(writer, shard, dict(read))
         for file in files:
-            if not file.endswith((".safetensors", ".index.json")) and file != "config.json":
+            if not file.endswith((".safetensors", ".index.json")) and file != CONFIG:
                 writer.add(file, partial(shutil.copyfile, raw / file))
-        writer.add_text("config.json", config.to_json_string(use_diff=False))
-        return finish_checkpoint(
+        writer.add_text(CONFIG, config.to_json_string(use_diff=False))
+        return checkpoint.finish_checkpoint(
             writer,
             sharding.shards,
             settings=entry.deciding(),
@@ -76,36 +98,15 @@ def fetch_model(
         )
 
 
-def _dtype(where: str, entry: Model, config: PreTrainedConfig) -> torch.dtype:
-    """Return the precision in which a model is stored: the entry's, or the checkpoint's own."""
-    if entry.dtype is not None:
-        asked: torch.dtype = getattr(torch, entry.dtype)
-        return asked
-    if config.dtype not in DTYPES:
-        raise UserError(
-            "the model's config.json states no dtype that can be used here",
-            where=f"{where}.dtype",
-            found=config.dtype,
-            expected=f"one of: {', '.join(get_args(Dtype))}",
-            todo="set `dtype` in the model's entry",
-        )
-    return config.dtype
-
-
-def dequantise(gguf: Path, folder: Path) -> None:
-    """Write the model of a GGUF file, as float32 safetensors, and its tokenizer to a folder.
-
-    The whole model is in memory: GGUF files are for small models.
-
-    Raises:
-        UserError: The file lacks tensors, which transformers would draw at random.
+def _dequantise(gguf: Path, folder: Path) -> None:
+    """Write the model of a GGUF file, as float32 safetensors, and its tokenizer to a folder. The
+    whole model is in memory. UserError if the file lacks tensors, which would be drawn at random.
     """
     loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
     )
     model, info = loaded
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    if missing := sorted(info["missing_keys"]):
         raise UserError(
             "the GGUF file lacks tensors of its own architecture",
             where=gguf,
@@ -122,45 +123,136 @@ def dequantise(gguf: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
 
 
-def _write_shards(
-    writer: ArtifactWriter,
-    sharding: Sharding,
-    places: Mapping[str, tuple[Path, str]],
-    dtype: torch.dtype,
-) -> None:
-    """Copy tensor by tensor into shards; one shard is in memory at a time."""
-    for shard in sharding.shards:
-        names = [name for name in places if sharding.shard(name) == shard]
-        if shard not in writer:
-            write_shard(writer, shard, dict(_read(names, places, dtype)))
-
-
-def _read(
-    names: list[str], places: Mapping[str, tuple[Path, str]], dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor]]:
-    for name in names:
-        path, stored = places[name]
-        with opened(path) as file:
-            tensor: Tensor = file.get_tensor(stored).to(dtype)
-        if not torch.isfinite(tensor).all():
-            raise UserError(
-                "a weight is not finite",
-                where=f"{path}: {stored}",
-                found=f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} not finite",
-                expected=f"numbers that are finite as {str(dtype).removeprefix('torch.')}",
-                todo="use a sound checkpoint, or a dtype that can hold its largest weight",
-            )
-        yield name, tensor
-
-
-def _check_architecture(where: str, config: PreTrainedConfig, announced: Mapping[str, Any]) -> None:
-    sizes = sizes_of(config.to_dict())
-    different = {key: sizes.get(key) for key in announced if sizes.get(key) != announced[key]}
-    if different:
+def _read_tensor(path: Path, stored: str, dtype: torch.dtype) -> torch.Tensor:
+    with _opened(path) as file:
+        tensor: torch.Tensor = file.get_tensor(stored).to(dtype)
+    if not torch.isfinite(tensor).all():
         raise UserError(
-            "the model's shapes differ from what the config announces",
-            where=f"{where}.architecture",
-            found=json.dumps(different),
-            expected=json.dumps({key: announced[key] for key in different}),
-            todo="correct `architecture`, or the model's source",
+            "a weight is not finite",
+            where=f"{path}: {stored}",
+            found=f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} not finite",
+            expected=f"numbers that are finite as {str(dtype).removeprefix('torch.')}",
+            todo="use a sound checkpoint, or a dtype that can hold its largest weight",
         )
+    return tensor
+
+
+def read_model_folder(
+    where: str, folder: Path, files: Iterable[str]
+) -> tuple[PreTrainedConfig, Sharding, dict[str, Place]]:
+    """Look at these files of a model: its config, its tokenizer, and the headers of its weights.
+    Return the decoder's config, how the tensors will be divided, and where each of them is.
+
+    UserError if it is of a kind that is not supported, or its files are damaged or do not fit each
+    other.
+    """
+    inspect_model.read_config(folder, where)
+    config = checkpoint.load_config(folder)
+    own, config.dtype = config.dtype, torch.float32
+    # Shapes do not depend on the precision, which may be one that torch cannot compute in.
+    meta = checkpoint.meta_model(config)
+    config.dtype = own
+    blocks = config.num_hidden_layers
+    sharding = Sharding(find_blocks(meta, blocks), blocks)
+    check_blocks(meta, sharding.path)
+    others = [file for file in files if not file.endswith(".safetensors")]
+    for file in others:
+        if file.endswith(".json"):
+            # Whoever loads the checkpoint reads it.
+            inspect_model.read_json(folder / file)
+    place = f"{where}: tokenizer"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        added, known = tokenizer.added_tokens_decoder, tokenizer.get_vocab()
+    # Whatever a damaged or hostile tokenizer makes these libraries raise.
+    except Exception as error:
+        raise UserError(
+            "the tokenizer cannot be read",
+            where=place,
+            found=first_line(error),
+            expected=f"a tokenizer that transformers reads, in {', '.join(others)}",
+            todo=inspect_model.COMPLETE,
+        ) from error
+    inspect_model.check_rows(known, added, config.vocab_size, place)
+    return config, sharding, _places(folder, files, meta, sharding)
+
+
+def _places(
+    folder: Path, files: Iterable[str], meta: torch.nn.Module, sharding: Sharding
+) -> dict[str, Place]:
+    """Return where each tensor of the model is. Some checkpoints name tensors relative to the
+    backbone (`layers...` for `model.layers...`), or as older releases of transformers did
+    (`embed_out` for GPT-NeoX's head).
+    """
+    shapes: dict[Place, list[int]] = {}
+    for path in (folder / file for file in files if file.endswith(".safetensors")):
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                shapes[path, name] = list(file.get_slice(name).get_shape())
+    prefix = f"{meta.base_model_prefix}."
+    needed = {name: list(tensor.shape) for name, tensor in meta.state_dict().items()}
+    conversions = get_model_conversion_mapping(meta)  # type: ignore[arg-type]
+    renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
+
+    def today(name: str) -> str:
+        for renaming in [] if name in needed else renamings:
+            name = renaming.rename_source_key(name)[0]
+        return name if name in needed or prefix + name not in needed else prefix + name
+
+    renamed = {today(name): (path, name) for path, name in shapes}
+    # Tied tensors are stored once, under either name.
+    tied = getattr(meta, "all_tied_weights_keys", None) or {}
+    stored = {tied.get(name, name) for name in renamed}
+    if missing := sorted(name for name in needed if tied.get(name, name) not in stored):
+        raise UserError(
+            "the checkpoint lacks tensors of its own architecture",
+            where=folder,
+            found=f"no {', '.join(first_of(missing))}",
+            expected=f"the {len(needed)} tensors of {type(meta).__name__}",
+            todo="use a complete safetensors checkpoint",
+        )
+    todo = "use the config.json that belongs to the weights"
+    beyond = [name for name in renamed if sharding.shard(name) not in sharding.shards]
+    if beyond:
+        raise UserError(
+            "the weights have more blocks than the config says",
+            where=folder,
+            found=beyond[0],
+            expected=f"num_hidden_layers = {sharding.num_blocks} blocks",
+            todo=todo,
+        )
+    used = {name: place for name, place in renamed.items() if name in needed}
+    for name, place in used.items():
+        if shapes[place] != needed[name]:
+            raise UserError(
+                "a tensor has another shape than the model's config gives it",
+                where=f"{place[0]}: {place[1]}",
+                found=" x ".join(map(str, shapes[place])),
+                expected=" x ".join(map(str, needed[name])),
+                todo=todo,
+            )
+    return used
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file; raise UserError if it is not a complete one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise UserError(
+            "not a complete safetensors file",
+            where=path,
+            found=f"{path.stat().st_size:,} bytes: {first_line(error)}",
+            todo="complete the download (a file of about 130 bytes is a pointer of Git "
+            "LFS: run `git lfs pull`)",
+        ) from error
+
+
+if __name__ == "__main__":
+    try:
+        read_model_folder(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    except UserError as error:
+        print(error)  # noqa: T201
+        sys.exit(REFUSED)

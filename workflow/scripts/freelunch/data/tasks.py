@@ -8,7 +8,7 @@ that lm-eval's own task of that name expects. Prompts, choices and metrics remai
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,13 +27,11 @@ from freelunch.study.steps import DOCUMENTS, TASK
 # OLMo's files repeat each document under a higher number for every prompt variant.
 _REPEATED = 1_000_000
 _QUESTION, _ANSWER = "Question: ", "\nAnswer:"
-
-Document = dict[str, Any]
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
-
-
 # The task's name is on a line of its file.
 _NAME = re.compile(rb"^task: *[\"']?([^\s\"'#]+)", re.MULTILINE)
+
+Document = dict[str, Any]
 
 
 class _TaskLoader(yaml.SafeLoader):
@@ -44,28 +42,14 @@ _TaskLoader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def fetch_task(
-    name: str,
-    entry: Task,
-    stock: Mapping[str, str],
-    folder: Path,
-    fingerprint: str,
+    name: str, entry: Task, stock: Mapping[str, str], folder: Path, fingerprint: str
 ) -> Artifact:
-    """Obtain a task's documents and write them.
+    """Obtain the documents of a task of lm-eval and write them; `stock` is what `stock_task`
+    returns.
 
-    Args:
-        name: Key in `tasks`, the name of a task of lm-eval.
-        entry: The task's entry in the config.
-        stock: The task's file and split, as `stock_task` returns them.
-        folder: Output folder.
-        fingerprint: Digest of everything the result depends on.
-
-    Returns:
-        An artifact of kind "task", with the facts `settings` (the entry), `origin`, `documents`
-        (how many), and `stock`, where lm-eval keeps the task.
-
-    Raises:
-        UserError: The documents cannot be obtained or are not in the format that the entry names,
-            or the number of documents is wrong.
+    Return an artifact of kind "task", with the facts `settings` (the entry), `origin`, `documents`
+    (how many), and `stock`. UserError if the documents cannot be obtained or are not in the format
+    that the entry names, or if their number is wrong.
     """
     where = f"tasks.{name}"
     with fetching(folder) as scratch:
@@ -90,38 +74,33 @@ def fetch_task(
         lines = (json.dumps(document, ensure_ascii=False) + "\n" for document in documents)
         writer = ArtifactWriter(folder, TASK, fingerprint)
         writer.add_text(DOCUMENTS, "".join(lines))
-    return writer.finish(
-        settings=entry.deciding(),
-        origin=obtained.origin,
-        documents=len(documents),
-        stock=dict(stock),
-    )
+    facts = {"origin": obtained.origin, "documents": len(documents), "stock": dict(stock)}
+    return writer.finish(settings=entry.deciding(), **facts)
 
 
-def _arrow(path: Path) -> Iterator[Document]:
-    """Yield the rows of an Arrow stream, the format in which the datasets library stores them."""
+def _arrow(path: Path) -> Iterable[Document]:
+    """Return the rows of an Arrow stream, the format in which the datasets library stores them."""
     import pyarrow
 
     with pyarrow.memory_map(str(path)) as source:
-        yield from pyarrow.ipc.open_stream(source).read_all().to_pylist()
+        rows: list[Document] = pyarrow.ipc.open_stream(source).read_all().to_pylist()
+    return rows
 
 
-def _parquet(path: Path) -> Iterator[Document]:
+def _parquet(path: Path) -> Iterable[Document]:
     from pyarrow import parquet
 
-    yield from parquet.read_table(path).to_pylist()
+    rows: list[Document] = parquet.read_table(path).to_pylist()
+    return rows
 
 
-def _jsonl(path: Path) -> Iterator[Document]:
-    for line in lines_of(path):
-        if line.strip():
-            yield dict(json.loads(line))
+def _jsonl(path: Path) -> Iterable[Document]:
+    return (dict(json.loads(line)) for line in lines_of(path) if line.strip())
 
 
 def _requests(path: Path) -> Iterator[Document]:
-    """Yield each document of a file of OLMo's requests once.
-
-    The file has a line for each choice, and may repeat all of them for other prompt variants.
+    """Yield each document of a file of OLMo's requests once: the file has a line for each choice,
+    and may repeat all of them for other prompt variants.
     """
     for line in lines_of(path):
         request = json.loads(line)
@@ -141,31 +120,23 @@ def _boolq_requests(path: Path) -> Iterator[Document]:
     """Yield documents in SuperGLUE's form: the passage begins with its title, label 1 is yes."""
     for document in _requests(path):
         passage, question = _question_of(document["query"], f"\n{_QUESTION}")
-        answer = document["choices"][document["gold"]]
+        label = {"no": 0, "yes": 1}[document["choices"][document["gold"]]]
+        yield {"passage": passage, "question": question.removesuffix("?"), "label": label}
+
+
+def _choice_requests(field: str, path: Path) -> Iterator[Document]:
+    """Yield questions whose choices have letters, each question in `field`."""
+    for document in _requests(path):
+        before, question = _question_of(document["query"], _QUESTION)
+        if before:
+            raise ValueError(f"{before[:80]!r} stands before {_QUESTION!r}")
+        letters = [chr(ord("A") + at) for at in range(len(document["choices"]))]
         yield {
-            "passage": passage,
-            "question": question.removesuffix("?"),
-            "label": {"no": 0, "yes": 1}[answer],
+            "id": document["id"],
+            field: question,
+            "choices": {"text": document["choices"], "label": letters},
+            "answerKey": letters[document["gold"]],
         }
-
-
-def _choice_requests(field: str) -> Callable[[Path], Iterator[Document]]:
-    """Return a reader of questions whose choices have letters; it puts the question in `field`."""
-
-    def read(path: Path) -> Iterator[Document]:
-        for document in _requests(path):
-            before, question = _question_of(document["query"], _QUESTION)
-            if before:
-                raise ValueError(f"{before[:80]!r} stands before {_QUESTION!r}")
-            letters = [chr(ord("A") + at) for at in range(len(document["choices"]))]
-            yield {
-                "id": document["id"],
-                field: question,
-                "choices": {"text": document["choices"], "label": letters},
-                "answerKey": letters[document["gold"]],
-            }
-
-    return read
 
 
 def _lambada_requests(path: Path) -> Iterator[Document]:
@@ -179,17 +150,15 @@ _FORMATS: dict[str, Callable[[Path], Iterable[Document]]] = {
     "parquet": _parquet,
     "jsonl": _jsonl,
     "boolq_requests": _boolq_requests,
-    "arc_requests": _choice_requests("question"),
-    "openbookqa_requests": _choice_requests("question_stem"),
+    "arc_requests": partial(_choice_requests, "question"),
+    "openbookqa_requests": partial(_choice_requests, "question_stem"),
     "lambada_requests": _lambada_requests,
 }
 
 
 def stock_task(name: str) -> dict[str, str]:
-    """Return the task's file, relative to lm-eval's tasks, and its split.
-
-    Raises:
-        UserError: lm-eval has no such task, or the task is of another kind.
+    """Return the task's file, relative to lm-eval's tasks, and its split; UserError if lm-eval has
+    no such task, or the task is of another kind.
     """
     files, where = _stock_files(), f"tasks.{name}"
     if name not in files:
@@ -200,8 +169,7 @@ def stock_task(name: str) -> dict[str, str]:
             expected=nearest(name, files)[:300],
             todo="name a single task, as lm-eval does",
         )
-    path = files[name]
-    config = _read(path)
+    config = _read(files[name])
     kind = config.get("output_type")
     if kind not in ("multiple_choice", "loglikelihood"):
         raise UserError(
@@ -212,7 +180,7 @@ def stock_task(name: str) -> dict[str, str]:
             todo="name single tasks of that kind",
         )
     split = config.get("test_split") or config["validation_split"]
-    return {"file": str(path.relative_to(_folder())), "split": split}
+    return {"file": str(files[name].relative_to(_folder())), "split": split}
 
 
 def _folder() -> Path:
@@ -224,11 +192,9 @@ def _folder() -> Path:
 @cache
 def _stock_files() -> Mapping[str, Path]:
     """Return the file of each of lm-eval's tasks, by its name."""
-    found = {}
-    for path in sorted(_folder().rglob("*.yaml")):
-        if match := _NAME.search(path.read_bytes()):
-            found[match[1].decode()] = path
-    return found
+    paths = sorted(_folder().rglob("*.yaml"))
+    names = ((_NAME.search(path.read_bytes()), path) for path in paths)
+    return {match[1].decode(): path for match, path in names if match}
 
 
 def _read(path: Path) -> dict[str, Any]:

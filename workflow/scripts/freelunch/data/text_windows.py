@@ -14,8 +14,7 @@ from torch import Tensor
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.drawing import Span
-from freelunch.data.token_job import TokenJob, load_tokenizer
+from freelunch.data.samples import Span, TokenJob, load_tokenizer
 from freelunch.model.token_loss import scored_tokens
 from freelunch.study.cell import derive_seed
 from freelunch.study.steps import JOINED, TEXT_WINDOWS, WITHIN
@@ -31,8 +30,8 @@ class CutWindows:
             scored: each token of the text once, with at least length - stride tokens before it.
         bytes: Length of the scored tokens' text in UTF-8; None if the tokenizer does not say where
             in the text a token is.
-        words: Number of words, runs of characters other than white space, that begin in that text;
-            None if the tokenizer does not say where a token is.
+        words: Number of words, runs of characters other than white space, that begin in it, or
+            None.
         documents: The document of each window; None if documents were joined.
     """
 
@@ -44,14 +43,8 @@ class CutWindows:
 
 
 def cut_windows(job: TokenJob, settings: Mapping[str, Any]) -> Artifact:
-    """Write the token ids of a text's windows, (windows, length), int64, and what they cover.
-
-    Args:
-        job: The job.
-        settings: `length`, `windows`, `stride` and `cut`, as in a study.
-
-    Raises:
-        UserError: As `text_windows`.
+    """Write the token ids of a text's windows, (windows, length), int64, and what they cover; the
+    settings and the UserError are those of `text_windows`.
     """
     cut = text_windows(job.model, job.text, **settings)
     return job.write(
@@ -74,13 +67,10 @@ def text_windows(
     stride: int | None = None,
     cut: str = WITHIN,
 ) -> CutWindows:
-    """Return windows of a text.
+    """Return `windows` windows of a text by a model's tokenizer, or as many as the text has.
 
     Args:
-        model: For its tokenizer.
-        text: The text.
         length: Tokens in a window.
-        windows: Number of windows; None for as many as the text has.
         stride: Tokens from one to the next; None for `length`: windows that do not overlap.
         cut: WITHIN for windows within documents, drawn over all of them; JOINED for the first
             windows of the documents joined by two newlines, the tail dropped.
@@ -88,29 +78,31 @@ def text_windows(
     Raises:
         UserError: The text has fewer windows than this.
     """
-    tokenizer, documents = load_tokenizer(model), read_documents(text.folder)
-    pieces = ["\n\n".join(documents)] if cut == JOINED else documents
+    tokenizer, is_joined = load_tokenizer(model), cut == JOINED
+    documents = read_documents(text.folder)
+    pieces = ["\n\n".join(documents)] if is_joined else documents
     encoded = [
         tokenizer(piece, verbose=False, return_offsets_mapping=tokenizer.is_fast)
         for piece in pieces
     ]
     lengths = [len(each["input_ids"]) for each in encoded]
     stride = stride or length
-    starts = _joined(lengths[0], length, stride) if cut == JOINED else drawn(lengths, length)
-    spans = list(islice(starts, windows))
-    if len(spans) < max(windows or 0, 2):
+    starts = ((0, start) for start in range(0, lengths[0] - length + 1, stride))
+    spans = list(islice(starts if is_joined else drawn(lengths, length), windows))
+    least = max(windows or 0, 2)
+    if len(spans) < least:
         raise UserError(
             "the evaluation text is too short",
             where=text.folder,
             found=f"{sum(lengths)} tokens, {len(spans)} windows of {length}"
-            + ("" if cut == JOINED else " within documents"),
-            expected=f"{max(windows or 0, 2)} windows (study.evaluation.perplexity)",
+            + ("" if is_joined else " within documents"),
+            expected=f"{least} windows (study.evaluation.perplexity)",
             todo="ask for fewer or shorter windows, or use a longer text",
         )
-    if cut != JOINED and len({document for document, _ in spans}) < 2:
+    of = None if is_joined else [document for document, _ in spans]
+    if of and len(set(of)) < 2:
         raise UserError(
-            "the windows of the evaluation text lie in a single document, so their errors are not "
-            "known",
+            "the evaluation windows lie in a single document, so their errors are not known",
             where=text.folder,
             found=f"1 document of at least {length} tokens",
             expected="at least 2",
@@ -118,25 +110,20 @@ def text_windows(
             "with more documents",
         )
     tokens = [encoded[piece]["input_ids"][start : start + length] for piece, start in spans]
-    input_ids = torch.tensor(tokens, dtype=torch.int64)
     amounts: tuple[int | None, int | None] = (None, None)
     if tokenizer.is_fast:
         unscored = length - scored_tokens(length, stride)
         scored = [(piece, start + unscored, start + length) for piece, start in spans]
         amounts = _amounts(pieces, encoded, scored)
-    of = None if cut == JOINED else [document for document, _ in spans]
-    return CutWindows(input_ids, stride, *amounts, of)
+    return CutWindows(torch.tensor(tokens, dtype=torch.int64), stride, *amounts, of)
 
 
 def drawn(lengths: Sequence[int], length: int) -> Iterator[Span]:
-    """Yield windows within documents: the document and the first token of each, in random order.
+    """Yield windows within documents of so many tokens: the document and the first token of each,
+    in random order.
 
     Every document that is long enough gives one window before any gives a second. Windows do not
     overlap. The order is the same in every study.
-
-    Args:
-        lengths: Tokens of each document.
-        length: Tokens in a window.
     """
     generator = random.Random(derive_seed(0, "windows of text"))
     places: dict[int, list[int]] = {}
@@ -153,20 +140,11 @@ def drawn(lengths: Sequence[int], length: int) -> Iterator[Span]:
         order = [document for document in order if places[document]]
 
 
-def _joined(tokens: int, length: int, stride: int) -> Iterator[Span]:
-    """Yield windows of one piece of text from its start."""
-    return ((0, start) for start in range(0, tokens - length + 1, stride))
-
-
 def _amounts(
     pieces: Sequence[str], encoded: Sequence[Any], scored: Sequence[tuple[int, int, int]]
 ) -> tuple[int, int]:
     """Return how many bytes the scored tokens of a text have, and how many words begin in them.
-
-    Args:
-        pieces: The pieces of the text.
-        encoded: Each as tokens, with the characters that they stand for.
-        scored: Piece, first token and end of each span of scored tokens.
+    Each span of scored tokens is a piece of the text, its first token and its end.
     """
     size = words = 0
     begins: dict[int, tuple[list[int], list[int]]] = {}

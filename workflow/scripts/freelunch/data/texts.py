@@ -16,7 +16,7 @@ from freelunch.core.errors import UserError, first_of
 from freelunch.data.documents import TOKEN_IDS, document_line
 from freelunch.data.sources import Obtained, fetching, obtain
 from freelunch.data.text_formats import FORMATS, SourceFile
-from freelunch.study.sources import ROWS, DocumentText, Text, Tokens, WheelFiles
+from freelunch.study.sources import ROWS, Text, Tokens, WheelFiles
 from freelunch.study.steps import DOCUMENTS, READY_TOKENS, TEXT
 
 if TYPE_CHECKING:
@@ -25,40 +25,42 @@ if TYPE_CHECKING:
 
 
 def fetch_text(name: str, entry: Text | WheelFiles, folder: Path, fingerprint: str) -> Artifact:
-    """Obtain a text and write it as documents, or ready token ids as int64.
+    """Obtain a text, the entry `name` of `texts`, and write it as documents, or ready token ids as
+    int64.
 
-    Args:
-        name: Key in `texts`, for messages.
-        entry: The text's entry in the config.
-        folder: Output folder.
-        fingerprint: Digest of everything the result depends on.
+    Return an artifact of kind "text", with the facts `settings` (the entry), `origin`, `documents`
+    and `characters` (how many), and `duplicates` (how many documents were dropped since an equal
+    one came before). For the source `tokens`, an artifact of kind "tokens": `input_ids`, int64
+    (samples, length), and the facts `settings`, `origin`, `samples`, `length` and `tokens_sha256`,
+    the digest of the ids as little-endian int64 in row order.
 
-    Returns:
-        An artifact of kind "text", with the facts `settings` (the entry), `origin`, `documents` and
-        `characters` (how many), and `duplicates` (how many documents were dropped since an equal
-        one came before). For the source `tokens`, an artifact of kind "tokens":
-        `tokens.safetensors` with `input_ids`, int64 (samples, length), and the facts `settings`,
-        `origin`, `samples`, `length` and `tokens_sha256`, the digest of the ids as little-endian
-        int64 in row order.
-
-    Raises:
-        UserError: The text cannot be obtained, is not in the format its entry names, or is empty.
+    UserError if the text cannot be obtained, is not in the format its entry names, or is empty.
     """
     where = f"texts.{name}"
     with fetching(folder) as scratch:
         obtained = obtain(where, entry, scratch)
         if isinstance(entry, Tokens):
+            from safetensors.numpy import save_file
+
             writer = ArtifactWriter(folder, READY_TOKENS, fingerprint)
-            return _write_tokens(where, entry, obtained, writer)
-        return _write_text(where, entry, obtained, ArtifactWriter(folder, TEXT, fingerprint))
+            ids = _read_ids(f"{where}.path", obtained.path)
+            writer.add(TOKEN_IDS, lambda target: save_file({"input_ids": ids}, target))
+            tokens_sha256 = hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest()
+            counts = {"samples": ids.shape[0], "length": ids.shape[1]}
+            facts = {**counts, "tokens_sha256": tokens_sha256}
+        else:
+            # Each of several files is one document.
+            form = "plain" if isinstance(entry, WheelFiles) else entry.format
+            field = "" if isinstance(entry, WheelFiles) else entry.field
+            writer = ArtifactWriter(folder, TEXT, fingerprint)
+            facts = _write_documents(where, obtained, form, field, writer)
+        return writer.finish(settings=entry.deciding(), origin=obtained.origin, **facts)
 
 
-def _write_text(
-    where: str, entry: DocumentText | WheelFiles, obtained: Obtained, writer: ArtifactWriter
-) -> Artifact:
+def _write_documents(
+    where: str, obtained: Obtained, form: str, field: str, writer: ArtifactWriter
+) -> dict[str, int]:
     counts = {"documents": 0, "characters": 0, "duplicates": 0}
-    # Each of several files is one document.
-    form, field = ("plain", "") if isinstance(entry, WheelFiles) else (entry.format, entry.field)
 
     def write(target: Path) -> None:
         seen = set[bytes]()
@@ -76,39 +78,17 @@ def _write_text(
                         counts["documents"] += 1
                         counts["characters"] += len(document)
         if not counts["documents"]:
-            raise source.error(
-                "the text has no documents",
-                found="blank lines only" if source.number else "an empty file",
-                todo="correct the source or the `format`",
-            )
+            found = "blank lines only" if source.number else "an empty file"
+            todo = "correct the source or the `format`"
+            raise source.error("the text has no documents", found=found, todo=todo)
 
     writer.add(DOCUMENTS, write)
-    return writer.finish(settings=entry.deciding(), origin=obtained.origin, **counts)
-
-
-def _write_tokens(
-    where: str, entry: Tokens, obtained: Obtained, writer: ArtifactWriter
-) -> Artifact:
-    from safetensors.numpy import save_file
-
-    ids = _read_ids(f"{where}.path", obtained.path)
-    writer.add(TOKEN_IDS, lambda target: save_file({"input_ids": ids}, target))
-    samples, length = ids.shape
-    return writer.finish(
-        settings=entry.deciding(),
-        origin=obtained.origin,
-        samples=samples,
-        length=length,
-        tokens_sha256=hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest(),
-    )
+    return counts
 
 
 def _read_ids(where: str, path: Path) -> "NDArray[numpy.int64]":
-    """Return `input_ids`, int64 (samples, length), of a safetensors file.
-
-    Raises:
-        UserError: It is not a safetensors file, or `input_ids` is missing, is not a matrix of
-            integers, has no rows or columns, or holds a number that is negative or beyond int64.
+    """Return `input_ids`, int64 (samples, length), of a safetensors file; UserError if it is no
+    such file, or the ids are missing, not a matrix of integers, empty, negative or beyond int64.
     """
     import numpy
     from safetensors import SafetensorError
@@ -119,12 +99,8 @@ def _read_ids(where: str, path: Path) -> "NDArray[numpy.int64]":
         tensors = load_file(path)
     # The library raises one of the others for a dtype that numpy does not have.
     except (SafetensorError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path.name} is not a safetensors file of integers",
-            where=where,
-            found=error,
-            expected=expected,
-        ) from error
+        problem = f"{path.name} is not a safetensors file of integers"
+        raise UserError(problem, where=where, found=error, expected=expected) from error
     ids = tensors.get("input_ids")
     found = None
     if ids is None:

@@ -20,9 +20,8 @@ _CHUNK = 1 << 16
 
 
 class _Bzip2(RawIOBase):
-    """The content of a bzip2 file, of all its streams.
-
-    `bz2.BZ2File` takes a damaged stream behind a whole one, and all that follows, for padding.
+    """The content of a bzip2 file, of all its streams. `bz2.BZ2File` takes a damaged stream behind
+    a whole one, and all that follows, for padding.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,10 +61,6 @@ COMPRESSIONS: dict[str, Callable[[Path], BufferedIOBase]] = {
 }
 
 
-class Incomplete(ValueError):
-    """A compressed file is cut off, damaged, or not compressed at all."""
-
-
 def unpacked_name(name: str) -> str:
     """Return a file's name without the ending that says that it is compressed."""
     return name.removesuffix(Path(name).suffix) if Path(name).suffix in COMPRESSIONS else name
@@ -82,27 +77,22 @@ def check_ratio(unpacked: int, packed: int) -> None:
 def lines_of(path: Path) -> Iterator[bytes]:
     """Yield each line of a file; one whose name ends in `.gz` or `.bz2` is decompressed.
 
-    Raises:
-        Incomplete: The file cannot be decompressed.
-        ValueError: A line is too long, or the file unpacks to far more than text could.
-        OSError: The file cannot be read.
+    ValueError if it cannot be, if a line is too long, or if the file unpacks to far more than text
+    could; OSError if it cannot be read.
     """
     packed, unpacked = path.stat().st_size, 0
     decompressed = COMPRESSIONS.get(path.suffix)
     with decompressed(path) if decompressed else path.open("rb") as file:
-        while True:
-            try:
-                line = file.readline(LARGEST_LINE + 1)
-            except (OSError, EOFError, zlib.error) as error:
-                # Errors of the system have a number; those of the format do not.
-                if decompressed is None or getattr(error, "errno", None) is not None:
-                    raise
-                raise Incomplete(f"not a complete {path.suffix} file: {error}") from error
-            if not line:
-                return
-            if len(line) > LARGEST_LINE:
-                raise ValueError(f"a line of more than {LARGEST_LINE:,} bytes")
-            unpacked += len(line)
-            if decompressed:
-                check_ratio(unpacked, packed)
-            yield line
+        try:
+            while line := file.readline(LARGEST_LINE + 1):
+                if len(line) > LARGEST_LINE:
+                    raise ValueError(f"a line of more than {LARGEST_LINE:,} bytes")
+                unpacked += len(line)
+                if decompressed:
+                    check_ratio(unpacked, packed)
+                yield line
+        except (OSError, EOFError, zlib.error) as error:
+            # Errors of the system have a number; those of the format do not.
+            if decompressed is None or getattr(error, "errno", None) is not None:
+                raise
+            raise ValueError(f"not a complete {path.suffix} file: {error}") from error

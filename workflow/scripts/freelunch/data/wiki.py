@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from xml.etree.ElementTree import Element, XMLPullParser
 
 if TYPE_CHECKING:
-    from mwparserfromhell.nodes import Node, Tag, Wikilink
+    from mwparserfromhell.nodes import Node
     from mwparserfromhell.wikicode import Wikicode
 
 # Keys of the namespaces of media, files and categories. A link to one of their pages is not part of
@@ -35,17 +35,11 @@ class NotAnExport(ValueError):
 
 
 def articles(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the text of each article of an export.
+    """Yield the text of each article of an export, given as lines without their ends.
 
     Redirects, pages outside of the main namespace, and pages that are not in the wiki's markup are
-    not articles. If the export holds several revisions of a page, its text is that of the newest.
-
-    Args:
-        lines: The export's lines, without their ends.
-
-    Raises:
-        ParseError: This is not XML, or it is cut off.
-        NotAnExport: It is other XML, or an export that does not say which pages are articles.
+    not articles. Of several revisions of a page, the newest counts. ParseError if this is not XML,
+    or it is cut off; NotAnExport if it does not say which pages are articles.
     """
     unseen = UNSEEN
     for element in _finished(lines):
@@ -69,9 +63,8 @@ def _finished(lines: Iterable[str]) -> Iterator[Element]:
         for event, element in cast("Iterator[tuple[str, Element]]", parser.read_events()):
             if export is None:
                 export = element
-                if _name(export) != "mediawiki":
-                    outermost = _name(export)
-                    raise NotAnExport(f"the outermost element is <{outermost}>, not <mediawiki>")
+                if (name := _name(export)) != "mediawiki":
+                    raise NotAnExport(f"the outermost element is <{name}>, not <mediawiki>")
             if event == "end":
                 yield element
                 if _name(element) == "page":
@@ -92,26 +85,19 @@ def _is_article(page: Element) -> bool:
 
 
 def _wikitext(page: Element) -> str:
-    newest = max(
-        # Of equal ones, `max` takes the first.
-        reversed(page.findall("{*}revision")),
-        key=lambda revision: revision.findtext("{*}timestamp", ""),
-        default=page,
-    )
+    # Of equal revisions, `max` takes the first.
+    revisions = reversed(page.findall("{*}revision"))
+    newest = max(revisions, key=lambda each: each.findtext("{*}timestamp", ""), default=page)
     is_wikitext = newest.findtext("{*}model", "wikitext") == "wikitext"
     return (newest.findtext("{*}text") or "") if is_wikitext else ""
 
 
 def plain_text(wikitext: str, unseen: frozenset[str]) -> str:
-    """Return the text of a page, one paragraph a line.
+    """Return the text of a page in the wiki's markup, one paragraph a line.
 
     Templates, tables, references, formulas and media are left out, so a sentence may have a gap.
-    What is left of a link is the text that a reader sees.
-
-    Args:
-        wikitext: The page in the wiki's markup.
-        unseen: Names of the namespaces to which no link is part of the text, as `name_of` writes
-            them.
+    What is left of a link is the text that a reader sees; none is left of links to the namespaces
+    in `unseen`, written as by `name_of`.
     """
     import mwparserfromhell
 
@@ -134,6 +120,7 @@ def _shown(code: "Wikicode | None", unseen: frozenset[str]) -> str:
 def _seen_of(node: "Node", unseen: frozenset[str]) -> str:
     """Return what a reader sees of a node. Of templates and comments, that is nothing."""
     from mwparserfromhell import nodes
+    from mwparserfromhell.definitions import is_visible
 
     match node:
         case nodes.Text():
@@ -142,35 +129,26 @@ def _seen_of(node: "Node", unseen: frozenset[str]) -> str:
             return node.normalize()
         case nodes.Heading():
             return _shown(node.title, unseen)
-        case nodes.Wikilink():
-            return _seen_of_link(node, unseen)
         case nodes.ExternalLink():
             return _shown(node.title if node.brackets else node.url, unseen)
+        case nodes.Wikilink():
+            title = str(node.title).strip()
+            prefix, colon, _ = title.partition(":")
+            if colon and name_of(prefix) in unseen:
+                return ""
+            if node.text is not None:
+                return _shown(node.text, unseen)
+            is_language = colon and _LANGUAGE.fullmatch(prefix)
+            # A colon in front makes any link a part of the text.
+            return "" if is_language else title.removeprefix(":")
         case nodes.Tag():
-            return _seen_of_tag(node, unseen)
+            name = name_of(node.tag)
+            if name in _LEFT_OUT or not is_visible(name):
+                return ""
+            ends_line = name in _ENDING and not node.wiki_markup
+            return _shown(node.contents, unseen) + ("\n" if ends_line else "")
         case _:
             return ""
-
-
-def _seen_of_link(link: "Wikilink", unseen: frozenset[str]) -> str:
-    title = str(link.title).strip()
-    prefix, colon, _ = title.partition(":")
-    if colon and name_of(prefix) in unseen:
-        return ""
-    if link.text is not None:
-        return _shown(link.text, unseen)
-    is_language = colon and _LANGUAGE.fullmatch(prefix)
-    # A colon in front makes any link a part of the text.
-    return "" if is_language else title.removeprefix(":")
-
-
-def _seen_of_tag(tag: "Tag", unseen: frozenset[str]) -> str:
-    from mwparserfromhell.definitions import is_visible
-
-    name = name_of(tag.tag)
-    if name in _LEFT_OUT or not is_visible(name):
-        return ""
-    return _shown(tag.contents, unseen) + ("\n" if name in _ENDING and not tag.wiki_markup else "")
 
 
 def _without_tables(lines: Iterable[str]) -> Iterator[str]:

@@ -22,13 +22,7 @@ def sequence_batches(sequences: int, length: int) -> list[slice]:
 
 
 class BlockPass:
-    """Pass sequences through a model block by block.
-
-    Args:
-        model: The model.
-        sequences: Number of sequences.
-        length: Tokens in each sequence.
-    """
+    """Pass sequences of so many tokens through a model block by block."""
 
     def __init__(self, model: StreamedModel, sequences: int, length: int) -> None:
         self.model, self.sequences, self.length = model, sequences, length
@@ -60,8 +54,8 @@ class BlockPass:
         hidden: HiddenStates | Tensor,
         outputs: HiddenStates | Tensor | None,
     ) -> None:
-        """Write the hidden states after a block on the model's device to `outputs`, which
-        may be `hidden` itself, or None to watch the block only.
+        """Write the hidden states after a block on the model's device to `outputs`, which may be
+        `hidden` itself, or None to watch the block only.
         """
         arriving = read_batches(self.model.device, self.batches, hidden)
         with writing_behind(self.model.device) as write:

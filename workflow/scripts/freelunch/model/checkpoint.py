@@ -1,9 +1,9 @@
 """A checkpoint: a folder with one shard per block, opened one block at a time.
 
 `outer.safetensors` holds everything outside the blocks (embeddings, final norm, head), and
-`block-000.safetensors` and so on hold one block each. `model.safetensors.index.json` names them, so
-that `AutoModelForCausalLM.from_pretrained(folder)` loads the folder as it is. `StreamedModel` keeps
-only the outer part in memory, and loads blocks on request.
+`block-000.safetensors` and so on hold one block each. An index names them, so that
+`AutoModelForCausalLM.from_pretrained(folder)` loads the folder as it is. `StreamedModel` keeps only
+the outer part in memory, and loads blocks on request.
 """
 
 import copy
@@ -21,8 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, first_line
-from freelunch.model.blocks import BlockCall, block_linears, find_blocks, has_bias
-from freelunch.model.outer import Outer
+from freelunch.model.blocks import BlockCall, Outer, block_linears, find_blocks, has_bias
 from freelunch.model.tensor_file import TensorFile
 from freelunch.model.transfer import load_ahead, read_tensor
 from freelunch.study.families import tested
@@ -40,10 +39,8 @@ def block_shard(index: int) -> str:
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Return the model's config; code in a checkpoint is never run.
-
-    Raises:
-        UserError: transformers does not know the family, or its code lies in the checkpoint.
+    """Return the model's config; code in a checkpoint is never run. UserError if transformers does
+    not know the family.
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -64,10 +61,8 @@ def load_config(folder: Path) -> PreTrainedConfig:
 
 
 def meta_model(config: PreTrainedConfig) -> nn.Module:
-    """Return the model's module tree without memory for its weights.
-
-    Raises:
-        UserError: transformers has no causal language model of this family.
+    """Return the model's module tree without memory for its weights; UserError if transformers has
+    no causal language model of this family.
     """
     try:
         with torch.device("meta"):
@@ -86,15 +81,8 @@ def meta_model(config: PreTrainedConfig) -> nn.Module:
     return model.eval()
 
 
-def block_path(config: PreTrainedConfig) -> str:
-    """Return where the decoder blocks are in the module tree, e.g. `model.layers`."""
-    return find_blocks(meta_model(config), config.num_hidden_layers)
-
-
 class Sharding:
-    """Which shard holds a tensor, by the tensor's name; `path` is the dotted name of the list of
-    blocks.
-    """
+    """Which shard holds a tensor, by its name; `path` is the dotted name of the list of blocks."""
 
     def __init__(self, path: str, num_blocks: int) -> None:
         self.path, self.num_blocks = path, num_blocks
@@ -149,11 +137,7 @@ def finish_checkpoint(writer: ArtifactWriter, shards: list[str], **facts: Any) -
 
 
 class StreamedModel:
-    """A causal language model with only its outer part in memory.
-
-    Args:
-        folder: A checkpoint of this project (one shard per block).
-        device: Where passes run.
+    """A causal language model with only its outer part in memory, on the device where passes run.
 
     Attributes:
         config: The model's config.
@@ -176,9 +160,8 @@ class StreamedModel:
         self.outer = Outer(self._model, self.sharding.path, folder)
 
     def load_block(self, index: int, folder: Path | None = None) -> nn.Module:
-        """Return a new copy of a block, in eval mode and without gradients, in memory of its own.
-
-        A changed block has its shard in a folder of its own. Its linear layers may have a bias that
+        """Return a new copy of a block, in eval mode and without gradients, in memory of its own. A
+        changed block has its shard in a folder of its own. Its linear layers may have a bias that
         the dense model lacks.
         """
         block = copy.deepcopy(self._meta_blocks[index])

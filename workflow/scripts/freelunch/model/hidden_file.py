@@ -22,13 +22,6 @@ class HiddenStates:
 
     `states[rows]` gives a tensor in memory, for an index, a slice or a 1-d tensor of indices;
     `states[slice] = tensor` writes one.
-
-    Args:
-        file: The file.
-
-    Attributes:
-        shape: (sequences, length, features).
-        dtype: float32, bfloat16 or float16.
     """
 
     def __init__(self, file: TensorFile) -> None:
@@ -77,10 +70,8 @@ class HiddenStates:
 
 
 def create_hidden(path: Path, shape: tuple[int, int, int], dtype: torch.dtype) -> HiddenStates:
-    """Create a file and return its hidden states, (sequences, length, features), to be filled.
-
-    Raises:
-        OSError: The disk is full; the space is reserved at once.
+    """Create a file and return its hidden states, (sequences, length, features), to be filled;
+    OSError if the disk is full, since the space is reserved at once.
     """
     return HiddenStates(create_tensor_file(path, {NAME: (shape, dtype)}))
 

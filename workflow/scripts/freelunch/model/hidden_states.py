@@ -1,8 +1,7 @@
 """Hidden states of the calibration sample between the blocks of the dense and the sparse model.
 
-The folder of dense hidden states that a dense pass keeps is a cache. Any or all of it may be
-missing: hidden states are then computed from the nearest boundary before them, or from the token
-ids.
+The folder that a dense pass keeps is a cache. Any or all of it may be missing: hidden states are
+then computed from the nearest boundary before them, or from the token ids.
 """
 
 from collections.abc import Callable
@@ -21,10 +20,8 @@ KIND = HIDDEN_STATES
 
 
 def kept_states(folder: Path, model: Artifact, calibration: Artifact) -> Artifact | None:
-    """Return the hidden states that a dense pass kept; None if it kept none.
-
-    Raises:
-        UserError: They belong to another model or calibration sample, or are damaged.
+    """Return the hidden states that a dense pass kept; None if it kept none. UserError if they
+    belong to another model or calibration sample, or are damaged.
     """
     if not (folder / MANIFEST).is_file():
         return None
@@ -46,20 +43,14 @@ def open_states(
 
 
 class DenseStates:
-    """Hidden states of the calibration sample between the blocks of the dense model.
-
-    Args:
-        model: The dense model.
-        calibration: The sample.
-        kept: The hidden states that are on disk; None if there are none.
-        scratch: A folder for hidden states that are computed again; it holds two boundaries.
+    """Hidden states of the calibration sample between the blocks of the dense model, those that are
+    kept on disk or computed again.
 
     Attributes:
-        scratch: That folder, also for hidden states that the caller makes.
+        scratch: A folder for two boundaries computed again, and for states that the caller makes.
         calibration: The sample.
         input_ids: Its token ids, (sequences, length), int64.
-        sequences: Number of sequences.
-        length: Tokens in each sequence.
+        sequences, length: Number of sequences, and of tokens in each.
         blocks: The pass of the sequences through the model's blocks.
         passed: How many blocks were passed to compute hidden states that were not on disk.
     """
@@ -102,9 +93,8 @@ class DenseStates:
         self._made = self._made[-2:]
 
     def at(self, boundary: int) -> HiddenStates:
-        """Return the hidden states before block `boundary`, (sequences, length, d).
-
-        If they are not on disk, `write` computes them.
+        """Return the hidden states before block `boundary`, (sequences, length, d), from disk or
+        computed.
         """
         if boundary not in self._paths:
             self.make(boundary, lambda path: self.write(boundary, path))
@@ -124,13 +114,9 @@ class DenseStates:
 
 
 class SparseStates:
-    """Hidden states of the calibration sample in a sparse model that is made block by block.
-
-    Args:
-        dense: The dense model's hidden states; before the first block both models have the same.
-
-    Attributes:
-        hidden: The hidden states before the next block, (sequences, length, d).
+    """Hidden states of the calibration sample in a sparse model that is made block by block:
+    `hidden` are those before the next block, (sequences, length, d). Before the first, both models
+    have the same.
     """
 
     def __init__(self, dense: DenseStates) -> None:

@@ -1,10 +1,11 @@
-"""A pruned model on disk: masks, and new values if the criterion also changes what it keeps.
+"""A pruned model on disk, and the checkpoint that is assembled from it.
 
 Each block has a file of bit-packed masks and, if kept parameters changed, a shard as in a
 checkpoint.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from freelunch.core.artifact import Artifact
+from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
+from freelunch.core.progress import Report, silent
+from freelunch.model import checkpoint
 from freelunch.model.blocks import block_linears
-from freelunch.model.checkpoint import StreamedModel, block_shard, write_shard
+from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
 from freelunch.model.tensor_file import TensorFile
 from freelunch.model.transfer import read_tensor
 from freelunch.study.steps import MASKS
@@ -35,8 +38,7 @@ class Pruned:
 
     Attributes:
         masks: The mask of each linear layer, (out, in), bool, True where the weight stays.
-        changed: New values of parameters, by name in the block; empty if kept weights keep their
-            values.
+        changed: New values of parameters, by name; empty if kept weights keep their values.
         notes: What the criterion notes about a linear layer, for those that have notes.
     """
 
@@ -86,6 +88,68 @@ def load_pruned_block(
     for name, linear in block_linears(block).items():
         mask_(linear.weight, masks[name])
     return block, masks
+
+
+def assemble_model(
+    model: StreamedModel,
+    masks: Artifact | None,
+    adapted: Sequence[Artifact],
+    folder: Path,
+    fingerprint: str,
+    report: Report = silent,
+) -> Artifact:
+    """Write a checkpoint of the dense model, of its masks, or of adapted blocks: the artifacts of a
+    reconstruction's jobs, which together hold every block, or of a retraining. Shards that exist
+    elsewhere are linked instead of copied.
+
+    UserError if a block is in none of `adapted` or in two, or something was made from another
+    model.
+    """
+    source = model.artifact
+    # What is measured on a checkpoint changes more often than the checkpoint.
+    writer = ArtifactWriter(folder, checkpoint.KIND, fingerprint, keep_journal=True)
+    shards = {shard: part for part in adapted for shard in part.files}
+    blocks = [block_shard(index) for index in range(model.num_blocks)]
+    # A retraining may also have trained tensors outside the blocks.
+    adapted_blocks = [shard for part in adapted for shard in part.files if shard != OUTER]
+    if adapted and sorted(adapted_blocks) != blocks:
+        raise UserError(
+            "the adapted blocks are not exactly the model's blocks",
+            where=", ".join(str(part.folder) for part in adapted),
+            found=f"{len(adapted_blocks)} blocks",
+            expected=f"{len(blocks)} blocks",
+        )
+    for part in [*([masks] if masks else []), *adapted]:
+        check_belongs(part, "model", source)
+    checkpoint.link_shard(writer, OUTER, shards.get(OUTER, source))
+    for index, shard in enumerate(blocks):
+        if adapted:
+            checkpoint.link_shard(writer, shard, shards[shard])
+        elif masks is None:
+            checkpoint.link_shard(writer, shard, source)
+        elif shard in masks.files:
+            checkpoint.link_shard(writer, shard, masks)
+        elif shard not in writer:
+            block, _ = load_pruned_block(model, masks.folder, index)
+            tensors = {
+                model.sharding.name(index, key): value for key, value in block.state_dict().items()
+            }
+            write_shard(writer, shard, tensors)
+        report(index + 1, model.num_blocks, "blocks")
+    changes = masks.facts["config"] if masks else {}
+    for name in source.files:
+        if name == checkpoint.CONFIG and changes:
+            config = json.loads(source.path(name).read_text())
+            writer.add_text(name, json.dumps(config | changes, indent=2) + "\n")
+        elif not name.endswith(".safetensors") and name != checkpoint.INDEX:
+            writer.link(name, source, name)
+    return checkpoint.finish_checkpoint(
+        writer,
+        [OUTER, *blocks],
+        model=source.digest,
+        masks=masks.digest if masks else None,
+        adapted=[part.digest for part in adapted],
+    )
 
 
 def load_masks(folder: Path, index: int, block: nn.Module) -> dict[str, Tensor]:
@@ -142,8 +206,8 @@ def round_(
     parameters: Iterable[Tensor], masked: Iterable[tuple[nn.Linear, Tensor]], dtype: torch.dtype
 ) -> None:
     """Round parameters to the values that a checkpoint of a dtype holds, in place; their own dtype
-    stays the same. In `masked` linear layers, a kept weight that training or rounding made exactly
-    0 becomes the smallest positive number.
+    stays the same. In `masked` linear layers, a kept weight that became exactly 0 becomes the
+    smallest positive number.
     """
     for parameter in parameters:
         if parameter.dtype != dtype:
@@ -155,10 +219,8 @@ def round_(
 
 
 def mask_(weight: Tensor, keep: Tensor) -> None:
-    """Set the weights that a mask removes to 0, in place.
-
-    A kept weight that happens to be 0 becomes the smallest positive number, so that the zeros of
-    the matrix are exactly its mask. Both are (out, in).
+    """Set the weights that a mask removes to 0, in place; both are (out, in). A kept weight that
+    happens to be 0 becomes the smallest positive number, so that the zeros are exactly the mask.
     """
     if weight.device.type == "cpu":
         mask_bits_(weight, keep)
@@ -169,9 +231,9 @@ def mask_(weight: Tensor, keep: Tensor) -> None:
 def mask_bits_(weight: Tensor, keep: Tensor) -> None:
     """Mask on a processor, with one thread.
 
-    Streamed retraining masks each block in each pass, in a thread that reads ahead. Torch's threads
-    would compete with those of the product that is computed meanwhile, which wait for the slowest
-    of them. NumPy has no bfloat16, but can mask the bits.
+    Streamed retraining masks each block in a thread that reads ahead, where torch's threads would
+    compete with those of the product that is computed meanwhile. NumPy has no bfloat16, but can
+    mask the bits.
     """
     integers = _INTEGERS[weight.element_size()]
     least = torch.tensor(_least(weight.dtype), dtype=weight.dtype).view(integers).item()
@@ -196,7 +258,7 @@ def fill_kept_zeros_(weight: Tensor, keep: Tensor) -> None:
 
 
 def _least(dtype: torch.dtype) -> float:
-    """Return the smallest normal number. In float16 that is not small beside a weight, so there it
-    is the smallest subnormal one.
+    """Return the smallest normal number; in float16, where it is not small beside a weight, the
+    smallest subnormal one.
     """
     return 2.0**-24 if dtype == torch.float16 else torch.finfo(dtype).tiny

@@ -49,14 +49,8 @@ def open_dense_pass(
     settings: object,
     code: str,
 ) -> Iterator[DensePass]:
-    """Open a dense pass of a running job.
-
-    Args:
-        job: The job.
-        model: Folder of the dense model.
-        sample, keep, folder, hidden_folder: As in `DensePass`.
-        settings: Settings that the results depend on.
-        code: Digest of the code that makes them.
+    """Open a dense pass of a running job through the model in a folder; the results depend on the
+    settings and on the digest of the code, too. The other arguments are those of `DensePass`.
     """
     dense = StreamedModel(model, job.device)
     digest = fingerprint(code, settings, dense.artifact, sample)

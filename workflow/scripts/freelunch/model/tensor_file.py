@@ -23,14 +23,9 @@ Entry = tuple[tuple[int, ...], torch.dtype]
 
 
 class TensorFile:
-    """An open file of tensors; threads may read and write different parts of it at once.
-
-    Args:
-        path: The file.
-        mode: "rb" to read it, "r+b" to write it as well.
-
-    Attributes:
-        entries: Shape and dtype of each tensor, by its name.
+    """An open file of tensors, to be read ("rb") or written as well ("r+b"); threads may use
+    different parts of it at once. `entries` has the shape and the dtype of each tensor, by its
+    name.
     """
 
     def __init__(self, path: Path, mode: str = "rb") -> None:
@@ -55,13 +50,8 @@ class TensorFile:
             self._file.close()
 
     def read(self, name: str, first: int = 0, tensor: Tensor | None = None) -> Tensor:
-        """Fill a tensor from the file and return it.
-
-        Args:
-            name: Name of the tensor in the file.
-            first: Number of its elements that are skipped.
-            tensor: A contiguous tensor of as many elements as are to be read; None for a new one of
-                the shape in the file.
+        """Return a tensor of the file, or fill a contiguous one from it, whose elements begin at
+        element `first` of that in the file.
         """
         shape, dtype = self.entries[name]
         filled = torch.empty(shape, dtype=dtype) if tensor is None else tensor
@@ -90,14 +80,8 @@ class TensorFile:
 
 
 def create_tensor_file(path: Path, entries: Mapping[str, Entry]) -> TensorFile:
-    """Create a file and return it, open, with tensors that are to be written.
-
-    Args:
-        path: The file; its content is lost.
-        entries: Shape and dtype of each tensor, by its name.
-
-    Raises:
-        OSError: The disk is full; the space is reserved at once.
+    """Create a file and return it, open, with tensors of these shapes and dtypes that are to be
+    written. OSError if the disk is full, since the space is reserved at once.
     """
     header, size = {}, 0
     for name, (shape, dtype) in entries.items():

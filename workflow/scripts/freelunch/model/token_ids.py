@@ -27,13 +27,11 @@ def write_tokens(
     files: Mapping[str, str] | None = None,
     **facts: Any,
 ) -> Artifact:
-    """Write the token ids of a sample, or of the windows of a text, (samples, length), int64.
+    """Write the token ids of a sample, or of the windows of a text, (samples, length), int64, with
+    small text files by name.
 
-    Args:
-        folder, fingerprint, kind: As in `ArtifactWriter`.
-        input_ids: The token ids.
-        files: The content of small text files to add, by name.
-        facts: For the manifest, which also gets `tokens_sha256`, the digest of the token ids.
+    The facts are for the manifest, which also gets `tokens_sha256`, the digest of the token ids;
+    the other arguments are those of `ArtifactWriter`.
     """
     writer = ArtifactWriter(folder, kind, fingerprint)
     tokens = input_ids.contiguous()
@@ -64,10 +62,8 @@ def check_vocabulary(input_ids: Tensor, model: Artifact, where: object) -> None:
 
 
 def check_sample(masks: Artifact, sample: Artifact) -> None:
-    """Check that masks were chosen on a calibration sample, or on the one that a sample extends.
-
-    Raises:
-        UserError: They were chosen on another one.
+    """Check that masks were chosen on a calibration sample, or on the one that a sample extends;
+    UserError if they were chosen on another one.
     """
     chosen_on = sample.facts.get("calibration", sample.digest)
     if masks.facts["calibration"] != chosen_on:

@@ -21,15 +21,14 @@ def scored_tokens(length: int, stride: int) -> int:
 def window_loss(
     model: StreamedModel, input_ids: Tensor, hidden: Tensor, scored: int | None = None
 ) -> Tensor:
-    """Return the mean loss over a window's last tokens in nats, 0-d, float64.
-
-    The logits of HEAD_PLACES tokens are in memory at a time.
+    """Return the mean loss over a window's last `scored` tokens in nats, 0-d, float64; without it,
+    of all but the first, which nothing predicts. The logits of HEAD_PLACES tokens are in memory at
+    a time.
 
     Args:
         model: The model, for its head.
         input_ids: (length,), int64.
         hidden: Hidden states after the last block, (length, d), on the model's device.
-        scored: How many tokens are scored; None for all but the first, which nothing predicts.
     """
     first = len(input_ids) - (len(input_ids) - 1 if scored is None else scored)
     places = range(first - 1, len(input_ids) - 1)
@@ -43,7 +42,6 @@ def window_loss(
 
 def _mean_loss(model: StreamedModel, input_ids: Tensor, hidden: Tensor, places: range) -> Tensor:
     """Return the mean loss over the tokens that follow consecutive places, in nats, 0-d, float32.
-
     Logits take more memory than anything else here, so they are gone when this returns.
     """
     here = slice(places.start, places.stop)
@@ -67,10 +65,8 @@ def window_losses(
 
 
 def check_dense(perplexity: float | None, limit: float, where: object) -> None:
-    """Check that the dense model's perplexity is plausible.
-
-    Raises:
-        UserError: It is not finite, or above the limit.
+    """Check that the dense model's perplexity is plausible; UserError if it is not finite, or above
+    the limit.
     """
     if perplexity is None or not math.isfinite(perplexity) or perplexity > limit:
         raise UserError(

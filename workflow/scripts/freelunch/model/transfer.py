@@ -46,10 +46,8 @@ def load_ahead(
 
 
 def read_tensor(file: TensorFile, name: str, device: torch.device) -> Tensor:
-    """Return a tensor of a file, on a device, in memory of its own.
-
-    A GPU copies it from pinned memory, so that a thread that brings a block reads one tensor while
-    another travels.
+    """Return a tensor of a file, on a device, in memory of its own. A GPU copies it from pinned
+    memory, so that a thread that brings a block reads one tensor while another travels.
     """
     shape, dtype = file.entries[name]
     host = torch.empty(shape, dtype=dtype, pin_memory=device.type != "cpu")
@@ -59,13 +57,9 @@ def read_tensor(file: TensorFile, name: str, device: torch.device) -> Tensor:
 def read_batches(
     device: torch.device, rows: Iterable[slice | Tensor], *files: HiddenStates | Tensor
 ) -> Iterator[list[Tensor]]:
-    """Yield these rows of each file, on the device; the next ones are read meanwhile. The caller
-    may write those that it has to the same file, but no later ones.
-
-    Args:
-        device: Where the caller needs them.
-        rows: Rows of each batch: a slice, or indices, (rows,), int64.
-        files: Files, each (sequences, length, features).
+    """Yield these rows of each file, (sequences, length, features), on the device; the next ones
+    are read meanwhile. Rows are slices, or indices, (rows,), int64. The caller may write those that
+    it has to the same file, but no later ones.
     """
 
     def read(which: slice | Tensor) -> list[Tensor]:
@@ -78,9 +72,8 @@ def read_batches(
 
 @contextmanager
 def writing_behind(device: torch.device) -> Iterator[Write]:
-    """Give a function that writes results on the device to a target while the device goes on.
-
-    As in `write_behind`, at most one result is being written, and all are when the block ends.
+    """Give a function that writes results on the device to a target while the device goes on. As in
+    `write_behind`, at most one result is being written, and all are when the block ends.
     """
     with write_behind() as call:
 

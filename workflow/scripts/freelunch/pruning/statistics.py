@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.core.errors import UserError, run_again
-from freelunch.model.linear_hooks import LinearWatcher
+from freelunch.model.blocks import LinearWatcher
 from freelunch.study.steps import CAPTURE_DENSE
 
 # Columns of a Gram matrix that one matrix product computes.

@@ -70,6 +70,11 @@ class Source(Settings):
         "SPDX identifier or a phrase, for the audit; it decides no number."
     )
 
+    @property
+    def place(self) -> str:
+        """Where the source is, for the audit, which has words of its own for wheels and the hub."""
+        return str(getattr(self, "path", ""))
+
     def fetched(self) -> dict[str, Any]:
         """Return the settings that a fetching job gets, as JSON: nothing whose edit must not fetch
         anything again.
@@ -328,7 +333,12 @@ class LocalTask(LocalSource, TaskDocuments):
 
 
 Model = WheelModel | HubModel | LocalModel
-DocumentText = WheelText | HubText | LocalText
+DocumentText = (
+    WheelText
+    | HubText
+    # Other kinds: docs/recipes/text_source.md.
+    | LocalText
+)
 # A text that comes as one file.
 Text = DocumentText | Tokens
 AnyText = Text | WheelFiles | Mixture

@@ -11,11 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from freelunch.model.blocks import block_linears
-from freelunch.model.halves import half
+from freelunch.model.blocks import LinearWatcher, block_linears, half
 from freelunch.model.hidden_file import HiddenStates, create_hidden
 from freelunch.model.hidden_states import DenseStates
-from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.transfer import Write, read_batches, writing_behind
 from freelunch.study.families import Family
 

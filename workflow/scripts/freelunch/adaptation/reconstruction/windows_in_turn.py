@@ -26,12 +26,10 @@ from freelunch.adaptation.reconstruction.train_window import train_window_
 from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.model.blocks import BlockCall, block_linears
+from freelunch.model.blocks import BlockCall, LinearWatcher, block_linears, half
 from freelunch.model.checkpoint import block_shard, write_shard
-from freelunch.model.halves import half
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.hidden_states import SparseStates
-from freelunch.model.linear_hooks import LinearWatcher
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
