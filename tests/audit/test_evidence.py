@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from freelunch.analysis.reach import reach_rows
+from freelunch.analysis.budget_effect import reach_rows
 from freelunch.audit.evidence import HELD_OUT_PERPLEXITY, PERPLEXITY, Evidence
 from freelunch.audit.verdicts import HOLDS, of_few_seeds
 from freelunch.study.cell import DENSE, NONE, Cell

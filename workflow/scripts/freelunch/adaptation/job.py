@@ -34,7 +34,7 @@ class AdaptationJob(Generic[S]):
         model: The dense model.
         masks: Masks of the pruned model.
         states: The sample that the model is adapted on, with the dense model's hidden states.
-        settings: Settings of the adaptation, an entry of `adaptations`.
+        settings: An entry of `adaptations`.
         seed: Seed of the order of the sequences and of initial values.
         folder: Folder for the adapted blocks, one shard per block.
         fingerprint: Digest of everything the result depends on.
@@ -54,10 +54,8 @@ class AdaptationJob(Generic[S]):
     stop_at_divergence: bool = True
 
     def writer(self, others: Iterable[Path] = ()) -> ArtifactWriter:
-        """Return the writer of the adapted blocks; `others` as in `ArtifactWriter`.
-
-        Raises:
-            UserError: The masks belong to another model or sample.
+        """Return the writer of the adapted blocks; `others` as in `ArtifactWriter`. UserError: the
+        masks belong to another model or sample.
         """
         check_belongs(self.masks, "model", self.model.artifact)
         check_sample(self.masks, self.states.calibration)
@@ -117,12 +115,10 @@ def open_adaptation(
     entry: str,
     stop_at_divergence: bool,
 ) -> Iterator[AdaptationJob[Any]]:
-    """Open what an adaptation needs, and set the job's counts.
+    """Open what an adaptation needs, and set the counts of the running job.
 
     Args:
-        job: The running job.
         model: Folder of the dense model.
-        masks, folder, seed, stop_at_divergence: As in `AdaptationJob`.
         sample: Token ids of the sample.
         hidden: Folder of the hidden states that a dense pass may have kept.
         settings: Settings of the adaptation as JSON.
@@ -130,6 +126,7 @@ def open_adaptation(
             attempt may only be taken over if they were adapted in the same window.
         code: Digest of the code that adapts.
         entry: The model's key in the config, for an error about its dtype.
+        job, masks, folder, seed, stop_at_divergence: As in `AdaptationJob`.
 
     Raises:
         UserError: The model's precision cannot be trained.

@@ -32,24 +32,10 @@ class Candidate:
     metrics: Mapping[str, float | None]
 
     @property
-    def adapted_with(self) -> dict[str, object]:
-        """Return the settings that the candidate was adapted with."""
-        return dict(self.parts[0].facts["settings"]["adaptation"])
-
-    @property
     def loss(self) -> float:
-        """Return the mean loss; infinity if it is not finite, or if the training of a window
-        diverged.
-        """
+        """Return the mean loss; infinity if it is not finite, or if a window diverged."""
         loss = self.metrics["loss"]
         return math.inf if loss is None or self.diverged else float(loss)
-
-    @property
-    def kept_pruned(self) -> int:
-        """Return how many windows kept their pruned weights, since training worsened them or
-        diverged.
-        """
-        return sum(facts["kept_pruned"] for facts in adapted_windows(self.parts).values())
 
     @property
     def diverged(self) -> int:
@@ -59,12 +45,12 @@ class Candidate:
     @property
     def facts(self) -> dict[str, object]:
         """Return what the manifest says of the candidate."""
-        settings = self.settings.as_json()
+        settings, windows = self.settings.as_json(), adapted_windows(self.parts)
         return {
             **{key: settings[key] for key in settings if key in (*SEARCHED, "samples")},
             "perplexity": self.metrics["perplexity"],
             "perplexity_standard_error": self.metrics["perplexity_standard_error"],
-            "windows_kept_pruned": self.kept_pruned,
+            "windows_kept_pruned": sum(each["kept_pruned"] for each in windows.values()),
             "windows_diverged": self.diverged,
         }
 
@@ -88,15 +74,15 @@ def choose_candidate(
         folder, fingerprint: As in `ArtifactWriter`, for the blocks.
 
     Raises:
-        UserError: No candidate is left (divergence, perplexity not finite), or a candidate was
-            adapted with other settings.
+        UserError: No candidate is left, or a candidate was adapted with other settings.
     """
     for candidate in candidates:
-        if candidate.adapted_with != candidate.settings.as_json():
+        found = candidate.parts[0].facts["settings"]["adaptation"]
+        if found != candidate.settings.as_json():
             raise UserError(
                 "a candidate was adapted with other settings",
                 where=candidate.parts[0].folder,
-                found=candidate.adapted_with,
+                found=found,
                 expected=candidate.settings.as_json(),
                 todo=run_again(settings.rule),
             )

@@ -56,13 +56,9 @@ Cells = Mapping[str, Mapping[int, Cell]]
 
 @dataclass(frozen=True)
 class Gap:
-    """The gap between some criteria, over the seeds that all of them have.
-
-    Attributes:
-        best: The criterion with the smallest mean loss.
-        worst: The criterion with the largest mean loss, or with one that is not finite.
-        seeds: The seeds that all criteria share.
-        losses: Loss of the worst minus that of the best, nats per token: (seeds, windows).
+    """The gap between some criteria, over the seeds that all of them have: the criteria with the
+    smallest and the largest mean loss, or with one that is not finite, and the loss of the worst
+    minus that of the best, nats per token: (seeds, windows).
     """
 
     best: str
@@ -72,14 +68,13 @@ class Gap:
 
 
 def gap_rows(records: Records) -> list[Row]:
-    """Return the gaps of all models, patterns and adaptations, with GAP_COLUMNS and a few more.
+    """Return the gaps of all models, patterns and adaptations, with GAP_COLUMNS and a few more,
+    where at least two criteria have cells, all of which share a seed.
 
-    There is a row where at least two criteria have cells, all of which share a seed. One bad
-    criterion makes most of a gap, so three or more criteria get a second row that leaves out
-    (`left_out`) the one that is worst without the adaptation.
-
-    `gap_left` compares only the criteria and seeds that exist both with and without the adaptation,
-    so where these differ it is not the quotient of two rows.
+    One bad criterion makes most of a gap, so three or more criteria get a second row that leaves
+    out (`left_out`) the one that is worst without the adaptation. `gap_left` compares only the
+    criteria and seeds that exist both with and without the adaptation, so where these differ it is
+    not the quotient of two rows.
     """
     groups, rows = _groups(records), []
     for (model, pattern, adaptation), cells in groups.items():
@@ -87,7 +82,10 @@ def gap_rows(records: Records) -> list[Row]:
         reference = criteria_gap(pruned or cells, records)
         worst = reference.worst if reference is not None else None
         for left_out in (None, worst) if worst in cells and len(cells) > 2 else (None,):
-            here, unadapted = (_without(left_out, one) for one in (cells, pruned))
+            here, unadapted = (
+                {name: of_seed for name, of_seed in one.items() if name != left_out}
+                for one in (cells, pruned)
+            )
             gap = criteria_gap(here, records)
             if gap is not None:
                 row: Row = {"model": model, "pattern": pattern, "adaptation": adaptation}
@@ -133,10 +131,9 @@ def criteria_gap(cells: Cells, records: Records) -> Gap | None:
 
 
 def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
-    """Return the gap with an adaptation over that without, its errors and its spread.
-
-    Both are measured on the same windows and seeds. They are None where fewer than two criteria
-    share a seed in both, and NaN where a loss is not finite, or where there was no gap.
+    """Return the gap with an adaptation over that without, on the same windows and seeds, its
+    errors and its spread: None where fewer than two criteria share a seed in both, and NaN where
+    a loss is not finite, or where there was no gap.
     """
     after = criteria_gap(_also_in(pruned, adapted), records)
     before = criteria_gap(_also_in(adapted, pruned), records)
@@ -167,7 +164,6 @@ def _groups(records: Records) -> dict[tuple[str, str, str], dict[str, dict[int, 
 
 
 def _gap_facts(gap: Gap, cells: Cells, records: Records) -> Row:
-    """Return the columns of a row that describe a gap; perplexities are means over its seeds."""
     facts: Row = {"seeds": len(gap.seeds), "best": gap.best, "worst": gap.worst}
     for which, criterion in (("best", gap.best), ("worst", gap.worst)):
         of_seeds = [cells[criterion][seed] for seed in gap.seeds]
@@ -180,13 +176,8 @@ def _gap_facts(gap: Gap, cells: Cells, records: Records) -> Row:
 
 
 def _shared_seeds(criteria: Iterable[Mapping[int, Cell]]) -> list[int]:
-    """Return the seeds that all criteria have, in order."""
     sets = [set(of_seed) for of_seed in criteria]
     return sorted(set.intersection(*sets)) if sets else []
-
-
-def _without(criterion: str | None, cells: Cells) -> Cells:
-    return {name: of_seed for name, of_seed in cells.items() if name != criterion}
 
 
 def _also_in(others: Cells, cells: Cells) -> Cells:

@@ -50,12 +50,9 @@ WINDOW_COLUMNS = (
 
 @dataclass(frozen=True)
 class AdaptedCells:
-    """The cells, by seed, of one adaptation of a pruned model.
-
-    Attributes:
-        tokens: The tokens of text that it sees.
-        window: The window that was adapted together.
-        selected_on: The text on which its learning rate was chosen, where several were listed.
+    """The cells, by seed, of one adaptation of a pruned model; the tokens of text that it sees; the
+    window that was adapted together; and the text on which its learning rate was chosen, where
+    several were listed.
     """
 
     name: str
@@ -68,7 +65,6 @@ class AdaptedCells:
     @property
     def kind(self) -> tuple[object, ...]:
         """Return what tells compared windows apart: windows are compared, not losses or precisions.
-
         What was chosen on the evaluation text is a kind of its own, shown beside the usual one.
         """
         settings = self.settings
@@ -87,8 +83,8 @@ class AdaptedCells:
 
 def window_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with WINDOW_COLUMNS, for each reconstruction of a model that was also
-    reconstructed with the same amount of text and another window, or other inputs or targets, and
-    with the same settings otherwise (`Comparisons.window_group`).
+    reconstructed with the same amount of text and another window, or other inputs or targets,
+    and with the same settings otherwise (`Comparisons.window_group`).
 
     Among reconstructions with the same window, inputs and targets, only the first in the config has
     a row. All are compared over the seeds that they share with the unadapted model. What was chosen
@@ -111,8 +107,8 @@ def window_rows(records: Records, study: Study) -> list[Row]:
 
 
 def compared_together(rows: Rows) -> Iterator[tuple[str, str, list[Row]]]:
-    """Yield the rows that are compared with each other: those of one pruned model and one amount of
-    text. Before them come the name of the model and, if it has several, the amount in words.
+    """Yield the rows that are compared with each other, those of one pruned model and one amount of
+    text, behind the name of the model and, if it has several, the amount in words.
     """
     models: dict[str, dict[int, list[Row]]] = {}
     for row in rows:
@@ -123,9 +119,8 @@ def compared_together(rows: Rows) -> Iterator[tuple[str, str, list[Row]]]:
 
 
 def usual_windows(rows: Rows) -> list[Row]:
-    """Return the rows that differ in their window alone: those with dense inputs and targets.
-
-    What was chosen on the evaluation text is shown in the table of windows, and not compared.
+    """Return the rows that differ in their window alone: those with dense inputs and targets, whose
+    settings were not chosen on the evaluation text.
     """
     return [
         row
@@ -138,7 +133,6 @@ def usual_windows(rows: Rows) -> list[Row]:
 def _compared(
     adapted: Sequence[AdaptedCells], unadapted: Mapping[int, Cell], records: Records
 ) -> list[Row]:
-    """Return the rows of adaptations that see the same amount of text: the first of each kind."""
     shared = most_shared(unadapted, [each.cells for each in adapted])
     kinds: dict[tuple[object, ...], AdaptedCells] = {}
     for each in adapted:
@@ -202,6 +196,5 @@ def _adapted(
 
 
 def _size(adapted: AdaptedCells) -> tuple[object, ...]:
-    """Return the key that sorts windows from small to large, those with dense inputs first."""
     sparse, size = adapted.settings.is_sequential, window_size(adapted.window)
     return sparse, size, isinstance(adapted.settings, LeastSquares), adapted.name

@@ -8,6 +8,7 @@ passes the text through the dense model again.
 import math
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,35 +46,34 @@ def outputs_file(block: int) -> str:
 
 
 def measured_on(held_out: Artifact) -> Tensor:
-    """Return the held-out token ids on which cells are measured, (sequences, length), int64.
-
-    Those on which candidates are compared come before them.
+    """Return the held-out token ids on which cells are measured, (sequences, length), int64, behind
+    those on which candidates are compared.
     """
     return read_tokens(held_out)[held_out.facts["settings"]["samples"] :]
 
 
 @torch.no_grad()
 def capture_reference(dense: DensePass) -> Artifact:
-    """Pass held-out text through the dense model; write its losses, and its activations if kept.
-
-    Args:
-        dense: The pass of held-out text. Token ids on which candidates are compared come first, and
-            are left out. Only `keep: all` keeps activations, because computing any of them again
-            takes a pass through all blocks before it.
+    """Pass held-out text, without the token ids on which candidates are compared, through the dense
+    model; write its losses. Only `keep: all` also keeps the activations, because computing any
+    of them again takes a pass through all blocks before it.
     """
     model, input_ids = dense.model, measured_on(dense.sample)
     writer = ArtifactWriter(dense.folder, REFERENCE, dense.fingerprint)
     cache = ArtifactWriter(dense.hidden_folder, HIDDEN_STATES, dense.fingerprint)
     reference = PassingReference(model, input_ids, dense.scratch)
+
+    def copy(path: Path) -> None:
+        create_hidden(path, reference.inputs.shape, reference.inputs.dtype)[:] = reference.inputs[:]
+
     if dense.keep == KEEP_ALL:
-        cache.add(hidden_file(0), lambda path: _copy(reference.inputs, path))
+        cache.add(hidden_file(0), copy)
     for index in range(model.num_blocks):
         passing = reference.through(index)
         if dense.keep == KEEP_ALL:
             _keep(cache, index, passing, input_ids.shape, model)
         else:
-            for _ in passing:
-                pass
+            deque(passing, maxlen=0)
         dense.report(index + 1, model.num_blocks + 1, "blocks and the head")
     losses = window_losses(model, input_ids, reference.inputs)
     dense.report(model.num_blocks + 1, model.num_blocks + 1, "blocks and the head")
@@ -88,10 +88,6 @@ def capture_reference(dense: DensePass) -> Artifact:
     return made
 
 
-def _copy(states: HiddenStates, path: Path) -> None:
-    create_hidden(path, states.shape, states.dtype)[:] = states[:]
-
-
 def _keep(
     cache: ArtifactWriter,
     index: int,
@@ -99,7 +95,6 @@ def _keep(
     tokens: torch.Size,
     model: StreamedModel,
 ) -> None:
-    """Write all outputs of a block, batch by batch."""
     widths: dict[str, int] = {}
 
     def write(path: Path) -> None:
@@ -118,11 +113,6 @@ def _keep(
 class Reference(ABC):
     """Held-out sequences on their way through the dense model.
 
-    Args:
-        batches: Slices of the sequences that run together.
-        inputs: Hidden states before the first block, (sequences, length, d).
-        device: Device for activations.
-
     Attributes:
         inputs: Hidden states before the next block, (sequences, length, d).
         tokens_per_second: Speed through the blocks while their matrices are watched.
@@ -136,9 +126,7 @@ class Reference(ABC):
         self._batches, self.inputs, self._device = batches, inputs, device
 
     def through(self, index: int) -> Iterator[Passed]:
-        """Yield each batch, its inputs to a block and the block's outputs; blocks must come in
-        order.
-        """
+        """Yield each batch, its inputs to a block and the block's outputs; blocks come in order."""
         with writing_behind(self._device) as write:
             passing = self._pass(index)
             for batch, (inputs, outputs) in zip(self._batches, passing, strict=True):
@@ -152,9 +140,7 @@ class Reference(ABC):
 
 
 class PassingReference(Reference):
-    """A reference that passes token ids, (sequences, length), int64, through the dense model;
-    `scratch` holds the hidden states before the next block.
-    """
+    """A reference that passes token ids, (sequences, length), int64, through the dense model."""
 
     def __init__(self, model: StreamedModel, input_ids: Tensor, scratch: Path) -> None:
         self._tokens = input_ids.numel()
@@ -221,7 +207,8 @@ def open_reference(
         cache_folder: Folder of the cached activations, if there is one.
         dense: Folder of the dense model.
         input_ids: Token ids of the reference, (sequences, length), int64.
-        scratch, device: As in `PassingReference` and `Reference`.
+        scratch: Folder for the hidden states before the next block.
+        device: Device for activations.
 
     Raises:
         UserError: The cached activations belong to another model or another text.
@@ -237,24 +224,24 @@ def open_reference(
 @contextmanager
 def timed(device: torch.device, seconds: list[float]) -> Iterator[None]:
     """Append the seconds that the work inside the `with` block takes on a device."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    start = time.perf_counter()
+
+    def now() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    start = now()
     yield
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    seconds.append(time.perf_counter() - start)
+    seconds.append(now() - start)
 
 
 class _Outputs(LinearWatcher):
-    """Keep the outputs of each linear layer."""
-
     def __init__(self, block: nn.Module) -> None:
         super().__init__(block)
         self.outputs: dict[str, Tensor] = {}
 
     def see_output(self, name: str, outputs: Tensor) -> None:
-        """Keep the output of a layer, in a copy: Falcon adds to it in place."""
+        # A copy: Falcon adds to it in place.
         self.outputs[name] = outputs.clone()
 
 

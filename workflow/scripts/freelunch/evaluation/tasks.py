@@ -35,9 +35,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError
-from freelunch.evaluation.likelihood import LogLikelihood
+from freelunch.evaluation.likelihood import LikelihoodRequest, LogLikelihood
 from freelunch.evaluation.measurements import Measured, MeasurementSpec
-from freelunch.evaluation.packing import LikelihoodRequest
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.study.steps import ANSWERS, DOCUMENTS, TASK
 
@@ -102,12 +101,10 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
     ) -> list[int]:
         """Return the tokens of a string."""
         if add_special_tokens is None:
-            if not string.startswith(str(self.tokenizer.decode([self.prefix_token_id]))):
-                return self.tokenizer.encode(string)  # type: ignore[no-any-return]
-            add_special_tokens = False
-        return self.tokenizer.encode(  # type: ignore[no-any-return]
-            string, add_special_tokens=add_special_tokens
-        )
+            begin = str(self.tokenizer.decode([self.prefix_token_id]))
+            add_special_tokens = not string.startswith(begin)
+        encode = self.tokenizer.encode
+        return encode(string, add_special_tokens=add_special_tokens)  # type: ignore[no-any-return]
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
@@ -136,20 +133,17 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
                 )
         raise Asked
 
-    def loglikelihood_rolling(self, requests: list[Instance], **kwargs: Any) -> list[float]:
-        """Refuse: perplexity has a step of its own."""
+    def loglikelihood_rolling(self, requests: list[Instance], **kwargs: Any) -> Any:
+        """Refuse: perplexity has a step of its own, and nothing is generated."""
         raise NotImplementedError("tasks of log-likelihoods of choices only")
 
-    def generate_until(self, requests: list[Instance], **kwargs: Any) -> list[str]:
-        """Refuse: nothing is generated."""
-        raise NotImplementedError("tasks of log-likelihoods of choices only")
+    generate_until = loglikelihood_rolling
 
 
 class TaskAccuracy:
-    """Measure how a checkpoint answers the documents of zero-shot tasks.
-
-    The harness asks for all log-likelihoods at once. It therefore runs twice: first until it asks,
-    and again with the answers, once all requests have passed through the blocks.
+    """Measure how a checkpoint answers the documents of zero-shot tasks. The harness runs twice:
+    first until it asks for all log-likelihoods, and again with the answers, once all requests
+    have passed through the blocks.
 
     Args:
         model: The checkpoint.
@@ -186,11 +180,9 @@ class TaskAccuracy:
         self._likelihood.through_(index, block)
 
     def result(self) -> Measured:
-        """Return the accuracy of each task, their mean, and the answers.
-
-        The metrics hold, for each task, `accuracy`, its standard error and what was asked; and
-        `accuracy` and its standard error for the plain mean over tasks. The answers are a file of
-        their own, with an `DocumentAnswer` for each task and document.
+        """Return, for each task, `accuracy`, its standard error and what was asked; and `accuracy`
+        and its standard error for the plain mean over tasks. A file of its own has a
+        `DocumentAnswer` for each task and document.
         """
         passed = self._likelihood.values()
         self._lm.values = passed.values
@@ -213,11 +205,7 @@ class TaskAccuracy:
             for name, task in self._tasks.items()
         }
         errors = [task["accuracy_standard_error"] for task in each.values()]
-        counts = {
-            "passed_tokens": passed.passed_tokens,
-            "sequences": passed.sequences,
-            "predicted_tokens": passed.predicted_tokens,
-        }
+        counts = {key: value for key, value in vars(passed).items() if key != "values"}
         metrics = {
             "tasks": each,
             "truncated": self._lm.truncated,
@@ -255,10 +243,8 @@ def load_tasks(
     tasks: Mapping[str, Artifact], samples: Mapping[str, Sequence[int]], scratch: Path
 ) -> Any:
     """Return the tasks that the harness evaluates: stock tasks without examples, on the documents
-    with these indices.
-
-    Raises:
-        UserError: A task has no accuracy, or its documents lack a field or a right answer.
+    with these indices. UserError: a task has no accuracy, or its documents lack a field or a
+    right answer.
     """
     datasets.disable_progress_bars()
     folder = scratch / "tasks"
@@ -296,7 +282,6 @@ def load_tasks(
 
 
 def _loaded(manager: Any, name: str, file: str, documents: Sequence[int]) -> Any:
-    """Return a task as lm-eval makes it from its file and these documents."""
     where = f"tasks.{name}"
     try:
         task = manager.load(name)["tasks"][name]
@@ -332,9 +317,8 @@ def _loaded(manager: Any, name: str, file: str, documents: Sequence[int]) -> Any
 
 
 def _check_fields(task: Any, where: str) -> None:
-    """Refuse documents without a field that a task names.
-
-    lm-eval takes a name that is no field for text, and would put the name itself into each prompt.
+    """Refuse documents without a field that a task names: lm-eval takes a name that is no field for
+    text, and would put the name itself into each prompt.
     """
     for setting in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         name = getattr(task.config, setting)
@@ -350,9 +334,7 @@ def _check_fields(task: Any, where: str) -> None:
 
 def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> None:
     """Refuse documents whose right answer is not among their choices, as in test splits that keep
-    it secret.
-
-    lm-eval would count each of them as answered wrongly.
+    it secret: lm-eval would count each of them as answered wrongly.
     """
     if task.OUTPUT_TYPE != "multiple_choice":
         return
@@ -375,7 +357,6 @@ def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> Non
 def _answers(
     samples: Sequence[Mapping[str, Any]], documents: Sequence[int]
 ) -> list[DocumentAnswer]:
-    """Return the answer to each document from lm-eval's samples."""
     return [
         {
             "document": documents[each["doc_id"]],
@@ -387,7 +368,6 @@ def _answers(
 
 
 def _accuracy(right: Sequence[bool]) -> dict[str, float]:
-    """Return the share of right answers and its standard error, as lm-eval computes it."""
     mean = fmean(right)
     # With a single answer, the variance is not known.
     variance = mean * (1 - mean) / (len(right) - 1) if len(right) > 1 else math.nan

@@ -1,8 +1,8 @@
 """Reconstruct windows one after another, from masks and dense hidden states to one shard per block.
 
-With dense inputs and targets, a window needs only its own blocks, their masks, and the dense hidden
-states at its two ends, so that windows are independent of each other. With sparse inputs, each
-window sees the outputs of the adapted windows before it. Only one window is in memory at a time.
+With dense inputs and targets, windows are independent: each needs only its own blocks, their masks,
+and the dense hidden states at its two ends. With sparse inputs, each window sees the outputs of the
+adapted windows before it. Only one window is in memory at a time.
 """
 
 import logging
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from freelunch.adaptation.job import AdaptationJob, WindowResult
 from freelunch.adaptation.reconstruction.least_squares import solve_window_
 from freelunch.adaptation.reconstruction.matrix_inputs import (
+    INPUTS,
+    OUTPUTS,
     BehindSparse,
     LostResidual,
+    Recorded,
     dense_outputs,
-    inputs_of,
-    outputs_of,
     recorded,
 )
-from freelunch.adaptation.reconstruction.train_window import train_window_
-from freelunch.adaptation.reconstruction.window import WindowModules
+from freelunch.adaptation.reconstruction.train_window import WindowModules, train_window_
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.model.blocks import BlockCall, block_linears
@@ -109,7 +109,6 @@ class _Run:
             self.behind = LostResidual(job.states, halves_of(family, whole))
 
     def pass_on(self, index: int, block: nn.Module) -> None:
-        """Pass an adapted block, behind which the next window is."""
         if self.behind is not None:
             self.behind.on(index, block)
         if self.sparse is not None:
@@ -118,9 +117,6 @@ class _Run:
             self.sparse.on(index, block.train(self.drops))
 
     def adapt_and_write(self, indices: range, writer: ArtifactWriter) -> None:
-        """Adapt the windows of these blocks, and write the blocks in the precision of the
-        checkpoint.
-        """
         loaded = [self._load_pruned(index) for index in indices]
         blocks, keep_masks = [block for block, _ in loaded], [keep for _, keep in loaded]
         if self.window == MATRIX:
@@ -202,8 +198,7 @@ class _Run:
             targets = of_dense(name, inputs, "targets") if local else dense_ends[name]
             part = half(block, family, other)
             masks = {linear: keep_masks[linear] for linear in block_linears(part)}
-            window = self._window(f"{index}.{name}", range(index, index + 1), [part], [masks])
-            yield window, inputs, targets
+            yield self._part(index, name, part, masks), inputs, targets
             if self.sparse is None:
                 inputs = dense_ends[name]
             elif name == "attention":
@@ -214,7 +209,7 @@ class _Run:
     ) -> Iterator[Work]:
         linears, groups = block_linears(block), self._groups(index, block)
         dense_targets = self.job.settings.targets == "dense"
-        ends: dict[str, HiddenStates] = {}
+        ends: Recorded = {}
         if dense_targets:
             seen = groups if self.sparse is None else ()
             dense = self.model.load_block(index)
@@ -228,24 +223,26 @@ class _Run:
                 hidden = self.sparse.hidden
                 ends |= recorded(self.states, index, block, hidden, self.scratch, [group])
             if self.behind is None:
-                inputs = arriving = ends[inputs_of(group)]
+                inputs = arriving = ends[INPUTS, group]
             else:
                 arriving = self.behind.inputs(index, block, group)
-                inputs = ends.get(inputs_of(group), arriving)
+                inputs = ends.get((INPUTS, group), arriving)
             for name in names:
                 if dense_targets:
-                    targets = ends[outputs_of(name)]
+                    targets = ends[OUTPUTS, name]
                 else:
                     path = self.scratch / "targets"
                     targets = dense_outputs(self.states, index, name, arriving, path)
-                window = self._window(
-                    f"{index}.{name}",
-                    range(index, index + 1),
-                    [linears[name]],
-                    [{"": keep_masks[name]}],
-                    matrix=name,
-                )
-                yield window, inputs, targets
+                masks = {"": keep_masks[name]}
+                yield self._part(index, name, linears[name], masks, f"{name}."), inputs, targets
+
+    def _part(
+        self, index: int, name: str, part: nn.Module, masks: dict[str, Tensor], prefix: str = ""
+    ) -> WindowModules:
+        """Return a window of a part of a block: a half, or the matrix whose tensors' names have
+        this prefix.
+        """
+        return self._window(f"{index}.{name}", range(index, index + 1), [part], [masks], prefix)
 
     def _window(
         self,
@@ -253,13 +250,10 @@ class _Run:
         indices: range,
         modules: Sequence[nn.Module],
         keep_masks: Sequence[dict[str, Tensor]],
-        matrix: str | None = None,
+        prefix: str = "",
     ) -> WindowModules:
-        """Return a window of modules: one module of each block, or one matrix of a block."""
-        prefix = "" if matrix is None else f"{matrix}."
-
         def calls(batch: int) -> list[BlockCall]:
-            if matrix is not None:
+            if prefix:
                 return [BlockCall((), {})]
             of_model = self.states.blocks.calls(batch)
             return [of_model[index] for index in indices]

@@ -2,8 +2,8 @@
 
 Streamed, a step passes all its micro-batches forward through one block after another and keeps the
 hidden states between blocks on disk. The backward pass runs each block again, from the last to the
-first. Weights are therefore read twice a step, however large the batch. Both ways compute the same
-numbers in the same order, so that in float32 on a CPU their results are bit-equal.
+first. Weights are read twice a step, however large the batch. Both ways compute the same numbers in
+the same order, so that in float32 on a CPU their results are bit-equal.
 """
 
 from collections.abc import Iterator, Sequence

@@ -6,9 +6,15 @@ from functools import partial
 
 import numpy as np
 
-from freelunch.analysis.budget_effect import Adapted, on_shared_seeds
+from freelunch.analysis.budget_effect import (
+    UNITS,
+    Adapted,
+    by_amount,
+    excess_on,
+    on_shared_seeds,
+    reached_at,
+)
 from freelunch.analysis.intervals import Means, Numbers
-from freelunch.analysis.reach import UNITS, by_amount, excess_on, reached_at
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import (
     Absent,
@@ -85,7 +91,7 @@ def _ratio(
     unit = settings["unit"]
     of_ways = [
         _without_gaps(
-            {each.name: getattr(each, unit) / getattr(reference, unit) for each in way},
+            {each.name: each.amount(unit) / reference.amount(unit) for each in way},
             settings["apart"],
         )
         for way in ways.values()
