@@ -17,13 +17,9 @@ from freelunch.study.windows import adapted_windows
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of several adaptations of the same pruned model.
-
-    Attributes:
-        name: Name as in `freelunch.study.search`.
-        settings: Settings that the candidate should have been adapted with.
-        parts: Artifacts that the jobs of the adaptation wrote.
-        metrics: Metrics of the candidate's checkpoint, including its perplexity.
+    """One of several adaptations of the same pruned model: its name as in `freelunch.study.search`,
+    the settings that it should have been adapted with, the artifacts that its jobs wrote, and
+    the metrics of its checkpoint.
     """
 
     name: str
@@ -63,9 +59,8 @@ def choose_candidate(
     fingerprint: str,
 ) -> Artifact:
     """Link the blocks of the candidate with the lowest perplexity; ties: the first candidate wins.
-
-    A candidate that diverged in a window is never chosen, even if its perplexity is the lowest with
-    the pruned weights in that window.
+    One that diverged in a window is never chosen, even if its perplexity is the lowest with the
+    pruned weights in that window.
 
     Args:
         candidates: Candidates, all measured on the same text.
@@ -92,10 +87,8 @@ def choose_candidate(
             "no candidate to choose",
             where=folder,
             found=", ".join(
-                f"{candidate.name}: {candidate.diverged} windows diverged"
-                if candidate.diverged
-                else f"{candidate.name}: loss {candidate.metrics['loss']}"
-                for candidate in candidates
+                f"{each.name}: loss {each.metrics['loss']}, {each.diverged} windows diverged"
+                for each in candidates
             ),
             expected="a candidate with a finite loss and no diverged window",
             todo="list lower learning rates",

@@ -12,21 +12,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeVar
 
-from freelunch.analysis.pairing import (
-    ENOUGH_SEEDS,
-    Records,
-    Row,
-    by_adaptation,
-    error_columns,
-    operations,
-    paired_difference,
-    paired_losses,
-    perplexity_over_seeds,
-    pruned_models,
-    selected_on,
-    window_means,
-    with_errors,
-)
+from freelunch.analysis import pairing
+from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, Row, error_columns, with_errors
 from freelunch.records.record import adaptation_facts
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
@@ -132,8 +119,8 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
     """
     comparisons = []
     series, entries = study.comparisons.series, study.config.adaptations
-    for cells in pruned_models(records):
-        by_name = by_adaptation(cells)
+    for cells in pairing.pruned_models(records):
+        by_name = pairing.by_adaptation(cells)
         unadapted = by_name.pop(NONE, {})
         local = [name for name in study.comparisons.references if name in by_name]
         retrained = [name for name in by_name if entries[name].is_retraining]
@@ -216,8 +203,8 @@ def budget_rows(records: Records, study: Study) -> list[Row]:
 def _run(cell: Cell, settings: Adaptation, records: Records) -> Run:
     cost = records[cell]["cost"][settings.rule]
     distinct_tokens = adaptation_facts(records[cell])["distinct_tokens"]
-    losses, _ = paired_losses(cell, records)
-    return Run(cell, losses, cost["tokens"], distinct_tokens, operations(cost))
+    losses, _ = pairing.paired_losses(cell, records)
+    return Run(cell, losses, cost["tokens"], distinct_tokens, pairing.operations(cost))
 
 
 def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Row:
@@ -228,10 +215,10 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
     chosen = [chosen_of(each["choice"], written) for each in facts]
     costs = [records[cell]["cost"][settings.rule] for cell in cells]
     searches = [records[cell]["cost"].get(SEARCH, {"flops": 0})["flops"] for cell in cells]
-    perplexity = perplexity_over_seeds(cells, records)
+    perplexity = pairing.perplexity_over_seeds(cells, records)
     unadapted = [comparison.unadapted[cell.seed] for cell in cells]
-    windows = (window_means(each.losses) for each in (adapted, reference))
-    difference, error = paired_difference(*windows)
+    windows = (pairing.window_means(each.losses) for each in (adapted, reference))
+    difference, error = pairing.paired_difference(*windows)
     return {
         **{key: getattr(cells[0], key) for key in BUDGET_COLUMNS[:4]},
         "seeds": len(cells),
@@ -241,7 +228,7 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
         "reference": reference.name,
         "learning_rate": _shared(each["learning_rate"] for each in chosen),
         "epochs": _shared(each["epochs"] for each in chosen),
-        "selected_on": _shared(map(selected_on, facts)),
+        "selected_on": _shared(map(pairing.selected_on, facts)),
         "tokens": adapted.amount("tokens"),
         "distinct_tokens": adapted.amount("distinct_tokens"),
         "steps": _shared(each["steps"] for each in facts),
@@ -255,8 +242,8 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
         **with_errors("loss_minus_reference", difference, error),
         # To first order the error of a perplexity is the perplexity times the error of the loss.
         "perplexity_error_beside_reference": perplexity[0] * error,
-        "perplexity_unadapted": perplexity_over_seeds(unadapted, records)[0],
-        "perplexity_dense": perplexity_over_seeds([Cell.dense(cells[0].model)], records)[0],
+        "perplexity_unadapted": pairing.perplexity_over_seeds(unadapted, records)[0],
+        "perplexity_dense": pairing.perplexity_over_seeds([Cell.dense(cells[0].model)], records)[0],
     }
 
 

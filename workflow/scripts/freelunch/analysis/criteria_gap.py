@@ -12,25 +12,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-from freelunch.analysis.pairing import (
-    Measured,
-    Records,
-    Row,
-    Rows,
-    error_columns,
-    exp,
-    loss_differences,
-    over_units_and_seeds,
-    paired_losses,
-    parameters_by_model,
-    perplexity_over_seeds,
-    seed_groups,
-    share_of,
-    standard_error,
-    total_error,
-    window_means,
-    with_errors,
-)
+from freelunch.analysis import pairing
+from freelunch.analysis.pairing import Measured, Records, Row, Rows, error_columns, with_errors
 from freelunch.study.cell import NONE, Cell
 
 LEFT_COLUMNS = error_columns("gap_left")
@@ -98,7 +81,7 @@ def gap_rows(records: Records) -> list[Row]:
 
 def size_rows(gaps: Rows, records: Records) -> list[Row]:
     """Return the gaps between all criteria, with SIZE_COLUMNS: beside the size of their model."""
-    sizes = parameters_by_model(records)
+    sizes = pairing.parameters_by_model(records)
     return [{**gap, "parameters": sizes[gap["model"]]} for gap in gaps if gap["left_out"] is None]
 
 
@@ -109,10 +92,12 @@ def pair_rows(records: Records) -> list[Row]:
         for criterion, other in combinations(cells, 2):
             seeds = _shared_seeds([cells[criterion], cells[other]])
             if seeds:
-                losses = loss_differences(cells[criterion], cells[other], seeds, records)
+                losses = pairing.loss_differences(cells[criterion], cells[other], seeds, records)
                 row: Row = {"model": model, "pattern": pattern, "adaptation": adaptation}
                 row |= {"criterion": criterion, "other": other, "seeds": len(seeds)}
-                rows.append(row | with_errors("loss_difference", *over_units_and_seeds(losses)))
+                rows.append(
+                    row | with_errors("loss_difference", *pairing.over_units_and_seeds(losses))
+                )
     return rows
 
 
@@ -122,12 +107,14 @@ def criteria_gap(cells: Cells, records: Records) -> Gap | None:
     if len(cells) < 2 or not seeds:
         return None
     losses = {
-        criterion: fmean(fmean(paired_losses(of_seed[seed], records)[0]) for seed in seeds)
+        criterion: fmean(fmean(pairing.paired_losses(of_seed[seed], records)[0]) for seed in seeds)
         for criterion, of_seed in cells.items()
     }
     ranked = sorted(losses, key=lambda name: (math.isnan(losses[name]), losses[name]))
     best, worst = ranked[0], ranked[-1]
-    return Gap(best, worst, seeds, loss_differences(cells[worst], cells[best], seeds, records))
+    return Gap(
+        best, worst, seeds, pairing.loss_differences(cells[worst], cells[best], seeds, records)
+    )
 
 
 def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
@@ -139,18 +126,18 @@ def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
     before = criteria_gap(_also_in(adapted, pruned), records)
     if after is None or before is None:
         return dict.fromkeys((*LEFT_COLUMNS, *_LEFT_IN_WORDS))
-    left, error, spread = share_of(after.losses, before.losses)
+    left, error, spread = pairing.share_of(after.losses, before.losses)
     seeds = len(after.seeds)
     return with_errors("gap_left", left, error, spread) | {
         "gap_left_seeds": seeds,
-        "gap_left_error": total_error(error, spread, seeds),
+        "gap_left_error": pairing.total_error(error, spread, seeds),
     }
 
 
 def _groups(records: Records) -> dict[tuple[str, str, str], dict[str, dict[int, Cell]]]:
     """Return the pruned cells by model, pattern and adaptation, pattern by pattern."""
     patterns: dict[tuple[str, str], dict[str, dict[str, dict[int, Cell]]]] = {}
-    for cells in seed_groups(records):
+    for cells in pairing.seed_groups(records):
         one = cells[0]
         if not one.is_dense:
             of_pattern = patterns.setdefault((one.model, one.pattern), {})
@@ -167,12 +154,12 @@ def _gap_facts(gap: Gap, cells: Cells, records: Records) -> Row:
     facts: Row = {"seeds": len(gap.seeds), "best": gap.best, "worst": gap.worst}
     for which, criterion in (("best", gap.best), ("worst", gap.worst)):
         of_seeds = [cells[criterion][seed] for seed in gap.seeds]
-        value, error, _ = perplexity_over_seeds(of_seeds, records)
+        value, error, _ = pairing.perplexity_over_seeds(of_seeds, records)
         facts |= with_errors(f"perplexity_{which}", value, error)
-    windows = window_means(gap.losses)
-    ratio = exp(fmean(windows))
-    facts |= with_errors("worst_over_best", ratio, ratio * standard_error(windows))
-    return facts | with_errors("loss_gap", *over_units_and_seeds(gap.losses))
+    windows = pairing.window_means(gap.losses)
+    ratio = pairing.exp(fmean(windows))
+    facts |= with_errors("worst_over_best", ratio, ratio * pairing.standard_error(windows))
+    return facts | with_errors("loss_gap", *pairing.over_units_and_seeds(gap.losses))
 
 
 def _shared_seeds(criteria: Iterable[Mapping[int, Cell]]) -> list[int]:

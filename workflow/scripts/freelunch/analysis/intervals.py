@@ -94,15 +94,11 @@ def told_apart(records: Records, neighbours: bool) -> float | None:
 
 @dataclass(frozen=True)
 class Sample:
-    """The losses of the cells of one model that a statistic compares.
-
-    Attributes:
-        names: Names of the compared cells.
-        strata: The losses, (names, seeds, units), of each part of the measurement. The units are
-            the windows of a text, or the documents of each task. The mean is the plain mean over
-            strata.
-        neighbours: Whether the units of a stratum follow each other in a text.
-        nested: Whether each seed has units of its own, rather than the units of all others.
+    """The losses of the cells of one model that a statistic compares, (names, seeds, units), of
+    each part of the measurement (`strata`). The units are the windows of a text, or the
+    documents of each task. The mean is the plain mean over strata. Units may be `neighbours`
+    that follow each other in a text. If `nested`, each seed has units of its own, rather than
+    the units of all others.
     """
 
     names: Sequence[str]

@@ -11,23 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from freelunch.analysis.pairing import (
-    Records,
-    Row,
-    Rows,
-    by_adaptation,
-    error_columns,
-    loss_differences,
-    most_shared,
-    operations,
-    over_units_and_seeds,
-    perplexity_over_seeds,
-    pruned_models,
-    selected_on,
-    share_of,
-    total_error,
-    with_errors,
-)
+from freelunch.analysis import pairing
+from freelunch.analysis.pairing import Records, Row, Rows, error_columns, with_errors
 from freelunch.records.record import adaptation_facts
 from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell, pruned_model
@@ -91,8 +76,8 @@ def window_rows(records: Records, study: Study) -> list[Row]:
     on the evaluation text is the best only where nothing else is finite.
     """
     rows = []
-    for cells in pruned_models(records):
-        by_name = by_adaptation(cells)
+    for cells in pairing.pruned_models(records):
+        by_name = pairing.by_adaptation(cells)
         unadapted = by_name.get(NONE, {})
         compared = study.comparisons.window_group(cells[0])
         adapted = [
@@ -133,7 +118,7 @@ def usual_windows(rows: Rows) -> list[Row]:
 def _compared(
     adapted: Sequence[AdaptedCells], unadapted: Mapping[int, Cell], records: Records
 ) -> list[Row]:
-    shared = most_shared(unadapted, [each.cells for each in adapted])
+    shared = pairing.most_shared(unadapted, [each.cells for each in adapted])
     kinds: dict[tuple[object, ...], AdaptedCells] = {}
     for each in adapted:
         if shared in each.cells:
@@ -144,7 +129,9 @@ def _compared(
     common = sorted(set(unadapted).intersection(*(each.cells for each in firsts)))
 
     def rank(each: AdaptedCells) -> tuple[bool, bool, float]:
-        gain, _, _ = over_units_and_seeds(loss_differences(unadapted, each.cells, common, records))
+        gain, _, _ = pairing.over_units_and_seeds(
+            pairing.loss_differences(unadapted, each.cells, common, records)
+        )
         return not math.isnan(gain), not each.favoured, gain
 
     best = max(firsts, key=rank)
@@ -156,13 +143,13 @@ def _row(
 ) -> Row:
     seeds = sorted({*unadapted} & {*adapted.cells} & {*best.cells})
     gains, best_gains = (
-        loss_differences(unadapted, each.cells, seeds, records) for each in (adapted, best)
+        pairing.loss_differences(unadapted, each.cells, seeds, records) for each in (adapted, best)
     )
-    gained, error, spread = share_of(gains, best_gains)
+    gained, error, spread = pairing.share_of(gains, best_gains)
     cells = [adapted.cells[seed] for seed in seeds]
     one, settings = cells[0], adapted.settings
-    before, _, _ = perplexity_over_seeds([unadapted[seed] for seed in seeds], records)
-    dense, _, _ = perplexity_over_seeds([Cell.dense(one.model)], records)
+    before, _, _ = pairing.perplexity_over_seeds([unadapted[seed] for seed in seeds], records)
+    dense, _, _ = pairing.perplexity_over_seeds([Cell.dense(one.model)], records)
     costs = [records[cell]["cost"][RECONSTRUCT_WINDOW] for cell in cells]
     return {
         **{key: getattr(one, key) for key in WINDOW_COLUMNS[:4]},
@@ -173,11 +160,11 @@ def _row(
         "inputs": settings.inputs,
         "targets": adapted.targets,
         "selected_on": adapted.selected_on,
-        **with_errors("perplexity", *perplexity_over_seeds(cells, records)),
-        **with_errors("gain", *over_units_and_seeds(gains)),
+        **with_errors("perplexity", *pairing.perplexity_over_seeds(cells, records)),
+        **with_errors("gain", *pairing.over_units_and_seeds(gains)),
         "best": best.name,
-        **with_errors("gain_missed", 1 - gained, total_error(error, spread, len(seeds))),
-        "adaptation_flops": fmean(map(operations, costs)),
+        **with_errors("gain_missed", 1 - gained, pairing.total_error(error, spread, len(seeds))),
+        "adaptation_flops": fmean(map(pairing.operations, costs)),
         "adaptation_wall_s": fmean(cost["wall_s"] for cost in costs),
         "adaptation_peak_bytes": max(cost["peak_bytes"] for cost in costs),
         "perplexity_unadapted": before,
@@ -192,7 +179,9 @@ def _adapted(
     settings = read_adaptation(records[cell]["spec"]["adaptation"] or {})
     tokens = study.comparisons.sequences[name] * study.calibration_of(cell.model).length
     facts = adaptation_facts(records[cell])
-    return AdaptedCells(name, by_seed, settings, tokens, facts["window"], selected_on(facts))
+    return AdaptedCells(
+        name, by_seed, settings, tokens, facts["window"], pairing.selected_on(facts)
+    )
 
 
 def _size(adapted: AdaptedCells) -> tuple[object, ...]:

@@ -34,16 +34,10 @@ KINDS = ("accumulated", "local")
 
 
 class Drift:
-    """Measure the relative errors of a checkpoint's activations, and its loss. The error of a token
-    with the output vector y is ||y - y_dense|| / ||y_dense||; a token whose dense output is 0 is
-    left out.
-
-    Args:
-        model: The checkpoint.
-        reference: The dense model's activations on the same sequences.
-        input_ids: (sequences, length), int64.
-        facts: Facts to store with the checkpoint's own numbers: the dense model's losses, digests.
-        scratch: Folder for the checkpoint's hidden states, which are on disk, not in memory.
+    """Measure the relative errors of a checkpoint's activations on the sequences of a reference,
+    (sequences, length), int64, and its loss. The error of a token with the output vector y is
+    ||y - y_dense|| / ||y_dense||; a token whose dense output is 0 is left out. `facts`, such as
+    the dense model's losses, are stored with the result.
     """
 
     def __init__(

@@ -59,14 +59,10 @@ class LikelihoodRequest:
 
 @dataclass(frozen=True)
 class Packed:
-    """Several requests as one sequence.
-
-    Attributes:
-        requests: Indices of the requests.
-        tokens: Token ids.
-        positions: Position of each token in its own request.
-        parts: Owner of each token: 0 if all requests share it, 1 for the first request, and so on.
-        places: For each request, the places of the tokens that predict its continuation.
+    """Several requests, by their indices, as one sequence of token ids, each with its position in
+    its own request and its owner among `parts`: 0 if all requests share it, 1 for the first
+    request, and so on; and for each request, the `places` of the tokens that predict its
+    continuation.
     """
 
     requests: Sequence[int]
@@ -130,13 +126,8 @@ def _packed(group: Sequence[int], requests: Sequence[LikelihoodRequest]) -> Pack
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed sequences that pass together, padded at their ends.
-
-    Attributes:
-        rows: The packed sequences.
-        tokens: Token ids, (rows, length), int64.
-        positions: Position of each token in its request, (rows, length), int64.
-        parts: Owners as in `Packed`, PADDING where there is no token, (rows, length), int64.
+    """Packed sequences that pass together, padded at their ends: token ids, their positions, and
+    their owners as in `Packed`, PADDING where there is no token; each (rows, length), int64.
     """
 
     rows: Sequence[Packed]
@@ -195,14 +186,10 @@ def batches(packed: Sequence[Packed], tokens: int) -> list[Batch]:
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """A model's answers to requests.
-
-    Attributes:
-        values: For each request, the log-likelihood of its continuation given its context, in nats,
-            summed over its tokens; and whether each of these tokens is the most likely one.
-        passed_tokens: Number of tokens that passed through the blocks, padding included.
-        sequences: Number of packed sequences that held them.
-        predicted_tokens: Number of tokens that passed through the head.
+    """A model's answers: for each request, the log-likelihood of its continuation given its
+    context, in nats, summed over its tokens, and whether each of these tokens is the most likely
+    one; the tokens that passed through the blocks, padding included; the packed sequences that
+    held them; and the tokens that passed through the head.
     """
 
     values: Sequence[tuple[float, bool]]

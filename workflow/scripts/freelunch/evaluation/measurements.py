@@ -37,16 +37,11 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class MeasurementSpec:
-    """One measurement to take.
-
-    Attributes:
-        name: The module of `freelunch.evaluation` that takes it; its function `begin` takes the
-            checkpoint, this object and a scratch folder, and returns a `BlockMeasurement`.
-        settings: The study's settings for it.
-        inputs: Folders of the artifacts that it needs besides the checkpoint, as `begin` expects
-            them.
-        code: Digest of the code that takes the measurement.
-        cache: Folder that may hold what would otherwise be computed; no result depends on it.
+    """One measurement to take: the module of `freelunch.evaluation` whose function `begin` takes
+    the checkpoint, this object and a scratch folder, and returns a `BlockMeasurement`; the
+    study's settings for it; folders of the artifacts that it needs besides the checkpoint; the
+    digest of its code; and a folder that may hold what would otherwise be computed, on which no
+    result depends.
     """
 
     name: str
@@ -114,7 +109,8 @@ def evaluate_cell(
     dense_limit: float | None = None,
     anew: bool = False,
 ) -> CellEvaluation:
-    """Take the measurements that are missing, and write one JSON file for each.
+    """Take the measurements that are missing, or all of them if `anew`, and write one JSON file for
+    each.
 
     Args:
         model: The checkpoint, as it is on disk: the digest of every shard is compared with the
@@ -124,7 +120,6 @@ def evaluate_cell(
         scratch: Folder for hidden states.
         report: Called after each block.
         dense_limit: For a dense model, the largest perplexity that a sound model can have.
-        anew: Whether to repeat measurements that are not missing.
 
     Raises:
         UserError: A shard is damaged, the dense model is not sound, or a measurement cannot be

@@ -20,15 +20,10 @@ from freelunch.study.steps import CUT_WINDOWS, TEXT_WINDOWS
 
 
 class Perplexity:
-    """Measure perplexity = exp(mean over windows of a window's mean loss).
-
-    Args:
-        model: The checkpoint.
-        input_ids: (windows, length), int64.
-        scratch: Folder for hidden states, which are on disk, not in memory.
-        stride: Tokens from the start of one window to the start of the next; only the last `stride`
-            tokens of a window are scored. None for windows that do not overlap.
-        facts: What else the result says.
+    """Measure perplexity = exp(mean over windows of a window's mean loss) on windows, (windows,
+    length), int64, whose hidden states are on disk, in `scratch`. From the start of one window
+    to the start of the next there are `stride` tokens, and only the last `stride` tokens of a
+    window are scored; None for windows that do not overlap. `facts` are stored with the result.
     """
 
     def __init__(

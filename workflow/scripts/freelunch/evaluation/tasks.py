@@ -34,7 +34,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import json_digest
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_line
 from freelunch.evaluation.likelihood import LikelihoodRequest, LogLikelihood
 from freelunch.evaluation.measurements import Measured, MeasurementSpec
 from freelunch.model.checkpoint import StreamedModel
@@ -141,19 +141,11 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
 
 
 class TaskAccuracy:
-    """Measure how a checkpoint answers the documents of zero-shot tasks. The harness runs twice:
-    first until it asks for all log-likelihoods, and again with the answers, once all requests
-    have passed through the blocks.
-
-    Args:
-        model: The checkpoint.
-        tasks: Artifacts of kind "task", by the names of lm-eval's tasks.
-        limit: Number of documents of each task; None for all of them.
-        seed: Seed of the sample of documents, if there is a limit.
-        scratch: Folder for hidden states and for the files that lm-eval writes.
-
-    Raises:
-        UserError: As in `load_tasks`, or an answer is longer than the model takes.
+    """Measure how a checkpoint answers the documents of zero-shot tasks: `limit` documents of each,
+    or all, in a sample by the seed. The harness runs twice: first until it asks for all
+    log-likelihoods, and again with the answers, once all requests have passed through the
+    blocks. The scratch folder is for hidden states and for the files that lm-eval writes.
+    UserError: as in `load_tasks`, or an answer is longer than the model takes.
     """
 
     def __init__(
@@ -287,33 +279,26 @@ def _loaded(manager: Any, name: str, file: str, documents: Sequence[int]) -> Any
         task = manager.load(name)["tasks"][name]
         _check_fields(task, where)
         if len(task.task_docs) != len(documents):
-            raise UserError(
-                "lm-eval's task leaves some of these documents out",
-                where=where,
-                found=len(task.task_docs),
-                expected=len(documents),
-                todo=f"leave out what lm_eval/tasks/{file} leaves out, and correct `documents`",
-            )
+            todo = f"leave out what lm_eval/tasks/{file} leaves out, and correct `documents`"
+            problem, rest = "lm-eval's task leaves out some documents", len(task.task_docs)
+            raise _refusal(problem, where, rest, len(documents), todo)
         _check_right_answers(task, documents, where)
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:  # Whatever lm-eval's code or templates for this task raise.
-        raise UserError(
-            "lm-eval cannot make its task of these documents",
-            where=where,
-            found=f"{type(error).__name__}: {error}",
-            expected=f"documents as lm_eval/tasks/{file} takes them",
-            todo=_CORRECT,
-        ) from error
+        found, takes = first_line(error), f"documents as lm_eval/tasks/{file} takes them"
+        problem = "lm-eval cannot make its task of these documents"
+        raise _refusal(problem, where, found, takes) from error
     if METRIC not in task.aggregation():
-        raise UserError(
-            "this task has no accuracy",
-            where=where,
-            found=", ".join(task.aggregation()),
-            expected=METRIC,
-            todo="leave this task out",
-        )
+        found = ", ".join(task.aggregation())
+        raise _refusal("this task has no accuracy", where, found, METRIC, "leave this task out")
     return task
+
+
+def _refusal(
+    problem: str, where: str, found: object, expected: object, todo: str = _CORRECT
+) -> UserError:
+    return UserError(problem, where=where, found=found, expected=expected, todo=todo)
 
 
 def _check_fields(task: Any, where: str) -> None:
@@ -323,13 +308,8 @@ def _check_fields(task: Any, where: str) -> None:
     for setting in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         name = getattr(task.config, setting)
         if isinstance(name, str) and name.isidentifier() and name not in task.features:
-            raise UserError(
-                "the documents lack a field of lm-eval's task",
-                where=where,
-                found=", ".join(sorted(task.features)),
-                expected=f"{name} ({setting})",
-                todo=_CORRECT,
-            )
+            problem, found = "the documents lack a field of lm-eval's task", sorted(task.features)
+            raise _refusal(problem, where, ", ".join(found), f"{name} ({setting})")
 
 
 def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> None:
@@ -345,13 +325,9 @@ def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> Non
         choices = task.doc_to_choice(document)
         each = right if isinstance(right, list) else [right]
         if not all(one in choices or one in range(len(choices)) for one in each):
-            raise UserError(
-                "the right answer of a document is not among its choices",
-                where=f"{where}, document {number}",
-                found=right,
-                expected=f"a number from 0 to {len(choices) - 1}",
-                todo="take a split whose answers are public",
-            )
+            problem = "the right answer of a document is not among its choices"
+            numbers, todo = f"a number from 0 to {len(choices) - 1}", "take a split with answers"
+            raise _refusal(problem, f"{where}, document {number}", right, numbers, todo)
 
 
 def _answers(

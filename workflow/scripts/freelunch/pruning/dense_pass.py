@@ -35,16 +35,11 @@ def statistics_file(block: int) -> str:
 
 
 def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
-    """Pass the calibration sample through the dense model; write statistics, block by block.
-
-    Args:
-        dense: The pass of the calibration sample.
-        gram: Whether to collect Gram matrices; those of only one block are in memory at a time.
-        dense_limit: Largest perplexity on the first sequences that a sound model can have.
-
-    Raises:
-        UserError: An activation is not finite, or the perplexity is above the limit, so that a
-            broken model or a wrong tokenizer ends the study before anything is pruned.
+    """Pass the calibration sample through the dense model; write statistics, block by block, with
+    Gram matrices if asked; those of only one block are in memory at a time. UserError: an
+    activation is not finite, or the perplexity on the first sequences is above the limit of a
+    sound model, so that a broken model or a wrong tokenizer ends the study before anything is
+    pruned.
     """
     model, hidden_folder = dense.model, dense.hidden_folder
     writer = ArtifactWriter(dense.folder, KIND, dense.fingerprint)

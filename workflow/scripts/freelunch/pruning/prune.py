@@ -63,14 +63,9 @@ def prune_model(
     states: DenseStates,
     report: Report = silent,
 ) -> Artifact:
-    """Write a file of bit-packed masks per block, and a shard for each block with updated weights.
-
-    Args:
-        model: The dense model.
-        dense: Statistics of the dense model's activations on the calibration sample.
-        pruning: What to prune by, and the folder for the masks.
-        states: Hidden states of the calibration sample, for statistics of the sparse model.
-        report: Called after each block.
+    """Write a file of bit-packed masks per block, and a shard for each block with updated weights,
+    from statistics of the dense model's activations on the calibration sample, or from the
+    sample's hidden states, for statistics of the sparse model.
 
     Raises:
         UserError: The activations belong to another model or lack what the criterion needs, the
@@ -120,12 +115,9 @@ def prune_together(
 
 
 class _Masks:
-    """Masks that are being chosen.
-
-    Attributes:
-        gram: Whether Gram matrices are needed.
-        failed: Whether a block could not be pruned; the others are then not tried.
-        writer: Fills the folder; set after all checks, so that a refused pruning leaves no folder.
+    """Masks that are being chosen: whether Gram matrices are needed; whether a block could not be
+    pruned, so that the others are not tried; and what fills the folder, set after all checks, so
+    that a refused pruning leaves no folder.
     """
 
     writer: ArtifactWriter
@@ -160,13 +152,9 @@ def _prune_blocks(
     passing: SparseStates | None = None,
     for_others: bool = False,
 ) -> Iterator[int]:
-    """Choose masks block by block; yield how many blocks are done.
-
-    Args:
-        model, dense: As in `prune_model`.
-        chosen: Masks to choose; a single one with `passing`.
-        passing: Pass the pruned blocks before each block, for statistics of its inputs there.
-        for_others: Whether to go on without those that fail. Otherwise their error is raised.
+    """Choose masks block by block; yield how many blocks are done. `passing` passes the pruned
+    blocks before each block, for statistics of its inputs there. `for_others` goes on without
+    masks that fail; otherwise their error is raised.
     """
     missing = [i for i in range(model.num_blocks) if any(masks.lack(i) for masks in chosen)]
     blocks = model.load_blocks(missing)
@@ -263,16 +251,9 @@ def prune_matrices(
     """Prune matrices with the same input by the module of a criterion, and refine their masks by
     swaps if the settings ask for them.
 
-    Args:
-        module, settings: The criterion.
-        weights: Dense weights, each (out, in).
-        statistics: Statistics of the matrices' input.
-        pattern: Unstructured or NofM.
-        seeds, where: For each matrix, the seed of its random numbers, and its name.
-
-    Returns:
-        For each matrix, the mask, (out, in), bool, True where the weight is kept; the new weight,
-        (out, in), in the dtype of the old one, or None; what the criterion notes about it.
+    Return for each matrix, (out, in), the mask, bool, True where the weight is kept; the new
+    weight, in the dtype of the old one, or None; what the criterion notes about it. For each,
+    `seeds` has the seed of its random numbers, and `where` its name.
     """
     if hasattr(module, "prune"):
         pruned = module.prune(weights, statistics, pattern, settings, where[0])

@@ -25,12 +25,9 @@ from freelunch.study.steps import MASKS
 
 @dataclass(frozen=True)
 class Pruning:
-    """The masks of one criterion and pattern, which one job is to make.
-
-    Attributes:
-        seed: Seed of the cell, for criteria that draw random numbers.
-        folder: Folder for the masks.
-        fingerprint: Digest of everything the masks depend on.
+    """The masks of one criterion and pattern, which one job is to make in a folder; the seed is for
+    criteria that draw random numbers, and the fingerprint the digest of everything the masks
+    depend on.
     """
 
     criterion: Criterion
@@ -129,13 +126,9 @@ def shared(
     choose: Callable[[Sequence[Pruning]], Spent],
 ) -> Iterator[Spent]:
     """Have the masks of a job chosen together with those of other jobs of its run, and yield what
-    was spent on all of them. If they could not be chosen, they are not left, and no other job of
-    the group tries again while the body runs.
-
-    Args:
-        mine: The masks of this job.
-        groups: What is chosen together, the group with `mine` first.
-        choose: Choose masks, leave them, and return what that took.
+    was spent on all of them. Of `groups`, each chosen together, the first has `mine`. `choose`
+    chooses masks, leaves them, and returns what that took. If masks could not be chosen, they
+    are not left, and no other job of the group tries again while the body runs.
     """
     spent, own = Spent(), groups[0]
     lock = lock_if_free(_lock_file(own))

@@ -17,13 +17,10 @@ _STRIP = 128
 
 @dataclass(frozen=True, eq=False)
 class InputStatistics:
-    """Statistics over the calibration tokens of one linear input with C features.
+    """Statistics over the calibration tokens of one linear input with C features: mean, population
+    variance and sum of squares of each feature, (C,), float32.
 
     Attributes:
-        tokens: Number of tokens seen.
-        mean: Mean of each feature, (C,), float32.
-        variance: Population variance of each feature over the tokens, (C,), float32.
-        squared_norm: Sum of squares of each feature over all tokens, (C,), float32.
         gram: Sum over tokens of x x^T, (C, C), float32; None if no criterion asked for it.
         memo: What a criterion computes from these statistics once, for all layers with this input.
     """

@@ -145,17 +145,12 @@ def choose_in_block(scores: Tensor, pattern: Pattern, where: object = None) -> T
 def choose_in_model(
     scores: Sequence[Tensor], weights: Sequence[int], pattern: Pattern
 ) -> list[Tensor]:
-    """Return, for each set of units, which are kept, (units,), bool, if all units of a model are
-    compared with each other.
+    """Return which units are kept if all units of a model are compared with each other, (units,),
+    bool, for each set of units (the heads or channels of a block), given by their scores,
+    (units,), and by how many weights are pruned with one unit.
 
-    Args:
-        scores: Scores of each set of units (the heads or channels of a block), (units,).
-        weights: For each set, how many weights are pruned with one unit.
-        pattern: Share of all weights to prune. The units with the lowest scores are pruned as long
-            as they hold no more than this share; ties: the first unit is pruned.
-
-    Raises:
-        UserError: No unit would be pruned.
+    The units with the lowest scores are pruned as long as they hold no more than the pattern's
+    share of all weights; ties: the first unit is pruned. UserError: no unit would be pruned.
     """
     sizes = [len(part) for part in scores]
     order = torch.cat([part.cpu() for part in scores]).argsort(stable=True)

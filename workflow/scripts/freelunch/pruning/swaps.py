@@ -37,14 +37,9 @@ _GAIN_ROUNDING = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True)
 class Refined:
-    """A refined mask and what it gained.
-
-    Attributes:
-        keep: The refined mask, (R, C), bool, True where the weight is kept.
-        weight: The refined pruned weight, (R, C), float32; 0 where not kept.
-        swaps: Number of swaps made, over all rows.
-        error_before: Squared error of the outputs, summed over calibration tokens and rows.
-        error_after: The same error after the swaps; never above `error_before`.
+    """A refined mask, (R, C), bool, True where the weight is kept; the refined pruned weight, (R,
+    C), float32; the swaps made, over all rows; and the squared error of the outputs, summed over
+    calibration tokens and rows, before and after, which is never above that before.
     """
 
     keep: Tensor
@@ -58,7 +53,8 @@ class Refined:
 def refine(
     dense: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor, group: int | None, swaps: int
 ) -> Refined:
-    """Make the best swap in every row repeatedly, and return the refined mask and weight.
+    """Make the best swap in every row repeatedly; return the refined mask and weight. Each row, and
+    each group, keeps as many weights as before.
 
     With the residual r = dense - pruned of a row, its error is r^T G r. Pruning the kept weight i,
     whose value is p_i, and restoring the pruned weight j to its dense value w_j changes the error
@@ -67,16 +63,12 @@ def refine(
     j.
 
     Args:
-        dense: Dense weight, (R, C), float32 or narrower.
-        pruned: The weight after pruning, (R, C); 0 where not kept.
+        dense, pruned: The weight before and after pruning, (R, C); 0 where not kept.
         keep: The mask before refinement, (R, C), bool, True where the weight is kept.
         gram: X^T X, summed over calibration tokens, (C, C), symmetric.
         group: None if any kept and pruned weight of a row may be swapped; m if both must lie in the
             same group of m consecutive columns, so that an N:M pattern is preserved.
         swaps: Largest number of swaps per row.
-
-    Returns:
-        The refined mask and weight; each row, and each group, keeps as many weights as before.
     """
     gram = gram.double()
     rows = _Rows.of(dense.double(), pruned.double(), keep, gram)

@@ -47,7 +47,7 @@ def solve_window_(
 def solve_rows(gram: Tensor, cross: Tensor, keep: Tensor, start: Tensor, damping: float) -> Tensor:
     """Return the weights of each row, (out, in), float64, that solve the kept part of G w = c;
     pruned weights are 0. Rows are solved one by one: batches of systems are not factorised
-    faster, and would need padding.
+    faster, and would need padding. UserError: the damping is too small for a unique solution.
 
     Args:
         gram: Sum over tokens of x x^T, (in, in), float64.
@@ -55,9 +55,6 @@ def solve_rows(gram: Tensor, cross: Tensor, keep: Tensor, start: Tensor, damping
         keep: Mask, (out, in), bool, True where the weight is kept.
         start: Weights to which the damping pulls the solution, (out, in), float64; 0 where pruned.
         damping: Strength of this pull, as a share of the Gram matrix's mean diagonal.
-
-    Raises:
-        UserError: The damping is too small for a unique solution.
     """
     # With an all-zero Gram matrix, any damping keeps the pruned weights.
     pull = damping * float(gram.diagonal().mean()) if gram.any() else 1.0

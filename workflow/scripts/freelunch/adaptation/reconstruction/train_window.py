@@ -31,8 +31,6 @@ from freelunch.study.cell import derive_seed
 from freelunch.study.methods import Trained
 from freelunch.study.steps import CHECK_SEQUENCES
 
-# Returns the calls of a window's modules for a batch with this number of sequences.
-Calls = Callable[[int], Sequence[BlockCall]]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -74,24 +72,22 @@ LOSSES: dict[str, Loss] = {
 
 @dataclass
 class WindowModules:
-    """Pruned modules that are adapted together.
+    """Pruned modules that are adapted together: blocks, one half of a block, or one linear layer;
+    each takes the output of the one before it.
 
     Attributes:
         name: Name of the window, by its blocks and its part of them: "3-4", "3.attention",
             "3.self_attn.q_proj".
-        modules: Blocks, one half of a block, or one linear layer; each takes the output of the one
-            before it.
         calls: Returns how the modules are called, given the number of sequences in a batch.
         keep_masks: For each module, the masks of its linear layers by name in the module, (out,
             in), bool, True where the weight is kept.
         pruned: Yields the pruned parameters of each module, by name, for `restore_`.
         dtype: Precision of the checkpoint.
-        device: Device on which the modules run.
     """
 
     name: str
     modules: Sequence[nn.Module]
-    calls: Calls
+    calls: Callable[[int], Sequence[BlockCall]]
     keep_masks: Sequence[dict[str, Tensor]]
     pruned: Callable[[], Iterator[dict[str, Tensor]]]
     dtype: torch.dtype
@@ -118,11 +114,6 @@ class WindowModules:
         for place, (module, masks) in enumerate(zip(self.modules, self.keep_masks, strict=True)):
             for name, linear in block_linears(module).items():
                 yield f"{place}.{name}".rstrip("."), linear, masks[name]
-
-    def widen_(self) -> None:
-        """Convert the weights to float32, in which they are trained."""
-        for module in self.modules:
-            module.float()
 
     def train_(self, trained: Trained, seed: int) -> TrainedParameters:
         """Mark the parameters to train and return them; `seed` is that of random initial values."""
@@ -178,11 +169,6 @@ class WindowModules:
         masked = ((linear, keep) for _, linear, keep in self.masked())
         round_(parameters, masked, self.dtype)
 
-    def settle_(self) -> None:
-        """Convert the rounded weights to the checkpoint's precision."""
-        for module in self.modules:
-            module.requires_grad_(False).to(self.dtype)
-
 
 def train_window_(
     window: WindowModules,
@@ -192,18 +178,15 @@ def train_window_(
     seed: int,
     stop_at_divergence: bool = True,
 ) -> WindowResult:
-    """Train a window in place.
+    """Train a window, with float32 weights, in place.
 
     Args:
-        window: The window, with float32 weights.
         inputs: Inputs of the window, (sequences, length, features).
         targets: Outputs to match, (sequences, length, features).
         settings: Settings of the training.
         seed: Seed of the order of the sequences, and of the model's own dropout.
-        stop_at_divergence: Whether a loss that is not finite is an error.
-
-    Raises:
-        UserError: A loss is not finite. The window then has its pruned weights again.
+        stop_at_divergence: Whether a loss that is not finite is an error. The window then has its
+            pruned weights again.
     """
     precision, loss = precision_of(settings, window.dtype), LOSSES[settings.loss]
     before = window.loss(inputs, targets, loss, precision)

@@ -80,13 +80,9 @@ def reconstruct_windows(
 
 
 class _Run:
-    """State that all windows of a reconstruction share.
-
-    Attributes:
-        sparse: Hidden states on their way through the adapted model; None with dense inputs.
-        behind: What the dense weights make targets of behind sparse matrices; None without.
-        drops: Whether the model's own dropout is active behind windows that are adapted.
-        family: The family of the model, if windows are halves of blocks.
+    """State that all windows of a reconstruction share: `sparse` and `behind` are hidden states on
+    their way through the adapted model, and through dense weights behind sparse matrices, if
+    settings ask for them.
     """
 
     def __init__(self, job: AdaptationJob[Local], window: Window) -> None:
@@ -137,17 +133,18 @@ class _Run:
     def _adapt_window_(
         self, window: WindowModules, inputs: HiddenStates, targets: HiddenStates
     ) -> WindowResult:
-        window.widen_()
-        match self.job.settings:
-            case LeastSquares() as settings:
-                result = solve_window_(window, inputs, targets, settings)
-            case Reconstruction() as settings:
-                order = derive_seed(self.job.seed, "reconstruction", window.name)
-                stop = self.job.stop_at_divergence
-                result = train_window_(window, inputs, targets, settings, order, stop)
-            case settings:
-                raise TypeError(f"no window is adapted by {settings.method}")
-        window.settle_()
+        for module in window.modules:
+            module.float()
+        settings = self.job.settings
+        if isinstance(settings, LeastSquares):
+            result = solve_window_(window, inputs, targets, settings)
+        else:
+            assert isinstance(settings, Reconstruction)
+            order = derive_seed(self.job.seed, "reconstruction", window.name)
+            stop = self.job.stop_at_divergence
+            result = train_window_(window, inputs, targets, settings, order, stop)
+        for module in window.modules:
+            module.requires_grad_(False).to(window.dtype)
         log.info("window %s: %s", window.name, result)
         return result
 
@@ -155,10 +152,7 @@ class _Run:
     # the window has been adapted.
 
     def _blocks(
-        self,
-        indices: range,
-        blocks: Sequence[nn.Module],
-        keep_masks: Sequence[dict[str, Tensor]],
+        self, indices: range, blocks: Sequence[nn.Module], keep_masks: Sequence[dict[str, Tensor]]
     ) -> Iterator[Work]:
         inputs = self._inputs(indices.start)
         if self.job.settings.local_targets:

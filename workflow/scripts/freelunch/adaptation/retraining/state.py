@@ -33,13 +33,8 @@ _PARAMETER = "parameter"
 
 
 class TrainedState:
-    """Trained parameters of all parts, in memory.
-
-    Args:
-        optimiser: "adamw" or "sgd".
-        saved: The file in which the state is saved.
-        fingerprint: Digest of what is trained, on what, and by which code.
-        device: Where the parameters are.
+    """Trained parameters of all parts in memory, moved by "adamw" or "sgd", and saved in a file
+    with the digest of what is trained, on what, and by which code.
     """
 
     def __init__(self, optimiser: str, saved: Path, fingerprint: str, device: torch.device) -> None:
@@ -159,7 +154,13 @@ class TrainedState:
                 noted = json.loads((file.metadata() or {}).get("state", "{}"))
                 if noted.get(_FINGERPRINT, self._fingerprint) != self._fingerprint:
                     # Before its tensors are read.
-                    raise self._foreign(len(noted.get("losses", [])))
+                    raise self._refusal(
+                        "an interrupted training with other settings, data or code left its state",
+                        self._saved,
+                        f"a state after {len(noted.get('losses', []))} steps",
+                        "no state, or one of this training",
+                        "undo what was changed to resume that training, or give it up",
+                    )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, ValueError, OSError) as error:
             raise self._damaged(self._saved, "not a readable safetensors file") from error
@@ -183,38 +184,25 @@ class TrainedState:
     def _slot(self, slot: int) -> Path:
         return self._folder / str(slot)
 
-    def _foreign(self, steps: int) -> UserError:
-        return UserError(
-            "an interrupted training with other settings, data or code left its state here",
-            where=self._saved,
-            found=f"a state after {steps} steps",
-            expected="no state, or one of this training",
-            todo=f"undo what was changed to resume that training, or give it up: {self._removal()}",
-        )
-
     def _damaged(self, path: Path, found: str) -> UserError:
-        return UserError(
-            "the saved state of an interrupted training is damaged",
-            where=path,
-            found=found,
-            expected="what was saved",
-            todo=f"restore the file, or start the training again: {self._removal()}",
-        )
+        problem = "the saved state of an interrupted training is damaged"
+        todo = "restore the file, or start the training again"
+        return self._refusal(problem, path, found, "what was saved", todo)
 
-    def _removal(self) -> str:
+    def _refusal(
+        self, problem: str, where: Path, found: str, expected: str, todo: str
+    ) -> UserError:
         paths = f"{shlex.quote(str(self._saved))} {shlex.quote(str(self._folder))}"
-        return f"`rm -rf {paths}`, and run the same command again"
+        todo = f"{todo}: `rm -rf {paths}`, and run the same command again"
+        return UserError(problem, where=where, found=found, expected=expected, todo=todo)
 
 
 class TrainedStateOnDisk(TrainedState):
-    """Trained parameters of the blocks on disk, and those outside of the blocks in memory.
+    """Trained parameters of the blocks on disk, and those of the part `outer` in memory.
 
     One parameter at a time is in memory for its step. A step writes all values anew; there are two
     slots for them, and the one that was saved last is left as it is, so that a training that is
     killed at any moment resumes from it.
-
-    Args:
-        outer: Number of the part that stays in memory; all others are as in `TrainedState`.
     """
 
     def __init__(

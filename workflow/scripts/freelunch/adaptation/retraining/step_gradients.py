@@ -20,14 +20,9 @@ from freelunch.model.transfer import read_batches, writing_behind
 
 @dataclass(frozen=True)
 class Step:
-    """A step: its sequences, and how they are passed.
-
-    Attributes:
-        input_ids: The sample, (sequences, length), int64.
-        rows: The sequences of the step, (batch,), int64.
-        micro_batch: Number of sequences that pass together.
-        loss: The loss of a micro-batch.
-        number: Number of the step, for dropout.
+    """A step: the sample, (sequences, length), int64; the sequences of the step, (batch,), int64;
+    how many of them pass together; the loss of such a micro-batch; and the number of the step,
+    for dropout.
     """
 
     input_ids: Tensor

@@ -70,16 +70,13 @@ class Passes:
 
 
 class TrainedOuter:
-    """The outer part of a model in training; the dense model's own stays as it is. What the state
-    lacks of its trained parameters is added with initial values.
+    """The outer part of a model in training; the dense model's own stays as it is. It is the part
+    of the state behind the blocks. UserError: the head is to have an adapter, and is tied to the
+    embedding.
 
     Attributes:
-        part: The number of this part in the state: that of the blocks.
         trained: What is trained in it.
         trains_embedding: Whether gradients go on to the embedding.
-
-    Raises:
-        UserError: The head is to have an adapter, and is tied to the embedding.
     """
 
     def __init__(
@@ -192,19 +189,9 @@ class Block:
 
 
 class Trainee:
-    """A pruned model in training.
-
-    Args:
-        model: The dense model, whose outer part (embeddings, final norm, head) stays as it is.
-        masks: Masks of the blocks.
-        trained: What is trained, and how.
-        passes: How the model is passed.
-        seed: Seed of initial values and of dropout.
-        state: Trained parameters; those that it lacks are added with their initial values.
-
-    Attributes:
-        outer: What is outside of the blocks.
-        is_streamed: Whether only one block is in memory at a time.
+    """A pruned model in training; the outer part of the dense one (embeddings, final norm, head)
+    stays as it is. Trained parameters that the state lacks are added with their initial values,
+    for which, and for dropout, the seed is.
 
     Raises:
         UserError: Nothing is trained, or this model cannot be trained in this way.

@@ -52,17 +52,9 @@ def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
 class Teacher:
     """The dense model, whose hidden states after the last block are on disk; its logits are not,
     since they are many times as large. Computing these states takes about a fifth of a
-    distillation of one epoch, so an interrupted one keeps them.
-
-    Args:
-        model: The dense model.
-        states: The training sample.
-        folder: Where the hidden states are kept, unless a dense pass of the study has kept them;
-            the caller removes it after the training.
-        fingerprint: Digest of everything that the training depends on.
-
-    Attributes:
-        spent: What earlier attempts spent on the hidden states.
+    distillation of one epoch, so an interrupted one keeps them, in a folder that the caller
+    removes after the training, unless a dense pass of the study has kept them. `spent` is what
+    earlier attempts spent on them.
     """
 
     def __init__(

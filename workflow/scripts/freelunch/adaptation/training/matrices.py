@@ -130,16 +130,10 @@ class Frozen(TrainedMatrix):
 
 
 class LowRankMatrix(Frozen):
-    """A matrix W + s factor . (BA), computed from the stored W and two small matrices.
-
-    A method says by which factor, (out, in), BA is multiplied; this class says by none.
-
-    Args:
-        linear: The linear layer.
-        keep: Mask of the layer, (out, in), bool, True where the weight is kept: where the weight is
-            not 0, or everywhere.
-        trained: What is trained, with rank and alpha.
-        parameters: A, (rank, in), and B, (out, rank) or as `start` makes it.
+    """A matrix W + s factor . (BA), computed from the stored W and two small matrices, A, (rank,
+    in), and B, (out, rank) or as `start` makes it. A method says by which factor, (out, in), BA
+    is multiplied; this class says by none. The mask, (out, in), bool, keeps every weight, or
+    those that are not 0.
 
     Attributes:
         adds_stored: Whether W is added to the product.

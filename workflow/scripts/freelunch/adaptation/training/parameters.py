@@ -21,15 +21,11 @@ Slot = tuple[nn.Module, str]
 
 
 class TrainedParameters:
-    """All trained parameters of some modules.
+    """All trained parameters of some modules: of the matrices of `masked` linear layers, and
+    `others`, such as norms and biases, that are trained directly.
 
-    Args:
-        masked: Linear layers whose matrices may be trained, with their names and masks.
-        others: Parameters that are trained directly: norms, biases.
-        trained: How matrices are trained.
-        seed: Seed of random initial values.
-        parameters: The trained parameters, if they exist already; they take their places in the
-            modules. If not, they start from the modules' own.
+    If they exist already, `parameters` take their places in the modules. If not, they start from
+    the modules' own, and from random values by the seed.
 
     Attributes:
         parameters: Parameters that the optimiser moves, in float32 or wider.

@@ -30,14 +30,10 @@ _LARGEST_DAMPING = 1.0
 
 @dataclass(frozen=True)
 class Factor:
-    """The factorised, damped H of one layer input with C features.
-
-    Attributes:
-        upper: U, (C, C), float32, with H^-1 = U^T U.
-        dead: Features that were 0 for every token, (C,), bool; their weights are set to 0 and cost
-            nothing to prune.
-        damping: Share of the mean diagonal that was added to H's diagonal. Dead features count as 0
-            in this mean; SparseGPT's own code counts each as 1.
+    """The factorised, damped H of one layer input with C features: U, (C, C), float32, with H^-1 =
+    U^T U; the dead features that were 0 for every token, (C,), bool, whose weights are set to 0
+    and cost nothing to prune; and the share of the mean diagonal that was added. Dead features
+    count as 0 in this mean; SparseGPT's own code counts each as 1.
     """
 
     upper: Tensor
@@ -58,17 +54,10 @@ def prune(
     matrices cost more calls than arithmetic.
 
     With an unstructured pattern, the weights to prune are chosen at the start of each block of
-    columns, within the block or row by row (as in the study and the paper). The matrix loses
-    exactly as many weights as the pattern asks for; SparseGPT's own code prunes one more in each
-    block. With an NofM pattern, the weights of a group are chosen when the elimination reaches it.
-
-    Args:
-        weights: Dense weights, each (out, in).
-        statistics: Statistics of the layers' input, with its Gram matrix.
-        pattern: Unstructured or NofM.
-        settings: `damping`, the share of H's mean diagonal that is added to the diagonal;
-            `column_block`, the columns of a block, a multiple of the pattern's M; `scope`.
-        where: Name of the first weight, for error messages.
+    `column_block` columns, within the block or row by row (as in the study and the paper). The
+    matrix loses exactly as many weights as the pattern asks for; SparseGPT's own code prunes one
+    more in each block. With an NofM pattern, the weights of a group are chosen when the elimination
+    reaches it. `damping` is the share of H's mean diagonal that is added to the diagonal.
 
     Raises:
         UserError: The Gram matrix is missing or not finite, the pattern does not divide the columns
