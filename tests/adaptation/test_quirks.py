@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.adaptation.reconstruction import windows_in_turn
-from freelunch.adaptation.reconstruction.window import WindowModules
+from freelunch.adaptation.reconstruction.train_window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.model.hidden_file import HiddenStates

@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.reconstruction import windows_in_turn
-from freelunch.adaptation.reconstruction.train_window import LOSSES, Loss, train_window_
-from freelunch.adaptation.reconstruction.window import WindowModules
+from freelunch.adaptation.reconstruction.train_window import (
+    LOSSES,
+    Loss,
+    WindowModules,
+    train_window_,
+)
 from freelunch.adaptation.training import optimisation
 from freelunch.adaptation.training.optimisation import learning_rates
 from freelunch.core.artifact import MANIFEST, Artifact

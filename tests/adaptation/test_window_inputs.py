@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from freelunch.adaptation.reconstruction import windows_in_turn
-from freelunch.adaptation.reconstruction.window import WindowModules
+from freelunch.adaptation.reconstruction.train_window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.model.blocks import half
 from freelunch.model.hidden_file import HiddenStates

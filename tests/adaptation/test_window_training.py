@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from freelunch.adaptation.reconstruction.window import _in_float32
+from freelunch.adaptation.reconstruction.train_window import _in_float32
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.errors import UserError
 from freelunch.core.progress import Report, silent

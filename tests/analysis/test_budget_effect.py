@@ -6,9 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from freelunch.analysis.budget_effect import BUDGET_COLUMNS, budget_rows
+from freelunch.analysis.budget_effect import (
+    BUDGET_COLUMNS,
+    REACH_COLUMNS,
+    budget_rows,
+    reach_rows,
+    reached_at,
+)
 from freelunch.analysis.pairing import paired_difference
-from freelunch.analysis.reach import REACH_COLUMNS, reach_rows, reached_at
 from freelunch.reporting.adaptation_sections import budget_line, reach_sentences
 from freelunch.reporting.inline_numbers import numbers_tree
 from freelunch.reporting.results import Results

@@ -10,6 +10,7 @@ import pytest
 from scipy.special import stdtrit
 
 from freelunch.analysis import intervals
+from freelunch.analysis.budget_effect import reached_at
 from freelunch.analysis.intervals import (
     SIGNED_DIFFERENCES,
     Means,
@@ -21,7 +22,6 @@ from freelunch.analysis.intervals import (
     estimate,
     size_difference,
 )
-from freelunch.analysis.reach import reached_at
 
 WINDOWS = 200
 GENERATOR = np.random.default_rng(0)

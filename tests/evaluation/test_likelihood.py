@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import Artifact
 from freelunch.evaluation import likelihood
-from freelunch.evaluation.packing import PADDING, Batch, LikelihoodRequest, batches, pack
+from freelunch.evaluation.likelihood import PADDING, Batch, LikelihoodRequest, batches, pack
 from freelunch.model.checkpoint import StreamedModel
 from measuring import likelihoods_of
 from tiny_models import FAMILIES, VARIANTS, tiny_checkpoint

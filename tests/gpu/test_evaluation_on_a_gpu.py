@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from freelunch.evaluation.packing import LikelihoodRequest
+from freelunch.evaluation.likelihood import LikelihoodRequest
 from freelunch.model.checkpoint import StreamedModel
 from measuring import drift_of, identity_of, likelihoods_of, perplexity_of
 from tiny_models import random_tokens, tiny_checkpoint

@@ -27,9 +27,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from freelunch.adaptation.retraining.trained_outer import Passes
+from freelunch.adaptation.retraining.trainee import Passes
 from freelunch.core import background_io
-from freelunch.evaluation.packing import LikelihoodRequest
+from freelunch.evaluation.likelihood import LikelihoodRequest
 from freelunch.model import transfer
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel

@@ -50,8 +50,7 @@ from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import assemble_model, load_pruned_block, masks_file, pack
 from freelunch.model.open_dense_pass import DensePass
 from freelunch.pruning.dense_pass import capture_dense
-from freelunch.pruning.prune import prune_model
-from freelunch.pruning.pruners import prune_matrices
+from freelunch.pruning.prune import prune_matrices, prune_model
 from freelunch.pruning.sharing import Pruning
 from freelunch.pruning.statistics import InputStatistics
 from freelunch.study.adaptations import Reconstruction

@@ -28,19 +28,12 @@ S = TypeVar("S", bound=Adaptation)
 
 @dataclass(frozen=True)
 class AdaptationJob(Generic[S]):
-    """An adaptation of a pruned model.
-
-    Attributes:
-        model: The dense model.
-        masks: Masks of the pruned model.
-        states: The sample that the model is adapted on, with the dense model's hidden states.
-        settings: Settings of the adaptation, an entry of `adaptations`.
-        seed: Seed of the order of the sequences and of initial values.
-        folder: Folder for the adapted blocks, one shard per block.
-        fingerprint: Digest of everything the result depends on.
-        report: Called after each window, or after each step of a retraining.
-        stop_at_divergence: Whether a loss that is not finite is an error. Otherwise the window, or
-            the model, keeps its pruned weights, and the results say that it diverged.
+    """An adaptation of a pruned model, given by the dense one and its masks, on a sample with the
+    dense model's hidden states, by an entry of `adaptations`. The seed is that of the order of
+    the sequences and of initial values; the folder gets one shard per block; the fingerprint is
+    the digest of everything the result depends on; `report` is called after each window or step.
+    Unless `stop_at_divergence`, a window or model with a loss that is not finite keeps its
+    pruned weights, and the results say that it diverged.
     """
 
     model: StreamedModel
@@ -54,10 +47,8 @@ class AdaptationJob(Generic[S]):
     stop_at_divergence: bool = True
 
     def writer(self, others: Iterable[Path] = ()) -> ArtifactWriter:
-        """Return the writer of the adapted blocks; `others` as in `ArtifactWriter`.
-
-        Raises:
-            UserError: The masks belong to another model or sample.
+        """Return the writer of the adapted blocks; `others` as in `ArtifactWriter`. UserError: the
+        masks belong to another model or sample.
         """
         check_belongs(self.masks, "model", self.model.artifact)
         check_sample(self.masks, self.states.calibration)
@@ -77,15 +68,10 @@ class AdaptationJob(Generic[S]):
 
 @dataclass(frozen=True)
 class WindowResult:
-    """What came of a window, or of a whole model that was retrained.
-
-    Attributes:
-        loss_before: Loss of the pruned weights on the first sequences.
-        loss_after: Loss of the weights that the window has now, on the same sequences.
-        steps: Optimiser steps; 0 if the weights were solved for.
-        trained_parameters: How many numbers were trained.
-        kept_pruned: Whether the window has its pruned weights, since the adapted ones were worse.
-        diverged_at_step: First step, from 1, whose loss was not finite; None if all were.
+    """What came of a window, or of a whole model that was retrained: its loss on the first
+    sequences with the pruned weights and with those that it has now; optimiser steps (0 if the
+    weights were solved for); how many numbers were trained; whether it has its pruned weights,
+    since the adapted ones were worse; and the first step, from 1, whose loss was not finite.
     """
 
     loss_before: float
@@ -117,22 +103,19 @@ def open_adaptation(
     entry: str,
     stop_at_divergence: bool,
 ) -> Iterator[AdaptationJob[Any]]:
-    """Open what an adaptation needs, and set the job's counts.
+    """Open what an adaptation needs, and set the counts of the running job. UserError: the model's
+    precision cannot be trained.
 
     Args:
-        job: The running job.
         model: Folder of the dense model.
-        masks, folder, seed, stop_at_divergence: As in `AdaptationJob`.
         sample: Token ids of the sample.
         hidden: Folder of the hidden states that a dense pass may have kept.
         settings: Settings of the adaptation as JSON.
-        window: The window that the plan decided, which takes the place of `auto`: blocks of another
-            attempt may only be taken over if they were adapted in the same window.
+        window: The window that the plan decided, in the place of `auto`: blocks of another attempt
+            may only be taken over if they were adapted in the same window.
         code: Digest of the code that adapts.
         entry: The model's key in the config, for an error about its dtype.
-
-    Raises:
-        UserError: The model's precision cannot be trained.
+        job, masks, folder, seed, stop_at_divergence: As in `AdaptationJob`.
     """
     dense, adaptation, passes = StreamedModel(model, job.device), read_adaptation(settings), 1
     if isinstance(adaptation, Training):

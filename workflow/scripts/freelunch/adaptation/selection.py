@@ -17,13 +17,9 @@ from freelunch.study.windows import adapted_windows
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of several adaptations of the same pruned model.
-
-    Attributes:
-        name: Name as in `freelunch.study.search`.
-        settings: Settings that the candidate should have been adapted with.
-        parts: Artifacts that the jobs of the adaptation wrote.
-        metrics: Metrics of the candidate's checkpoint, including its perplexity.
+    """One of several adaptations of the same pruned model: its name as in `freelunch.study.search`,
+    the settings that it should have been adapted with, the artifacts that its jobs wrote, and
+    the metrics of its checkpoint.
     """
 
     name: str
@@ -32,24 +28,10 @@ class Candidate:
     metrics: Mapping[str, float | None]
 
     @property
-    def adapted_with(self) -> dict[str, object]:
-        """Return the settings that the candidate was adapted with."""
-        return dict(self.parts[0].facts["settings"]["adaptation"])
-
-    @property
     def loss(self) -> float:
-        """Return the mean loss; infinity if it is not finite, or if the training of a window
-        diverged.
-        """
+        """Return the mean loss; infinity if it is not finite, or if a window diverged."""
         loss = self.metrics["loss"]
         return math.inf if loss is None or self.diverged else float(loss)
-
-    @property
-    def kept_pruned(self) -> int:
-        """Return how many windows kept their pruned weights, since training worsened them or
-        diverged.
-        """
-        return sum(facts["kept_pruned"] for facts in adapted_windows(self.parts).values())
 
     @property
     def diverged(self) -> int:
@@ -59,12 +41,12 @@ class Candidate:
     @property
     def facts(self) -> dict[str, object]:
         """Return what the manifest says of the candidate."""
-        settings = self.settings.as_json()
+        settings, windows = self.settings.as_json(), adapted_windows(self.parts)
         return {
             **{key: settings[key] for key in settings if key in (*SEARCHED, "samples")},
             "perplexity": self.metrics["perplexity"],
             "perplexity_standard_error": self.metrics["perplexity_standard_error"],
-            "windows_kept_pruned": self.kept_pruned,
+            "windows_kept_pruned": sum(each["kept_pruned"] for each in windows.values()),
             "windows_diverged": self.diverged,
         }
 
@@ -77,9 +59,8 @@ def choose_candidate(
     fingerprint: str,
 ) -> Artifact:
     """Link the blocks of the candidate with the lowest perplexity; ties: the first candidate wins.
-
-    A candidate that diverged in a window is never chosen, even if its perplexity is the lowest with
-    the pruned weights in that window.
+    One that diverged in a window is never chosen, even if its perplexity is the lowest with the
+    pruned weights in that window.
 
     Args:
         candidates: Candidates, all measured on the same text.
@@ -88,15 +69,15 @@ def choose_candidate(
         folder, fingerprint: As in `ArtifactWriter`, for the blocks.
 
     Raises:
-        UserError: No candidate is left (divergence, perplexity not finite), or a candidate was
-            adapted with other settings.
+        UserError: No candidate is left, or a candidate was adapted with other settings.
     """
     for candidate in candidates:
-        if candidate.adapted_with != candidate.settings.as_json():
+        found = candidate.parts[0].facts["settings"]["adaptation"]
+        if found != candidate.settings.as_json():
             raise UserError(
                 "a candidate was adapted with other settings",
                 where=candidate.parts[0].folder,
-                found=candidate.adapted_with,
+                found=found,
                 expected=candidate.settings.as_json(),
                 todo=run_again(settings.rule),
             )
@@ -106,10 +87,8 @@ def choose_candidate(
             "no candidate to choose",
             where=folder,
             found=", ".join(
-                f"{candidate.name}: {candidate.diverged} windows diverged"
-                if candidate.diverged
-                else f"{candidate.name}: loss {candidate.metrics['loss']}"
-                for candidate in candidates
+                f"{each.name}: loss {each.metrics['loss']}, {each.diverged} windows diverged"
+                for each in candidates
             ),
             expected="a candidate with a finite loss and no diverged window",
             todo="list lower learning rates",

@@ -40,14 +40,9 @@ Right = Mapping[str, Sequence[float]]
 
 def task_rows(records: Records, folder: Path) -> list[Row]:
     """Return a row, with TASK_COLUMNS, for each task of each cell that was evaluated on tasks, and
-    one for their plain mean; seeds are averaged, document by document.
-
-    Args:
-        records: The records of the study.
-        folder: The folder of the records, with the answers beside them.
-
-    Raises:
-        UserError: Answers are missing, or two cells were asked different documents.
+    one for their plain mean; seeds are averaged, document by document. The folder of the records
+    has the answers beside them. UserError: answers are missing, or two cells were asked
+    different documents.
     """
     asked = {cell: record for cell, record in records.items() if "tasks" in record["metrics"]}
     right = {cell: _right(cell, asked, folder) for cell in asked}
@@ -84,10 +79,8 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
 
 
 def _right(cell: Cell, records: Records, folder: Path) -> Right:
-    """Return which answers of a cell are right.
-
-    Raises:
-        UserError: The cell was asked other documents than its dense model.
+    """Return which answers of a cell are right. UserError: it was asked other documents than its
+    dense model.
     """
     dense = Cell.dense(cell.model)
     mine, theirs = (records[each]["metrics"]["tasks"]["tasks"] for each in (cell, dense))
@@ -111,7 +104,7 @@ def _over_seeds(seeds: Sequence[Right]) -> Right:
 
 
 def _mean(right: Right, task: str) -> tuple[float, float]:
-    """Return the mean of a task, or of all tasks' means, and its standard error over documents."""
+    """Return the mean of a task, or of all tasks' means, and its error over documents."""
     tasks = list(right) if task == MEAN else [task]
     errors = [standard_error(right[each]) for each in tasks]
     return fmean(fmean(right[each]) for each in tasks), math.hypot(*errors) / len(tasks)

@@ -1,37 +1,29 @@
 """Compare retraining with reconstruction by their budgets: the first result of the paper.
 
-The adaptations of one pruned model that differ only in their budget form a series. Each
-retraining series is compared with one reconstruction, the reference (`Comparisons.references`).
-`analysis.reach` finds the budget at which a series reaches the reference.
+The adaptations of one pruned model that differ only in their budget form a series. Each retraining
+series is compared with one reconstruction, the reference (`Comparisons.references`). Its loss is
+interpolated linearly in the logarithm of the budget. The budget at which it comes down to the
+reconstruction's loss, divided by the reconstruction's own budget, is the series' reach.
 """
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from freelunch.analysis.pairing import (
-    ENOUGH_SEEDS,
-    Records,
-    Row,
-    by_adaptation,
-    error_columns,
-    operations,
-    paired_difference,
-    paired_losses,
-    perplexity_over_seeds,
-    pruned_models,
-    selected_on,
-    window_means,
-    with_errors,
-)
-from freelunch.records.record import CostFacts, adaptation_facts
+from freelunch.analysis import pairing
+from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, Row, error_columns, with_errors
+from freelunch.records.record import adaptation_facts
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import chosen_of
-from freelunch.study.steps import SEARCH
+from freelunch.study.steps import JOINED, SEARCH
 from freelunch.study.study import Study
+
+# Planning reads the columns of this module, and must not wait for numpy and scipy.
+if TYPE_CHECKING:
+    from freelunch.analysis.intervals import Means, Numbers
 
 BUDGET_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
@@ -43,13 +35,21 @@ BUDGET_COLUMNS = (
     "perplexity_error_beside_reference",
     *("perplexity_unadapted", "perplexity_dense"),
 )
+REACH_COLUMNS = (
+    *("model", "criterion", "pattern", "series", "reference", "budgets", "seeds", "unit"),
+    *("smallest_over_reference", "largest_over_reference"),
+    *("reached_at_over_reference", "reached_at_low", "reached_at_high"),
+)
+# The units of a budget: all tokens seen, the distinct ones among them (the data), operations.
+UNITS = ("tokens", "distinct_tokens", "flops")
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Run:
     """An adaptation of a pruned model with one seed: the mean loss of each window of text, in nats
-    per token, and its amounts (see `Adapted`).
+    per token; the tokens seen, counting repeats, and those that were seen at least once; and the
+    operations, including those of the dense pass that made the targets.
     """
 
     cell: Cell
@@ -61,13 +61,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Adapted:
-    """An adaptation of a pruned model with some seeds; amounts are means over them.
-
-    Attributes:
-        name: Name of the adaptation.
-        series: Name of the series, whose members differ only in their budget.
-        settings: Settings of the adaptation.
-        runs: One for each seed, in the order of the seeds; at least one.
+    """An adaptation of a pruned model, with a run for each of its seeds, in their order; the
+    members of its series differ only in their budget.
     """
 
     name: str
@@ -90,30 +85,9 @@ class Adapted:
         """Return the mean loss of each window of text, nats per token: (seeds, windows)."""
         return [run.losses for run in self.runs]
 
-    @property
-    def mean_losses(self) -> list[float]:
-        """Return the loss of each window of text, averaged over seeds."""
-        return window_means(self.losses)
-
-    @property
-    def tokens(self) -> float:
-        """Return the tokens seen, counting repeats."""
-        return fmean(run.tokens for run in self.runs)
-
-    @property
-    def distinct_tokens(self) -> float:
-        """Return the tokens of the text that were seen at least once."""
-        return fmean(run.distinct_tokens for run in self.runs)
-
-    @property
-    def flops(self) -> float:
-        """Return the operations, including those of the dense pass that made the targets."""
-        return fmean(run.flops for run in self.runs)
-
-    @property
-    def finite(self) -> bool:
-        """Return whether all losses are finite."""
-        return all(math.isfinite(loss) for of_seed in self.losses for loss in of_seed)
+    def amount(self, unit: str) -> float:
+        """Return the mean over seeds of its budget in one of UNITS."""
+        return fmean(getattr(run, unit) for run in self.runs)
 
     def with_seeds(self, seeds: Collection[int]) -> "Adapted":
         """Return the adaptation with some of its seeds."""
@@ -139,15 +113,14 @@ class BudgetComparison:
 
 
 def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]:
-    """Return a comparison for each pruned model that was both reconstructed and retrained.
-
-    It holds all retrainings, and the reconstructions in the series of the reference, with those of
-    their seeds that the unadapted model has. What shares no seed with the reference is left out.
+    """Return a comparison for each pruned model that was both reconstructed and retrained: all
+    retrainings, and the reconstructions in the series of the reference, with those of their
+    seeds that the unadapted model has. What shares no seed with the reference is left out.
     """
     comparisons = []
     series, entries = study.comparisons.series, study.config.adaptations
-    for cells in pruned_models(records):
-        by_name = by_adaptation(cells)
+    for cells in pairing.pruned_models(records):
+        by_name = pairing.by_adaptation(cells)
         unadapted = by_name.pop(NONE, {})
         local = [name for name in study.comparisons.references if name in by_name]
         retrained = [name for name in by_name if entries[name].is_retraining]
@@ -171,7 +144,7 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
                 on_curve = {*study.comparisons.budgets_of(reference, on_curve)}
             else:
                 on_curve = on_curve - {*study.comparisons.selected_on_evaluation} or on_curve
-            of_series.sort(key=lambda each: each.tokens)
+            of_series.sort(key=lambda each: each.amount("tokens"))
             curves[name] = [each for each in of_series if each.name in on_curve]
         comparisons.append(BudgetComparison(unadapted, adapted[reference], members, curves))
     return comparisons
@@ -180,18 +153,13 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
 def on_shared_seeds(
     reference: Adapted, ways: Mapping[str, Sequence[Adapted]]
 ) -> tuple[Adapted, dict[str, list[Adapted]]] | None:
-    """Return a reconstruction and ways of retraining with the seeds on which they are compared.
+    """Return a reconstruction and ways of retraining, each with its budgets, with the seeds on
+    which they are compared; None if there is no seed with which the reconstruction and every way
+    were run.
 
     Every way has a budget with these seeds; budgets that lack one of them are left out. Large
     budgets often have fewer seeds than small ones. So there are at least ENOUGH_SEEDS if that is
     possible. Then they leave out the fewest budgets, then they are the most, then the lowest.
-
-    Args:
-        reference: The reconstruction.
-        ways: The budgets of each way of retraining.
-
-    Returns:
-        None if there is no seed with which the reconstruction and every way were run.
     """
     budgets = [each for way in ways.values() for each in way]
     candidates = {reference.seeds}
@@ -221,9 +189,8 @@ def on_shared_seeds(
 
 
 def budget_rows(records: Records, study: Study) -> list[Row]:
-    """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison.
-
-    A row is over the seeds that the member shares with the reference.
+    """Return a row, with BUDGET_COLUMNS, for each member of each series of each comparison, over
+    the seeds that the member shares with the reference.
     """
     return [
         _row(each, comparison, records)
@@ -234,14 +201,10 @@ def budget_rows(records: Records, study: Study) -> list[Row]:
 
 
 def _run(cell: Cell, settings: Adaptation, records: Records) -> Run:
-    cost = _cost(cell, settings, records)
+    cost = records[cell]["cost"][settings.rule]
     distinct_tokens = adaptation_facts(records[cell])["distinct_tokens"]
-    losses, _ = paired_losses(cell, records)
-    return Run(cell, losses, cost["tokens"], distinct_tokens, operations(cost))
-
-
-def _cost(cell: Cell, settings: Adaptation, records: Records) -> CostFacts:
-    return records[cell]["cost"][settings.rule]
+    losses, _ = pairing.paired_losses(cell, records)
+    return Run(cell, losses, cost["tokens"], distinct_tokens, pairing.operations(cost))
 
 
 def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Row:
@@ -250,11 +213,12 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
     cells, settings = adapted.cells, adapted.settings
     facts, written = [adaptation_facts(records[cell]) for cell in cells], settings.as_json()
     chosen = [chosen_of(each["choice"], written) for each in facts]
-    costs = [_cost(cell, settings, records) for cell in cells]
+    costs = [records[cell]["cost"][settings.rule] for cell in cells]
     searches = [records[cell]["cost"].get(SEARCH, {"flops": 0})["flops"] for cell in cells]
-    perplexity = perplexity_over_seeds(cells, records)
+    perplexity = pairing.perplexity_over_seeds(cells, records)
     unadapted = [comparison.unadapted[cell.seed] for cell in cells]
-    difference, error = paired_difference(adapted.mean_losses, reference.mean_losses)
+    windows = (pairing.window_means(each.losses) for each in (adapted, reference))
+    difference, error = pairing.paired_difference(*windows)
     return {
         **{key: getattr(cells[0], key) for key in BUDGET_COLUMNS[:4]},
         "seeds": len(cells),
@@ -264,12 +228,12 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
         "reference": reference.name,
         "learning_rate": _shared(each["learning_rate"] for each in chosen),
         "epochs": _shared(each["epochs"] for each in chosen),
-        "selected_on": _shared(map(selected_on, facts)),
-        "tokens": adapted.tokens,
-        "distinct_tokens": adapted.distinct_tokens,
+        "selected_on": _shared(map(pairing.selected_on, facts)),
+        "tokens": adapted.amount("tokens"),
+        "distinct_tokens": adapted.amount("distinct_tokens"),
         "steps": _shared(each["steps"] for each in facts),
         "trained_parameters": round(fmean(each["trained_parameters"] for each in facts)),
-        "flops": adapted.flops,
+        "flops": adapted.amount("flops"),
         "wall_s": fmean(cost["wall_s"] for cost in costs),
         "cpu_s": fmean(cost["cpu_s"] for cost in costs),
         "peak_bytes": max(cost["peak_bytes"] for cost in costs),
@@ -278,8 +242,8 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
         **with_errors("loss_minus_reference", difference, error),
         # To first order the error of a perplexity is the perplexity times the error of the loss.
         "perplexity_error_beside_reference": perplexity[0] * error,
-        "perplexity_unadapted": perplexity_over_seeds(unadapted, records)[0],
-        "perplexity_dense": perplexity_over_seeds([Cell.dense(cells[0].model)], records)[0],
+        "perplexity_unadapted": pairing.perplexity_over_seeds(unadapted, records)[0],
+        "perplexity_dense": pairing.perplexity_over_seeds([Cell.dense(cells[0].model)], records)[0],
     }
 
 
@@ -287,3 +251,99 @@ def _shared(values: Iterable[Value]) -> Value | None:
     """Return the value that all seeds share; None where seeds differ."""
     first, *others = values
     return first if all(value == first for value in others) else None
+
+
+def reach_rows(records: Records, study: Study) -> list[Row]:
+    """Return a row, with REACH_COLUMNS, for each retraining series and unit, over the seeds and
+    budgets of `on_shared_seeds`. `reached_at_over_reference` is infinite where no budget reaches
+    the reconstruction, and NaN where the reconstruction diverged.
+    """
+    neighbours = study.perplexity.cut == JOINED
+    rows = []
+    for comparison in budget_comparisons(records, study):
+        for name, of_series in comparison.curves.items():
+            if name == comparison.reference.series:
+                continue
+            compared = on_shared_seeds(comparison.reference, {name: of_series})
+            # All members of a comparison share a seed with the reference.
+            assert compared is not None
+            reference, ways = compared
+            rows += [_reach(name, ways[name], reference, unit, neighbours) for unit in UNITS]
+    return rows
+
+
+def _reach(
+    name: str, members: Sequence[Adapted], reference: Adapted, unit: str, neighbours: bool
+) -> Row:
+    import numpy as np
+
+    from freelunch.analysis.intervals import Sample, estimate
+
+    amounts = {each.name: each.amount(unit) / reference.amount(unit) for each in members}
+    # An adaptation that diverged reaches nothing.
+    finite = [each for each in members if np.isfinite(each.losses).all()]
+    curve = by_amount({each.name: amounts[each.name] for each in finite})
+
+    def crossing(means: "Means") -> "Numbers":
+        if not curve:
+            return np.full_like(means[reference.name], math.inf)
+        return reached_at(list(curve), excess_on(curve, reference.name, means))
+
+    compared = [reference, *finite]
+    losses = np.array([each.losses for each in compared])
+    sample = Sample([each.name for each in compared], [losses], neighbours)
+    reached = estimate([crossing], [sample])
+    return {
+        **{key: getattr(reference.cells[0], key) for key in REACH_COLUMNS[:3]},
+        "series": name,
+        "reference": reference.name,
+        "budgets": len(members),
+        "seeds": len(members[0].cells),
+        "unit": unit,
+        "smallest_over_reference": min(amounts.values()),
+        "largest_over_reference": max(amounts.values()),
+        "reached_at_over_reference": reached.value,
+        "reached_at_low": reached.low,
+        "reached_at_high": reached.high,
+    }
+
+
+def by_amount(amounts: Mapping[str, float]) -> dict[float, list[str]]:
+    """Return adaptations by their amounts, rising: what saw more tokens, in more epochs, may have
+    seen fewer distinct ones.
+    """
+    curve: dict[float, list[str]] = {}
+    for name in sorted(amounts, key=amounts.__getitem__):
+        curve.setdefault(amounts[name], []).append(name)
+    return curve
+
+
+def excess_on(
+    curve: Mapping[float, Sequence[str]], reference: str, means: "Means"
+) -> "list[Numbers]":
+    """Return the mean loss at each amount minus the reference's. Of several adaptations with equal
+    amounts, such as with different learning rates, the best counts.
+    """
+    import numpy as np
+
+    best = (np.min([means[name] for name in names], axis=0) for names in curve.values())
+    return [of_amount - means[reference] for of_amount in best]
+
+
+def reached_at(amounts: Sequence[float], excess: "Sequence[Numbers]") -> "Numbers":
+    """Return the first amount at which an excess loss, the finite loss at each amount minus the one
+    to be reached, comes down to 0; the smallest amount if its excess is 0 or less; infinity if
+    none reaches it. Between the positive, rising amounts the excess is interpolated linearly in
+    their logarithm.
+    """
+    import numpy as np
+
+    reached = np.full_like(excess[0], math.inf)
+    # From the last amount to the first, so that the first one that reaches it stays.
+    for at in range(len(amounts) - 1, 0, -1):
+        before, after = excess[at - 1], excess[at]
+        crosses = (before > 0) & (after <= 0)
+        share = np.divide(before, before - after, out=np.zeros_like(reached), where=crosses)
+        low, high = math.log(amounts[at - 1]), math.log(amounts[at])
+        reached = np.where(after <= 0, np.exp(low + share * (high - low)), reached)
+    return np.where(excess[0] <= 0, amounts[0], reached)

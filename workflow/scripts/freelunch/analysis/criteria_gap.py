@@ -12,25 +12,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
 
-from freelunch.analysis.pairing import (
-    Measured,
-    Records,
-    Row,
-    Rows,
-    error_columns,
-    exp,
-    loss_differences,
-    over_units_and_seeds,
-    paired_losses,
-    parameters_by_model,
-    perplexity_over_seeds,
-    seed_groups,
-    share_of,
-    standard_error,
-    total_error,
-    window_means,
-    with_errors,
-)
+from freelunch.analysis import pairing
+from freelunch.analysis.pairing import Measured, Records, Row, Rows, error_columns, with_errors
 from freelunch.study.cell import NONE, Cell
 
 LEFT_COLUMNS = error_columns("gap_left")
@@ -56,13 +39,9 @@ Cells = Mapping[str, Mapping[int, Cell]]
 
 @dataclass(frozen=True)
 class Gap:
-    """The gap between some criteria, over the seeds that all of them have.
-
-    Attributes:
-        best: The criterion with the smallest mean loss.
-        worst: The criterion with the largest mean loss, or with one that is not finite.
-        seeds: The seeds that all criteria share.
-        losses: Loss of the worst minus that of the best, nats per token: (seeds, windows).
+    """The gap between some criteria, over the seeds that all of them have: the criteria with the
+    smallest and the largest mean loss, or with one that is not finite, and the loss of the worst
+    minus that of the best, nats per token: (seeds, windows).
     """
 
     best: str
@@ -72,14 +51,13 @@ class Gap:
 
 
 def gap_rows(records: Records) -> list[Row]:
-    """Return the gaps of all models, patterns and adaptations, with GAP_COLUMNS and a few more.
+    """Return the gaps of all models, patterns and adaptations, with GAP_COLUMNS and a few more,
+    where at least two criteria have cells, all of which share a seed.
 
-    There is a row where at least two criteria have cells, all of which share a seed. One bad
-    criterion makes most of a gap, so three or more criteria get a second row that leaves out
-    (`left_out`) the one that is worst without the adaptation.
-
-    `gap_left` compares only the criteria and seeds that exist both with and without the adaptation,
-    so where these differ it is not the quotient of two rows.
+    One bad criterion makes most of a gap, so three or more criteria get a second row that leaves
+    out (`left_out`) the one that is worst without the adaptation. `gap_left` compares only the
+    criteria and seeds that exist both with and without the adaptation, so where these differ it is
+    not the quotient of two rows.
     """
     groups, rows = _groups(records), []
     for (model, pattern, adaptation), cells in groups.items():
@@ -87,7 +65,10 @@ def gap_rows(records: Records) -> list[Row]:
         reference = criteria_gap(pruned or cells, records)
         worst = reference.worst if reference is not None else None
         for left_out in (None, worst) if worst in cells and len(cells) > 2 else (None,):
-            here, unadapted = (_without(left_out, one) for one in (cells, pruned))
+            here, unadapted = (
+                {name: of_seed for name, of_seed in one.items() if name != left_out}
+                for one in (cells, pruned)
+            )
             gap = criteria_gap(here, records)
             if gap is not None:
                 row: Row = {"model": model, "pattern": pattern, "adaptation": adaptation}
@@ -100,7 +81,7 @@ def gap_rows(records: Records) -> list[Row]:
 
 def size_rows(gaps: Rows, records: Records) -> list[Row]:
     """Return the gaps between all criteria, with SIZE_COLUMNS: beside the size of their model."""
-    sizes = parameters_by_model(records)
+    sizes = pairing.parameters_by_model(records)
     return [{**gap, "parameters": sizes[gap["model"]]} for gap in gaps if gap["left_out"] is None]
 
 
@@ -111,10 +92,12 @@ def pair_rows(records: Records) -> list[Row]:
         for criterion, other in combinations(cells, 2):
             seeds = _shared_seeds([cells[criterion], cells[other]])
             if seeds:
-                losses = loss_differences(cells[criterion], cells[other], seeds, records)
+                losses = pairing.loss_differences(cells[criterion], cells[other], seeds, records)
                 row: Row = {"model": model, "pattern": pattern, "adaptation": adaptation}
                 row |= {"criterion": criterion, "other": other, "seeds": len(seeds)}
-                rows.append(row | with_errors("loss_difference", *over_units_and_seeds(losses)))
+                rows.append(
+                    row | with_errors("loss_difference", *pairing.over_units_and_seeds(losses))
+                )
     return rows
 
 
@@ -124,36 +107,37 @@ def criteria_gap(cells: Cells, records: Records) -> Gap | None:
     if len(cells) < 2 or not seeds:
         return None
     losses = {
-        criterion: fmean(fmean(paired_losses(of_seed[seed], records)[0]) for seed in seeds)
+        criterion: fmean(fmean(pairing.paired_losses(of_seed[seed], records)[0]) for seed in seeds)
         for criterion, of_seed in cells.items()
     }
     ranked = sorted(losses, key=lambda name: (math.isnan(losses[name]), losses[name]))
     best, worst = ranked[0], ranked[-1]
-    return Gap(best, worst, seeds, loss_differences(cells[worst], cells[best], seeds, records))
+    return Gap(
+        best, worst, seeds, pairing.loss_differences(cells[worst], cells[best], seeds, records)
+    )
 
 
 def _left_facts(adapted: Cells, pruned: Cells, records: Records) -> Row:
-    """Return the gap with an adaptation over that without, its errors and its spread.
-
-    Both are measured on the same windows and seeds. They are None where fewer than two criteria
-    share a seed in both, and NaN where a loss is not finite, or where there was no gap.
+    """Return the gap with an adaptation over that without, on the same windows and seeds, its
+    errors and its spread: None where fewer than two criteria share a seed in both, and NaN where
+    a loss is not finite, or where there was no gap.
     """
     after = criteria_gap(_also_in(pruned, adapted), records)
     before = criteria_gap(_also_in(adapted, pruned), records)
     if after is None or before is None:
         return dict.fromkeys((*LEFT_COLUMNS, *_LEFT_IN_WORDS))
-    left, error, spread = share_of(after.losses, before.losses)
+    left, error, spread = pairing.share_of(after.losses, before.losses)
     seeds = len(after.seeds)
     return with_errors("gap_left", left, error, spread) | {
         "gap_left_seeds": seeds,
-        "gap_left_error": total_error(error, spread, seeds),
+        "gap_left_error": pairing.total_error(error, spread, seeds),
     }
 
 
 def _groups(records: Records) -> dict[tuple[str, str, str], dict[str, dict[int, Cell]]]:
     """Return the pruned cells by model, pattern and adaptation, pattern by pattern."""
     patterns: dict[tuple[str, str], dict[str, dict[str, dict[int, Cell]]]] = {}
-    for cells in seed_groups(records):
+    for cells in pairing.seed_groups(records):
         one = cells[0]
         if not one.is_dense:
             of_pattern = patterns.setdefault((one.model, one.pattern), {})
@@ -167,26 +151,20 @@ def _groups(records: Records) -> dict[tuple[str, str, str], dict[str, dict[int, 
 
 
 def _gap_facts(gap: Gap, cells: Cells, records: Records) -> Row:
-    """Return the columns of a row that describe a gap; perplexities are means over its seeds."""
     facts: Row = {"seeds": len(gap.seeds), "best": gap.best, "worst": gap.worst}
     for which, criterion in (("best", gap.best), ("worst", gap.worst)):
         of_seeds = [cells[criterion][seed] for seed in gap.seeds]
-        value, error, _ = perplexity_over_seeds(of_seeds, records)
+        value, error, _ = pairing.perplexity_over_seeds(of_seeds, records)
         facts |= with_errors(f"perplexity_{which}", value, error)
-    windows = window_means(gap.losses)
-    ratio = exp(fmean(windows))
-    facts |= with_errors("worst_over_best", ratio, ratio * standard_error(windows))
-    return facts | with_errors("loss_gap", *over_units_and_seeds(gap.losses))
+    windows = pairing.window_means(gap.losses)
+    ratio = pairing.exp(fmean(windows))
+    facts |= with_errors("worst_over_best", ratio, ratio * pairing.standard_error(windows))
+    return facts | with_errors("loss_gap", *pairing.over_units_and_seeds(gap.losses))
 
 
 def _shared_seeds(criteria: Iterable[Mapping[int, Cell]]) -> list[int]:
-    """Return the seeds that all criteria have, in order."""
     sets = [set(of_seed) for of_seed in criteria]
     return sorted(set.intersection(*sets)) if sets else []
-
-
-def _without(criterion: str | None, cells: Cells) -> Cells:
-    return {name: of_seed for name, of_seed in cells.items() if name != criterion}
 
 
 def _also_in(others: Cells, cells: Cells) -> Cells:

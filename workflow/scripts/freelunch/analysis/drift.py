@@ -20,16 +20,12 @@ STATISTICS = ("mean", "median", "max")
 
 def drift_rows(records: Records, windows: Rows) -> list[Row]:
     """Return a row, with DRIFT_COLUMNS, for each block of each pruned cell, for each kind of drift,
-    and for the block's output and its matrices; seeds are averaged.
+    and for the block's output and its matrices; seeds are averaged. For the matrices, mean and
+    median are averaged over them and max is the largest. A number that is not finite is NaN.
 
-    For the matrices, mean and median are averaged over them and max is the largest. A number that
-    is not finite is NaN.
-
-    Args:
-        records: The records of the study.
-        windows: What `analysis.window_effect.window_rows` returns. `compared` is 1 for its usual
-            windows (`usual_windows`), for all adaptations if no pruned model has several of these,
-            and for models that are not adapted.
+    `windows` are the rows of `window_effect.window_rows`. `compared` is 1 for its usual windows
+    (`usual_windows`), for all adaptations if no pruned model has several of these, and for models
+    that are not adapted.
     """
     keys = DRIFT_COLUMNS[:4]
     by_window = {tuple(row[key] for key in keys) for row in usual_windows(windows)}
@@ -54,7 +50,6 @@ def drift_rows(records: Records, windows: Rows) -> list[Row]:
 
 
 def _facts(outputs: Mapping[str, Mapping[str, float | None]], output: str) -> dict[str, float]:
-    """Return the statistics of a block's own output, or of all its matrices."""
     shown = [BLOCK] if output == BLOCK else [name for name in outputs if name != BLOCK]
     facts = {}
     for key in STATISTICS:

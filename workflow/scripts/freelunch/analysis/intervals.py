@@ -7,25 +7,23 @@ the quantiles of the draws are its t interval; a ratio, or the budget at which a
 level, gets an interval in the same way. (Percentiles of resampled windows would be too narrow: with
 four windows, a 95 % interval contains the truth in 80 % of studies.)
 
-Windows that follow each other in a text are not independent: several of them may come from one
-document. The variance of their mean is therefore estimated from slow variation along the text
-alone, its k lowest cosine components, and the distribution has k degrees of freedom (Lazarus,
-Lewis, Stock and Watson, HAR Inference: Recommendations for Practice, 2018). Of n windows, k is the
-square root of n, and at most n / 6: variation with periods of at least twelve windows. With
-independent units, k is n - 1, and the interval is the usual one.
+Windows that follow each other in a text are not independent. The variance of their mean is
+therefore estimated from slow variation along the text alone, its k lowest cosine components, and
+the distribution has k degrees of freedom (Lazarus, Lewis, Stock and Watson, HAR Inference:
+Recommendations for Practice, 2018). Of n windows, k is the square root of n, and at most n / 6:
+variation with periods of at least twelve windows. With independent units, k is n - 1, and the
+interval is the usual one.
 
 With several seeds, the spread over seeds is drawn as well. Held-out text is drawn anew with each
-seed, so that the spread over seeds is all there is to draw: it contains that of the text. With one
-seed, the interval does not cover the variation over seeds.
+seed, so that the spread over seeds contains that of the text. With one seed, the interval does not
+cover the variation over seeds.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations
 from statistics import median
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,18 +57,12 @@ Pick = Callable[[Sequence[float]], float]
 
 
 def components(values: Numbers, neighbours: bool) -> Numbers:
-    """Return components of the variation of units, each with the variance of one unit.
+    """Return components of the variation of units, (..., components), each with the variance of one
+    unit, from values of (..., units); one that is NaN where there are too few units.
 
-    Fewer components depend less on correlation between neighbours, and make wider intervals. A test
+    If the units are neighbours, that is, follow each other in a text, only slow variation counts.
+    Fewer components depend less on correlation between neighbours, and make wider intervals; a test
     simulates what the intervals cover if the correlation is 0.45, as that of our dense losses.
-
-    Args:
-        values: (..., units).
-        neighbours: Whether the units follow each other in a text, so that only slow variation
-            counts.
-
-    Returns:
-        (..., components). Where there are too few units, one component that is NaN.
     """
     units = values.shape[-1]
     count = min(math.isqrt(units), units // 6) if neighbours else units - 1
@@ -80,12 +72,7 @@ def components(values: Numbers, neighbours: bool) -> Numbers:
 
 
 def half_width(values: Numbers, neighbours: bool) -> float:
-    """Return half of the t interval of a mean; NaN if there are too few units.
-
-    Args:
-        values: (units,).
-        neighbours: As `components` takes it.
-    """
+    """Return half of the t interval of the mean of values, (units,); NaN if there are too few."""
     moves = components(values, neighbours)
     error = math.sqrt(float((moves**2).mean()) / len(values))
     return float(stdtrit(len(moves), (1 + WITHIN) / 2)) * error
@@ -93,10 +80,8 @@ def half_width(values: Numbers, neighbours: bool) -> float:
 
 def told_apart(records: Records, neighbours: bool) -> float | None:
     """Return the difference of mean losses, in nats per token, at which the 95 % interval of half
-    of all pairs of adaptations excludes zero; None if nothing can be compared.
-
-    A pair are two adaptations of one pruned model with one seed, the unadapted model included, so
-    that what the two share drops out. The interval does not cover variation over seeds.
+    of all pairs of adaptations of one pruned model with one seed, the unadapted model included,
+    excludes zero; None if nothing can be compared. It does not cover variation over seeds.
     """
     widths = []
     for cells in pruned_models(records):
@@ -107,43 +92,13 @@ def told_apart(records: Records, neighbours: bool) -> float | None:
     return median(finite) if finite else None
 
 
-class _Noise:
-    """The random numbers of one estimate: those of every other with as many components."""
-
-    def __init__(self) -> None:
-        self._counts: tuple[int, ...] = ()
-
-    def draw(self, count: int) -> tuple[Numbers, Numbers]:
-        """Return the next normal numbers, (count, DRAWS), and chi-square numbers, (DRAWS,)."""
-        self._counts += (count,)
-        # Long ones would take too much memory.
-        numbers = _numbers if count * DRAWS <= 2**21 else _numbers.__wrapped__
-        normal, chi_square, _ = numbers(self._counts, DRAWS)
-        return normal, chi_square
-
-
-# Drawing them again took 40 % of the time of an audit.
-@lru_cache(maxsize=16)
-def _numbers(counts: tuple[int, ...], draws: int) -> tuple[Numbers, Numbers, Any]:
-    """Return what is drawn after the numbers of all counts but the last, and the state then."""
-    generator = np.random.default_rng(0)
-    if len(counts) > 1:
-        generator.bit_generator.state = _numbers(counts[:-1], draws)[2]
-    normal = generator.standard_normal((counts[-1], draws))
-    return normal, generator.chisquare(counts[-1], draws), generator.bit_generator.state
-
-
 @dataclass(frozen=True)
 class Sample:
-    """The losses of the cells of one model that a statistic compares.
-
-    Attributes:
-        names: Names of the compared cells.
-        strata: The losses, (names, seeds, units), of each part of the measurement. The units are
-            the windows of a text, or the documents of each task. The mean is the plain mean over
-            strata.
-        neighbours: Whether the units of a stratum follow each other in a text.
-        nested: Whether each seed has units of its own, rather than the units of all others.
+    """The losses of the cells of one model that a statistic compares, (names, seeds, units), of
+    each part of the measurement (`strata`). The units are the windows of a text, or the
+    documents of each task. The mean is the plain mean over strata. Units may be `neighbours`
+    that follow each other in a text. If `nested`, each seed has units of its own, rather than
+    the units of all others.
     """
 
     names: Sequence[str]
@@ -164,17 +119,17 @@ class Sample:
         """Return the mean loss of each name with one seed, given by its place."""
         return self._named(self._of_seeds()[:, seed])
 
-    def drawn(self, noise: _Noise) -> Means:
+    def drawn(self, generator: np.random.Generator) -> Means:
         """Return DRAWS mean losses of each name."""
         of_seeds = self._of_seeds()
         total = np.repeat(of_seeds.mean(1)[:, None], DRAWS, axis=1)
         if self.seeds == 1 or not self.nested:
             for losses in self.strata:
                 moves = components(losses.mean(1), self.neighbours) / np.sqrt(losses.shape[2])
-                total += _errors(moves, noise) / len(self.strata)
+                total += _errors(moves, generator) / len(self.strata)
         if self.seeds > 1:
             moves = components(of_seeds, neighbours=False) / np.sqrt(self.seeds)
-            total += _errors(moves, noise)
+            total += _errors(moves, generator)
         return self._named(total)
 
     def _of_seeds(self) -> Numbers:
@@ -197,22 +152,16 @@ def size_difference(signed: Sequence[float]) -> float:
     return max(min(signed[:2]), min(signed[2:]))
 
 
-def _errors(moves: Numbers, noise: _Noise) -> Numbers:
-    """Return DRAWS errors of mean losses, (names, DRAWS), from components of their variation."""
-    count = moves.shape[1]
-    normal, chi_square = noise.draw(count)
-    return moves @ normal / np.sqrt(chi_square)
+def _errors(moves: Numbers, generator: np.random.Generator) -> Numbers:
+    normal = generator.standard_normal((moves.shape[1], DRAWS))
+    return moves @ normal / np.sqrt(generator.chisquare(moves.shape[1], DRAWS))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic with its uncertainty.
-
-    Attributes:
-        value: The statistic of all windows and seeds.
-        low, high: The ends of its interval; NaN if too many draws give no number, or if there are
-            too few units.
-        of_seeds: The statistic of each seed; empty for a single seed and for several models.
+    """A statistic with its uncertainty: the statistic of all windows and seeds; the ends of its
+    interval, NaN if too many draws give no number, or if there are too few units; and the
+    statistic of each seed, empty for a single seed and for several models.
     """
 
     value: float
@@ -227,9 +176,9 @@ def estimate(
     """Return a statistic of mean losses and its interval; NaN if a loss is not finite.
 
     If there are several statistics, `pick` says which number counts. Where it is the smallest or
-    the largest, the same numbers choose it and judge it. Therefore the end of the interval that the
-    choice favours is taken from an interval with a correspondingly higher probability (Bonferroni).
-    A difference of sizes needs no such correction, as a test simulates.
+    the largest, the same numbers choose it and judge it: the end of the interval that the choice
+    favours is taken from an interval with a correspondingly higher probability (Bonferroni). A
+    difference of sizes needs no such correction, as a test simulates.
 
     Args:
         statistics: Each computes a number from the mean losses of all samples, by name. A number
@@ -255,8 +204,9 @@ def estimate(
     )
     if not all(np.isfinite(part).all() for sample in samples for part in sample.strata):
         return Estimate(np.nan, np.nan, np.nan, of_seeds)
-    noise = _Noise()
-    means = {name: mean for sample in samples for name, mean in sample.drawn(noise).items()}
+    # The same random numbers for each estimate.
+    generator = np.random.default_rng(0)
+    means = {name: mean for sample in samples for name, mean in sample.drawn(generator).items()}
     if any(np.isnan(mean).any() for mean in means.values()):
         # Too few units. A statistic that compares means may give a number all the same.
         return Estimate(value, np.nan, np.nan, of_seeds)
@@ -273,9 +223,8 @@ def estimate(
 
 
 def _picked(values: Sequence[float], pick: Pick) -> float:
-    """Return the smallest or largest number; NaN if the numbers that there are do not decide.
-
-    NaN may be anything, and infinity is a number that is too large to be known.
+    """Return the number that counts; NaN if the numbers that there are do not decide. NaN may be
+    anything, and infinity is a number that is too large to be known.
     """
     if pick is size_difference:
         return np.nan if any(map(np.isnan, values)) else pick(values)

@@ -62,9 +62,8 @@ def by_adaptation(cells: Iterable[Cell]) -> dict[str, dict[int, Cell]]:
 
 
 def most_shared(seeds: Iterable[int], runs: Sequence[Collection[int]]) -> int | None:
-    """Return the seed that most runs have, the lowest one among ties; None if there is no seed.
-
-    A run that lacks it is left out, rather than leaving the other runs without a common seed.
+    """Return the seed that most runs have, the lowest one among ties; None if there is no seed. A
+    run that lacks it is left out, rather than leaving the other runs without a common seed.
     """
     return max(sorted(seeds), key=lambda seed: sum(seed in run for run in runs), default=None)
 
@@ -75,12 +74,8 @@ def window_means(seeds: Measured) -> list[float]:
 
 
 def paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float]]:
-    """Return the losses of a cell and of its dense model on each window, nats per token.
-
-    A loss that is not finite is NaN.
-
-    Raises:
-        UserError: The two were measured on different tokens.
+    """Return the losses of a cell and of its dense model on each window, nats per token, NaN where
+    not finite. UserError: the two were measured on different tokens.
     """
     dense = Cell.dense(cell.model)
     metrics, dense_metrics = (records[one]["metrics"]["perplexity"] for one in (cell, dense))
@@ -131,17 +126,13 @@ def paired_difference(
 def mean_over_seeds(
     seeds: Sequence[tuple[float, float, Sequence[float]]],
 ) -> tuple[float, float, float | None]:
-    """Average a quantity exp(mean over windows of x) over seeds.
+    """Average a quantity exp(mean over windows of x) over seeds. Return the mean, its standard
+    error over windows, and the standard deviation over seeds (None for one seed); NaN if one of
+    the seeds is not finite.
 
     Seeds share the windows of the text, so their errors over windows do not average out. To first
     order the mean over seeds changes with window w by the mean over seeds s of exp(mean x_s) x_sw.
-
-    Args:
-        seeds: The quantity, its standard error over windows and x of each window, for each seed.
-
-    Returns:
-        The mean, its standard error over windows, and the standard deviation over seeds (None for
-        one seed); NaN if one of the seeds is not finite.
+    For each seed, the quantity, its standard error over windows and x of each window are given.
     """
     if len(seeds) == 1:
         return seeds[0][0], seeds[0][1], None
@@ -166,13 +157,10 @@ def over_units_and_seeds(measured: Measured) -> tuple[float, float, float | None
 
 
 def share_of(part: Measured, total: Measured) -> tuple[float, float, float | None]:
-    """Return the mean of a part divided by that of the total, its error and its spread.
-
-    To first order the share changes with unit or seed x by (part_x - share * total_x) / total.
-
-    Returns:
-        The share, its standard error over units and its standard deviation over seeds (None for
-        one seed); NaN where a loss is not finite, or where the total is not above 0.
+    """Return the mean of a part divided by that of the total, its standard error over units and its
+    standard deviation over seeds (None for one seed); NaN where a loss is not finite, or where
+    the total is not above 0. To first order the share changes with unit or seed x by (part_x -
+    share * total_x) / total.
     """
     mean = fmean(window_means(total))
     # NaN goes on to all three.
@@ -231,14 +219,13 @@ def exp(value: float) -> float:
 
 
 def unit_losses(metrics: Mapping[str, Any]) -> list[float]:
-    """Return the loss of each independent unit of a text, NaN where it is not finite.
+    """Return the loss of each independent unit of a text, NaN where it is not finite. Windows of
+    joined documents, and sequences that were drawn at random, are units of their own.
 
-    Windows of one document are not independent, so that a document is a unit; where documents have
-    very different numbers of windows, small ones share a unit. The value of a unit is the mean loss
-    of all windows, plus its own deviation from it, weighted by its windows: the mean over units is
-    the mean over windows, and the error of that mean is clustered by document (to first order, as
-    of a ratio). Windows of joined documents, and sequences that were drawn at random, are units of
-    their own.
+    Windows of one document are not independent, so that a document is a unit; small documents may
+    share one (`_units`). The value of a unit is the mean loss of all windows, plus its own
+    deviation from it, weighted by its windows: the mean over units is the mean over windows, and
+    the error of that mean is clustered by document (to first order, as of a ratio).
     """
     losses = [number(loss) for loss in metrics["window_losses"]]
     documents = metrics.get("documents")

@@ -11,23 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from freelunch.analysis.pairing import (
-    Records,
-    Row,
-    Rows,
-    by_adaptation,
-    error_columns,
-    loss_differences,
-    most_shared,
-    operations,
-    over_units_and_seeds,
-    perplexity_over_seeds,
-    pruned_models,
-    selected_on,
-    share_of,
-    total_error,
-    with_errors,
-)
+from freelunch.analysis import pairing
+from freelunch.analysis.pairing import Records, Row, Rows, error_columns, with_errors
 from freelunch.records.record import adaptation_facts
 from freelunch.study.adaptations import LeastSquares, Local
 from freelunch.study.cell import NONE, Cell, pruned_model
@@ -50,12 +35,9 @@ WINDOW_COLUMNS = (
 
 @dataclass(frozen=True)
 class AdaptedCells:
-    """The cells, by seed, of one adaptation of a pruned model.
-
-    Attributes:
-        tokens: The tokens of text that it sees.
-        window: The window that was adapted together.
-        selected_on: The text on which its learning rate was chosen, where several were listed.
+    """The cells, by seed, of one adaptation of a pruned model; the tokens of text that it sees; the
+    window that was adapted together; and the text on which its learning rate was chosen, where
+    several were listed.
     """
 
     name: str
@@ -68,7 +50,6 @@ class AdaptedCells:
     @property
     def kind(self) -> tuple[object, ...]:
         """Return what tells compared windows apart: windows are compared, not losses or precisions.
-
         What was chosen on the evaluation text is a kind of its own, shown beside the usual one.
         """
         settings = self.settings
@@ -87,16 +68,16 @@ class AdaptedCells:
 
 def window_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with WINDOW_COLUMNS, for each reconstruction of a model that was also
-    reconstructed with the same amount of text and another window, or other inputs or targets, and
-    with the same settings otherwise (`Comparisons.window_group`).
+    reconstructed with the same amount of text and another window, or other inputs or targets,
+    and with the same settings otherwise (`Comparisons.window_group`).
 
     Among reconstructions with the same window, inputs and targets, only the first in the config has
     a row. All are compared over the seeds that they share with the unadapted model. What was chosen
     on the evaluation text is the best only where nothing else is finite.
     """
     rows = []
-    for cells in pruned_models(records):
-        by_name = by_adaptation(cells)
+    for cells in pairing.pruned_models(records):
+        by_name = pairing.by_adaptation(cells)
         unadapted = by_name.get(NONE, {})
         compared = study.comparisons.window_group(cells[0])
         adapted = [
@@ -111,8 +92,8 @@ def window_rows(records: Records, study: Study) -> list[Row]:
 
 
 def compared_together(rows: Rows) -> Iterator[tuple[str, str, list[Row]]]:
-    """Yield the rows that are compared with each other: those of one pruned model and one amount of
-    text. Before them come the name of the model and, if it has several, the amount in words.
+    """Yield the rows that are compared with each other, those of one pruned model and one amount of
+    text, behind the name of the model and, if it has several, the amount in words.
     """
     models: dict[str, dict[int, list[Row]]] = {}
     for row in rows:
@@ -123,9 +104,8 @@ def compared_together(rows: Rows) -> Iterator[tuple[str, str, list[Row]]]:
 
 
 def usual_windows(rows: Rows) -> list[Row]:
-    """Return the rows that differ in their window alone: those with dense inputs and targets.
-
-    What was chosen on the evaluation text is shown in the table of windows, and not compared.
+    """Return the rows that differ in their window alone: those with dense inputs and targets, whose
+    settings were not chosen on the evaluation text.
     """
     return [
         row
@@ -138,8 +118,7 @@ def usual_windows(rows: Rows) -> list[Row]:
 def _compared(
     adapted: Sequence[AdaptedCells], unadapted: Mapping[int, Cell], records: Records
 ) -> list[Row]:
-    """Return the rows of adaptations that see the same amount of text: the first of each kind."""
-    shared = most_shared(unadapted, [each.cells for each in adapted])
+    shared = pairing.most_shared(unadapted, [each.cells for each in adapted])
     kinds: dict[tuple[object, ...], AdaptedCells] = {}
     for each in adapted:
         if shared in each.cells:
@@ -150,7 +129,9 @@ def _compared(
     common = sorted(set(unadapted).intersection(*(each.cells for each in firsts)))
 
     def rank(each: AdaptedCells) -> tuple[bool, bool, float]:
-        gain, _, _ = over_units_and_seeds(loss_differences(unadapted, each.cells, common, records))
+        gain, _, _ = pairing.over_units_and_seeds(
+            pairing.loss_differences(unadapted, each.cells, common, records)
+        )
         return not math.isnan(gain), not each.favoured, gain
 
     best = max(firsts, key=rank)
@@ -162,13 +143,13 @@ def _row(
 ) -> Row:
     seeds = sorted({*unadapted} & {*adapted.cells} & {*best.cells})
     gains, best_gains = (
-        loss_differences(unadapted, each.cells, seeds, records) for each in (adapted, best)
+        pairing.loss_differences(unadapted, each.cells, seeds, records) for each in (adapted, best)
     )
-    gained, error, spread = share_of(gains, best_gains)
+    gained, error, spread = pairing.share_of(gains, best_gains)
     cells = [adapted.cells[seed] for seed in seeds]
     one, settings = cells[0], adapted.settings
-    before, _, _ = perplexity_over_seeds([unadapted[seed] for seed in seeds], records)
-    dense, _, _ = perplexity_over_seeds([Cell.dense(one.model)], records)
+    before, _, _ = pairing.perplexity_over_seeds([unadapted[seed] for seed in seeds], records)
+    dense, _, _ = pairing.perplexity_over_seeds([Cell.dense(one.model)], records)
     costs = [records[cell]["cost"][RECONSTRUCT_WINDOW] for cell in cells]
     return {
         **{key: getattr(one, key) for key in WINDOW_COLUMNS[:4]},
@@ -179,11 +160,11 @@ def _row(
         "inputs": settings.inputs,
         "targets": adapted.targets,
         "selected_on": adapted.selected_on,
-        **with_errors("perplexity", *perplexity_over_seeds(cells, records)),
-        **with_errors("gain", *over_units_and_seeds(gains)),
+        **with_errors("perplexity", *pairing.perplexity_over_seeds(cells, records)),
+        **with_errors("gain", *pairing.over_units_and_seeds(gains)),
         "best": best.name,
-        **with_errors("gain_missed", 1 - gained, total_error(error, spread, len(seeds))),
-        "adaptation_flops": fmean(map(operations, costs)),
+        **with_errors("gain_missed", 1 - gained, pairing.total_error(error, spread, len(seeds))),
+        "adaptation_flops": fmean(map(pairing.operations, costs)),
         "adaptation_wall_s": fmean(cost["wall_s"] for cost in costs),
         "adaptation_peak_bytes": max(cost["peak_bytes"] for cost in costs),
         "perplexity_unadapted": before,
@@ -198,10 +179,11 @@ def _adapted(
     settings = read_adaptation(records[cell]["spec"]["adaptation"] or {})
     tokens = study.comparisons.sequences[name] * study.calibration_of(cell.model).length
     facts = adaptation_facts(records[cell])
-    return AdaptedCells(name, by_seed, settings, tokens, facts["window"], selected_on(facts))
+    return AdaptedCells(
+        name, by_seed, settings, tokens, facts["window"], pairing.selected_on(facts)
+    )
 
 
 def _size(adapted: AdaptedCells) -> tuple[object, ...]:
-    """Return the key that sorts windows from small to large, those with dense inputs first."""
     sparse, size = adapted.settings.is_sequential, window_size(adapted.window)
     return sparse, size, isinstance(adapted.settings, LeastSquares), adapted.name

@@ -153,17 +153,17 @@ def _ratios(evidence: Evidence, claim: str, question: Question) -> Iterator[Row]
         one, words = asked.cells[-1], asked.without
         if not math.isnan(ratio.value):
             words = estimate_text(ratio, "times", asked.bounds)
-        smallest = min(getattr(each, unit) for each in retrained)
+        smallest = min(each.amount(unit) for each in retrained)
         yield {
             **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
             "reference": asked.about,
-            "reference_tokens": reference.tokens,
+            "reference_tokens": reference.amount("tokens"),
             "claim": claim,
             "metric": question.metric,
             "text": study.perplexity.text if of_perplexity else study.calibration.text,
             "unit": unit,
             "seeds": min(sample.seeds for sample in asked.samples),
-            "smallest": smallest / getattr(reference, unit),
+            "smallest": smallest / reference.amount(unit),
             "known_from": asked.bounds[0],
             "largest": asked.bounds[1],
             "ratio": ratio.value,

@@ -7,7 +7,7 @@ passes the text through the dense model again.
 
 import math
 import time
-from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,35 +44,34 @@ def outputs_file(block: int) -> str:
 
 
 def measured_on(held_out: Artifact) -> Tensor:
-    """Return the held-out token ids on which cells are measured, (sequences, length), int64.
-
-    Those on which candidates are compared come before them.
+    """Return the held-out token ids on which cells are measured, (sequences, length), int64, behind
+    those on which candidates are compared.
     """
     return read_tokens(held_out)[held_out.facts["settings"]["samples"] :]
 
 
 @torch.no_grad()
 def capture_reference(dense: DensePass) -> Artifact:
-    """Pass held-out text through the dense model; write its losses, and its activations if kept.
-
-    Args:
-        dense: The pass of held-out text. Token ids on which candidates are compared come first, and
-            are left out. Only `keep: all` keeps activations, because computing any of them again
-            takes a pass through all blocks before it.
+    """Pass held-out text, without the token ids on which candidates are compared, through the dense
+    model; write its losses. Only `keep: all` also keeps the activations, because computing any
+    of them again takes a pass through all blocks before it.
     """
     model, input_ids = dense.model, measured_on(dense.sample)
     writer = ArtifactWriter(dense.folder, REFERENCE, dense.fingerprint)
     cache = ArtifactWriter(dense.hidden_folder, HIDDEN_STATES, dense.fingerprint)
     reference = PassingReference(model, input_ids, dense.scratch)
+
+    def copy(path: Path) -> None:
+        create_hidden(path, reference.inputs.shape, reference.inputs.dtype)[:] = reference.inputs[:]
+
     if dense.keep == KEEP_ALL:
-        cache.add(hidden_file(0), lambda path: _copy(reference.inputs, path))
+        cache.add(hidden_file(0), copy)
     for index in range(model.num_blocks):
         passing = reference.through(index)
         if dense.keep == KEEP_ALL:
             _keep(cache, index, passing, input_ids.shape, model)
         else:
-            for _ in passing:
-                pass
+            deque(passing, maxlen=0)
         dense.report(index + 1, model.num_blocks + 1, "blocks and the head")
     losses = window_losses(model, input_ids, reference.inputs)
     dense.report(model.num_blocks + 1, model.num_blocks + 1, "blocks and the head")
@@ -87,10 +86,6 @@ def capture_reference(dense: DensePass) -> Artifact:
     return made
 
 
-def _copy(states: HiddenStates, path: Path) -> None:
-    create_hidden(path, states.shape, states.dtype)[:] = states[:]
-
-
 def _keep(
     cache: ArtifactWriter,
     index: int,
@@ -98,7 +93,6 @@ def _keep(
     tokens: torch.Size,
     model: StreamedModel,
 ) -> None:
-    """Write all outputs of a block, batch by batch."""
     widths: dict[str, int] = {}
 
     def write(path: Path) -> None:
@@ -114,95 +108,67 @@ def _keep(
     cache.add(outputs_file(index), write, outputs=widths)
 
 
-class Reference(ABC):
-    """Held-out sequences on their way through the dense model.
-
-    Args:
-        batches: Slices of the sequences that run together.
-        inputs: Hidden states before the first block, (sequences, length, d).
-        device: Device for activations.
+class PassingReference:
+    """A reference that passes token ids, (sequences, length), int64, through the dense model.
 
     Attributes:
         inputs: Hidden states before the next block, (sequences, length, d).
-        tokens_per_second: Speed through the blocks while their matrices are watched.
-        passed_blocks: How many blocks of the dense model were run for this reference.
+        passed_blocks: How many blocks of the dense model were run.
     """
 
-    tokens_per_second: float
-    passed_blocks = 0
+    def __init__(self, model: StreamedModel, input_ids: Tensor, scratch: Path) -> None:
+        self._tokens, self._device, self.passed_blocks = input_ids.numel(), model.device, 0
+        self._blocks = BlockPass(model, *input_ids.shape)
+        shape = (*input_ids.shape, model.config.hidden_size)
+        self.inputs = create_hidden(scratch / SCRATCH, shape, model.dtype)
+        self._blocks.embed_(input_ids, self.inputs)
+        self._loaded = model.load_blocks(range(model.num_blocks))
+        self._seconds: list[float] = []
 
-    def __init__(self, batches: list[slice], inputs: HiddenStates, device: torch.device) -> None:
-        self._batches, self.inputs, self._device = batches, inputs, device
+    @property
+    def tokens_per_second(self) -> float:
+        """Return how many tokens per second have passed so far, their matrices being watched."""
+        return self._tokens / math.fsum(self._seconds)
 
     def through(self, index: int) -> Iterator[Passed]:
-        """Yield each batch, its inputs to a block and the block's outputs; blocks must come in
-        order.
-        """
+        """Yield each batch, its inputs to a block and the block's outputs; blocks come in order."""
+        _, block = next(self._loaded)
+        self.passed_blocks += 1
+        batches = self._blocks.batches
+        arriving = read_batches(self._device, batches, self.inputs)
         with writing_behind(self._device) as write:
-            passing = self._pass(index)
-            for batch, (inputs, outputs) in zip(self._batches, passing, strict=True):
+            for batch, (inputs,) in zip(batches, arriving, strict=True):
+                call = self._blocks.calls(len(inputs))[index]
+                with timed(self._device, self._seconds):
+                    outputs = block_outputs(block, call, inputs)
                 # Contiguous, because a view would keep all outputs in memory while it is written.
                 write(self.inputs, batch, outputs[BLOCK].contiguous())
                 yield batch, inputs, outputs
 
-    @abstractmethod
-    def _pass(self, index: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        """Yield, for each batch, the inputs and the outputs of a block, on the device."""
 
-
-class PassingReference(Reference):
-    """A reference that passes token ids, (sequences, length), int64, through the dense model;
-    `scratch` holds the hidden states before the next block.
-    """
-
-    def __init__(self, model: StreamedModel, input_ids: Tensor, scratch: Path) -> None:
-        self._tokens = input_ids.numel()
-        sequences, length = input_ids.shape
-        self._blocks = BlockPass(model, sequences, length)
-        shape = (sequences, length, model.config.hidden_size)
-        inputs = create_hidden(scratch / SCRATCH, shape, model.dtype)
-        self._blocks.embed_(input_ids, inputs)
-        self._loaded = model.load_blocks(range(model.num_blocks))
-        self._seconds: list[float] = []
-        super().__init__(self._blocks.batches, inputs, model.device)
-
-    @property
-    def tokens_per_second(self) -> float:  # type: ignore[override]
-        """Return how many tokens per second have passed so far."""
-        return self._tokens / math.fsum(self._seconds)
-
-    def _pass(self, index: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        _, block = next(self._loaded)
-        self.passed_blocks += 1
-        for (inputs,) in read_batches(self._device, self._batches, self.inputs):
-            call = self._blocks.calls(len(inputs))[index]
-            with timed(self._device, self._seconds):
-                outputs = block_outputs(block, call, inputs)
-            yield inputs, outputs
-
-
-class KeptReference(Reference):
+class KeptReference:
     """A reference whose activations are read from a cache on disk."""
 
-    def __init__(
-        self, kept: Artifact, batches: list[slice], scratch: Path, device: torch.device
-    ) -> None:
-        self._kept = kept
-        first = open_hidden(kept.path(hidden_file(0)))
-        inputs = create_hidden(scratch / SCRATCH, first.shape, first.dtype)
-        for batch in batches:
-            inputs[batch] = first[batch]
-        self.tokens_per_second = kept.facts["tokens_per_second"]
-        super().__init__(batches, inputs, device)
+    passed_blocks = 0
 
-    def _pass(self, index: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-        name = outputs_file(index)
-        widths: dict[str, int] = self._kept.files[name]["outputs"]
-        sizes = list(widths.values())
-        file = open_hidden(self._kept.path(name))
-        for inputs, beside in read_batches(self._device, self._batches, self.inputs, file):
+    def __init__(self, kept: Artifact, batches: list[slice], device: torch.device) -> None:
+        self._kept, self._batches, self._device = kept, batches, device
+        self.tokens_per_second: float = kept.facts["tokens_per_second"]
+
+    def through(self, index: int) -> Iterator[Passed]:
+        """Yield what `PassingReference` yields."""
+        widths: dict[str, int] = self._kept.files[outputs_file(index)]["outputs"]
+        sizes, before = list(widths.values()), outputs_file(index - 1) if index else hidden_file(0)
+        files = (open_hidden(self._kept.path(name)) for name in (before, outputs_file(index)))
+        arriving = read_batches(self._device, self._batches, *files)
+        for batch, (entering, beside) in zip(self._batches, arriving, strict=True):
             outputs = beside.split(sizes, dim=-1)  # type: ignore[no-untyped-call]
-            yield inputs, dict(zip(widths, outputs, strict=True))
+            # The outputs of the block before are the last in its file.
+            inputs = entering[..., -widths[BLOCK] :].contiguous()
+            yield batch, inputs, dict(zip(widths, outputs, strict=True))
+
+
+Reference = PassingReference | KeptReference
 
 
 def open_reference(
@@ -213,47 +179,39 @@ def open_reference(
     scratch: Path,
     device: torch.device,
 ) -> Reference:
-    """Return the activations of a reference, read from its cache or computed again.
-
-    Args:
-        reference: Artifact that `capture_reference` wrote.
-        cache_folder: Folder of the cached activations, if there is one.
-        dense: Folder of the dense model.
-        input_ids: Token ids of the reference, (sequences, length), int64.
-        scratch, device: As in `PassingReference` and `Reference`.
-
-    Raises:
-        UserError: The cached activations belong to another model or another text.
+    """Return the activations of a reference, which `capture_reference` wrote, for its token ids,
+    (sequences, length), int64: read from its cache, if there is one, or computed again by the
+    dense model of a folder. UserError: the cached activations belong to another model or text.
     """
     if cache_folder is not None and (cache_folder / MANIFEST).is_file():
         kept = Artifact(cache_folder, HIDDEN_STATES)
         check_belongs(kept, "reference", reference)
         if hidden_file(0) in kept.files:
-            return KeptReference(kept, sequence_batches(*input_ids.shape), scratch, device)
+            return KeptReference(kept, sequence_batches(*input_ids.shape), device)
     return PassingReference(StreamedModel(dense, device), input_ids, scratch)
 
 
 @contextmanager
 def timed(device: torch.device, seconds: list[float]) -> Iterator[None]:
     """Append the seconds that the work inside the `with` block takes on a device."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    start = time.perf_counter()
+
+    def now() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    start = now()
     yield
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    seconds.append(time.perf_counter() - start)
+    seconds.append(now() - start)
 
 
 class _Outputs(LinearWatcher):
-    """Keep the outputs of each linear layer."""
-
     def __init__(self, block: nn.Module) -> None:
         super().__init__(block)
         self.outputs: dict[str, Tensor] = {}
 
     def see_output(self, name: str, outputs: Tensor) -> None:
-        """Keep the output of a layer, in a copy: Falcon adds to it in place."""
+        # A copy: Falcon adds to it in place.
         self.outputs[name] = outputs.clone()
 
 

@@ -34,17 +34,10 @@ KINDS = ("accumulated", "local")
 
 
 class Drift:
-    """Measure the relative errors of a checkpoint's activations, and its loss.
-
-    The error of a token with the output vector y is ||y - y_dense|| / ||y_dense||. A token whose
-    dense output is 0 is left out.
-
-    Args:
-        model: The checkpoint.
-        reference: The dense model's activations on the same sequences.
-        input_ids: (sequences, length), int64.
-        facts: Facts to store with the checkpoint's own numbers: the dense model's losses, digests.
-        scratch: Folder for the checkpoint's hidden states, which are on disk, not in memory.
+    """Measure the relative errors of a checkpoint's activations on the sequences of a reference,
+    (sequences, length), int64, and its loss. The error of a token with the output vector y is
+    ||y - y_dense|| / ||y_dense||; a token whose dense output is 0 is left out. `facts`, such as
+    the dense model's losses, are stored with the result.
     """
 
     def __init__(
@@ -66,9 +59,7 @@ class Drift:
         self._seconds: list[float] = []
 
     def through_(self, index: int, block: nn.Module) -> None:
-        """Pass the dense block's inputs and the checkpoint's own inputs through the checkpoint's
-        block.
-        """
+        """Pass the dense block's inputs and the checkpoint's own through the checkpoint's block."""
         device = self._model.device
         errors: dict[str, dict[str, list[Tensor]]] = {kind: {} for kind in KINDS}
         passing = zip(
@@ -93,10 +84,10 @@ class Drift:
         """Return the drift, the perplexity and the speed.
 
         `drift` holds, for each of KINDS, a list over blocks of {output: {mean, median, max} over
-        tokens}. An output is a matrix, by its name in the block, or BLOCK. A value that is not
-        finite is None. The perplexity has the form of `Perplexity`; that of the dense model is
-        under `dense`. `tokens_per_second` is the speed of both models through the blocks while
-        their matrices are watched.
+        tokens}, None where not finite. An output is a matrix, by its name in the block, or BLOCK.
+        The perplexity has the form of `Perplexity`; that of the dense model is under `dense`.
+        `tokens_per_second` is the speed of both models through the blocks while their matrices are
+        watched.
         """
         sequences, length = self._input_ids.shape
         tokens = len(KINDS) * self._input_ids.numel()
@@ -130,11 +121,8 @@ def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> Drift:
     captured = Artifact(reference, REFERENCE)
     spec.check_made(captured, CAPTURE_REFERENCE)
     input_ids = measured_on(Artifact(held_out, token_ids.KIND))
-    facts = {
-        "dense": captured.facts["losses"],
-        "model": captured.facts["model"],
-        "held_out": captured.facts["held_out"],
-    }
+    facts = {"dense": captured.facts["losses"]}
+    facts |= {key: captured.facts[key] for key in ("model", "held_out")}
     activations = open_reference(captured, spec.cache, dense, input_ids, scratch, model.device)
     return Drift(model, activations, input_ids, facts, scratch)
 
@@ -151,12 +139,7 @@ def relative(output: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _facts(errors: Tensor) -> dict[str, float | None]:
-    """Return mean, median and maximum over tokens; None for a value that is not finite."""
     if not len(errors):
         return dict.fromkeys(("mean", "median", "max"))
-    values = {
-        "mean": float(errors.double().mean()),
-        "median": float(errors.median()),
-        "max": float(errors.max()),
-    }
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    values = {"mean": errors.double().mean(), "median": errors.median(), "max": errors.max()}
+    return {name: float(value) if value.isfinite() else None for name, value in values.items()}

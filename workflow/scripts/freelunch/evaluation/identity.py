@@ -15,9 +15,7 @@ from freelunch.model.checkpoint import StreamedModel
 
 
 class Identity:
-    """Count the zeros of each matrix, in the same blocks that are loaded for the other
-    measurements.
-    """
+    """Count the zeros of each matrix, in the blocks that are loaded for other measurements."""
 
     def __init__(self, model: StreamedModel) -> None:
         self._model = model
@@ -26,20 +24,17 @@ class Identity:
     def through_(self, index: int, block: nn.Module) -> None:
         """Count the zeros of a block's matrices."""
         for name, linear in block_linears(block).items():
-            self._matrices[self._model.sharding.name(index, name)] = _count_zeros(linear)
+            rows, columns = linear.weight.shape
+            counts = {"rows": rows, "columns": columns, "zeros": int((linear.weight == 0).sum())}
+            self._matrices[self._model.sharding.name(index, name)] = counts
 
     def result(self) -> Measured:
         """Return `matrices` (rows, columns and zeros of each), `checkpoint_digest` and the stored
         size.
         """
         checkpoint = self._model.artifact
-        return Measured(
-            {
-                "matrices": self._matrices,
-                "checkpoint_digest": checkpoint_digest(checkpoint),
-                **stored(checkpoint),
-            }
-        )
+        digest = {"checkpoint_digest": checkpoint_digest(checkpoint)}
+        return Measured({"matrices": self._matrices, **digest, **stored(checkpoint)})
 
 
 def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> Identity:
@@ -66,8 +61,3 @@ def checkpoint_digest(checkpoint: Artifact) -> str:
     shards = sorted(name for name in checkpoint.files if name.endswith(".safetensors"))
     digests = {name: checkpoint.files[name]["sha256"] for name in shards}
     return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
-
-
-def _count_zeros(linear: nn.Linear) -> dict[str, int]:
-    rows, columns = linear.weight.shape
-    return {"rows": rows, "columns": columns, "zeros": int((linear.weight == 0).sum())}

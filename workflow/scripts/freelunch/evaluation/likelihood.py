@@ -1,35 +1,195 @@
 """Log-likelihoods of continuations under a model that is streamed block by block.
 
-All requests pass through one block before the next is read, as in every other step. The model may
-therefore be larger than memory, and its weights are read once however many requests there are.
+All requests pass through one block before the next is read, as in every other step: the model may
+be larger than memory, and its weights are read once however many requests there are.
+
+Requests that begin with the same tokens (the choices of a question; the questions on a passage) are
+packed into one sequence: the tokens that they share, then the rest of each request. A token sees
+what it would see in a sequence of its own, at the position that it would have there: the shared
+tokens, and the tokens before it in the rest of its own request.
 """
 
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from freelunch.evaluation.packing import Batch, LikelihoodRequest, apart, batches, pack
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
 from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.steps import BATCH_TOKENS, HEAD_PLACES
 
+# A request joins a group if it shares at least this part of its tokens with the group. Sharing less
+# saves little, and a longer sequence costs attention and memory.
+SHARED = 0.25
+# Share of padding beyond which a sequence waits for a batch of shorter ones.
+PADDED = 0.1
+# Marks a place in a packed sequence that holds no token.
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class LikelihoodRequest:
+    """A continuation whose log-likelihood given a context is asked for, as token ids, at least one
+    of each.
+    """
+
+    context: Sequence[int]
+    continuation: Sequence[int]
+
+    @property
+    def inputs(self) -> list[int]:
+        """Return the token ids that pass through the model: all but the last one."""
+        return [*self.context, *self.continuation][:-1]
+
+    def truncated(self, length: int) -> "LikelihoodRequest":
+        """Return the request with its context cut at the beginning, so that at most `length` tokens
+        pass through the model.
+        """
+        room = length + 1 - len(self.continuation)
+        return LikelihoodRequest(
+            self.context[max(0, len(self.context) - room) :], self.continuation
+        )
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Several requests, by their indices, as one sequence of token ids, each with its position in
+    its own request and its owner among `parts`: 0 if all requests share it, 1 for the first
+    request, and so on; and for each request, the `places` of the tokens that predict its
+    continuation.
+    """
+
+    requests: Sequence[int]
+    tokens: Sequence[int]
+    positions: Sequence[int]
+    parts: Sequence[int]
+    places: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def apart(requests: Sequence[LikelihoodRequest]) -> list[Packed]:
+    """Return each request as a sequence of its own, the longest first."""
+    alone = (_packed([index], requests) for index in range(len(requests)))
+    return sorted(alone, key=len, reverse=True)
+
+
+def pack(requests: Sequence[LikelihoodRequest]) -> list[Packed]:
+    """Return packed sequences that hold each request once, the longest first.
+
+    Requests are sorted by their tokens, so that those that share the most are neighbours. Each
+    request joins the group before it if this saves tokens, and enough of the request's own.
+    """
+    inputs = [request.inputs for request in requests]
+    groups: list[list[int]] = []
+    shared = 0
+    for index in sorted(range(len(requests)), key=inputs.__getitem__):
+        if groups:
+            # In sorted order, all requests of a group share what its first and its last request
+            # share.
+            common = _common(inputs[groups[-1][0]], inputs[index])
+            lost = (shared - common) * (len(groups[-1]) - 1)
+            if common - lost >= SHARED * len(inputs[index]):
+                groups[-1].append(index)
+                shared = common
+                continue
+        groups.append([index])
+        shared = len(inputs[index])
+    return sorted((_packed(group, requests) for group in groups), key=len, reverse=True)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _packed(group: Sequence[int], requests: Sequence[LikelihoodRequest]) -> Packed:
+    inputs = [requests[index].inputs for index in group]
+    shared = min(_common(inputs[0], each) for each in inputs)
+    tokens, positions, parts = [*inputs[0][:shared]], [*range(shared)], [0] * shared
+    places = []
+    for part, (index, own) in enumerate(zip(group, inputs, strict=True), 1):
+        start = len(tokens)
+        tokens += own[shared:]
+        positions += range(shared, len(own))
+        parts += [part] * (len(own) - shared)
+        where = [*range(shared), *range(start, len(tokens))]
+        places.append(where[-len(requests[index].continuation) :])
+    return Packed(group, tokens, positions, parts, places)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed sequences that pass together, padded at their ends: token ids, their positions, and
+    their owners as in `Packed`, PADDING where there is no token; each (rows, length), int64.
+    """
+
+    rows: Sequence[Packed]
+    tokens: Tensor
+    positions: Tensor
+    parts: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[Packed]) -> "Batch":
+        """Return a batch of packed sequences."""
+        length = max(map(len, rows))
+
+        def padded(values: Sequence[Sequence[int]], filler: int) -> Tensor:
+            return torch.tensor([[*each, *[filler] * (length - len(each))] for each in values])
+
+        return cls(
+            rows,
+            padded([row.tokens for row in rows], 0),
+            padded([row.positions for row in rows], 0),
+            padded([row.parts for row in rows], PADDING),
+        )
+
+    def seen(self, window: int | None = None) -> Tensor:
+        """Return what each token sees, (rows, length, length), bool: [row, i, j] is True if i sees
+        j. A place without a token sees itself, because a softmax needs at least one entry, and
+        no other token sees it. With sliding attention, a token sees `window` tokens back, itself
+        included.
+        """
+        length = self.tokens.shape[1]
+        earlier = torch.ones(length, length, dtype=torch.bool).tril()
+        viewer, viewed = self.parts[:, :, None], self.parts[:, None, :]
+        seen = earlier & ((viewed == 0) | (viewer == viewed)) & (viewer != PADDING)
+        if window is not None:
+            seen &= self.positions[:, :, None] - self.positions[:, None, :] < window
+        return seen | torch.eye(length, dtype=torch.bool)
+
+
+def batches(packed: Sequence[Packed], tokens: int) -> list[Batch]:
+    """Return batches of about `tokens` tokens, padding included, of packed sequences, longest
+    first. A batch that is a quarter full takes no sequence that it would have to pad by much.
+    """
+    made: list[Batch] = []
+    rest = list(packed)
+    while rest:
+        longest = max(1, len(rest[0]))
+        size = 1
+        while size < len(rest) and (size + 1) * longest <= tokens:
+            padding = longest - len(rest[size])
+            if padding > PADDED * longest and 4 * size * longest >= tokens:
+                break
+            size += 1
+        made.append(Batch.of(rest[:size]))
+        rest = rest[size:]
+    return made
+
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """A model's answers to requests.
-
-    Attributes:
-        values: For each request, the log-likelihood of its continuation given its context, in nats,
-            summed over its tokens; and whether each of these tokens is the most likely one.
-        passed_tokens: Number of tokens that passed through the blocks, padding included.
-        sequences: Number of packed sequences that held them.
-        predicted_tokens: Number of tokens that passed through the head.
+    """A model's answers: for each request, the log-likelihood of its continuation given its
+    context, in nats, summed over its tokens, and whether each of these tokens is the most likely
+    one; the tokens that passed through the blocks, padding included; the packed sequences that
+    held them; and the tokens that passed through the head.
     """
 
     values: Sequence[tuple[float, bool]]
@@ -91,9 +251,8 @@ class LogLikelihood:
 
 
 def takes_packed(model: StreamedModel) -> bool:
-    """Return whether a model takes the positions of tokens, and so packed sequences.
-
-    A model that biases attention by distance (ALiBi) takes positions from the tokens' order.
+    """Return whether a model takes the positions of tokens, and so packed sequences. One that
+    biases attention by distance (ALiBi) takes positions from the tokens' order.
     """
     if getattr(model.config, "alibi", False):
         return False
@@ -102,15 +261,11 @@ def takes_packed(model: StreamedModel) -> bool:
 
 def arguments(batch: Batch, model: StreamedModel) -> dict[str, Tensor | dict[str, Tensor]]:
     """Return the arguments that a model takes besides the tokens, so that each token sees what it
-    should.
+    should: `position_ids`, (rows, length), and `attention_mask`, which is added to the attention
+    scores, (rows, 1, length, length), or one mask for each kind of attention that the model has.
 
     They are none if each sequence is one request: padding follows all its tokens, so causal
     attention does not see it.
-
-    Returns:
-        `position_ids`, (rows, length), and `attention_mask`, which is added to the attention
-        scores, (rows, 1, length, length), or one mask for each kind of attention that the model
-        has.
     """
     if not takes_packed(model):
         return {}
@@ -122,14 +277,9 @@ def arguments(batch: Batch, model: StreamedModel) -> dict[str, Tensor | dict[str
         mask = torch.zeros(seen.shape, dtype=model.dtype)
         return mask.masked_fill_(~seen, torch.finfo(model.dtype).min)[:, None].to(model.device)
 
-    mask: Tensor | dict[str, Tensor]
-    if "sliding_attention" in kinds:
-        mask = {
-            "full_attention": added(batch.seen()),
-            "sliding_attention": added(batch.seen(window)),
-        }
-    else:
-        mask = added(batch.seen(window))
+    near = added(batch.seen(window))
+    slides = "sliding_attention" in kinds
+    mask = {"full_attention": added(batch.seen()), "sliding_attention": near} if slides else near
     return {"attention_mask": mask, "position_ids": batch.positions.to(model.device)}
 
 

@@ -1,20 +1,20 @@
 """Take all measurements that a study asks of a checkpoint, in one pass through its blocks.
 
-Each block is loaded once, and each measurement passes its own batches through it. Each measurement
-has its own fingerprint. After an interrupt, or if the study asks for something else, the results
-that are still valid are kept.
+Each block is loaded once, and each measurement passes its own batches through it. Each has its own
+fingerprint: after an interrupt, or if the study asks for something else, the results that are still
+valid are kept.
 """
 
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -37,17 +37,11 @@ Facts = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class MeasurementSpec:
-    """One measurement to take.
-
-    Attributes:
-        name: The module of `freelunch.evaluation` that takes the measurement; its function `begin`
-            takes the checkpoint, this object and a scratch folder, and returns a
-            `BlockMeasurement`.
-        settings: The study's settings for it.
-        inputs: Folders of the artifacts that it needs besides the checkpoint, as `begin` expects
-            them.
-        code: Digest of the code that takes the measurement.
-        cache: Folder that may hold what would otherwise be computed; no result depends on it.
+    """One measurement to take: the module of `freelunch.evaluation` whose function `begin` takes
+    the checkpoint, this object and a scratch folder, and returns a `BlockMeasurement`; the
+    study's settings for it; folders of the artifacts that it needs besides the checkpoint; the
+    digest of its code; and a folder that may hold what would otherwise be computed, on which no
+    result depends.
     """
 
     name: str
@@ -62,7 +56,7 @@ class MeasurementSpec:
         return json_digest([self.code, self.settings, checkpoint.digest, inputs])
 
     def check_made(self, artifact: Artifact, rule: str) -> None:
-        """Raise UserError if an input was made, by this rule, with other settings than these."""
+        """Raise UserError if this rule made an input with other settings than these."""
         if artifact.facts["settings"] != self.settings:
             raise UserError(
                 "this artifact was made with other settings than the evaluation asks for",
@@ -75,12 +69,8 @@ class MeasurementSpec:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of a measurement.
-
-    Attributes:
-        metrics: Content of its JSON file.
-        counts: How much passed through the model, from which `freelunch.costs` counts operations.
-        files: Content of further files, by name.
+    """The result of a measurement: the content of its JSON file; how much passed through the model,
+    from which `freelunch.costs` counts operations; and the content of further files, by name.
     """
 
     metrics: Facts
@@ -92,11 +82,8 @@ class BlockMeasurement(Protocol):
     """A measurement that is taken while the blocks of a checkpoint pass by."""
 
     def through_(self, index: int, block: nn.Module) -> None:
-        """Pass the measurement's batches through a block, or look at the block itself.
-
-        Args:
-            index: The block's index; each comes once, in order.
-            block: The checkpoint's block, on its device.
+        """Pass the measurement's batches through a block of the checkpoint, on its device, or look
+        at the block itself; each comes once, in order.
         """
 
     def result(self) -> Measured:
@@ -105,11 +92,8 @@ class BlockMeasurement(Protocol):
 
 @dataclass(frozen=True)
 class CellEvaluation:
-    """A finished evaluation.
-
-    Attributes:
-        artifact: Its folder, of kind "metrics", with one JSON file per measurement.
-        counts: The number of all tokens that passed and, for each measurement, its counts.
+    """A finished evaluation: its folder, of kind "metrics", with one JSON file per measurement; the
+    number of all tokens that passed and, for each measurement, its counts.
     """
 
     artifact: Artifact
@@ -125,17 +109,17 @@ def evaluate_cell(
     dense_limit: float | None = None,
     anew: bool = False,
 ) -> CellEvaluation:
-    """Take the measurements that are missing, and write one JSON file for each.
+    """Take the measurements that are missing, or all of them if `anew`, and write one JSON file for
+    each.
 
     Args:
-        model: The checkpoint. It is measured as it is on disk: the digest of every shard is
-            compared with the manifest.
+        model: The checkpoint, as it is on disk: the digest of every shard is compared with the
+            manifest.
         specs: The measurements to take.
         folder: Folder for the files, which may hold those of an earlier evaluation.
         scratch: Folder for hidden states.
         report: Called after each block.
         dense_limit: For a dense model, the largest perplexity that a sound model can have.
-        anew: Whether to repeat measurements that are not missing.
 
     Raises:
         UserError: A shard is damaged, the dense model is not sound, or a measurement cannot be
@@ -146,7 +130,7 @@ def evaluate_cell(
     missing = [
         spec for spec in specs if anew or not stored.holds(spec.name, fingerprints[spec.name])
     ]
-    spent = stored.spent(spec.name for spec in specs if spec not in missing)
+    held = [stored.results[spec.name]["spent"] for spec in specs if spec not in missing]
     if missing:
         model.artifact.verify()
         begun = {spec.name: _Clocked(model, spec, scratch) for spec in missing}
@@ -154,19 +138,16 @@ def evaluate_cell(
         for spec in missing:
             result = begun[spec.name].result()
             asked = {"settings": dict(spec.settings), "checkpoint": model.artifact.digest}
-            files = {
-                metrics_file(spec.name): json_text({**result.metrics, **asked}).encode(),
-                **result.files,
-            }
-            clock = begun[spec.name]
-            taken = Spent.now(clock.wall_s, clock.cpu_s)
+            metrics = json_text({**result.metrics, **asked}).encode()
+            files = {metrics_file(spec.name): metrics, **result.files}
+            taken = Spent.now(begun[spec.name].wall_s, begun[spec.name].cpu_s)
             stored.add(spec.name, fingerprints[spec.name], files, result.counts, taken)
     if dense_limit is not None:
         path = folder / metrics_file(PERPLEXITY)
         check_dense(json.loads(path.read_text())["perplexity"], dense_limit, path)
     names = [spec.name for spec in specs]
     artifact = stored.finish(names, checkpoint=model.artifact.digest)
-    artifact.spent = spent
+    artifact.spent = sum(map(Spent.of, held), Spent())
     counts = {name: dict(stored.results[name]["counts"]) for name in names}
     tokens = sum(each.get("tokens", 0) for each in counts.values())
     return CellEvaluation(artifact, {"tokens": tokens, **counts})
@@ -210,24 +191,15 @@ class _Clocked:
         self.cpu_s += time.process_time() - cpu_s
 
 
-class _StoredResult(TypedDict):
-    fingerprint: str
-    files: dict[str, dict[str, str | int]]
-    counts: Facts
-    spent: dict[str, Any]
-
-
 class _Stored:
-    """The results in a folder, each with the fingerprint of its measurement.
-
-    Snakemake removes a rule's outputs before it runs the rule again. Only the manifest is such an
-    output, so that the results are kept.
+    """The results in a folder, each with the fingerprint of its measurement. Snakemake removes a
+    rule's outputs before it runs the rule again: only the manifest is such an output.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         path = folder / STORED
-        self.results: dict[str, _StoredResult] = {}
+        self.results: dict[str, dict[str, Any]] = {}
         if path.is_file():
             content = unsealed(path.read_bytes())
             if content is None:
@@ -236,31 +208,15 @@ class _Stored:
                 self.results = content["parts"]
 
     def holds(self, name: str, fingerprint: str) -> bool:
-        """Return whether a result is complete and was measured with the same fingerprint."""
         result = self.results.get(name)
-        return (
-            result is not None
-            and result["fingerprint"] == fingerprint
-            and all(
-                (self._folder / file).is_file()
-                and file_digest(self._folder / file) == entry["sha256"]
-                for file, entry in result["files"].items()
-            )
-        )
-
-    def spent(self, names: Iterable[str]) -> Spent:
-        """Return what it cost to take some measurements."""
-        return sum((Spent.of(self.results[name]["spent"]) for name in names), Spent())
+        if result is None or result["fingerprint"] != fingerprint:
+            return False
+        files = ((self._folder / file, entry) for file, entry in result["files"].items())
+        return all(path.is_file() and file_digest(path) == it["sha256"] for path, it in files)
 
     def add(
-        self,
-        name: str,
-        fingerprint: str,
-        files: Mapping[str, bytes],
-        counts: Facts,
-        spent: Spent,
+        self, name: str, fingerprint: str, files: Mapping[str, bytes], counts: Facts, spent: Spent
     ) -> None:
-        """Write the files of a result and note what it was measured with."""
         for file, content in files.items():
             write_atomically(self._folder / file, content)
         self.results[name] = {
@@ -275,7 +231,6 @@ class _Stored:
         write_json(self._folder / STORED, sealed({"parts": self.results}))
 
     def finish(self, names: Sequence[str], **facts: object) -> Artifact:
-        """Write the manifest of these results and return their artifact."""
         files = {
             file: entry for name in names for file, entry in self.results[name]["files"].items()
         }

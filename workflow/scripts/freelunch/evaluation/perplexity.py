@@ -20,20 +20,21 @@ from freelunch.study.steps import CUT_WINDOWS, TEXT_WINDOWS
 
 
 class Perplexity:
-    """Measure perplexity = exp(mean over windows of a window's mean loss).
-
-    Args:
-        model: The checkpoint.
-        input_ids: (windows, length), int64.
-        scratch: Folder for hidden states, which are on disk, not in memory.
-        stride: Tokens from the start of one window to the start of the next; only the last `stride`
-            tokens of a window are scored. None for windows that do not overlap.
+    """Measure perplexity = exp(mean over windows of a window's mean loss) on windows, (windows,
+    length), int64, whose hidden states are on disk, in `scratch`. From the start of one window
+    to the start of the next there are `stride` tokens, and only the last `stride` tokens of a
+    window are scored; None for windows that do not overlap. `facts` are stored with the result.
     """
 
     def __init__(
-        self, model: StreamedModel, input_ids: Tensor, scratch: Path, stride: int | None = None
+        self,
+        model: StreamedModel,
+        input_ids: Tensor,
+        scratch: Path,
+        stride: int | None = None,
+        facts: Facts | None = None,
     ) -> None:
-        self._model, self._input_ids = model, input_ids
+        self._model, self._input_ids, self._facts = model, input_ids, facts or {}
         windows, length = input_ids.shape
         self._stride = stride or length
         self._blocks = BlockPass(model, windows, length)
@@ -58,10 +59,10 @@ class Perplexity:
             "tokens": windows * length,
             "predicted_tokens": windows * scored,
             "token_ids_sha256": tokens_digest(self._input_ids),
+            **self._facts,
         }
-        return Measured(
-            metrics, {"tokens": windows * length, "sequences": windows, "length": length}
-        )
+        counts = {"tokens": windows * length, "sequences": windows, "length": length}
+        return Measured(metrics, counts)
 
 
 class TextPerplexity(Perplexity):
@@ -71,13 +72,11 @@ class TextPerplexity(Perplexity):
 
     def __init__(self, model: StreamedModel, windows: Artifact, scratch: Path) -> None:
         super().__init__(model, read_tokens(windows), scratch, windows.facts["stride"])
-        self._facts = windows.facts
+        self._text = windows.facts
 
     def result(self) -> Measured:
-        """Return the result of `Perplexity`, and perplexities that are comparable across
-        tokenizers.
-        """
-        result, text = super().result(), self._facts
+        """Return the result of `Perplexity`, and what is comparable across tokenizers."""
+        result, text = super().result(), self._text
         metrics = {**result.metrics, **per_text(result.metrics, text), "text": text["text"]}
         if text["documents"] is not None:
             metrics["documents"] = text["documents"]
@@ -98,14 +97,10 @@ def tokens_digest(input_ids: Tensor) -> str:
 
 
 def per_text(metrics: Facts, amounts: Mapping[str, int | None]) -> Facts:
-    """Return perplexities per byte and per word, which are comparable across tokenizers.
-
-    They are exp(loss of all scored tokens / bytes or words), as in lm-evaluation-harness, and None
-    where the bytes or words are not known.
-
-    Args:
-        metrics: Result of `Perplexity` on the same text.
-        amounts: `bytes` and `words` of the scored tokens' text; None where they are not known.
+    """Return perplexities per byte and per word, which are comparable across tokenizers: exp(loss
+    of all scored tokens / bytes or words), as in lm-evaluation-harness; None where the `bytes`
+    or `words` of the scored tokens' text (`amounts`) are not known. `metrics` is a result of
+    `Perplexity`.
     """
 
     def loss_per(unit: str) -> float | None:
@@ -123,10 +118,8 @@ def per_text(metrics: Facts, amounts: Mapping[str, int | None]) -> Facts:
 
 
 def loss_facts(losses: Tensor) -> Facts:
-    """Return the perplexity exp(mean loss) and the losses that it is computed from.
-
-    Args:
-        losses: Mean loss of each window, nats per token, (windows,), float64.
+    """Return the perplexity exp(mean loss) and the losses that it is computed from: the mean loss
+    of each window, nats per token, (windows,), float64.
     """
     mean = float(losses.mean())
     error = float(losses.std()) / math.sqrt(len(losses))

@@ -34,10 +34,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.digest import json_digest
-from freelunch.core.errors import UserError
-from freelunch.evaluation.likelihood import LogLikelihood
+from freelunch.core.errors import UserError, first_line
+from freelunch.evaluation.likelihood import LikelihoodRequest, LogLikelihood
 from freelunch.evaluation.measurements import Measured, MeasurementSpec
-from freelunch.evaluation.packing import LikelihoodRequest
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.study.steps import ANSWERS, DOCUMENTS, TASK
 
@@ -102,12 +101,10 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
     ) -> list[int]:
         """Return the tokens of a string."""
         if add_special_tokens is None:
-            if not string.startswith(str(self.tokenizer.decode([self.prefix_token_id]))):
-                return self.tokenizer.encode(string)  # type: ignore[no-any-return]
-            add_special_tokens = False
-        return self.tokenizer.encode(  # type: ignore[no-any-return]
-            string, add_special_tokens=add_special_tokens
-        )
+            begin = str(self.tokenizer.decode([self.prefix_token_id]))
+            add_special_tokens = not string.startswith(begin)
+        encode = self.tokenizer.encode
+        return encode(string, add_special_tokens=add_special_tokens)  # type: ignore[no-any-return]
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
@@ -136,30 +133,19 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
                 )
         raise Asked
 
-    def loglikelihood_rolling(self, requests: list[Instance], **kwargs: Any) -> list[float]:
-        """Refuse: perplexity has a step of its own."""
+    def loglikelihood_rolling(self, requests: list[Instance], **kwargs: Any) -> Any:
+        """Refuse: perplexity has a step of its own, and nothing is generated."""
         raise NotImplementedError("tasks of log-likelihoods of choices only")
 
-    def generate_until(self, requests: list[Instance], **kwargs: Any) -> list[str]:
-        """Refuse: nothing is generated."""
-        raise NotImplementedError("tasks of log-likelihoods of choices only")
+    generate_until = loglikelihood_rolling
 
 
 class TaskAccuracy:
-    """Measure how a checkpoint answers the documents of zero-shot tasks.
-
-    The harness asks for all log-likelihoods at once. It therefore runs twice: first until it asks,
-    and again with the answers, once all requests have passed through the blocks.
-
-    Args:
-        model: The checkpoint.
-        tasks: Artifacts of kind "task", by the names of lm-eval's tasks.
-        limit: Number of documents of each task; None for all of them.
-        seed: Seed of the sample of documents, if there is a limit.
-        scratch: Folder for hidden states and for the files that lm-eval writes.
-
-    Raises:
-        UserError: As in `load_tasks`, or an answer is longer than the model takes.
+    """Measure how a checkpoint answers the documents of zero-shot tasks: `limit` documents of each,
+    or all, in a sample by the seed. The harness runs twice: first until it asks for all
+    log-likelihoods, and again with the answers, once all requests have passed through the
+    blocks. The scratch folder is for hidden states and for the files that lm-eval writes.
+    UserError: as in `load_tasks`, or an answer is longer than the model takes.
     """
 
     def __init__(
@@ -186,11 +172,9 @@ class TaskAccuracy:
         self._likelihood.through_(index, block)
 
     def result(self) -> Measured:
-        """Return the accuracy of each task, their mean, and the answers.
-
-        The metrics hold, for each task, `accuracy`, its standard error and what was asked; and
-        `accuracy` and its standard error for the plain mean over tasks. The answers are a file of
-        their own, with an `DocumentAnswer` for each task and document.
+        """Return, for each task, `accuracy`, its standard error and what was asked; and `accuracy`
+        and its standard error for the plain mean over tasks. A file of its own has a
+        `DocumentAnswer` for each task and document.
         """
         passed = self._likelihood.values()
         self._lm.values = passed.values
@@ -213,11 +197,7 @@ class TaskAccuracy:
             for name, task in self._tasks.items()
         }
         errors = [task["accuracy_standard_error"] for task in each.values()]
-        counts = {
-            "passed_tokens": passed.passed_tokens,
-            "sequences": passed.sequences,
-            "predicted_tokens": passed.predicted_tokens,
-        }
+        counts = {key: value for key, value in vars(passed).items() if key != "values"}
         metrics = {
             "tasks": each,
             "truncated": self._lm.truncated,
@@ -255,10 +235,8 @@ def load_tasks(
     tasks: Mapping[str, Artifact], samples: Mapping[str, Sequence[int]], scratch: Path
 ) -> Any:
     """Return the tasks that the harness evaluates: stock tasks without examples, on the documents
-    with these indices.
-
-    Raises:
-        UserError: A task has no accuracy, or its documents lack a field or a right answer.
+    with these indices. UserError: a task has no accuracy, or its documents lack a field or a
+    right answer.
     """
     datasets.disable_progress_bars()
     folder = scratch / "tasks"
@@ -296,63 +274,47 @@ def load_tasks(
 
 
 def _loaded(manager: Any, name: str, file: str, documents: Sequence[int]) -> Any:
-    """Return a task as lm-eval makes it from its file and these documents."""
     where = f"tasks.{name}"
     try:
         task = manager.load(name)["tasks"][name]
         _check_fields(task, where)
         if len(task.task_docs) != len(documents):
-            raise UserError(
-                "lm-eval's task leaves some of these documents out",
-                where=where,
-                found=len(task.task_docs),
-                expected=len(documents),
-                todo=f"leave out what lm_eval/tasks/{file} leaves out, and correct `documents`",
-            )
+            todo = f"leave out what lm_eval/tasks/{file} leaves out, and correct `documents`"
+            problem, rest = "lm-eval's task leaves out some documents", len(task.task_docs)
+            raise _refusal(problem, where, rest, len(documents), todo)
         _check_right_answers(task, documents, where)
     except (UserError, OSError, MemoryError):
         raise
     except Exception as error:  # Whatever lm-eval's code or templates for this task raise.
-        raise UserError(
-            "lm-eval cannot make its task of these documents",
-            where=where,
-            found=f"{type(error).__name__}: {error}",
-            expected=f"documents as lm_eval/tasks/{file} takes them",
-            todo=_CORRECT,
-        ) from error
+        found, takes = first_line(error), f"documents as lm_eval/tasks/{file} takes them"
+        problem = "lm-eval cannot make its task of these documents"
+        raise _refusal(problem, where, found, takes) from error
     if METRIC not in task.aggregation():
-        raise UserError(
-            "this task has no accuracy",
-            where=where,
-            found=", ".join(task.aggregation()),
-            expected=METRIC,
-            todo="leave this task out",
-        )
+        found = ", ".join(task.aggregation())
+        raise _refusal("this task has no accuracy", where, found, METRIC, "leave this task out")
     return task
 
 
-def _check_fields(task: Any, where: str) -> None:
-    """Refuse documents without a field that a task names.
+def _refusal(
+    problem: str, where: str, found: object, expected: object, todo: str = _CORRECT
+) -> UserError:
+    return UserError(problem, where=where, found=found, expected=expected, todo=todo)
 
-    lm-eval takes a name that is no field for text, and would put the name itself into each prompt.
+
+def _check_fields(task: Any, where: str) -> None:
+    """Refuse documents without a field that a task names: lm-eval takes a name that is no field for
+    text, and would put the name itself into each prompt.
     """
     for setting in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         name = getattr(task.config, setting)
         if isinstance(name, str) and name.isidentifier() and name not in task.features:
-            raise UserError(
-                "the documents lack a field of lm-eval's task",
-                where=where,
-                found=", ".join(sorted(task.features)),
-                expected=f"{name} ({setting})",
-                todo=_CORRECT,
-            )
+            problem, found = "the documents lack a field of lm-eval's task", sorted(task.features)
+            raise _refusal(problem, where, ", ".join(found), f"{name} ({setting})")
 
 
 def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> None:
     """Refuse documents whose right answer is not among their choices, as in test splits that keep
-    it secret.
-
-    lm-eval would count each of them as answered wrongly.
+    it secret: lm-eval would count each of them as answered wrongly.
     """
     if task.OUTPUT_TYPE != "multiple_choice":
         return
@@ -363,19 +325,14 @@ def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> Non
         choices = task.doc_to_choice(document)
         each = right if isinstance(right, list) else [right]
         if not all(one in choices or one in range(len(choices)) for one in each):
-            raise UserError(
-                "the right answer of a document is not among its choices",
-                where=f"{where}, document {number}",
-                found=right,
-                expected=f"a number from 0 to {len(choices) - 1}",
-                todo="take a split whose answers are public",
-            )
+            problem = "the right answer of a document is not among its choices"
+            numbers, todo = f"a number from 0 to {len(choices) - 1}", "take a split with answers"
+            raise _refusal(problem, f"{where}, document {number}", right, numbers, todo)
 
 
 def _answers(
     samples: Sequence[Mapping[str, Any]], documents: Sequence[int]
 ) -> list[DocumentAnswer]:
-    """Return the answer to each document from lm-eval's samples."""
     return [
         {
             "document": documents[each["doc_id"]],
@@ -387,7 +344,6 @@ def _answers(
 
 
 def _accuracy(right: Sequence[bool]) -> dict[str, float]:
-    """Return the share of right answers and its standard error, as lm-eval computes it."""
     mean = fmean(right)
     # With a single answer, the variance is not known.
     variance = mean * (1 - mean) / (len(right) - 1) if len(right) > 1 else math.nan

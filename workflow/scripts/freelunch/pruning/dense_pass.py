@@ -4,17 +4,19 @@ One pass over the calibration sample serves every criterion and pattern, which u
 and every reconstruction, which uses the hidden states as inputs and targets.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.model import hidden_states
-from freelunch.model.hidden_file import hidden_file
+from freelunch.model.hidden_file import HiddenStates, hidden_file
 from freelunch.model.hidden_states import DenseStates
 from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_loss import check_dense, window_losses
@@ -33,16 +35,11 @@ def statistics_file(block: int) -> str:
 
 
 def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
-    """Pass the calibration sample through the dense model; write statistics, block by block.
-
-    Args:
-        dense: The pass of the calibration sample.
-        gram: Whether to collect Gram matrices; those of only one block are in memory at a time.
-        dense_limit: Largest perplexity on the first sequences that a sound model can have.
-
-    Raises:
-        UserError: An activation is not finite, or the perplexity is above the limit. A broken model
-            or a wrong tokenizer thus ends the study before anything is pruned.
+    """Pass the calibration sample through the dense model; write statistics, block by block, with
+    Gram matrices if asked; those of only one block are in memory at a time. UserError: an
+    activation is not finite, or the perplexity on the first sequences is above the limit of a
+    sound model, so that a broken model or a wrong tokenizer ends the study before anything is
+    pruned.
     """
     model, hidden_folder = dense.model, dense.hidden_folder
     writer = ArtifactWriter(dense.folder, KIND, dense.fingerprint)
@@ -50,12 +47,8 @@ def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
     states = DenseStates(model, dense.sample, None, dense.scratch)
     input_ids = states.input_ids
     kept = {at: hidden_file(at) for at in kept_boundaries(dense.keep, model.num_blocks)}
-
-    def embed(path: Path) -> None:
-        states.blocks.embed_(input_ids, states.create(path))
-
     if 0 in kept and kept[0] not in cache:
-        cache.add(kept[0], embed)
+        cache.add(kept[0], lambda path: states.blocks.embed_(input_ids, states.create(path)))
     for boundary, name in kept.items():
         if name in cache:
             states.note(boundary, hidden_folder / name)
@@ -71,7 +64,7 @@ def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
         if index in missing:
             _, block = next(blocks)
             collector = Collector(block, model.sharding.name(index, ""), gram)
-            work = _passing(states, index, block)
+            work = partial(_pass, states, index, block, states.at(index))
             with collector.watching():
                 if after in kept:
                     cache.add(kept[after], work)
@@ -79,13 +72,10 @@ def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
                 else:
                     states.make(after, work)
             tensors = _as_tensors(collector.results())
-            writer.add(
-                statistics_file(index),
-                lambda path, tensors=tensors: save_file(tensors, path),  # type: ignore[misc]
-                groups=collector.groups,
-            )
+            write = partial(save_file, tensors)
+            writer.add(statistics_file(index), write, groups=collector.groups)
             # Free this block's Gram matrices before the next block's are allocated.
-            del collector, tensors
+            del collector, tensors, write
         dense.report(after, model.num_blocks, "blocks")
     last = states.at(model.num_blocks)[:CHECK_SEQUENCES]
     perplexity = float(window_losses(model, input_ids[: len(last)], last).mean().exp())
@@ -126,13 +116,10 @@ def read_statistics(
     return {linear: inputs[group] for linear, group in groups.items()}
 
 
-def _passing(states: DenseStates, index: int, block: torch.nn.Module) -> Callable[[Path], None]:
-    hidden = states.at(index)
-
-    def write(path: Path) -> None:
-        states.blocks.through_(index, block, hidden, states.create(path))
-
-    return write
+def _pass(
+    states: DenseStates, index: int, block: nn.Module, hidden: HiddenStates, path: Path
+) -> None:
+    states.blocks.through_(index, block, hidden, states.create(path))
 
 
 def _as_tensors(results: Mapping[str, InputStatistics]) -> dict[str, torch.Tensor]:

@@ -1,10 +1,9 @@
 """Masks from scores: the one place that decides which weights are pruned.
 
-Masks are made by rank, never by a threshold on the value: each row, matrix or group loses exactly
-as many weights as the pattern asks for. Ties: the lower-index weight is pruned.
+Masks are made by rank, never by a threshold: each row, matrix or group loses exactly as many
+weights as the pattern asks for. Ties: the lower-index weight is pruned.
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,17 +21,10 @@ _CHUNK = 16384
 
 
 def keep_mask(scores: Tensor, pattern: Pattern, scope: str, where: object = None) -> Tensor:
-    """Return which weights are kept.
-
-    Args:
-        scores: (rows, columns), any float dtype; the lowest are pruned.
-        pattern: How many weights are pruned; not a structured pattern.
-        scope: Where scores are compared with each other: within a "row" or the "matrix". An NofM
-            pattern compares them within each group of a row, whatever the scope.
-        where: Name of the weight, for error messages.
-
-    Returns:
-        (rows, columns), bool, True where the weight is kept.
+    """Return which weights are kept, (rows, columns), bool, given their scores, (rows, columns),
+    any float dtype, of which the lowest are pruned, and a pattern that is not structured. Scores
+    are compared with each other within the scope, a "row" or the "matrix"; an NofM pattern
+    compares them within each group of a row, whatever the scope.
 
     Raises:
         UserError: A score is not finite, or the pattern does not divide the columns.
@@ -48,14 +40,8 @@ def keep_mask(scores: Tensor, pattern: Pattern, scope: str, where: object = None
 
 
 def lowest(groups: Tensor, count: int) -> Tensor:
-    """Return where the `count` lowest scores of each group are; ties: the lower index is chosen.
-
-    Args:
-        groups: (groups, size), any float dtype, finite.
-        count: Scores to choose in each group, in [0, size].
-
-    Returns:
-        (groups, size), bool, exactly `count` True in each row.
+    """Return where the `count` lowest scores of each group are, (groups, size), bool, for finite
+    scores, (groups, size), of any float dtype; ties: the lower index is chosen.
     """
     if count == 0:
         return torch.zeros_like(groups, dtype=torch.bool)
@@ -105,54 +91,29 @@ def _kth_lowest(groups: Tensor, count: int) -> Tensor:
 
 def _for_numpy(scores: Tensor) -> np.ndarray[Any, Any]:
     """Return scores as an array. NumPy has no bfloat16, whose values float32 represents exactly."""
-    values = scores if scores.dtype == torch.float64 else scores.float()
-    return values.numpy()
+    return (scores if scores.dtype == torch.float64 else scores.float()).numpy()
 
 
 def _lowest_by_rank(columns: Tensor, count: int) -> Tensor:
     """Return the result of `lowest_of_columns`, fast for small groups: the rank of a score is the
     number of scores that come before it.
     """
-    ranks = _ranks_by_bytes if columns.device.type == "cpu" else _ranks_by_product
-    return ranks(columns) < count
+    last = len(columns) - 1
+    # Each rank starts as if no pair of scores were in order.
+    ranks = torch.arange(last, -1, -1, dtype=torch.int8, device=columns.device)[:, None]
+    ranks = ranks.repeat(1, columns.shape[1])
+    if columns.device.type == "cpu":
+        # NumPy counts bytes in a quarter of torch's time; both arrays share their memory.
+        _rank_(_for_numpy(columns), ranks.numpy())
+    else:
+        _rank_(columns, ranks)
+    return ranks < count
 
 
-def _ranks_by_bytes(columns: Tensor) -> Tensor:
-    """Return the rank of each score, (size, groups), int8, on a processor.
-
-    NumPy compares and counts in bytes, which takes a twentieth of the time of torch's product for
-    groups of 8.
-    """
-    values, last = _for_numpy(columns), len(columns) - 1
-    # As in `_pairs`: each rank starts as if no pair were in order.
-    ranks = np.empty(values.shape, np.int8)
-    ranks[:] = np.arange(last, -1, -1, dtype=np.int8)[:, None]
-    for index in range(last):
+def _rank_(columns: Any, ranks: Any) -> None:
+    """Complete ranks, (size, groups), int8, in place; both are tensors, or both are arrays."""
+    for index in range(len(columns) - 1):
         # Ties: the lower index comes first.
-        in_order = (values[index] <= values[index + 1 :]).view(np.int8)
+        in_order = (columns[index] <= columns[index + 1 :]).view(ranks.dtype)
         ranks[index + 1 :] += in_order
-        ranks[index] -= in_order.sum(axis=0, dtype=np.int8)
-    return torch.from_numpy(ranks)
-
-
-def _ranks_by_product(columns: Tensor) -> Tensor:
-    """Return the rank of each score, (size, groups), float32, in few calls for a GPU."""
-    first, second, change, base = _pairs(len(columns), columns.device)
-    in_order = (columns[first] <= columns[second]).to(torch.float32)
-    return torch.addmm(base, change, in_order)
-
-
-@cache
-def _pairs(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the indices of all pairs, and how each pair that is in order changes the ranks.
-
-    The rank of each score starts from `base`, (size, 1), as if no pair were in order. Each pair
-    that is in order adds 1 to the rank of its second score and -1 to that of its first; `change`,
-    (size, pairs), holds these terms.
-    """
-    first, second = torch.triu_indices(size, size, offset=1, device=device)
-    pairs = torch.arange(len(first), device=device)
-    change = torch.zeros(size, len(first), device=device)
-    change[first, pairs], change[second, pairs] = -1.0, 1.0
-    base = torch.arange(size - 1, -1, -1, dtype=torch.float32, device=device)[:, None]
-    return first, second, change, base
+        ranks[index] -= in_order.sum(0, dtype=ranks.dtype)

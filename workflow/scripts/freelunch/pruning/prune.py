@@ -5,10 +5,12 @@ statistics of the sparse model, each block sees the outputs of the pruned blocks
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from types import ModuleType
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
@@ -20,22 +22,38 @@ from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, SparseStates
 from freelunch.model.mask_store import (
     KIND,
+    Pruned,
     check_finite,
     load_pruned_block,
     masks_file,
     write_pruned_block,
 )
+from freelunch.pruning import criteria
 from freelunch.pruning.dense_pass import read_statistics
-from freelunch.pruning.masks import check_divides
-from freelunch.pruning.pruners import Statistics, unit_pruner, weight_pruner
+from freelunch.pruning.masks import check_divides, keep_mask
 from freelunch.pruning.sharing import Pruning
-from freelunch.pruning.statistics import Collector
-from freelunch.study.criteria import OfUnits
+from freelunch.pruning.statistics import Collector, InputStatistics, need_gram
+from freelunch.pruning.structured import (
+    Layout,
+    choose_in_block,
+    choose_in_model,
+    compensating_biases,
+)
+from freelunch.pruning.swaps import refine
+from freelunch.study.cell import derive_seed
+from freelunch.study.criteria import OfUnits, OfWeights
 from freelunch.study.families import biases_of
+from freelunch.study.patterns import Pattern
 from freelunch.study.steps import CAPTURE_DENSE
 
 log = logging.getLogger(__name__)
 _LEFT = "%s is left to its own job, which will say why"
+# Weights of small matrices that are pruned at once; the memory for larger ones would count.
+_PRUNED_AT_ONCE = 2**22
+
+Statistics = Mapping[str, InputStatistics]
+# Returns the pruned block, given the block, its index and the statistics of its inputs.
+Pruner = Callable[[nn.Module, int, Statistics], Pruned]
 
 
 def prune_model(
@@ -45,15 +63,9 @@ def prune_model(
     states: DenseStates,
     report: Report = silent,
 ) -> Artifact:
-    """Write one file of bit-packed masks per block, and a shard for each block with updated
-    weights.
-
-    Args:
-        model: The dense model.
-        dense: Statistics of the dense model's activations on the calibration sample.
-        pruning: What to prune by, and the folder for the masks.
-        states: Hidden states of the calibration sample, for statistics of the sparse model.
-        report: Called after each block.
+    """Write a file of bit-packed masks per block, and a shard for each block with updated weights,
+    from statistics of the dense model's activations on the calibration sample, or from the
+    sample's hidden states, for statistics of the sparse model.
 
     Raises:
         UserError: The activations belong to another model or lack what the criterion needs, the
@@ -72,18 +84,10 @@ def prune_model(
 
 
 def prune_together(
-    model: StreamedModel,
-    dense: Artifact,
-    prunings: Sequence[Pruning],
-    report: Report = silent,
+    model: StreamedModel, dense: Artifact, prunings: Sequence[Pruning], report: Report = silent
 ) -> Spent:
-    """Choose masks for several jobs in one pass over the blocks, and leave them to these jobs.
-
-    Masks that cannot be chosen are not left: their own job will say why.
-
-    Args:
-        model, dense, report: As in `prune_model`.
-        prunings: The masks; all from dense statistics.
+    """Choose masks for several jobs, all from dense statistics, in one pass over the blocks, and
+    leave them to these jobs. Masks that cannot be chosen are not left: their own job will say why.
 
     Returns:
         What was spent on the masks. What serves several of them is counted for the first.
@@ -111,13 +115,9 @@ def prune_together(
 
 
 class _Masks:
-    """Masks that are being chosen.
-
-    Attributes:
-        pruning: What to prune by.
-        gram: Whether Gram matrices are needed.
-        failed: Whether a block could not be pruned; the others are then not tried.
-        writer: Fills the folder; set after all checks, so that a refused pruning leaves no folder.
+    """Masks that are being chosen: whether Gram matrices are needed; whether a block could not be
+    pruned, so that the others are not tried; and what fills the folder, set after all checks, so
+    that a refused pruning leaves no folder.
     """
 
     writer: ArtifactWriter
@@ -137,19 +137,12 @@ class _Masks:
                 todo=run_again(CAPTURE_DENSE),
             )
         if isinstance(criterion, OfUnits):
-            self._prune = unit_pruner(model, dense, criterion, pattern)
+            self.prune = _unit_pruner(model, dense, criterion, pattern)
         else:
-            self._prune = weight_pruner(model, criterion, pattern, pruning.seed)
-        self._model = model
+            self.prune = _weight_pruner(model, criterion, pattern, pruning.seed)
 
     def lack(self, index: int) -> bool:
-        """Return whether the masks of a block are still to be chosen."""
         return not self.failed and masks_file(index) not in self.writer
-
-    def write(self, index: int, block: nn.Module, statistics: Statistics) -> None:
-        """Choose and write the masks of a block."""
-        pruned = self._prune(block, index, statistics)
-        write_pruned_block(self.writer, self._model, index, block, pruned)
 
 
 def _prune_blocks(
@@ -159,20 +152,18 @@ def _prune_blocks(
     passing: SparseStates | None = None,
     for_others: bool = False,
 ) -> Iterator[int]:
-    """Choose masks block by block; yield how many blocks are done.
-
-    Args:
-        model, dense: As in `prune_model`.
-        chosen: Masks to choose; a single one with `passing`.
-        passing: Pass the pruned blocks before each block, for statistics of its inputs there.
-        for_others: Whether to go on without those that fail. Otherwise their error is raised.
+    """Choose masks block by block; yield how many blocks are done. `passing` passes the pruned
+    blocks before each block, for statistics of its inputs there. `for_others` goes on without
+    masks that fail; otherwise their error is raised.
     """
     missing = [i for i in range(model.num_blocks) if any(masks.lack(i) for masks in chosen)]
     blocks = model.load_blocks(missing)
     for index in range(model.num_blocks):
         if index in missing:
             _, block = next(blocks)
-            _check_weights(model, index, block)
+            for name, linear in block_linears(block).items():
+                where = model.sharding.name(index, name)
+                check_finite(linear.weight, where, problem="a weight is not finite")
             lacking = [masks for masks in chosen if masks.lack(index)]
             gram = any(masks.gram for masks in lacking)
             statistics: Statistics
@@ -187,7 +178,8 @@ def _prune_blocks(
             for _, alike in groupby(lacking, key=lambda masks: masks.pruning.criterion.score):
                 for masks in alike:
                     try:
-                        masks.write(index, block, statistics)
+                        pruned = masks.prune(block, index, statistics)
+                        write_pruned_block(masks.writer, model, index, block, pruned)
                     # Whatever it is, it comes again in the job that the masks belong to.
                     except Exception:
                         if not for_others:
@@ -210,7 +202,134 @@ def _forget(statistics: Statistics) -> None:
         inputs.memo.clear()
 
 
-def _check_weights(model: StreamedModel, index: int, block: nn.Module) -> None:
-    for name, linear in block_linears(block).items():
-        where = model.sharding.name(index, name)
-        check_finite(linear.weight, where, problem="a weight is not finite")
+def _weight_pruner(
+    model: StreamedModel, criterion: OfWeights, pattern: Pattern, seed: int
+) -> Pruner:
+    """Return the function that prunes a block by a criterion of single weights."""
+    module = criteria.load(criterion.score)
+
+    def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
+        pruned = Pruned({})
+        weights = {name: linear.weight for name, linear in block_linears(block).items()}
+        for names in _alike(weights, statistics):
+            where = [model.sharding.name(index, name) for name in names]
+            seeds = [derive_seed(seed, "criterion", name) for name in where]
+            alike, inputs = [weights[name] for name in names], statistics[names[0]]
+            result = prune_matrices(module, alike, inputs, pattern, criterion, seeds, where)
+            for name, (keep, changed, notes) in zip(names, result, strict=True):
+                pruned.masks[name] = keep
+                if changed is not None:
+                    pruned.changed[f"{name}.weight"] = changed
+                if notes:
+                    pruned.notes[name] = notes
+        return pruned
+
+    return prune
+
+
+def _alike(weights: Mapping[str, Tensor], statistics: Statistics) -> Iterator[list[str]]:
+    """Yield names of matrices that have one input and are small enough to be pruned at once."""
+    names: list[str] = []
+    for name, weight in weights.items():
+        size = sum(weights[each].numel() for each in names) + weight.numel()
+        if names and (statistics[name] is not statistics[names[0]] or size > _PRUNED_AT_ONCE):
+            yield names
+            names = []
+        names.append(name)
+    yield names
+
+
+def prune_matrices(
+    module: ModuleType,
+    weights: Sequence[Tensor],
+    statistics: InputStatistics,
+    pattern: Pattern,
+    settings: OfWeights,
+    seeds: Sequence[int],
+    where: Sequence[object],
+) -> list[tuple[Tensor, Tensor | None, dict[str, float]]]:
+    """Prune matrices with the same input by the module of a criterion, and refine their masks by
+    swaps if the settings ask for them.
+
+    Return for each matrix, (out, in), the mask, bool, True where the weight is kept; the new
+    weight, in the dtype of the old one, or None; what the criterion notes about it. For each,
+    `seeds` has the seed of its random numbers, and `where` its name.
+    """
+    if hasattr(module, "prune"):
+        pruned = module.prune(weights, statistics, pattern, settings, where[0])
+    else:
+        pruned = []
+        for weight, seed, name in zip(weights, seeds, where, strict=True):
+            scores = module.score(weight, statistics, settings, seed)
+            if scores.shape != weight.shape:
+                raise UserError(
+                    "a criterion's scores have another shape than the weight",
+                    where=name,
+                    found=tuple(scores.shape),
+                    expected=tuple(weight.shape),
+                    todo=f"correct workflow/scripts/freelunch/pruning/criteria/{settings.score}.py",
+                )
+            pruned.append((None, keep_mask(scores, pattern, settings.scope, name), {}))
+    results = []
+    for weight, (changed, keep, notes), name in zip(weights, pruned, where, strict=True):
+        # As bytes: torch takes 40 times as long for `all`.
+        if keep.view(torch.uint8).min():
+            raise UserError(
+                f"{pattern.name} prunes no weight of this matrix",
+                where=name,
+                found=f"{weight.shape[0]} x {weight.shape[1]} weights, scope: {settings.scope}",
+                expected="a share of at least one weight",
+                todo="choose a larger share, or scope: matrix",
+            )
+        if settings.swaps:
+            dense, gram = weight.float(), need_gram(statistics, name)
+            start = dense * keep if changed is None else changed
+            refined = refine(dense, start, keep, gram, pattern.group, settings.swaps)
+            keep, changed = refined.keep, None if changed is None else refined.weight
+            notes |= {
+                "swaps": refined.swaps,
+                "error_before": refined.error_before,
+                "error_after": refined.error_after,
+            }
+        results.append((keep, None if changed is None else changed.to(weight.dtype), notes))
+    return results
+
+
+def _unit_pruner(
+    model: StreamedModel, dense: Artifact, criterion: OfUnits, pattern: Pattern
+) -> Pruner:
+    """Return the function that prunes whole units of a block. UserError: the units of the model's
+    family are not known, or its output projections cannot have the biases of a compensation.
+    """
+    module = criteria.load(criterion.score)
+    layout = Layout.of(model.config, criterion.attention_unit)
+    if criterion.bias_compensation:
+        biases_of(model.config.model_type)
+
+    def scores(block: nn.Module, index: int, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        where = model.sharding.name(index, "")
+        return layout.scores(block, statistics, module, criterion, where)
+
+    chosen: list[Tensor] = []
+    if criterion.scope == "model":
+        of_model: list[Tensor] = []
+        for index, block in model.load_blocks(range(model.num_blocks)):
+            of_model += scores(block, index, read_statistics(dense, index, model.device))
+        weights = list(layout.unit_weights(model.shapes_of_block())) * model.num_blocks
+        chosen = choose_in_model(of_model, weights, pattern)
+
+    def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
+        if chosen:
+            attention, channels = chosen[2 * index : 2 * index + 2]
+        else:
+            where = model.sharding.name(index, "").removesuffix(".")
+            halves = zip(scores(block, index, statistics), ("attention", "MLP"), strict=True)
+            attention, channels = (
+                choose_in_block(part, pattern, f"{where}, {name}") for part, name in halves
+            )
+        pruned = Pruned(layout.keep_masks(block, attention, channels))
+        if criterion.bias_compensation:
+            pruned.changed = compensating_biases(block, pruned.masks, statistics, layout)
+        return pruned
+
+    return prune

@@ -1,10 +1,9 @@
 """Jobs of one run that prune the same model share what they read and compute.
 
-Masks from the same dense statistics need the same blocks, statistics and, for some criteria,
-factorised matrices. The first job of a group therefore chooses the masks of the whole group in one
-pass over the blocks, and leaves each in the folder of its own job, which then only writes its
-manifest, without the seconds that importing torch takes. A job that finds its group taken works on
-a group that nobody has begun. No result depends on which job chose a mask.
+The first job of a group chooses the masks of the whole group in one pass over the blocks, and
+leaves each in the folder of its own job, which then only writes its manifest, without the seconds
+that importing torch takes. A job that finds its group taken works on a group that nobody has begun.
+No result depends on which job chose a mask.
 """
 
 import json
@@ -26,14 +25,9 @@ from freelunch.study.steps import MASKS
 
 @dataclass(frozen=True)
 class Pruning:
-    """The masks of one criterion and pattern, which one job is to make.
-
-    Attributes:
-        criterion: Settings of the criterion.
-        pattern: Which share of the weights is pruned, and where.
-        seed: Seed of the cell, for criteria that draw random numbers.
-        folder: Folder for the masks.
-        fingerprint: Digest of everything the masks depend on.
+    """The masks of one criterion and pattern, which one job is to make in a folder; the seed is for
+    criteria that draw random numbers, and the fingerprint the digest of everything the masks
+    depend on.
     """
 
     criterion: Criterion
@@ -53,14 +47,8 @@ class Pruning:
         model: Artifact,
         dense: Artifact,
     ) -> "Pruning":
-        """Return the pruning of a model from its dense statistics.
-
-        Args:
-            criterion: Settings of the criterion, as JSON.
-            pattern, seed, folder: As the attributes.
-            code: Digest of the code that prunes by this criterion.
-            model: The dense model.
-            dense: Its statistics.
+        """Return the pruning of a model from its dense statistics, given the criterion's settings
+        as JSON and the digest of the code that prunes by it.
         """
         settings = {"criterion": criterion, "pattern": pattern, "seed": seed}
         return cls(
@@ -75,11 +63,8 @@ class Pruning:
         self, together: str | None, model: Artifact, dense: Artifact
     ) -> "list[list[Pruning]]":
         """Return the groups of prunings that jobs of this run choose together, this one's first.
-
-        Args:
-            together: JSON from the workflow: `criteria`, the settings and code of each, and
-                `groups`, each with the names of its prunings. None if jobs share nothing.
-            model, dense: As in `of`.
+        The workflow describes them as JSON: `criteria`, the settings and code of each, and
+        `groups`, each with the names of its prunings; or as None, if jobs share nothing.
         """
         if not together:
             return []
@@ -140,18 +125,10 @@ def shared(
     groups: Sequence[Sequence[Pruning]],
     choose: Callable[[Sequence[Pruning]], Spent],
 ) -> Iterator[Spent]:
-    """Have the masks of a job chosen together with those of other jobs of its run.
-
-    If they could not be chosen, they are not left, and no other job of the group tries again while
-    the body runs.
-
-    Args:
-        mine: The masks of this job.
-        groups: What is chosen together, the group with `mine` first.
-        choose: Choose masks, leave them, and return what that took.
-
-    Yields:
-        What was spent on all masks, those of this job included.
+    """Have the masks of a job chosen together with those of other jobs of its run, and yield what
+    was spent on all of them. Of `groups`, each chosen together, the first has `mine`. `choose`
+    chooses masks, leaves them, and returns what that took. If masks could not be chosen, they
+    are not left, and no other job of the group tries again while the body runs.
     """
     spent, own = Spent(), groups[0]
     lock = lock_if_free(_lock_file(own))
@@ -184,7 +161,7 @@ def _choose_lacking(
     return choose(lacking) if lacking else Spent()
 
 
+# What a job locks while it works on a group.
 def _lock_file(group: Sequence[Pruning]) -> Path:
-    """Return the file that a job locks while it works on a group."""
     folder = group[0].folder
     return folder.parents[1] / f".{folder.parent.name}-{folder.name}.lock"

@@ -17,13 +17,10 @@ _STRIP = 128
 
 @dataclass(frozen=True, eq=False)
 class InputStatistics:
-    """Statistics over the calibration tokens of one linear input with C features.
+    """Statistics over the calibration tokens of one linear input with C features: mean, population
+    variance and sum of squares of each feature, (C,), float32.
 
     Attributes:
-        tokens: Number of tokens seen.
-        mean: Mean of each feature, (C,), float32.
-        variance: Population variance of each feature over the tokens, (C,), float32.
-        squared_norm: Sum of squares of each feature over all tokens, (C,), float32.
         gram: Sum over tokens of x x^T, (C, C), float32; None if no criterion asked for it.
         memo: What a criterion computes from these statistics once, for all layers with this input.
     """
@@ -37,9 +34,8 @@ class InputStatistics:
 
 
 class _Accumulator:
-    """Sum the statistics of one input over batches.
-
-    Sums with one value per feature are float64, because there may be millions of tokens.
+    """Sum the statistics of one input over batches. Sums with one value per feature are float64,
+    because there may be millions of tokens.
     """
 
     def __init__(self, features: int, device: torch.device, gram: bool) -> None:
@@ -68,9 +64,7 @@ class _Accumulator:
             add_gram_(self.gram, rows)
 
     def result(self, name: str) -> InputStatistics:
-        """Return the statistics of all tokens so far; the Gram matrix is mirrored in place, not
-        copied.
-        """
+        """Return the statistics so far; the Gram matrix is mirrored in place, not copied."""
         if self.origin is None:
             raise UserError(
                 "calibration never reached this layer",
@@ -97,11 +91,7 @@ class _Accumulator:
 
 
 def need_gram(statistics: InputStatistics, where: object) -> Tensor:
-    """Return the Gram matrix.
-
-    Raises:
-        UserError: No Gram matrix was collected.
-    """
+    """Return the Gram matrix. UserError: none was collected."""
     if statistics.gram is None:
         raise UserError(
             "this criterion needs the Gram matrix of the layer's input",
@@ -149,10 +139,8 @@ class Collector(LinearWatcher):
         self._sums[group].add_(inputs)
 
     def results(self) -> Mapping[str, InputStatistics]:
-        """Return the statistics of each distinct input, by the name of its group.
-
-        Raises:
-            UserError: A layer saw no token, or a value is not finite.
+        """Return the statistics of each distinct input, by the name of its group. UserError: a
+        layer saw no token, or a value is not finite.
         """
         for name, linear in self.linears.items():
             if name not in self.groups:

@@ -1,8 +1,7 @@
 """Structured pruning: whole attention heads and MLP channels are pruned.
 
-A pruned unit is zero in every matrix that it passes through: in the rows of the matrices that feed
-it, and in the columns of the matrix that it feeds. The checkpoint keeps its shapes and computes
-what the smaller model would compute.
+A pruned unit is zero in the rows of the matrices that feed it, and in the columns of the matrix
+that it feeds. The checkpoint keeps its shapes and computes what the smaller model would compute.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,14 +40,10 @@ class Layout:
 
     @classmethod
     def of(cls, config: PreTrainedConfig, attention_unit: str) -> "Layout":
-        """Return the layout of a model.
-
-        A unit of attention is a "group", a key head with all query heads that share it, so that
-        every matrix of the attention loses the same share; or a single query "head", where a key
-        head is pruned once all query heads that share it are.
-
-        Raises:
-            UserError: The family is not in the table, or its heads depend on each other.
+        """Return the layout of a model. A unit of attention is a "group", a key head with all query
+        heads that share it, so that every matrix of the attention loses the same share; or a
+        single query "head", where a key head is pruned once all query heads that share it are.
+        UserError: the family is not in the table, or its heads depend on each other.
         """
         sizes = sizes_of(config.to_dict())
         heads, groups = sizes["num_attention_heads"], sizes["num_key_value_heads"]
@@ -56,9 +51,8 @@ class Layout:
         return cls(units_of(sizes["model_type"]), heads, groups, unit)
 
     def unit_weights(self, block: nn.Module) -> tuple[int, int]:
-        """Return how many weights are pruned with a unit of attention, and with an MLP channel.
-
-        A single query head counts with its part of the key and value heads, although these are
+        """Return how many weights are pruned with a unit of attention, and with an MLP channel. A
+        single query head counts with its part of the key and value heads, although these are
         pruned only with the last query head that shares them: the count is never below what is
         pruned.
         """
@@ -72,12 +66,8 @@ class Layout:
     def keep_masks(
         self, block: nn.Module, attention: Tensor, channels: Tensor
     ) -> dict[str, Tensor]:
-        """Return the mask of each linear layer, (out, in), bool, by its name in the block.
-
-        Args:
-            block: The block.
-            attention: Which units of attention are kept, (units,), bool.
-            channels: Which MLP channels are kept, (channels,), bool.
+        """Return the mask of each linear layer, (out, in), bool, by its name in the block, from
+        which units of attention, (units,), and MLP channels, (channels,), are kept, bool.
         """
         family, linears = self.family, block_linears(block)
         heads = attention.repeat_interleave(self.unit_heads)
@@ -116,15 +106,11 @@ class Layout:
         settings: OfUnits,
         where: object,
     ) -> tuple[Tensor, Tensor]:
-        """Return the score of each unit of a block: the mean score of the inputs that the unit
-        feeds.
+        """Return the scores of a block's units of attention, (units,), and of its MLP channels,
+        (channels,), float64: the mean score of the inputs that the unit feeds.
 
         With `scope: model`, the scores of each matrix's inputs are standardised first (FLAP), so
-        that units of different blocks, and heads and channels, can be compared with each other.
-
-        Returns:
-            Scores of the units of attention, (units,), and of the MLP channels, (channels,),
-            float64.
+        that units of different blocks, and heads and channels, can be compared.
         """
         of_halves = []
         for name in (self.family.attention_output, self.family.mlp_output):
@@ -144,10 +130,7 @@ class Layout:
 
 def choose_in_block(scores: Tensor, pattern: Pattern, where: object = None) -> Tensor:
     """Return which units of a block are kept, (units,), bool; those with the lowest scores are
-    pruned.
-
-    Raises:
-        UserError: The pattern's share is less than one unit, so that none would be pruned.
+    pruned. UserError: the pattern's share is less than one unit.
     """
     count = pattern.zeros_in_group(len(scores))
     if not count:
@@ -162,19 +145,12 @@ def choose_in_block(scores: Tensor, pattern: Pattern, where: object = None) -> T
 def choose_in_model(
     scores: Sequence[Tensor], weights: Sequence[int], pattern: Pattern
 ) -> list[Tensor]:
-    """Return which units are kept if all units of a model are compared with each other.
+    """Return which units are kept if all units of a model are compared with each other, (units,),
+    bool, for each set of units (the heads or channels of a block), given by their scores,
+    (units,), and by how many weights are pruned with one unit.
 
-    Args:
-        scores: Scores of each set of units (the heads or channels of a block), (units,).
-        weights: For each set, how many weights are pruned with one unit.
-        pattern: Share of all weights to prune. The units with the lowest scores are pruned as long
-            as they hold no more than this share; ties: the first unit is pruned.
-
-    Returns:
-        For each set, which units are kept, (units,), bool.
-
-    Raises:
-        UserError: No unit would be pruned.
+    The units with the lowest scores are pruned as long as they hold no more than the pattern's
+    share of all weights; ties: the first unit is pruned. UserError: no unit would be pruned.
     """
     sizes = [len(part) for part in scores]
     order = torch.cat([part.cpu() for part in scores]).argsort(stable=True)
@@ -196,14 +172,12 @@ def compensating_biases(
     statistics: Mapping[str, InputStatistics],
     layout: Layout,
 ) -> dict[str, Tensor]:
-    """Return biases that make up for the mean of what was pruned (FLAP's bias compensation).
+    """Return biases, (out,), in the weight's dtype, by parameter name, that make up for the mean of
+    what was pruned (FLAP's bias compensation): an output projection loses W_:j X_j for each
+    pruned input j, so W_:j times the mean of X_j is added to its bias.
 
-    An output projection loses W_:j X_j for each pruned input j. The mean of this loss over tokens,
-    W_:j times the mean of X_j, is added to the bias. A layer without a bias gets a bias of 0 to
-    start from, because the config of the pruned model gives a bias to all layers.
-
-    Returns:
-        Biases by parameter name in the block, (out,), in the weight's dtype.
+    A layer without a bias starts from 0, because the config of the pruned model gives a bias to all
+    layers.
     """
     biases = {}
     for name, linear in block_linears(block).items():

@@ -2,18 +2,15 @@
 
 SparseSwaps (arXiv 2512.10922): rows are independent, and the Gram matrix of the inputs gives the
 change of a row's squared error for any swap, so that the best of all swaps can be made repeatedly.
-We deviate from the paper in three ways:
+We deviate from the paper in three ways. The kept weights may have been updated before (SparseGPT):
+where the paper's formula has the dense value of a kept weight, ours has its updated value, and a
+restored weight gets its dense value. The best swap within a row is found through lower bounds
+(`_RowSearch`) instead of by trying every pair, in a fifth of the time. A swap is made only if its
+gain exceeds what rounding of the Gram matrix can account for.
 
-- The kept weights may have been updated before (SparseGPT). Where the paper's formula has the dense
-  value of a kept weight, ours has its updated value. A restored weight gets its dense value.
-- The best swap within a row is found through lower bounds (`_RowSearch`) instead of by trying every
-  pair: with SmolLM2's layers on one CPU thread, this takes a fifth of the time.
-- A swap is made only if its gain exceeds what rounding of the Gram matrix can account for.
-
-All arithmetic is float64, which the device must support. Products and sums are separate operations,
-so that no fused operation makes the result of a row depend on its place in memory. Except for the
-first product of residual and Gram matrix, which covers all rows at once, nothing depends on how the
-rows are split.
+All arithmetic is float64. Products and sums are separate operations, so that no fused operation
+makes the result of a row depend on its place in memory. Except for the first product of residual
+and Gram matrix, nothing depends on how the rows are split.
 """
 
 from collections.abc import Callable
@@ -40,14 +37,9 @@ _GAIN_ROUNDING = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True)
 class Refined:
-    """A refined mask and what it gained.
-
-    Attributes:
-        keep: The refined mask, (R, C), bool, True where the weight is kept.
-        weight: The refined pruned weight, (R, C), float32; 0 where not kept.
-        swaps: Number of swaps made, over all rows.
-        error_before: Squared error of the outputs, summed over calibration tokens and rows.
-        error_after: The same error after the swaps; never above `error_before`.
+    """A refined mask, (R, C), bool, True where the weight is kept; the refined pruned weight, (R,
+    C), float32; the swaps made, over all rows; and the squared error of the outputs, summed over
+    calibration tokens and rows, before and after, which is never above that before.
     """
 
     keep: Tensor
@@ -61,29 +53,22 @@ class Refined:
 def refine(
     dense: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor, group: int | None, swaps: int
 ) -> Refined:
-    """Make the best swap in every row repeatedly, and return the refined mask and weight.
+    """Make the best swap in every row repeatedly; return the refined mask and weight. Each row, and
+    each group, keeps as many weights as before.
 
     With the residual r = dense - pruned of a row, its error is r^T G r. Pruning the kept weight i,
     whose value is p_i, and restoring the pruned weight j to its dense value w_j changes the error
-    by
-
-        p_i^2 G_ii + 2 p_i (Gr)_i  +  w_j^2 G_jj - 2 w_j (Gr)_j  -  2 p_i w_j G_ij.
-
-    The swap with the lowest sum is made if the sum is negative beyond rounding; ties: the lowest i,
-    then the lowest j. A row is finished when its best swap does not help.
+    by p_i^2 G_ii + 2 p_i (Gr)_i + w_j^2 G_jj - 2 w_j (Gr)_j - 2 p_i w_j G_ij. The swap with the
+    lowest sum is made if the sum is negative beyond rounding; ties: the lowest i, then the lowest
+    j.
 
     Args:
-        dense: Dense weight, (R, C), float32 or narrower.
-        pruned: The weight after pruning, (R, C); 0 where not kept.
+        dense, pruned: The weight before and after pruning, (R, C); 0 where not kept.
         keep: The mask before refinement, (R, C), bool, True where the weight is kept.
         gram: X^T X, summed over calibration tokens, (C, C), symmetric.
         group: None if any kept and pruned weight of a row may be swapped; m if both must lie in the
             same group of m consecutive columns, so that an N:M pattern is preserved.
         swaps: Largest number of swaps per row.
-
-    Returns:
-        The refined mask and weight. Each row, and each group, keeps as many weights as before. The
-        arguments do not change.
     """
     gram = gram.double()
     rows = _Rows.of(dense.double(), pruned.double(), keep, gram)
@@ -106,10 +91,8 @@ def _error(rows: "_Rows", product: Tensor) -> float:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Some rows of a weight, updated with each swap; all tensors are (R, C), float64.
-
-    Masks are stored as bars to be added: on a CPU, adding takes a tenth of the time of a masked
-    fill.
+    """Some rows of a weight, updated with each swap; all tensors are (R, C), float64. Masks are
+    stored as bars to be added: on a CPU, adding takes a tenth of the time of a masked fill.
     """
 
     dense: Tensor
@@ -121,7 +104,6 @@ class _Rows:
 
     @classmethod
     def of(cls, dense: Tensor, pruned: Tensor, keep: Tensor, gram: Tensor) -> "_Rows":
-        """Return the rows of a pruned weight; only `dense` shares its memory with them."""
         zeros = torch.zeros_like(dense)
         return cls(
             dense,
@@ -133,19 +115,13 @@ class _Rows:
         )
 
     def part(self, rows: slice) -> "_Rows":
-        """Return consecutive rows, as views."""
         return _Rows(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 class _Terms:
     """The terms of a swap's effect, cut_i + gain_j - 2 p_i w_j G_ij, with i kept and j pruned, for
-    some rows; all are (R, C).
-
-    Attributes:
-        weight: p; 0 where pruned.
-        lost: w; 0 where kept.
-        cut: p_i^2 G_ii + 2 p_i (Gr)_i; infinite where pruned.
-        gain: w_j^2 G_jj - 2 w_j (Gr)_j; infinite where kept.
+    some rows, (R, C): p (0 where pruned), w (0 where kept), cut = p_i^2 G_ii + 2 p_i (Gr)_i
+    (infinite where pruned) and gain = w_j^2 G_jj - 2 w_j (Gr)_j (infinite where kept).
     """
 
     def __init__(self, rows: _Rows, chosen: Tensor, diagonal: Tensor) -> None:
@@ -155,18 +131,9 @@ class _Terms:
         self.gain = self.lost * (self.lost * diagonal - twice) + rows.gain_bar[chosen]
 
 
-@dataclass(frozen=True)
-class _Best:
-    """The best swap of each row: i, j and its effect on the error, each (R,).
-
-    If an effect is not negative, no swap helps, and i and j mean nothing.
-    """
-
-    kept: Tensor
-    pruned: Tensor
-    effect: Tensor
-
-
+# The best swap of each row: i, j and its effect on the error, each (R,). If an effect is not
+# negative, no swap helps, and i and j mean nothing.
+_Best = tuple[Tensor, Tensor, Tensor]
 _Search = Callable[[_Terms], _Best]
 
 
@@ -180,9 +147,9 @@ def _swap_(rows: _Rows, gram: Tensor, search: _Search, swaps: int) -> int:
         if len(going) == 0:
             break
         terms = _Terms(rows, going, diagonal)
-        best = search(terms)
-        helps = best.effect < -_rounding(terms, diagonal, best)
-        going, kept, pruned = going[helps], best.kept[helps], best.pruned[helps]
+        kept, pruned, effect = search(terms)
+        helps = effect < -_rounding(terms, diagonal, kept, pruned)
+        going, kept, pruned = going[helps], kept[helps], pruned[helps]
         made += len(going)
         cut, restored = rows.weight[going, kept], rows.dense[going, pruned]
         rows.product[going] += cut[:, None] * gram[kept] - restored[:, None] * gram[pruned]
@@ -193,17 +160,15 @@ def _swap_(rows: _Rows, gram: Tensor, search: _Search, swaps: int) -> int:
     return made
 
 
-def _rounding(terms: _Terms, diagonal: Tensor, best: _Best) -> Tensor:
-    """Return how much of the gain of each row's best swap may be rounding alone, (R,).
-
-    This is float32's epsilon times the magnitude of the effect's terms (the two squares bound the
-    mixed term). It is far above the rounding of float64, so that no swap increases the error.
+def _rounding(terms: _Terms, diagonal: Tensor, kept: Tensor, pruned: Tensor) -> Tensor:
+    """Return how much of the gain of each row's best swap may be rounding alone, (R,): float32's
+    epsilon times the magnitude of the effect's terms (the two squares bound the mixed term). It
+    is far above the rounding of float64, so that no swap increases the error.
     """
-    row = torch.arange(len(best.kept), device=diagonal.device)
-    kept, pruned = (row, best.kept), (row, best.pruned)
-    squares = terms.weight[kept] ** 2 * diagonal[best.kept]
-    squares += terms.lost[pruned] ** 2 * diagonal[best.pruned]
-    return _GAIN_ROUNDING * (squares + terms.cut[kept].abs() + terms.gain[pruned].abs())
+    row = torch.arange(len(kept), device=diagonal.device)
+    squares = terms.weight[row, kept] ** 2 * diagonal[kept]
+    squares += terms.lost[row, pruned] ** 2 * diagonal[pruned]
+    return _GAIN_ROUNDING * (squares + terms.cut[row, kept].abs() + terms.gain[row, pruned].abs())
 
 
 class _GroupSearch:
@@ -225,21 +190,19 @@ class _GroupSearch:
         # lowest i.
         kept = best.indices // self.group
         pruned = kept // self.group * self.group + best.indices % self.group
-        return _Best(kept, pruned, best.values)
+        return kept, pruned, best.values
 
 
 class _RowSearch:
     """Find the best swap within whole rows, trying few of the kept weights.
 
     For scales s_j > 0, here sqrt(G_jj), and reach_i the largest abs(G_ij) / s_j over all j but i,
-
-        effect_ij >= cut_i + gain_j - 2 u_i v_j   with u_i = abs(p_i) reach_i, v_j = abs(w_j) s_j.
-
-    The minimum of gain_j - 2 u v_j over j is a concave function of u alone, so it lies above its
+    effect_ij >= cut_i + gain_j - 2 u_i v_j with u_i = abs(p_i) reach_i, v_j = abs(w_j) s_j. The
+    minimum of gain_j - 2 u v_j over j is a concave function of u alone, so it lies above its
     chords. Known at a few u, it bounds all swaps of each i from below. Kept weights are tried with
     every j, in the order of their bounds, until the bounds of all others exceed the lowest effect
-    found. The Cauchy-Schwarz inequality would allow sqrt(G_ii) for reach_i, but the features of a
-    language model are so far from parallel that ten times as many weights would have to be tried.
+    found. (Cauchy-Schwarz would allow sqrt(G_ii) for reach_i, but ten times as many weights would
+    have to be tried.)
     """
 
     def __init__(self, gram: Tensor) -> None:
@@ -273,7 +236,7 @@ class _RowSearch:
             kept[going] = torch.where(better, index, kept[going])
             bounds[going[:, None], tried] = torch.inf
         pruned = self._try(terms, row, kept[:, None]).argmin(2)[:, 0]
-        return _Best(kept, pruned, effect)
+        return kept, pruned, effect
 
     def _try(self, terms: _Terms, rows: Tensor, tried: Tensor) -> Tensor:
         """Return gain_j - 2 p_i w_j G_ij for the kept weights `tried` of some rows, (rows, tried,

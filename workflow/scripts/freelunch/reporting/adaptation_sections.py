@@ -182,7 +182,7 @@ def _interval(row: Row) -> str:
 
 def times(value: float, row: Row) -> str:
     """Return a budget that reaches the reconstruction, or an end of its interval, in words: as a
-    multiple of the reconstruction's budget. The row is that of `analysis.reach.reach_rows`.
+    multiple of the reconstruction's budget. The row is that of `analysis.budget_effect.reach_rows`.
     """
     if math.isnan(value):
         return NOT_FINITE

@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 from freelunch.analysis.accuracy import task_rows
-from freelunch.analysis.budget_effect import budget_rows
+from freelunch.analysis.budget_effect import budget_rows, reach_rows
 from freelunch.analysis.criteria_gap import gap_rows, pair_rows, size_rows
 from freelunch.analysis.drift import drift_rows
 from freelunch.analysis.pairing import Records, Row, Rows
-from freelunch.analysis.reach import reach_rows
 from freelunch.analysis.window_effect import window_rows
 from freelunch.reporting import cells as of_cells
 from freelunch.study.study import Study

@@ -7,8 +7,8 @@ compute nothing.
 from collections.abc import Callable, Sequence
 
 from freelunch.analysis.accuracy import TASK_COLUMNS
+from freelunch.analysis.budget_effect import REACH_COLUMNS
 from freelunch.analysis.criteria_gap import GAP_COLUMNS, PAIR_COLUMNS
-from freelunch.analysis.reach import REACH_COLUMNS
 from freelunch.core.files import json_text, write_atomically
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import SUMMARY_COLUMNS

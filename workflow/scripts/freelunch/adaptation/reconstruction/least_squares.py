@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.adaptation.job import WindowResult
-from freelunch.adaptation.reconstruction.train_window import mean_squared_error, window_loss
-from freelunch.adaptation.reconstruction.window import WindowModules
+from freelunch.adaptation.reconstruction.train_window import WindowModules, mean_squared_error
 from freelunch.core.errors import UserError
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.transfer import read_batches
@@ -22,21 +21,13 @@ from freelunch.study.adaptations import LeastSquares
 def solve_window_(
     window: WindowModules, inputs: HiddenStates, targets: HiddenStates, settings: LeastSquares
 ) -> WindowResult:
-    """Set the kept weights of a linear layer to the least-squares solution on the calibration
-    sample.
-
-    The losses of the result are on all sequences.
-
-    Args:
-        window: One linear layer, float32.
-        inputs: Inputs of the layer, (sequences, length, in).
-        targets: Outputs to match, (sequences, length, out).
-        settings: Settings of the solver.
+    """Set the kept weights of a window of one linear layer, float32, to the least-squares solution
+    for its inputs, (sequences, length, in), and targets, (sequences, length, out). The losses of
+    the result are on all sequences, on which the solution is optimal.
     """
     ((_, linear, keep),) = window.masked()
-    # The solution is optimal on the whole sample, so the losses are computed on the whole sample.
     judged = mean_squared_error, torch.float32, len(inputs)
-    before = window_loss(window, inputs, targets, *judged)
+    before = window.loss(inputs, targets, *judged)
     train_bias = isinstance(linear.bias, Tensor) and settings.train_biases
     gram, cross = _sums(linear, inputs, targets, train_bias)
     start = linear.weight.double()
@@ -50,33 +41,20 @@ def solve_window_(
         solved = solved[:, :-1]
     linear.weight.copy_(solved)
     window.round_()
-    after = window_loss(window, inputs, targets, *judged)
-    kept_pruned = not after <= before
-    if kept_pruned:
-        window.restore_()
-    after = before if kept_pruned else after
-    return WindowResult(before, after, 0, int(keep.sum()), kept_pruned)
+    return window.result_(before, window.loss(inputs, targets, *judged), 0, int(keep.sum()))
 
 
 def solve_rows(gram: Tensor, cross: Tensor, keep: Tensor, start: Tensor, damping: float) -> Tensor:
-    """Return the weights of each row that solve the kept part of G w = c; pruned weights are 0.
-
-    Rows are solved one by one: batches of systems are not factorised faster, and would need
-    padding.
+    """Return the weights of each row, (out, in), float64, that solve the kept part of G w = c;
+    pruned weights are 0. Rows are solved one by one: batches of systems are not factorised
+    faster, and would need padding. UserError: the damping is too small for a unique solution.
 
     Args:
         gram: Sum over tokens of x x^T, (in, in), float64.
         cross: Sum over tokens of y x^T, (out, in), float64.
         keep: Mask, (out, in), bool, True where the weight is kept.
-        start: Weights to which the damping pulls the solution, (out, in), float64; 0 where `keep`
-            is False.
+        start: Weights to which the damping pulls the solution, (out, in), float64; 0 where pruned.
         damping: Strength of this pull, as a share of the Gram matrix's mean diagonal.
-
-    Returns:
-        (out, in), float64.
-
-    Raises:
-        UserError: The damping is too small for a unique solution.
     """
     # With an all-zero Gram matrix, any damping keeps the pruned weights.
     pull = damping * float(gram.diagonal().mean()) if gram.any() else 1.0

@@ -1,8 +1,8 @@
 """Inputs and outputs of a block's linear layers, for windows of single matrices.
 
-The targets that the paper's code makes lie behind matrices that are sparse: it passes dense hidden
-states through a block in which the matrices before the one that is reconstructed are already sparse
-and adapted, and takes the output of this one, still dense, as the target.
+The targets of the paper's code lie behind sparse matrices: it passes dense hidden states through a
+block in which the matrices before the one that is reconstructed are already sparse and adapted, and
+takes the output of this one, still dense, as the target.
 """
 
 from collections.abc import Collection
@@ -17,69 +17,50 @@ from freelunch.model.hidden_states import DenseStates
 from freelunch.model.transfer import Write, read_batches, writing_behind
 from freelunch.study.families import Family
 
-
-def inputs_of(group: str) -> str:
-    """Return the name under which the inputs of a group are recorded."""
-    return f"{group}.inputs"
-
-
-def outputs_of(name: str) -> str:
-    """Return the name under which the outputs of a layer are recorded."""
-    return f"{name}.outputs"
+# What is recorded: inputs and outputs of layers, each (sequences, length, features), by INPUTS and
+# the name of a group, or by OUTPUTS and the name of a layer.
+INPUTS, OUTPUTS = "inputs", "outputs"
+Recorded = dict[tuple[str, str], HiddenStates]
 
 
-class Recorder(LinearWatcher):
-    """Write the inputs and outputs of a block's linear layers to files while all tokens pass.
-
-    Args:
-        block: The block.
-        states: Hidden states of the sample, which give the number of sequences and their length.
-        folder: Folder for the files.
-        inputs: Names of the groups whose inputs are written.
-        outputs: Whether the outputs of all layers are written.
-        write: Writes a batch.
-
-    Attributes:
-        files: Recorded inputs and outputs by name, each (sequences, length, features).
-    """
+class _Recorder(LinearWatcher):
+    """Write inputs and outputs of a block's linear layers to files while all tokens pass."""
 
     def __init__(
         self,
         block: nn.Module,
         states: DenseStates,
         folder: Path,
-        inputs: Collection[str],
+        groups: Collection[str],
         outputs: bool,
         write: Write,
     ) -> None:
         super().__init__(block)
-        self._states, self._folder = states, folder
-        self._wanted, self._outputs, self._write_behind = inputs, outputs, write
-        self.files: dict[str, HiddenStates] = {}
-        self._rows: dict[str, int] = {}
+        self._states, self._folder, self._write_behind = states, folder, write
+        self._groups, self._outputs = groups, outputs
+        self.files: Recorded = {}
+        self._rows: dict[tuple[str, str], int] = {}
 
     def see_input(self, group: str, inputs: Tensor) -> None:
-        """Write a batch of a group's input."""
-        if group in self._wanted:
-            self._write(inputs_of(group), inputs)
+        if group in self._groups:
+            self._write((INPUTS, group), inputs)
 
     def see_output(self, name: str, outputs: Tensor) -> None:
-        """Write a batch of a layer's output."""
         if self._outputs:
-            self._write(outputs_of(name), outputs)
+            self._write((OUTPUTS, name), outputs)
 
-    def _write(self, name: str, tensor: Tensor) -> None:
+    def _write(self, key: tuple[str, str], tensor: Tensor) -> None:
         # Some families flatten tokens before a linear layer.
         rows = tensor.reshape(-1, self._states.length, tensor.shape[-1])
-        if name not in self.files:
+        if key not in self.files:
             shape = (self._states.sequences, self._states.length, tensor.shape[-1])
-            path = self._folder / f"{name}.safetensors"
-            self.files[name] = create_hidden(path, shape, tensor.dtype)
-            self._rows[name] = 0
-        start = self._rows[name]
+            path = self._folder / f"{key[1]}.{key[0]}.safetensors"
+            self.files[key] = create_hidden(path, shape, tensor.dtype)
+            self._rows[key] = 0
+        start = self._rows[key]
         # A copy, because a block may change what it hands to a layer while this is written.
-        self._write_behind(self.files[name], slice(start, start + len(rows)), rows.clone())
-        self._rows[name] = start + len(rows)
+        self._write_behind(self.files[key], slice(start, start + len(rows)), rows.clone())
+        self._rows[key] = start + len(rows)
 
 
 def recorded(
@@ -88,12 +69,14 @@ def recorded(
     block: nn.Module,
     hidden: HiddenStates,
     folder: Path,
-    inputs: Collection[str],
+    groups: Collection[str],
     outputs: bool = False,
-) -> dict[str, HiddenStates]:
-    """Pass hidden states through a block or a half of it; return what `Recorder` writes."""
+) -> Recorded:
+    """Pass hidden states through a block or a half of it; return the inputs of these groups of
+    layers and, if asked, the outputs of all layers.
+    """
     with writing_behind(states.blocks.model.device) as write:
-        recorder = Recorder(block, states, folder, inputs, outputs, write)
+        recorder = _Recorder(block, states, folder, groups, outputs, write)
         with recorder.watching():
             states.blocks.through_(index, block, hidden, None)
     return recorder.files
@@ -103,8 +86,8 @@ def recorded(
 def dense_outputs(
     states: DenseStates, index: int, name: str, inputs: HiddenStates, path: Path
 ) -> HiddenStates:
-    """Write the outputs of a matrix of the dense model for these inputs, (sequences, length, in),
-    to a file, and return them, (sequences, length, out).
+    """Return the outputs of a matrix of the dense model, (sequences, length, out), for these
+    inputs, (sequences, length, in), written to a file.
     """
     model, batches = states.blocks.model, states.blocks.batches
     linear = model.load_linear(index, name)
@@ -118,10 +101,8 @@ def dense_outputs(
 
 
 class BehindSparse:
-    """What arrives at the matrices of a block whose earlier matrices are adapted.
-
-    Args:
-        states: Hidden states of the dense model, which enter each block.
+    """What arrives at the matrices of a block whose earlier matrices are adapted; hidden states of
+    the dense model enter each block.
     """
 
     def __init__(self, states: DenseStates) -> None:
@@ -149,18 +130,14 @@ class BehindSparse:
     def _recorded(
         self, index: int, part: nn.Module, entering: HiddenStates, group: str
     ) -> HiddenStates:
-        return recorded(self.states, index, part, entering, self.folder, [group])[inputs_of(group)]
+        return recorded(self.states, index, part, entering, self.folder, [group])[INPUTS, group]
 
 
 class LostResidual(BehindSparse):
-    """The same where the residual stream is lost, as in the paper's code.
-
-    The target of the attention's last matrix enters the MLP, and that of the MLP's last matrix
-    enters the next block. The residual stream, which a model adds to each of them, is missing.
-
-    Args:
-        states: Hidden states of the dense model, of which only those before the first block matter.
-        family: Family of the model.
+    """The same where the residual stream is lost, as in the paper's code: the target of the
+    attention's last matrix enters the MLP, and that of the MLP's last matrix enters the next
+    block. The residual stream, which a model adds to each of them, is missing. Of the dense
+    model's hidden states, only those before the first block matter.
     """
 
     def __init__(self, states: DenseStates, family: Family) -> None:

@@ -1,37 +1,42 @@
-"""Train a window by gradients, so that its outputs match the targets, by one of several losses."""
+"""Train a window of the pruned model by gradients, so that its outputs match the targets."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from freelunch.adaptation.job import WindowResult
-from freelunch.adaptation.reconstruction.window import WindowModules
 from freelunch.adaptation.training.optimisation import (
     divergence,
     precision_of,
     schedule,
     stepping_in_backward,
 )
+from freelunch.adaptation.training.parameters import (
+    Masked,
+    TrainedParameters,
+    nothing_trained,
+    other_parameters,
+)
+from freelunch.model.blocks import BlockCall, block_linears
 from freelunch.model.hidden_file import HiddenStates
+from freelunch.model.mask_store import round_
 from freelunch.model.transfer import read_batches
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.cell import derive_seed
+from freelunch.study.methods import Trained
 from freelunch.study.steps import CHECK_SEQUENCES
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of (output - target)^2 over tokens and features.
-
-    Args:
-        outputs: (batch, length, features), any float dtype; all losses are computed in float32.
-        targets: The same shape as `outputs`.
-
-    Returns:
-        0-d, float32.
+    """Return the mean of (output - target)^2 over tokens and features, 0-d, float32; both are
+    (batch, length, features), of any float dtype.
     """
     # The memory of torch's mean is as large as the outputs, and whoever keeps a loss keeps it all.
     return nn.functional.mse_loss(outputs.float(), targets.float()).clone()
@@ -39,9 +44,8 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def negative_cosine(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the mean over tokens of 1 - cos(output, target), which does not train the scale.
-
-    It is computed as half the squared distance of the normalised vectors, which loses no precision
-    where they are close: for equal vectors, both the loss and its gradient are exactly 0.
+    Computed as half the squared distance of the normalised vectors, it loses no precision where
+    they are close: for equal vectors, both the loss and its gradient are exactly 0.
     """
     normalise = nn.functional.normalize
     distances = normalise(outputs.float(), dim=-1) - normalise(targets.float(), dim=-1)
@@ -49,10 +53,9 @@ def negative_cosine(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def relative_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over tokens of ||output - target||^2 / ||target||^2.
-
-    All tokens have the same weight, even if one is a hundred times as large as the others (a
-    massive activation).
+    """Return the mean over tokens of ||output - target||^2 / ||target||^2, so that all tokens have
+    the same weight, even if one is a hundred times as large as the others (a massive
+    activation).
     """
     targets = targets.float()
     error = (outputs.float() - targets).square().sum(-1)
@@ -67,6 +70,106 @@ LOSSES: dict[str, Loss] = {
 }
 
 
+@dataclass
+class WindowModules:
+    """Pruned modules that are adapted together: blocks, one half of a block, or one linear layer;
+    each takes the output of the one before it.
+
+    Attributes:
+        name: Name of the window, by its blocks and its part of them: "3-4", "3.attention",
+            "3.self_attn.q_proj".
+        calls: Returns how the modules are called, given the number of sequences in a batch.
+        keep_masks: For each module, the masks of its linear layers by name in the module, (out,
+            in), bool, True where the weight is kept.
+        pruned: Yields the pruned parameters of each module, by name, for `restore_`.
+        dtype: Precision of the checkpoint.
+    """
+
+    name: str
+    modules: Sequence[nn.Module]
+    calls: Callable[[int], Sequence[BlockCall]]
+    keep_masks: Sequence[dict[str, Tensor]]
+    pruned: Callable[[], Iterator[dict[str, Tensor]]]
+    dtype: torch.dtype
+    device: torch.device
+
+    def __call__(self, hidden: Tensor, precision: torch.dtype) -> Tensor:
+        """Return the outputs for inputs of (batch, length, features), computed in `precision` or
+        higher.
+        """
+        half = precision != torch.float32
+        calls = self.calls(len(hidden))
+        if not half:
+            hidden = hidden.float()
+            # Calls are recorded in the checkpoint's precision. Most blocks convert what they get;
+            # those that bias attention by distance (ALiBi) do not.
+            calls = [BlockCall(_in_float32(call.args), _in_float32(call.kwargs)) for call in calls]
+        with torch.autocast(self.device.type, precision) if half else nullcontext():
+            for module, call in zip(self.modules, calls, strict=True):
+                hidden = call(module, hidden)
+        return hidden
+
+    def masked(self) -> Iterator[Masked]:
+        """Yield the name, layer and mask of each linear layer; names start with a module index."""
+        for place, (module, masks) in enumerate(zip(self.modules, self.keep_masks, strict=True)):
+            for name, linear in block_linears(module).items():
+                yield f"{place}.{name}".rstrip("."), linear, masks[name]
+
+    def train_(self, trained: Trained, seed: int) -> TrainedParameters:
+        """Mark the parameters to train and return them; `seed` is that of random initial values."""
+        for module in self.modules:
+            module.requires_grad_(False)
+        others = other_parameters(self.modules, trained)
+        parameters = TrainedParameters(self.masked(), others, trained, seed)
+        if not parameters.parameters:
+            raise nothing_trained(name for name, _, _ in self.masked())
+        return parameters
+
+    def drop_(self, on: bool) -> None:
+        """Turn the model's own dropout in these modules on or off."""
+        for module in self.modules:
+            module.train(on)
+
+    @torch.no_grad()
+    def loss(
+        self,
+        inputs: HiddenStates,
+        targets: HiddenStates,
+        loss: Loss,
+        precision: torch.dtype,
+        sequences: int = CHECK_SEQUENCES,
+    ) -> float:
+        """Return the mean loss on the first sequences."""
+        rows = [slice(row, row + 1) for row in range(min(sequences, len(inputs)))]
+        losses = [
+            loss(self(entering, precision), wanted)
+            for entering, wanted in read_batches(self.device, rows, inputs, targets)
+        ]
+        return float(torch.stack(losses).mean())
+
+    @torch.no_grad()
+    def restore_(self) -> None:
+        """Restore the weights that pruning left."""
+        for module, before in zip(self.modules, self.pruned(), strict=True):
+            for name, parameter in module.named_parameters():
+                parameter.copy_(before[name])
+
+    def result_(self, before: float, after: float, steps: int, count: int) -> WindowResult:
+        """Return what came of the window from its losses; restore the pruned weights if the adapted
+        ones are worse.
+        """
+        kept_pruned = not after <= before
+        if kept_pruned:
+            self.restore_()
+        return WindowResult(before, before if kept_pruned else after, steps, count, kept_pruned)
+
+    def round_(self) -> None:
+        """Round the weights to the checkpoint's precision; they are still stored as float32."""
+        parameters = (each for module in self.modules for each in module.parameters())
+        masked = ((linear, keep) for _, linear, keep in self.masked())
+        round_(parameters, masked, self.dtype)
+
+
 def train_window_(
     window: WindowModules,
     inputs: HiddenStates,
@@ -75,22 +178,18 @@ def train_window_(
     seed: int,
     stop_at_divergence: bool = True,
 ) -> WindowResult:
-    """Train a window in place.
+    """Train a window, with float32 weights, in place.
 
     Args:
-        window: Modules that are called one after another, with float32 weights.
         inputs: Inputs of the window, (sequences, length, features).
         targets: Outputs to match, (sequences, length, features).
         settings: Settings of the training.
         seed: Seed of the order of the sequences, and of the model's own dropout.
-        stop_at_divergence: Whether a loss that is not finite is an error.
-
-    Raises:
-        UserError: A loss is not finite. The window then has its pruned weights again.
+        stop_at_divergence: Whether a loss that is not finite is an error. The window then has its
+            pruned weights again.
     """
-    precision = precision_of(settings, window.dtype)
-    loss = LOSSES[settings.loss]
-    before = window_loss(window, inputs, targets, loss, precision)
+    precision, loss = precision_of(settings, window.dtype), LOSSES[settings.loss]
+    before = window.loss(inputs, targets, loss, precision)
     trained = window.train_(settings.trained, seed)
     losses: list[Tensor] = []
     diverged: int | None = None
@@ -105,8 +204,7 @@ def train_window_(
             value = loss(window(entering, precision), wanted)
             value.backward()  # type: ignore[no-untyped-call]
             losses.append(value.detach())
-            # Check once per epoch, not once per step: on a GPU, reading a loss waits for the
-            # device.
+            # Check once per epoch: on a GPU, reading a loss waits for the device.
             if ends_epoch and (diverged := _first_not_finite(losses)) is not None:
                 break
     window.drop_(False)
@@ -114,49 +212,39 @@ def train_window_(
     steps_taken, count, after = len(losses), trained.count, before
     if diverged is None:
         window.round_()
-        after = window_loss(window, inputs, targets, loss, precision)
-        if not math.isfinite(after):
-            # The last step diverged: no later step computed a loss with its weights.
-            losses.append(torch.tensor(after))
-            diverged = len(losses) - 1
-    if diverged is not None:
-        window.restore_()
-        step = min(diverged + 1, steps_taken)
-        if stop_at_divergence:
-            raise divergence(
-                f"reconstruction diverged in the window {window.name}",
-                f"step {step}",
-                [float(loss) for loss in losses],
-                settings,
-                "windows finished before are kept",
-            )
-        return WindowResult(before, before, steps_taken, count, True, step)
-    kept_pruned = not after <= before
-    if kept_pruned:
-        window.restore_()
-    after = before if kept_pruned else after
-    return WindowResult(before, after, steps_taken, count, kept_pruned)
-
-
-@torch.no_grad()
-def window_loss(
-    window: WindowModules,
-    inputs: HiddenStates,
-    targets: HiddenStates,
-    loss: Loss,
-    precision: torch.dtype,
-    sequences: int = CHECK_SEQUENCES,
-) -> float:
-    """Return the mean loss of a window on the first sequences."""
-    rows = [slice(row, row + 1) for row in range(min(sequences, len(inputs)))]
-    losses = [
-        loss(window(entering, precision), wanted)
-        for entering, wanted in read_batches(window.device, rows, inputs, targets)
-    ]
-    return float(torch.stack(losses).mean())
+        after = window.loss(inputs, targets, loss, precision)
+        if math.isfinite(after):
+            return window.result_(before, after, steps_taken, count)
+        # The last step diverged: no later step computed a loss with its weights.
+        losses.append(torch.tensor(after))
+        diverged = len(losses) - 1
+    window.restore_()
+    step = min(diverged + 1, steps_taken)
+    if stop_at_divergence:
+        raise divergence(
+            f"reconstruction diverged in the window {window.name}",
+            f"step {step}",
+            [float(loss) for loss in losses],
+            settings,
+            "windows finished before are kept",
+        )
+    return WindowResult(before, before, steps_taken, count, True, step)
 
 
 def _first_not_finite(losses: list[Tensor]) -> int | None:
-    """Return the first step, from 0, whose loss is not finite; None if all are."""
     bad = torch.nonzero(~torch.isfinite(torch.stack(losses)))
     return int(bad[0]) if len(bad) else None
+
+
+def _in_float32(arguments: Any) -> Any:
+    """Return arguments of a block with every floating-point tensor in float32, and all else as it
+    is.
+    """
+    match arguments:
+        case Tensor() if arguments.is_floating_point():
+            return arguments.float()
+        case tuple() | list():
+            return type(arguments)(map(_in_float32, arguments))
+        case dict():
+            return {name: _in_float32(each) for name, each in arguments.items()}
+    return arguments

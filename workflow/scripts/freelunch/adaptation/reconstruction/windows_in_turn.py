@@ -1,8 +1,8 @@
 """Reconstruct windows one after another, from masks and dense hidden states to one shard per block.
 
-With dense inputs and targets, a window needs only its own blocks, their masks, and the dense hidden
-states at its two ends, so that windows are independent of each other. With sparse inputs, each
-window sees the outputs of the adapted windows before it. Only one window is in memory at a time.
+With dense inputs and targets, windows are independent: each needs only its own blocks, their masks,
+and the dense hidden states at its two ends. With sparse inputs, each window sees the outputs of the
+adapted windows before it. Only one window is in memory at a time.
 """
 
 import logging
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from freelunch.adaptation.job import AdaptationJob, WindowResult
 from freelunch.adaptation.reconstruction.least_squares import solve_window_
 from freelunch.adaptation.reconstruction.matrix_inputs import (
+    INPUTS,
+    OUTPUTS,
     BehindSparse,
     LostResidual,
+    Recorded,
     dense_outputs,
-    inputs_of,
-    outputs_of,
     recorded,
 )
-from freelunch.adaptation.reconstruction.train_window import train_window_
-from freelunch.adaptation.reconstruction.window import WindowModules
+from freelunch.adaptation.reconstruction.train_window import WindowModules, train_window_
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.model.blocks import BlockCall, LinearWatcher, block_linears, half
@@ -78,13 +78,9 @@ def reconstruct_windows(
 
 
 class _Run:
-    """State that all windows of a reconstruction share.
-
-    Attributes:
-        sparse: Hidden states on their way through the adapted model; None with dense inputs.
-        behind: What the dense weights make targets of behind sparse matrices; None without.
-        drops: Whether the model's own dropout is active behind windows that are adapted.
-        family: The family of the model, if windows are halves of blocks.
+    """State that all windows of a reconstruction share: `sparse` and `behind` are hidden states on
+    their way through the adapted model, and through dense weights behind sparse matrices, if
+    settings ask for them.
     """
 
     def __init__(self, job: AdaptationJob[Local], window: Window) -> None:
@@ -107,7 +103,6 @@ class _Run:
             self.behind = LostResidual(job.states, halves_of(family, whole))
 
     def pass_on(self, index: int, block: nn.Module) -> None:
-        """Pass an adapted block, behind which the next window is."""
         if self.behind is not None:
             self.behind.on(index, block)
         if self.sparse is not None:
@@ -116,9 +111,6 @@ class _Run:
             self.sparse.on(index, block.train(self.drops))
 
     def adapt_and_write(self, indices: range, writer: ArtifactWriter) -> None:
-        """Adapt the windows of these blocks, and write the blocks in the precision of the
-        checkpoint.
-        """
         loaded = [self._load_pruned(index) for index in indices]
         blocks, keep_masks = [block for block, _ in loaded], [keep for _, keep in loaded]
         if self.window == MATRIX:
@@ -139,17 +131,18 @@ class _Run:
     def _adapt_window_(
         self, window: WindowModules, inputs: HiddenStates, targets: HiddenStates
     ) -> WindowResult:
-        window.widen_()
-        match self.job.settings:
-            case LeastSquares() as settings:
-                result = solve_window_(window, inputs, targets, settings)
-            case Reconstruction() as settings:
-                order = derive_seed(self.job.seed, "reconstruction", window.name)
-                stop = self.job.stop_at_divergence
-                result = train_window_(window, inputs, targets, settings, order, stop)
-            case settings:
-                raise TypeError(f"no window is adapted by {settings.method}")
-        window.settle_()
+        for module in window.modules:
+            module.float()
+        settings = self.job.settings
+        if isinstance(settings, LeastSquares):
+            result = solve_window_(window, inputs, targets, settings)
+        else:
+            assert isinstance(settings, Reconstruction)
+            order = derive_seed(self.job.seed, "reconstruction", window.name)
+            stop = self.job.stop_at_divergence
+            result = train_window_(window, inputs, targets, settings, order, stop)
+        for module in window.modules:
+            module.requires_grad_(False).to(window.dtype)
         log.info("window %s: %s", window.name, result)
         return result
 
@@ -157,10 +150,7 @@ class _Run:
     # the window has been adapted.
 
     def _blocks(
-        self,
-        indices: range,
-        blocks: Sequence[nn.Module],
-        keep_masks: Sequence[dict[str, Tensor]],
+        self, indices: range, blocks: Sequence[nn.Module], keep_masks: Sequence[dict[str, Tensor]]
     ) -> Iterator[Work]:
         inputs = self._inputs(indices.start)
         if self.job.settings.local_targets:
@@ -200,8 +190,7 @@ class _Run:
             targets = of_dense(name, inputs, "targets") if local else dense_ends[name]
             part = half(block, family, other)
             masks = {linear: keep_masks[linear] for linear in block_linears(part)}
-            window = self._window(f"{index}.{name}", range(index, index + 1), [part], [masks])
-            yield window, inputs, targets
+            yield self._part(index, name, part, masks), inputs, targets
             if self.sparse is None:
                 inputs = dense_ends[name]
             elif name == "attention":
@@ -212,7 +201,7 @@ class _Run:
     ) -> Iterator[Work]:
         linears, groups = block_linears(block), self._groups(index, block)
         dense_targets = self.job.settings.targets == "dense"
-        ends: dict[str, HiddenStates] = {}
+        ends: Recorded = {}
         if dense_targets:
             seen = groups if self.sparse is None else ()
             dense = self.model.load_block(index)
@@ -226,24 +215,26 @@ class _Run:
                 hidden = self.sparse.hidden
                 ends |= recorded(self.states, index, block, hidden, self.scratch, [group])
             if self.behind is None:
-                inputs = arriving = ends[inputs_of(group)]
+                inputs = arriving = ends[INPUTS, group]
             else:
                 arriving = self.behind.inputs(index, block, group)
-                inputs = ends.get(inputs_of(group), arriving)
+                inputs = ends.get((INPUTS, group), arriving)
             for name in names:
                 if dense_targets:
-                    targets = ends[outputs_of(name)]
+                    targets = ends[OUTPUTS, name]
                 else:
                     path = self.scratch / "targets"
                     targets = dense_outputs(self.states, index, name, arriving, path)
-                window = self._window(
-                    f"{index}.{name}",
-                    range(index, index + 1),
-                    [linears[name]],
-                    [{"": keep_masks[name]}],
-                    matrix=name,
-                )
-                yield window, inputs, targets
+                masks = {"": keep_masks[name]}
+                yield self._part(index, name, linears[name], masks, f"{name}."), inputs, targets
+
+    def _part(
+        self, index: int, name: str, part: nn.Module, masks: dict[str, Tensor], prefix: str = ""
+    ) -> WindowModules:
+        """Return a window of a part of a block: a half, or the matrix whose tensors' names have
+        this prefix.
+        """
+        return self._window(f"{index}.{name}", range(index, index + 1), [part], [masks], prefix)
 
     def _window(
         self,
@@ -251,13 +242,10 @@ class _Run:
         indices: range,
         modules: Sequence[nn.Module],
         keep_masks: Sequence[dict[str, Tensor]],
-        matrix: str | None = None,
+        prefix: str = "",
     ) -> WindowModules:
-        """Return a window of modules: one module of each block, or one matrix of a block."""
-        prefix = "" if matrix is None else f"{matrix}."
-
         def calls(batch: int) -> list[BlockCall]:
-            if matrix is not None:
+            if prefix:
                 return [BlockCall((), {})]
             of_model = self.states.blocks.calls(batch)
             return [of_model[index] for index in indices]

@@ -1,9 +1,9 @@
-"""What a retraining moves: trained parameters with their gradients and the optimiser's moments.
+"""What a retraining moves: trained parameters with their gradients and the optimiser's moments,
+grouped in parts: one for each block, and one for what is outside of the blocks.
 
-They are grouped in parts: one for each block, and one for what is outside of the blocks. The state
-is saved from time to time, so that an interrupt loses little. A training goes on from it in memory
-or streamed, whichever way it was saved. A state that belongs to another training, or is damaged, is
-an error: it may hold days of work, so that nobody but its owner removes it.
+The state is saved from time to time, so that an interrupt loses little. A training goes on from it
+in memory or streamed, whichever way it was saved. A state that belongs to another training, or is
+damaged, is an error: it may hold days of work, so that nobody but its owner removes it.
 """
 
 import hashlib
@@ -24,21 +24,17 @@ from freelunch.adaptation.training.optimisation import MOMENTS, make_optimiser
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError
 from freelunch.core.files import no_half_file
-from freelunch.model.tensor_file import TensorFile
+from freelunch.model.tensor_file import Entry, TensorFile, create_tensor_file
+from freelunch.model.transfer import read_tensor
 
 # Keys of the notes that a saved state carries.
-_FINGERPRINT, _SHA256, SLOT, FILES, STEPS = "fingerprint", "sha256", "slot", "files", "steps"
-PARAMETER = "parameter"
+_FINGERPRINT, _SHA256, _SLOT, _FILES, _STEPS = "fingerprint", "sha256", "slot", "files", "steps"
+_PARAMETER = "parameter"
 
 
 class TrainedState:
-    """Trained parameters of all parts, in memory.
-
-    Args:
-        optimiser: "adamw" or "sgd".
-        saved: The file in which the state is saved.
-        fingerprint: Digest of what is trained, on what, and by which code.
-        device: Where the parameters are.
+    """Trained parameters of all parts in memory, moved by "adamw" or "sgd", and saved in a file
+    with the digest of what is trained, on what, and by which code.
     """
 
     def __init__(self, optimiser: str, saved: Path, fingerprint: str, device: torch.device) -> None:
@@ -93,27 +89,25 @@ class TrainedState:
             temporary.replace(self._saved)
 
     def load(self) -> dict[str, Any] | None:
-        """Load the saved state and return its facts; None if there is none.
-
-        Raises:
-            UserError: It belongs to another training, or is damaged.
+        """Load the saved state and return its facts; None if there is none. UserError: it belongs
+        to another training, or is damaged.
         """
         if not self._saved.is_file():
             return None
         noted, tensors = self._read()
         for part, values in sorted(_by_part(tensors).items()):
             self._take(part, values)
-        if SLOT in noted:
-            self._take_slot(noted[SLOT], self._checked(noted[SLOT], noted[FILES]), noted[STEPS])
+        if _SLOT in noted:
+            self._take_slot(noted[_SLOT], self._checked(noted[_SLOT], noted[_FILES]), noted[_STEPS])
         return noted
 
     def _take(self, part: int, values: Sequence[dict[str, Tensor]]) -> None:
         """Add a part of a saved state: each parameter and its moments, by name."""
-        parameters = [nn.Parameter(each[PARAMETER].to(self._device)) for each in values]
+        parameters = [nn.Parameter(each[_PARAMETER].to(self._device)) for each in values]
         self.add(part, parameters)
         for parameter, each in zip(parameters, values, strict=True):
             self._optimisers[part].state[parameter] = {
-                name: moment.to(self._device) for name, moment in each.items() if name != PARAMETER
+                name: moment.to(self._device) for name, moment in each.items() if name != _PARAMETER
             }
 
     def _take_slot(self, slot: int, files: Sequence[Path], steps: int) -> None:
@@ -121,7 +115,7 @@ class TrainedState:
         for path in files:
             file = TensorFile(path)
             values = [
-                {name: file.read(f"{at}.{name}") for name in (PARAMETER, *self._moments)}
+                {name: file.read(f"{at}.{name}") for name in (_PARAMETER, *self._moments)}
                 for at in range(len(shapes_of(file)))
             ]
             if self._optimiser == "adamw":
@@ -139,7 +133,6 @@ class TrainedState:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _norms(self) -> list[Tensor]:
-        """Return the norm of each gradient, part by part."""
         return [
             torch.linalg.vector_norm(parameter.grad)
             for _, parameters in sorted(self._parts.items())
@@ -149,10 +142,10 @@ class TrainedState:
 
     def _move_(self, rate: float, scale: Tensor | None) -> None:
         for part, optimiser in sorted(self._optimisers.items()):
-            move_(optimiser, self._parts[part], rate, scale)
+            _move_parameters_(optimiser, self._parts[part], rate, scale)
 
     def _values(self, part: int, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
-        yield PARAMETER, parameter
+        yield _PARAMETER, parameter
         yield from self._optimisers[part].state[parameter].items()
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -161,7 +154,13 @@ class TrainedState:
                 noted = json.loads((file.metadata() or {}).get("state", "{}"))
                 if noted.get(_FINGERPRINT, self._fingerprint) != self._fingerprint:
                     # Before its tensors are read.
-                    raise self._foreign(len(noted.get("losses", [])))
+                    raise self._refusal(
+                        "an interrupted training with other settings, data or code left its state",
+                        self._saved,
+                        f"a state after {len(noted.get('losses', []))} steps",
+                        "no state, or one of this training",
+                        "undo what was changed to resume that training, or give it up",
+                    )
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, ValueError, OSError) as error:
             raise self._damaged(self._saved, "not a readable safetensors file") from error
@@ -185,30 +184,161 @@ class TrainedState:
     def _slot(self, slot: int) -> Path:
         return self._folder / str(slot)
 
-    def _foreign(self, steps: int) -> UserError:
-        return UserError(
-            "an interrupted training with other settings, data or code left its state here",
-            where=self._saved,
-            found=f"a state after {steps} steps",
-            expected="no state, or one of this training",
-            todo=f"undo what was changed to resume that training, or give it up: {self._removal()}",
-        )
-
     def _damaged(self, path: Path, found: str) -> UserError:
-        return UserError(
-            "the saved state of an interrupted training is damaged",
-            where=path,
-            found=found,
-            expected="what was saved",
-            todo=f"restore the file, or start the training again: {self._removal()}",
-        )
+        problem = "the saved state of an interrupted training is damaged"
+        todo = "restore the file, or start the training again"
+        return self._refusal(problem, path, found, "what was saved", todo)
 
-    def _removal(self) -> str:
+    def _refusal(
+        self, problem: str, where: Path, found: str, expected: str, todo: str
+    ) -> UserError:
         paths = f"{shlex.quote(str(self._saved))} {shlex.quote(str(self._folder))}"
-        return f"`rm -rf {paths}`, and run the same command again"
+        todo = f"{todo}: `rm -rf {paths}`, and run the same command again"
+        return UserError(problem, where=where, found=found, expected=expected, todo=todo)
 
 
-def move_(
+class TrainedStateOnDisk(TrainedState):
+    """Trained parameters of the blocks on disk, and those of the part `outer` in memory.
+
+    One parameter at a time is in memory for its step. A step writes all values anew; there are two
+    slots for them, and the one that was saved last is left as it is, so that a training that is
+    killed at any moment resumes from it.
+    """
+
+    def __init__(
+        self,
+        optimiser: str,
+        saved: Path,
+        fingerprint: str,
+        device: torch.device,
+        outer: int,
+    ) -> None:
+        super().__init__(optimiser, saved, fingerprint, device)
+        self._outer = outer
+        self._shapes: dict[int, list[tuple[int, ...]]] = {}
+        self._of_gradients: dict[int, list[Tensor]] = {}
+        self._steps = 0
+        # The slot that holds the values, and the one that the next step writes.
+        self._from, self._to = 0, 0
+
+    def __contains__(self, part: int) -> bool:
+        return part in self._shapes or super().__contains__(part)
+
+    def parameters(self, part: int) -> list[Tensor]:
+        """Return the trained parameters of a part, for its modules to use; read from disk."""
+        if part == self._outer:
+            return super().parameters(part)
+        file = TensorFile(self._file(part, self._from))
+        return [
+            nn.Parameter(read_tensor(file, f"{at}.{_PARAMETER}", self._device))
+            for at in range(len(self._shapes[part]))
+        ]
+
+    def add(self, part: int, parameters: Sequence[Tensor]) -> None:
+        """Add a part with its initial parameters; their place on disk is reserved."""
+        if part == self._outer:
+            super().add(part, parameters)
+            return
+        self._shapes[part] = [tuple(parameter.shape) for parameter in parameters]
+        for path, entries in self._files_of(part).items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # The space of a new file reads as zeros, from which moments start.
+            path.unlink(missing_ok=True)
+            with no_half_file(path):
+                create_tensor_file(path, entries).close()
+        file = TensorFile(self._file(part, self._from), "r+b")
+        for at, parameter in enumerate(parameters):
+            file.write(f"{at}.{_PARAMETER}", parameter)
+
+    def gathered(self, part: int, parameters: Sequence[Tensor]) -> None:
+        """Write the gradients of a part, which are complete."""
+        if part == self._outer:
+            return
+        file = TensorFile(self._gradients(part), "r+b")
+        norms = self._of_gradients[part] = []
+        for at, parameter in enumerate(parameters):
+            assert parameter.grad is not None
+            norms.append(torch.linalg.vector_norm(parameter.grad))
+            file.write(str(at), parameter.grad)
+            parameter.grad = None
+
+    def save(self, facts: Mapping[str, object]) -> None:
+        """Save the state: keep the slot that holds it, and write the rest as in memory."""
+        names = [self._file(part, self._from).name for part in sorted(self._shapes)]
+        folder = self._slot(self._from)
+        for name in names:
+            TensorFile(folder / name).sync()
+        files = {name: file_digest(folder / name) for name in names}
+        super().save({**facts, _SLOT: self._from, _FILES: files, _STEPS: self._steps})
+        self._to = 1 - self._from
+
+    def _take(self, part: int, values: Sequence[dict[str, Tensor]]) -> None:
+        if part == self._outer:
+            super()._take(part, values)
+            return
+        # A training in memory left it.
+        self.add(part, [each[_PARAMETER] for each in values])
+        file = TensorFile(self._file(part, self._from), "r+b")
+        for at, each in enumerate(values):
+            for name in self._moments:
+                file.write(f"{at}.{name}", each[name])
+            if "step" in each:
+                self._steps = int(each["step"])
+
+    def _take_slot(self, slot: int, files: Sequence[Path], steps: int) -> None:
+        for path in files:
+            part = int(path.stem)
+            self._shapes[part] = shapes_of(TensorFile(path))
+            for other, entries in self._files_of(part).items():
+                # What the next step writes may be gone or broken.
+                if other != path:
+                    other.parent.mkdir(parents=True, exist_ok=True)
+                    with no_half_file(other):
+                        create_tensor_file(other, entries).close()
+        self._steps, self._from, self._to = steps, slot, 1 - slot
+
+    def _norms(self) -> list[Tensor]:
+        blocks = [norm for _, norms in sorted(self._of_gradients.items()) for norm in norms]
+        return [*blocks, *super()._norms()]
+
+    def _move_(self, rate: float, scale: Tensor | None) -> None:
+        names = self._moments
+        for part, shapes in sorted(self._shapes.items()):
+            source = TensorFile(self._file(part, self._from))
+            target = TensorFile(self._file(part, self._to), "r+b")
+            gradients = TensorFile(self._gradients(part))
+            for at in range(len(shapes)):
+                parameter = nn.Parameter(source.read(f"{at}.{_PARAMETER}").to(self._device))
+                parameter.grad = gradients.read(str(at)).to(self._device)
+                optimiser = make_optimiser(self._optimiser, [parameter])
+                state = {name: source.read(f"{at}.{name}").to(self._device) for name in names}
+                if self._optimiser == "adamw":
+                    state["step"] = torch.tensor(float(self._steps), device=self._device)
+                optimiser.state[parameter] = state
+                _move_parameters_(optimiser, [parameter], rate, scale)
+                target.write(f"{at}.{_PARAMETER}", parameter)
+                for name in names:
+                    target.write(f"{at}.{name}", optimiser.state[parameter][name])
+        super()._move_(rate, scale)
+        self._steps += 1
+        self._from = self._to
+
+    def _files_of(self, part: int) -> dict[Path, dict[str, Entry]]:
+        shapes, names = self._shapes[part], (_PARAMETER, *self._moments)
+        entries = [(shape, torch.float32) for shape in shapes]
+        values = {f"{at}.{name}": entry for at, entry in enumerate(entries) for name in names}
+        gradients = {str(at): entry for at, entry in enumerate(entries)}
+        slots = {self._file(part, slot): values for slot in (0, 1)}
+        return slots | {self._gradients(part): gradients}
+
+    def _file(self, part: int, slot: int) -> Path:
+        return self._slot(slot) / f"{part:03d}.safetensors"
+
+    def _gradients(self, part: int) -> Path:
+        return self._folder / "gradients" / f"{part:03d}.safetensors"
+
+
+def _move_parameters_(
     optimiser: torch.optim.Optimizer,
     parameters: Sequence[Tensor],
     rate: float,
@@ -235,8 +365,8 @@ def _by_part(tensors: Mapping[str, Tensor]) -> dict[int, list[dict[str, Tensor]]
 
 def shapes_of(file: TensorFile) -> list[tuple[int, ...]]:
     """Return the shapes of the parameters in a file."""
-    count = sum(key.endswith(f".{PARAMETER}") for key in file.entries)
-    return [file.entries[f"{at}.{PARAMETER}"][0] for at in range(count)]
+    count = sum(key.endswith(f".{_PARAMETER}") for key in file.entries)
+    return [file.entries[f"{at}.{_PARAMETER}"][0] for at in range(count)]
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> str:

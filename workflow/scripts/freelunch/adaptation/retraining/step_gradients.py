@@ -2,8 +2,8 @@
 
 Streamed, a step passes all its micro-batches forward through one block after another and keeps the
 hidden states between blocks on disk. The backward pass runs each block again, from the last to the
-first. Weights are therefore read twice a step, however large the batch. Both ways compute the same
-numbers in the same order, so that in float32 on a CPU their results are bit-equal.
+first. Weights are read twice a step, however large the batch. Both ways compute the same numbers in
+the same order, so that in float32 on a CPU their results are bit-equal.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,14 +20,9 @@ from freelunch.model.transfer import read_batches, writing_behind
 
 @dataclass(frozen=True)
 class Step:
-    """A step: its sequences, and how they are passed.
-
-    Attributes:
-        input_ids: The sample, (sequences, length), int64.
-        rows: The sequences of the step, (batch,), int64.
-        micro_batch: Number of sequences that pass together.
-        loss: The loss of a micro-batch.
-        number: Number of the step, for dropout.
+    """A step: the sample, (sequences, length), int64; the sequences of the step, (batch,), int64;
+    how many of them pass together; the loss of such a micro-batch; and the number of the step,
+    for dropout.
     """
 
     input_ids: Tensor

@@ -1,31 +1,183 @@
-"""A pruned model in training: in memory as a whole, or one block at a time."""
+"""A pruned model in training, in memory as a whole or one block at a time, and its part outside of
+the blocks: embeddings, norm, head.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from freelunch.adaptation.retraining.state import TrainedState
-from freelunch.adaptation.retraining.trained_outer import Passes, TrainedOuter
 from freelunch.adaptation.training.parameters import (
+    Masked,
     TrainedParameters,
     nothing_trained,
     other_parameters,
 )
 from freelunch.core.artifact import Artifact
-from freelunch.model.blocks import block_linears
+from freelunch.core.errors import UserError
+from freelunch.model.blocks import BlockCall, block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.mask_store import load_masks, load_pruned_block, round_
 from freelunch.model.transfer import load_ahead
 from freelunch.study.cell import derive_seed
-from freelunch.study.methods import Trained
+from freelunch.study.methods import FULL, HEAD, Trained
 
 # The loss of some sequences, 0-d, from their logits and their rows in the sample.
 Loss = Callable[[Tensor, Tensor], Tensor]
 # A pruned block, its masks, and its trained parameters, if it has some already.
 Loaded = tuple[nn.Module, dict[str, Tensor], Sequence[Tensor] | None]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a model in training is passed.
+
+    Attributes:
+        precision: Precision of the passes; trained parameters are always float32.
+        recompute: Whether the backward pass of a model in memory runs blocks again instead of
+            keeping their activations (gradient checkpointing).
+        streamed: Whether only one block is in memory at a time.
+    """
+
+    precision: torch.dtype
+    recompute: bool = False
+    streamed: bool = False
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return the context in which the model is passed."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(device.type, self.precision)
+
+    def widen_(self, root: nn.Module, is_block: bool) -> None:
+        """Widen norms and biases, in which passes need float32, and in passes in float32 everything
+        but the matrices of blocks, which are widened when they are used.
+        """
+        everything = self.precision == torch.float32
+        for module in root.modules():
+            is_matrix = isinstance(module, nn.Linear) and is_block
+            for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                # In some families, the weight of a norm must not be narrower than its input.
+                narrow = isinstance(tensor, nn.Parameter) and tensor.dim() == 1
+                if tensor.is_floating_point() and (narrow or (everything and not is_matrix)):
+                    # Norms and biases may be trained in place, and the outer part shares its values
+                    # with the dense model: they are copied even if they are float32.
+                    tensor.data = tensor.data.to(torch.float32, copy=narrow)
+
+
+class TrainedOuter:
+    """The outer part of a model in training; the dense model's own stays as it is. It is the part
+    of the state behind the blocks. UserError: the head is to have an adapter, and is tied to the
+    embedding.
+
+    Attributes:
+        trained: What is trained in it.
+        trains_embedding: Whether gradients go on to the embedding.
+    """
+
+    def __init__(
+        self,
+        model: StreamedModel,
+        trained: Trained,
+        passes: Passes,
+        seed: int,
+        state: TrainedState,
+    ) -> None:
+        self.part = model.num_blocks
+        self._model, self._passes, self._seed = model, passes, seed
+        self._calls: dict[tuple[int, int], list[BlockCall]] = {}
+        self._outer = outer = model.outer.copy()
+        outer.module.requires_grad_(False)
+        if trained.head:
+            # The dense model's own must not move along.
+            outer.head.weight.data = outer.head.weight.data.clone()
+        passes.widen_(outer.module, is_block=False)
+        layers: list[Masked] = []
+        tied = outer.head.weight is outer.embedding.weight
+        if trained.head:
+            if trained.weights != FULL and tied:
+                raise UserError(
+                    "the head of this model is its embedding, and has no adapter of its own",
+                    where="train_head",
+                    found=trained.weights,
+                    expected=f"train_head: false, or the method {FULL}",
+                )
+            keep = torch.ones_like(outer.head.weight, dtype=torch.bool)
+            layers = [(HEAD, outer.head, keep)]
+        # Of linear layers outside of the blocks, only the head may be trained.
+        modules = {
+            name: module
+            for name, module in outer.module.named_modules()
+            if any(True for _ in module.parameters(recurse=False))
+            and not isinstance(module, nn.Linear)
+        }
+        others = other_parameters(modules.values(), trained)
+        given = state.parameters(self.part) if self.part in state else None
+        head_alone = replace(trained, linears=None)
+        self.trained = TrainedParameters(layers, others, head_alone, seed, given)
+        if given is None and self.trained.parameters:
+            state.add(self.part, self.trained.parameters)
+        if trained.head and tied:
+            # A saved weight takes the head's place, and has to stay the embedding's.
+            outer.embedding.weight = outer.head.weight
+        names = {id(module): name for name, module in modules.items()}
+        self._trained_by_name: dict[str, Tensor] = {
+            f"{names[id(module)]}.{name}": getattr(module, name) for module, name in others
+        }
+        if trained.head:
+            self._trained_by_name[HEAD] = outer.head.weight
+        one_token = torch.zeros((1, 1), dtype=torch.int64)
+        self.trains_embedding = self.embed(one_token).requires_grad
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Return the hidden states before the first block, (batch, length, width)."""
+        with self._passes.autocast(self._model.device):
+            return self._outer.embed(input_ids)[0]
+
+    def call(self, index: int, batch: int, length: int) -> BlockCall:
+        """Return how a block is called."""
+        if (batch, length) not in self._calls:
+            with self._passes.autocast(self._model.device):
+                self._calls[batch, length] = self._outer.calls(batch, length)
+        return self._calls[batch, length][index]
+
+    def logits(
+        self, input_ids: Tensor, hidden: Tensor, place: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Return logits, (batch, length, vocabulary), for hidden states after the last block;
+        `place` is the step and micro-batch of a pass that trains.
+        """
+        drawn = None if place is None else derive_seed(self._seed, "dropout", *place, self.part)
+        self.trained.drop_(drawn)
+        with self._passes.autocast(self._model.device):
+            return self._outer.logits(input_ids, hidden)
+
+    def merge_(self) -> None:
+        """Leave the trained weights in the modules, rounded to the checkpoint's precision."""
+        self.trained.merge_()
+        with torch.no_grad():
+            for parameter in self._trained_by_name.values():
+                parameter.copy_(parameter.to(self._model.dtype))
+
+    def tensors(self, restored: bool) -> dict[str, Tensor]:
+        """Return the tensors as a checkpoint stores them, the dense model's if `restored`; empty if
+        none was trained.
+        """
+        if not self._trained_by_name:
+            return {}
+        dense = self._model.outer_tensors()
+        if restored:
+            return dense
+        # A tied head is stored as the embedding: the first name of its weight.
+        names = {id(each): name for name, each in self._outer.module.named_parameters()}
+        return dense | {
+            names[id(value)] if name == HEAD else name: value.detach().to(self._model.dtype)
+            for name, value in self._trained_by_name.items()
+        }
 
 
 @dataclass
@@ -37,21 +189,9 @@ class Block:
 
 
 class Trainee:
-    """A pruned model in training.
-
-    Args:
-        model: The dense model, whose outer part (embeddings, final norm, head) stays as it is.
-        masks: Masks of the blocks.
-        trained: What is trained, and how.
-        passes: How the model is passed.
-        seed: Seed of initial values and of dropout.
-        state: Trained parameters; those that it lacks are added with their initial values.
-
-    Attributes:
-        outer: What is outside of the blocks.
-        num_blocks: Number of blocks.
-        device: Where the model is passed.
-        is_streamed: Whether only one block is in memory at a time.
+    """A pruned model in training; the outer part of the dense one (embeddings, final norm, head)
+    stays as it is. Trained parameters that the state lacks are added with their initial values,
+    for which, and for dropout, the seed is.
 
     Raises:
         UserError: Nothing is trained, or this model cannot be trained in this way.
@@ -84,8 +224,8 @@ class Trainee:
 
     @torch.no_grad()
     def losses(self, input_ids: Tensor, batches: Sequence[Tensor], loss: Loss) -> list[float]:
-        """Return the loss of each batch, without gradients and without dropout; a batch is rows of
-        the sample, (batch,), int64.
+        """Return the loss of each batch (rows of the sample, (batch,), int64), without gradients
+        and without dropout.
         """
         hidden = [self.outer.embed(input_ids[rows]) for rows in batches]
         for index, block in self.visits(range(self.num_blocks)):
@@ -150,19 +290,15 @@ class Trainee:
     def block_tensors(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """Yield the number and the tensors of each block as a checkpoint stores them."""
         blocks = range(self.num_blocks)
-        modules: Iterable[tuple[int, nn.Module]] = (
-            ((index, module) for index, (module, _, _) in self._loaded(blocks))
-            if self._restored
-            else ((index, block.module) for index, block in self.visits(blocks))
-        )
+        modules: Iterable[tuple[int, nn.Module]]
+        if self._restored:
+            modules = ((index, module) for index, (module, _, _) in self._loaded(blocks))
+        else:
+            modules = ((index, block.module) for index, block in self.visits(blocks))
+        name, dtype = self._model.sharding.name, self._model.dtype
         for index, module in modules:
-            yield (
-                index,
-                {
-                    self._model.sharding.name(index, name): value.to(self._model.dtype)
-                    for name, value in module.state_dict().items()
-                },
-            )
+            state = module.state_dict()
+            yield index, {name(index, key): value.to(dtype) for key, value in state.items()}
 
     def outer_tensors(self) -> dict[str, Tensor]:
         """Return the tensors outside the blocks as a checkpoint stores them; empty if none was

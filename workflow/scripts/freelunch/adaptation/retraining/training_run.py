@@ -4,23 +4,24 @@ import logging
 import math
 import shutil
 import time
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from freelunch.adaptation.job import AdaptationJob, WindowResult
-from freelunch.adaptation.retraining.objectives import Teacher, distillation, next_token
-from freelunch.adaptation.retraining.state import TrainedState
-from freelunch.adaptation.retraining.state_on_disk import TrainedStateOnDisk
+from freelunch.adaptation.retraining.state import TrainedState, TrainedStateOnDisk
 from freelunch.adaptation.retraining.step_gradients import Step, gather_
-from freelunch.adaptation.retraining.trained_outer import Passes
-from freelunch.adaptation.retraining.trainee import Loss, Trainee
+from freelunch.adaptation.retraining.trainee import Loss, Passes, Trainee
 from freelunch.adaptation.training.optimisation import divergence, precision_of, schedule, steps_of
 from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.job_cost import Spent
-from freelunch.model.blocks import block_linears
-from freelunch.model.checkpoint import OUTER, block_shard, write_shard
+from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
+from freelunch.model.hidden_file import hidden_file, open_hidden
+from freelunch.model.hidden_states import KIND, DenseStates
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL
 from freelunch.study.retraining import Retraining
@@ -30,14 +31,65 @@ from freelunch.study.windows import MODEL
 log = logging.getLogger(__name__)
 
 
+def next_token(logits: Tensor, input_ids: Tensor) -> Tensor:
+    """Return the mean over tokens of -log p(next token), nats, 0-d, float32, for logits of (batch,
+    length, vocabulary) and token ids of (batch, length), int64, on one device.
+    """
+    predicted = logits[:, :-1].float().flatten(0, 1)
+    return nn.functional.cross_entropy(predicted, input_ids[:, 1:].flatten())
+
+
+def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean over tokens of KL(dense model || trained model), nats, 0-d, float32:
+    knowledge distillation (arXiv 1503.02531) at temperature 1, without an additional next-token
+    loss. The logits of the trained model and of the dense one are (batch, length, vocabulary).
+    """
+    ours = logits.float().log_softmax(-1).flatten(0, 1)
+    theirs = teacher.float().log_softmax(-1).flatten(0, 1)
+    return nn.functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+class Teacher:
+    """The dense model, whose hidden states after the last block are on disk; its logits are not,
+    since they are many times as large. Computing these states takes about a fifth of a
+    distillation of one epoch, so an interrupted one keeps them, in a folder that the caller
+    removes after the training, unless a dense pass of the study has kept them. `spent` is what
+    earlier attempts spent on them.
+    """
+
+    def __init__(
+        self, model: StreamedModel, states: DenseStates, folder: Path, fingerprint: str
+    ) -> None:
+        self._model, self._input_ids = model, states.input_ids
+        self.spent = Spent()
+        last = model.num_blocks
+        if last in states:
+            self._hidden = states.at(last)
+            return
+        # One folder further down, so that `.dense.checked`, which an artifact has beside it, is
+        # removed with it.
+        writer, name = ArtifactWriter(folder / "dense", KIND, fingerprint), hidden_file(last)
+        if name not in writer:
+            log.info("first, the dense model passes all %d sequences", states.sequences)
+            writer.add(name, lambda path: states.write(last, path))
+        stored = writer.finish()
+        # The training counts the attempts.
+        self.spent = replace(stored.spent, attempts=0)
+        self._hidden = open_hidden(stored.path(name))
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Return the dense model's logits for sequences, (rows, length, vocabulary)."""
+        hidden = self._hidden[rows].to(self._model.device)
+        return self._model.logits(self._input_ids[rows], hidden)
+
+
 def retrain_model(
     job: AdaptationJob[Retraining], streamed: bool = False, save_s: float = SAVE_S
 ) -> Artifact:
     """Retrain a pruned model; write one shard per block, and the outer shard if it was trained.
 
     Args:
-        job: What is retrained, and how; a distillation learns from the dense model's hidden states
-            after the last block.
+        job: What is retrained, and how.
         streamed: Whether one block at a time is in memory, or the whole model.
         save_s: Seconds between two saved states, from which an interrupted training resumes.
 
@@ -65,14 +117,8 @@ def retrain_model(
 
 
 class TrainingRun:
-    """One training of a whole model.
-
-    Args:
-        job, streamed: As in `retrain_model`.
-
-    Attributes:
-        trainee: The model, first as pruned, then as trained.
-        state: What the training moves.
+    """One training of a whole model, first as pruned, then as trained (`trainee`); `state` is what
+    it moves.
     """
 
     def __init__(self, job: AdaptationJob[Retraining], streamed: bool = False) -> None:
@@ -82,9 +128,7 @@ class TrainingRun:
         arguments = settings.optimiser, saved, job.fingerprint, model.device
         if streamed and settings.trained.weights == FULL:
             # All of it takes sixteen bytes a weight: more than the model.
-            on_disk = TrainedStateOnDisk(*arguments, outer=model.num_blocks)
-            on_disk.check_room(*_written(job))
-            self.state: TrainedState = on_disk
+            self.state: TrainedState = TrainedStateOnDisk(*arguments, outer=model.num_blocks)
         else:
             self.state = TrainedState(*arguments)
         self._resumed = self.state.load()
@@ -158,9 +202,7 @@ class TrainingRun:
         ]
 
     def _steps(self, before: float, spent: Spent, save_s: float) -> int | None:
-        """Take the remaining steps; return the first whose loss is not finite, counted from 1, or
-        None.
-        """
+        """Take the remaining steps; return the first whose loss is not finite, from 1, or None."""
         settings, sequences = self._job.settings, self._states.sequences
         steps = steps_of(settings, sequences)
         started = last = time.perf_counter()
@@ -197,23 +239,3 @@ class TrainingRun:
         count = min(CHECK_SEQUENCES, self._states.sequences)
         rows = [torch.tensor([row]) for row in range(count)]
         return math.fsum(self.trainee.losses(self._states.input_ids, rows, self._loss)) / count
-
-
-def _written(job: AdaptationJob[Retraining]) -> tuple[int, int]:
-    """Return how many weights a training of matrices moves, and the bytes that a streamed one
-    writes beside its state: hidden states at each boundary of a step, and shards.
-    """
-    model, states, settings = job.model, job.states, job.settings
-    block, trained = model.shapes_of_block(), settings.trained
-    linears = block_linears(block).items()
-    weights = sum(linear.weight.numel() for name, linear in linears if trained.chooses(name))
-    weights *= model.num_blocks
-    stored = sum(parameter.numel() for parameter in block.parameters()) * model.num_blocks
-    if trained.head:
-        weights += model.outer.head.weight.numel()
-    if trained.head or trained.norms:
-        stored += sum(parameter.numel() for parameter in model.outer.module.parameters())
-    each = max(model.dtype.itemsize, precision_of(settings, model.dtype).itemsize)
-    batch = min(settings.batch, states.sequences)
-    hidden = batch * states.length * model.config.hidden_size * each
-    return weights, stored * model.dtype.itemsize + (model.num_blocks + 2) * hidden

@@ -1,1 +1,0 @@
-"""Training of windows and of whole models by gradients."""

@@ -48,11 +48,7 @@ class _Product(torch.autograd.Function):
 
 
 class TrainedMatrix:
-    """A linear layer's matrix and the parameters that it is trained through.
-
-    Attributes:
-        parameters: Parameters that the optimiser moves.
-    """
+    """A linear layer's matrix and the parameters that the optimiser moves."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.parameters = list(parameters)
@@ -98,11 +94,9 @@ class FullMatrix(TrainedMatrix):
 
 
 class Frozen(TrainedMatrix):
-    """A matrix whose stored weight is not trained. If it is not in the precision of a pass, it is
-    converted whenever it is used, so that no converted copy stays until the backward pass.
-
-    Args:
-        linear: The linear layer; its weight stays in the precision in which it is stored.
+    """A matrix whose stored weight is not trained, and stays in the precision in which it is
+    stored. If that is not the precision of a pass, the weight is converted whenever it is used, so
+    that no converted copy stays until the backward pass.
     """
 
     def __init__(self, linear: nn.Linear, parameters: Sequence[Tensor] = ()) -> None:
@@ -113,20 +107,20 @@ class Frozen(TrainedMatrix):
         linear.weight.requires_grad_(False)
         linear.forward = self.forward  # type: ignore[method-assign, assignment]
 
+    @property
+    def stored(self) -> Tensor:
+        """The stored weight W, (out, in); pruned weights are 0."""
+        return self._linear.weight
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the layer's outputs, (..., out), for inputs of (..., in)."""
-        weight, bias = self._linear.weight, self._linear.bias
-        if weight.dtype == _dtype_of_pass(inputs):
-            return nn.functional.linear(inputs, weight, bias)
+        if self.stored.dtype == _dtype_of_pass(inputs):
+            return nn.functional.linear(inputs, self.stored, self._linear.bias)
         return self._product(inputs)
 
     def weight(self, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
         """Return the weight of a pass, (out, in), for these values of what it is computed from."""
-        return self._linear.weight.to(dtype)
-
-    def pull_back(self, gradient: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        """Return the gradients of parameters from that of the weight, which may be overwritten."""
-        return ()
+        return self.stored.to(dtype)
 
     def _product(self, inputs: Tensor, *parameters: Tensor) -> Tensor:
         dtype, bias = _dtype_of_pass(inputs), self._linear.bias
@@ -136,21 +130,14 @@ class Frozen(TrainedMatrix):
 
 
 class LowRankMatrix(Frozen):
-    """A matrix W + s factor . (BA), computed from the stored W and two small matrices.
-
-    A method says by which factor, (out, in), BA is multiplied; this class says by none.
-
-    Args:
-        linear: The linear layer.
-        keep: Mask of the layer, (out, in), bool, True where the weight is kept: where the weight is
-            not 0, or everywhere.
-        trained: What is trained, with rank and alpha.
-        parameters: A, (rank, in), and B, (out, rank) or as `start` makes it.
+    """A matrix W + s factor . (BA), computed from the stored W and two small matrices, A, (rank,
+    in), and B, (out, rank) or as `start` makes it. A method says by which factor, (out, in), BA
+    is multiplied; this class says by none. The mask, (out, in), bool, keeps every weight, or
+    those that are not 0.
 
     Attributes:
         adds_stored: Whether W is added to the product.
         is_scaled: Whether s is alpha / rank instead of 1.
-        scale: s.
     """
 
     adds_stored = is_scaled = True
@@ -158,7 +145,7 @@ class LowRankMatrix(Frozen):
     def __init__(
         self, linear: nn.Linear, keep: Tensor, trained: Trained, parameters: Sequence[Tensor]
     ) -> None:
-        self.scale = trained.alpha / trained.rank if self.is_scaled else 1.0
+        self._scale = trained.alpha / trained.rank if self.is_scaled else 1.0
         super().__init__(linear, parameters)
 
     @staticmethod
@@ -170,11 +157,6 @@ class LowRankMatrix(Frozen):
         bound = 1 / math.sqrt(columns)
         a = (2 * torch.rand(rank, columns, generator=generator) - 1) * bound
         return a, torch.zeros(rows, rank)
-
-    @property
-    def stored(self) -> Tensor:
-        """The stored weight W, (out, in); pruned weights are 0."""
-        return self._linear.weight
 
     def times_factor_(self, values: Tensor) -> Tensor:
         """Return values, (out, in), multiplied by the method's factor, in place."""
@@ -195,21 +177,24 @@ class LowRankMatrix(Frozen):
         return self._product(inputs, *self.parameters)
 
     def weight(self, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
-        """Return the computed weight, whose parts have the precision of A and B, in `dtype`."""
+        """Return the computed weight, whose parts have the precision of A and B, in `dtype`; the
+        stored one without parameters.
+        """
         if not parameters:
             return super().weight(dtype)
         a, b = parameters
-        change = self.times_factor_(self.spread(b) @ a).mul_(self.scale)
+        change = self.times_factor_(self.spread(b) @ a).mul_(self._scale)
         if self.adds_stored:
             change.add_(self.stored)
         return change.to(dtype)
 
-    def pull_back(self, gradient: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        """Return s Bᵀ (factor . G), the gradient of A, and s (factor . G) Aᵀ, that of B."""
-        a, b = parameters
+    def pull_back(self, gradient: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Return s Bᵀ (factor . G), the gradient of A, and s (factor . G) Aᵀ, that of B, from the
+        gradient G of the weight, which may be overwritten.
+        """
         gradient = self.times_factor_(gradient.to(a.dtype))
-        of_a = (self.spread(b).T @ gradient).mul_(self.scale)
-        of_b = (gradient @ a.T).mul_(self.scale)
+        of_a = (self.spread(b).T @ gradient).mul_(self._scale)
+        of_b = (gradient @ a.T).mul_(self._scale)
         return of_a, self.gathered(of_b)
 
     @torch.no_grad()
@@ -237,27 +222,11 @@ class Branch(LowRankMatrix):
         if self._drops:
             inputs = nn.functional.dropout(inputs, self._dropout)
         branch = nn.functional.linear(nn.functional.linear(inputs, a), b)
-        return outputs + self.scale * branch
-
-    def weight(self, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
-        """Return the frozen weight."""
-        return Frozen.weight(self, dtype)
-
-    def pull_back(self, gradient: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-        """Return nothing: the branch has its own gradients."""
-        return ()
+        return outputs + self._scale * branch
 
     def drop_(self, on: bool) -> None:
         """Turn dropout on or off; it is off at first."""
         self._drops = on and self._dropout > 0
-
-    @torch.no_grad()
-    def merge_(self) -> None:
-        """Add s factor . (BA) to the weight, and remove the branch."""
-        a, b = self.parameters
-        change = self.times_factor_((b @ a).mul_(self.scale))
-        self.stored.copy_(change.add_(self.stored))
-        self.parameters = []
 
 
 def _dtype_of_pass(inputs: Tensor) -> torch.dtype:

@@ -20,10 +20,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def learning_rates(steps: int, peak: float, warmup: float, schedule: str = "linear") -> list[float]:
-    """Return the learning rate of each step: linear warm-up, then the schedule's decay.
-
-    The first step has the rate peak / warm-up steps, not 0 as in the study's own code (study.md,
-    quirk 7). With a decay, the rate would reach 0 one step after the last.
+    """Return the learning rate of each step: linear warm-up, then the schedule's decay. The first
+    step has the rate peak / warm-up steps, not 0 as in the study's own code (study.md, quirk 7).
+    With a decay, the rate would reach 0 one step after the last.
     """
     warm = int(warmup * steps)
     decay = SCHEDULES[schedule]
@@ -62,8 +61,7 @@ def stepping_in_backward(
     trained: TrainedParameters, optimiser: str
 ) -> Iterator[Callable[[float], None]]:
     """Step each parameter within the backward pass, as soon as its gradient is available, so that
-    the gradients of a window are never in memory together; yield a function that sets the learning
-    rate.
+    the gradients of a window are never in memory together; yield a function that sets the rate.
     """
     optimisers = {
         parameter: make_optimiser(optimiser, [parameter]) for parameter in trained.parameters

@@ -1,6 +1,7 @@
 """The trained parameters of modules: which there are, and where they start."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 
 import torch
@@ -20,15 +21,11 @@ Slot = tuple[nn.Module, str]
 
 
 class TrainedParameters:
-    """All trained parameters of some modules.
+    """All trained parameters of some modules: of the matrices of `masked` linear layers, and
+    `others`, such as norms and biases, that are trained directly.
 
-    Args:
-        masked: Linear layers whose matrices may be trained, with their names and masks.
-        others: Parameters that are trained directly: norms, biases.
-        trained: How matrices are trained.
-        seed: Seed of random initial values.
-        parameters: The trained parameters, if they exist already; they take their places in the
-            modules. If not, they start from the modules' own.
+    If they exist already, `parameters` take their places in the modules. If not, they start from
+    the modules' own, and from random values by the seed.
 
     Attributes:
         parameters: Parameters that the optimiser moves, in float32 or wider.
@@ -70,36 +67,28 @@ class TrainedParameters:
 
     @property
     def count(self) -> int:
-        """How many numbers are trained; in a matrix that is trained directly, those that its mask
-        keeps.
-        """
+        """How many numbers are trained; in a matrix trained directly, those that its mask keeps."""
         others = sum(parameter.numel() for parameter in self._others)
         return others + sum(matrix.count for matrix in self._matrices)
 
     def watch(self, ready: Callable[[Tensor], None]) -> list[RemovableHandle]:
         """Call `ready` within the backward pass, as soon as the gradient of a parameter is
-        available.
-
-        Returns:
-            Handles whose removal ends the watching.
+        available; return handles whose removal ends this.
         """
 
-        def of_matrix(matrix: TrainedMatrix) -> Callable[[Tensor], None]:
-            def note(parameter: Tensor) -> None:
-                matrix.mask_gradient_()
-                ready(parameter)
+        def of_matrix(matrix: TrainedMatrix, parameter: Tensor) -> None:
+            matrix.mask_gradient_()
+            ready(parameter)
 
-            return note
-
-        noted: list[tuple[Tensor, Callable[[Tensor], None]]] = [
-            (parameter, of_matrix(matrix))
+        hooks: list[tuple[Tensor, Callable[[Tensor], None]]] = [
+            (each, partial(of_matrix, matrix))
             for matrix in self._matrices
-            for parameter in matrix.parameters
+            for each in matrix.parameters
         ]
-        noted += [(parameter, ready) for parameter in self._others]
+        hooks += [(parameter, ready) for parameter in self._others]
         return [
             parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
-            for parameter, hook in noted
+            for parameter, hook in hooks
         ]
 
     def mask_gradients_(self) -> None:
@@ -108,9 +97,7 @@ class TrainedParameters:
             matrix.mask_gradient_()
 
     def drop_(self, seed: int | None) -> None:
-        """Turn the dropout of branches on, with numbers drawn from a seed, or off, with None; it is
-        off at first.
-        """
+        """Turn the dropout of branches on, with numbers drawn from a seed, or off, with None."""
         if self._dropout:
             for matrix in self._matrices:
                 matrix.drop_(seed is not None)
@@ -152,7 +139,6 @@ def other_parameters(modules: Iterable[nn.Module], trained: Trained) -> list[Slo
 
 
 def _chosen(layers: list[Masked], trained: Trained) -> set[str]:
-    """Return the names of the layers whose matrices are trained."""
     for end, expected in trained.unknown([name for name, _, _ in layers]):
         raise UserError(
             "`linears` names no linear layer of this model",

@@ -5,9 +5,15 @@ from functools import partial
 
 import numpy as np
 
-from freelunch.analysis.budget_effect import Adapted, on_shared_seeds
+from freelunch.analysis.budget_effect import (
+    UNITS,
+    Adapted,
+    by_amount,
+    excess_on,
+    on_shared_seeds,
+    reached_at,
+)
 from freelunch.analysis.intervals import Means, Numbers
-from freelunch.analysis.reach import UNITS, by_amount, excess_on, reached_at
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import (
     Absent,
@@ -79,10 +85,10 @@ def _ratio(
     ways: Mapping[str, Sequence[Adapted]],
 ) -> Measurement | Absent:
     """Return the budget with which one of some ways of retraining reaches a reconstruction."""
-    own = getattr(reference, settings["unit"])
+    own = reference.amount(settings["unit"])
     curves = [
         _without_gaps(
-            {each.name: getattr(each, settings["unit"]) / own for each in way}, settings["apart"]
+            {each.name: each.amount(settings["unit"]) / own for each in way}, settings["apart"]
         )
         for way in ways.values()
     ]

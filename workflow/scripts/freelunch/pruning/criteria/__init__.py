@@ -1,20 +1,21 @@
 """Pruning criteria: how weights, or whole units, are scored.
 
 Each criterion is one module of this package and one class of settings in
-`freelunch.study.criteria`; the `score` of the class is the name of the module. The module defines
-exactly one of three functions:
+`freelunch.study.criteria`; the `score` of the class is the name of the module. The class says
+whether the criterion reads Gram matrices, updates the weights that it keeps, or prunes whole units.
+The module defines exactly one of three pure functions:
 
 - `score(weight, statistics, settings, seed)` returns a score for every weight, (out, in), float32;
-- `unit_score(weight, statistics, settings)` returns a score for every input of an output
-  projection, (in,), float32, from which the scores of heads and channels are computed;
-- `prune(weights, statistics, pattern, settings, where)` returns, for each of some matrices with the
-  same input, the pruned weight itself, its mask and notes, for criteria that choose weights and
-  update the others in one procedure.
+`seed` differs from matrix to matrix;
 
-The lowest scores are pruned. A weight is (out, in), `statistics` are those of its input, `settings`
-are the criterion's, and `seed` differs from matrix to matrix. A criterion is a pure function of
-these arguments. Its class of settings says whether it reads Gram matrices, updates the weights that
-it keeps, or prunes whole units.
+- `unit_score(weight, statistics, settings)` returns a score for every input of an output
+projection, (in,), float32, from which the scores of heads and channels are computed;
+
+- `prune(weights, statistics, pattern, settings, where)` returns, for each of some matrices with the
+same input, the pruned weight, its mask and notes, for criteria that choose weights and update the
+others in one procedure.
+
+The lowest scores are pruned. A weight is (out, in), `statistics` are those of its input.
 """
 
 import importlib
@@ -27,14 +28,9 @@ FUNCTIONS = ("score", "unit_score", "prune")
 
 
 def load(score: str) -> ModuleType:
-    """Return the module of a criterion.
-
-    The module is imported by name, so that a rule depends on the criterion that it uses and on no
-    other.
-
-    Raises:
-        UserError: No module has this name, or it does not define exactly one of the three
-            functions.
+    """Return the module of a criterion, imported by name, so that a rule depends on the criterion
+    that it uses and on no other. UserError: it is missing, or does not define exactly one of the
+    three functions.
     """
     name = f"freelunch.pruning.criteria.{score}"
     where = f"workflow/scripts/freelunch/pruning/criteria/{score}.py"

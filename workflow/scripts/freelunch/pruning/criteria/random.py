@@ -8,15 +8,8 @@ from freelunch.study.criteria import Random
 
 
 def score(weight: Tensor, statistics: InputStatistics, settings: Random, seed: int = 0) -> Tensor:
-    """Return standard normal noise, (out, in), float32.
-
-    The noise is drawn on the CPU, so that one seed gives the same mask on every device.
-
-    Args:
-        weight: (out, in); only its shape is used.
-        statistics: Not used.
-        settings: Not used.
-        seed: Seed of the noise.
+    """Return standard normal noise, (out, in), float32, drawn on the CPU, so that one seed gives
+    the same mask on every device. Only the shape of the weight is used.
     """
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(weight.shape, generator=generator).to(weight.device)

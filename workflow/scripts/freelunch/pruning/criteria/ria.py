@@ -9,17 +9,12 @@ from freelunch.study.criteria import Ria
 
 def score(weight: Tensor, statistics: InputStatistics, settings: Ria, seed: int = 0) -> Tensor:
     """Return the relative importance of each weight times the norm of its input, (out, in),
-    float32.
+    float32: (abs(W_ij) / sum of abs(column j) + abs(W_ij) / sum of abs(row i)) * ||X_j||^a,
+    where a is the setting `exponent` (Zhang et al., Plug-and-Play: An Efficient Post-training
+    Pruning Method for Large Language Models, ICLR 2024).
 
-    The score is (abs(W_ij) / sum of abs(column j) + abs(W_ij) / sum of abs(row i)) * ||X_j||^a
-    (Zhang et al., Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
-    Models, ICLR 2024). The weights of an all-zero row or column score 0. RIA's own code compares
-    these scores within the whole matrix; the study compares them within rows (see `scope`).
-
-    Args:
-        weight: (out, in).
-        statistics: Statistics of the layer's input.
-        settings: Settings of the criterion, of which `exponent` is a.
+    The weights of an all-zero row or column score 0. RIA's own code compares scores within the
+    whole matrix; the study compares them within rows (see `scope`).
     """
     magnitude = weight.float().abs()
     tiny = torch.finfo(torch.float32).tiny

@@ -30,14 +30,10 @@ _LARGEST_DAMPING = 1.0
 
 @dataclass(frozen=True)
 class Factor:
-    """The factorised, damped H of one layer input with C features.
-
-    Attributes:
-        upper: U, (C, C), float32, with H^-1 = U^T U.
-        dead: Features that were 0 for every token, (C,), bool; their weights are set to 0 and cost
-            nothing to prune.
-        damping: Share of the mean diagonal that was added to H's diagonal. Dead features count as 0
-            in this mean; SparseGPT's own code counts each as 1, whatever the other values are.
+    """The factorised, damped H of one layer input with C features: U, (C, C), float32, with H^-1 =
+    U^T U; the dead features that were 0 for every token, (C,), bool, whose weights are set to 0
+    and cost nothing to prune; and the share of the mean diagonal that was added. Dead features
+    count as 0 in this mean; SparseGPT's own code counts each as 1.
     """
 
     upper: Tensor
@@ -52,27 +48,16 @@ def prune(
     settings: SparseGPT,
     where: object = None,
 ) -> list[tuple[Tensor, Tensor, dict[str, float]]]:
-    """Return, for each of some matrices with the same input, the pruned weight, mask and notes.
-
-    Their columns are eliminated together, since small matrices cost more calls than arithmetic.
+    """Return, for each of some matrices with the same input, the pruned weight, (out, in), float32,
+    exactly 0 where pruned; the mask, (out, in), bool, True where the weight is kept; and notes,
+    with `damping` if it had to be raised. Their columns are eliminated together, since small
+    matrices cost more calls than arithmetic.
 
     With an unstructured pattern, the weights to prune are chosen at the start of each block of
-    columns, within the block or row by row (as in the study and the paper). The matrix loses
-    exactly as many weights as the pattern asks for; SparseGPT's own code prunes one more in each
-    block. With an NofM pattern, the weights of a group are chosen when the elimination reaches it.
-
-    Args:
-        weights: Dense weights, each (out, in).
-        statistics: Statistics of the layers' input, with its Gram matrix.
-        pattern: Unstructured or NofM.
-        settings: `damping`, the share of H's mean diagonal that is added to the diagonal;
-            `column_block`, the columns of a block, a multiple of the pattern's M; `scope`.
-        where: Name of the first weight, for error messages.
-
-    Returns:
-        For each matrix, the pruned weight, (out, in), float32, exactly 0 where pruned; the mask,
-        (out, in), bool, True where the weight is kept; notes, which hold `damping` if it had to be
-        raised.
+    `column_block` columns, within the block or row by row (as in the study and the paper). The
+    matrix loses exactly as many weights as the pattern asks for; SparseGPT's own code prunes one
+    more in each block. With an NofM pattern, the weights of a group are chosen when the elimination
+    reaches it. `damping` is the share of H's mean diagonal that is added to the diagonal.
 
     Raises:
         UserError: The Gram matrix is missing or not finite, the pattern does not divide the columns
@@ -94,10 +79,8 @@ def prune(
 
 
 def factorise(statistics: InputStatistics, damping: float, where: object = None) -> Factor:
-    """Return the factor of an input's H; layers that share the input share the factor.
-
-    Raises:
-        UserError: As in `prune`.
+    """Return the factor of an input's H; layers that share the input share the factor. UserError as
+    in `prune`.
     """
     if damping not in statistics.memo:
         statistics.memo[damping] = _factorise(need_gram(statistics, where), damping, where)
@@ -162,7 +145,7 @@ def _eliminate(
     The elimination is left-looking: when a column's turn comes, one product applies the updates
     from all weights pruned in earlier columns. The paper's code instead updates all later columns
     after each column, by an outer product. The weights are transposed, so that their columns are
-    contiguous in memory. Updates between panels, and between blocks, are matrix products.
+    contiguous. Updates between panels, and between blocks, are matrix products.
     """
     starts = [0, *accumulate(len(weight) for weight in weights)]
     parts = [slice(*bounds) for bounds in pairwise(starts)]
@@ -210,15 +193,9 @@ def _eliminate_panel_(
     diagonal: Tensor,
     pattern: Pattern,
 ) -> None:
-    """Prune the columns of one panel, in place.
-
-    Args:
-        columns: Weights of the panel, (columns, out), already updated for all earlier panels.
-        gone: Values of the pruned weights, (columns, out), 0 elsewhere; filled here.
-        keep: Mask of the panel, (columns, out), bool; filled here for an NofM pattern.
-        passed_on: As in `_eliminate`, of the panel, (columns, columns).
-        diagonal: Diagonal of U, (columns,).
-        pattern: Unstructured or NofM.
+    """Prune the columns of one panel, (columns, out), in place, after the updates of all earlier
+    panels; fill `gone` with the values of pruned weights, 0 elsewhere, and for an NofM pattern
+    also the mask `keep`. `passed_on` and the diagonal of U are those of the panel.
     """
     if pattern.group is None:
         goes = (~keep).to(columns.dtype)
@@ -236,9 +213,7 @@ def _eliminate_panel_(
 
 
 def _eliminate_columns_(columns: Tensor, gone: Tensor, goes: Tensor, passed_on: Tensor) -> None:
-    """Prune the weights that `goes` marks by 1, column by column and in place; update later
-    columns.
-    """
+    """Prune the weights that `goes` marks by 1, column by column and in place."""
     for index, (column, gone_here, goes_here) in enumerate(
         zip(columns.unbind(), gone.unbind(), goes.unbind(), strict=True)
     ):

@@ -10,10 +10,9 @@ from freelunch.study.criteria import WandaSp
 def unit_score(weight: Tensor, statistics: InputStatistics, settings: WandaSp) -> Tensor:
     """Return the mean over outputs of Wanda's scores, (in,), float32.
 
-    Wanda-sp was introduced alongside FLAP (An et al., AAAI 2024). The score of a head is the mean
-    over its inputs of the attention's output projection; the score of a channel is that of its
-    input of the down projection. Wanda-sp sums over the head instead, which makes the same choice
-    within a block, because heads are equally large. With `scope: model`, which the paper does not
-    have, heads compete with channels by their means.
+    Wanda-sp was introduced alongside FLAP (An et al., AAAI 2024). A head's score is the mean over
+    its inputs of the attention's output projection; a channel's is that of its input of the down
+    projection. Wanda-sp sums over the head, which makes the same choice within a block. With
+    `scope: model`, which the paper does not have, heads compete with channels by their means.
     """
     return wanda.score(weight, statistics, settings).mean(dim=0)
