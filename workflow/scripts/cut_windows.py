@@ -1,7 +1,8 @@
 """Cut the evaluation text into windows of token ids."""
 
+from freelunch.data.samples import TokenJob
+
 from freelunch.data.text_windows import cut_windows
-from freelunch.data.token_job import TokenJob
 from snakemake_job import running
 
 if __name__ == "__main__":

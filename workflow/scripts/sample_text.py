@@ -1,7 +1,7 @@
 """Draw a sample from a single text: for calibration, to train on, or held out."""
 
-from snakemake_job import running
 from freelunch.data.samples import TokenJob, sample_text
+from snakemake_job import running
 
 if __name__ == "__main__":
     with running(snakemake) as job:

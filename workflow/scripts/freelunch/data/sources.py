@@ -24,8 +24,7 @@ from string import ascii_lowercase
 from typing import Any
 
 from freelunch.core.digest import file_digest
-from freelunch.core.errors import disk_error
-from freelunch.core.errors import UserError, nearest
+from freelunch.core.errors import UserError, disk_error, nearest
 from freelunch.core.files import scratch_folder
 from freelunch.data.hub import fetch_from_hub
 from freelunch.data.inspect_model import check_link, model_files
