@@ -10,7 +10,7 @@ import pytest
 
 from freelunch.adaptation.job import AdaptationJob, open_adaptation
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
-from freelunch.core.artifact import Artifact, fingerprint
+from freelunch.core.artifact import Artifact
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import block_shard
 from freelunch.study.retraining import read_adaptation
@@ -117,14 +117,3 @@ def test_another_grouping_takes_over_blocks_of_the_same_decided_window_only(
     assert after.digest == adapt(prepared, "fresh/1-of-1", decided).digest
     shards = [artifact.path(block_shard(0)) for artifact in (before, after)]
     assert shards[0].samefile(shards[1]) == taken_over
-
-
-def test_the_fingerprint_of_an_explicit_window_holds_the_settings_as_written(
-    tmp_path: Path,
-) -> None:
-    """Finished blocks of earlier runs stay valid."""
-    prepared = prepare(tmp_path)
-    with opened(prepared, method="reconstruction") as job:
-        made_from = prepared.model.artifact, sample_of(prepared), prepared.masks
-        expected = fingerprint("code", [job.settings.as_json(), 3], *made_from)
-        assert job.fingerprint == expected

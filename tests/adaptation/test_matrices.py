@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 
 from freelunch.adaptation.training.optimisation import make_optimiser, stepping_in_backward
 from freelunch.adaptation.training.parameters import TrainedParameters, other_parameters
-from freelunch.core.errors import UserError
-from freelunch.study.methods import BRANCHES, FULL, LOW_RANK, METHODS, Trained, matrix_parameters
+from freelunch.study.methods import FULL, LOW_RANK, METHODS, Trained, matrix_parameters
+from refusals import refused
 
 ROWS, COLUMNS, RANK, ALPHA = 7, 5, 3, 6.0
 SEED = 3
@@ -138,39 +138,6 @@ def test_training_is_that_of_the_plain_formula(method: str, together: bool) -> N
             assert torch.equal(found == 0, ~keep)
             expected = torch.where(keep, expected, 0)
         torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_gradients_are_finite_differences(method: str) -> None:
-    """Along random directions, each parameter on its own."""
-    net = Net()
-    trained = net.train_(method)
-    generator = torch.Generator().manual_seed(4)
-
-    def direction_of(parameter: Tensor) -> Tensor:
-        """Return where to: a matrix that is trained itself keeps its zeros."""
-        direction = torch.randn(parameter.shape, generator=generator).double()
-        masks = [k for n, k in net.keep.items() if parameter is getattr(net, n).weight]
-        return direction * masks[0] if masks else direction
-
-    # Away from the start, where half of the gradients are 0.
-    with torch.no_grad():
-        for parameter in trained.parameters:
-            parameter += 0.1 * direction_of(parameter)
-    loss(net).backward()
-    trained.mask_gradients_()
-    for parameter in trained.parameters:
-        gradient = parameter.grad.clone()
-        direction = direction_of(parameter)
-        values = []
-        for sign in (1, -1):
-            parameter.data += sign * 1e-6 * direction
-            with torch.no_grad():
-                values.append(loss(net).item())
-            parameter.data -= sign * 1e-6 * direction
-        assert gradient.any()
-        difference = (values[0] - values[1]) / 2e-6
-        assert difference == pytest.approx(float((gradient * direction).sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -358,23 +325,8 @@ def test_linears_choose_matrices_by_the_ends_of_their_names() -> None:
     trained = net.train_("masklora", linears=("second",), norms=False, biases=False)
     assert len(trained.parameters) == 2
     assert not net.first.weight.requires_grad
-    with pytest.raises(UserError, match="secnd") as error:
+    with refused(where="linears", found="secnd", expected="second"):
         Net().train_("masklora", linears=("secnd",))
-    assert "second" in str(error.value)
-
-
-@pytest.mark.parametrize("method", LOW_RANK)
-def test_a_rank_above_the_matrix_is_an_error(method: str) -> None:
-    with pytest.raises(UserError, match="rank") as error:
-        Net().train_(method, rank=COLUMNS + 1)
-    assert f"at most {COLUMNS}" in str(error.value)
-
-
-def test_branches_leave_the_gradient_of_a_matrix_alone() -> None:
-    """It would be the largest part of the cost."""
-    for method in BRANCHES:
-        net = Net()
-        trained = net.train_(method)
-        loss(net).backward()
-        assert net.first.weight.grad is None
-        assert all(parameter.grad is not None for parameter in trained.parameters)
+    for method in LOW_RANK:
+        with refused(found=f"rank: {COLUMNS + 1}", expected=f"at most {COLUMNS}"):
+            Net().train_(method, rank=COLUMNS + 1)

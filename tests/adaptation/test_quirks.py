@@ -8,27 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import tiny_models as tiny
 from freelunch.adaptation.reconstruction import windows_in_turn
 from freelunch.adaptation.reconstruction.train_window import WindowModules
 from freelunch.core.artifact import Artifact
-from freelunch.core.errors import UserError
 from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.cell import derive_seed
 from freelunch.study.families import dropout_of
-from tiny_models import (
-    BLOCKS,
-    FAMILIES,
-    LENGTH,
-    SEED,
-    SEQUENCES,
-    Prepared,
-    reconstruct,
-    shards,
-    tiny_config,
-    tiny_model,
-)
-from windows_for_tests import BEHIND, QUIRKS, SMALL
+from refusals import refused
+from tiny_models import BLOCKS, FAMILIES, LENGTH, SEED, SEQUENCES, Prepared
+from windows_for_tests import QUIRKS, SMALL
 
 
 @pytest.fixture
@@ -45,9 +35,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Tensor, Tensor]]:
 
     monkeypatch.setattr(windows_in_turn, "train_window_", watch)
     return found
-
-
-# --- Targets behind sparse matrices, and the lost residual
 
 
 def call(prepared: Prepared, index: int, block: nn.Module, hidden: Tensor) -> Tensor:
@@ -122,10 +109,10 @@ def test_what_matrices_see_behind_sparse_ones(
     family: str,
 ) -> None:
     prepared, settings = {"llama": llama, "opt": opt}[family], QUIRKS[variant]
-    adapted = reconstruct(prepared, tmp_path / "adapted", **settings)
+    adapted = tiny.reconstruct(prepared, tmp_path / "adapted", **settings)
     usual: dict[str, tuple[Tensor, Tensor]] = dict(seen)
     seen.clear()
-    reconstruct(
+    tiny.reconstruct(
         prepared,
         tmp_path / "usual",
         **{**SMALL["matrix"], "inputs": settings.get("inputs", "dense")},
@@ -148,20 +135,6 @@ def test_what_matrices_see_behind_sparse_ones(
         starts = {name for name in starts if name.startswith("0.")}
     assert same == starts
 
-
-def test_least_squares_behind_sparse_matrices(llama: Prepared, tmp_path: Path) -> None:
-    """Solved exactly, it fits these targets better than training does."""
-    trained = reconstruct(llama, tmp_path / "trained", **BEHIND)
-    exact = {"method": "least_squares", "targets": "behind_sparse"}
-    solved = reconstruct(llama, tmp_path / "solved", **exact)
-    losses = [
-        next(iter(each.files.values()))["windows"]["0.self_attn.q_proj"]["loss_after"]
-        for each in (solved, trained)
-    ]
-    assert losses[0] < losses[1]
-
-
-# --- Dropout
 
 DROPS: dict[str, Any] = {"model_dropout": True, "optimiser": "sgd", "schedule": "constant"}
 
@@ -201,7 +174,7 @@ def test_dropout_is_active_in_training_and_leaks_into_sparse_inputs(
 ) -> None:
     settings = {"learning_rate": 0.01, "warmup": 0.0, "epochs": 3, "shuffle": False}
     settings |= {"batch": SEQUENCES, "inputs": inputs, "window": 2, **DROPS}
-    adapted = reconstruct(opt, tmp_path / "adapted", **settings)
+    adapted = tiny.reconstruct(opt, tmp_path / "adapted", **settings)
     entering = opt.hidden(0)
     for indices in (range(2), range(2, 3)):
         if inputs == "dense":
@@ -226,28 +199,29 @@ def losses(adapted: Artifact) -> list[float]:
 
 def test_losses_are_measured_without_dropout(opt: Prepared, tmp_path: Path) -> None:
     drops, same, other = (
-        reconstruct(opt, tmp_path / f"drops-{seed}-{again}", seed=seed, shuffle=False, **DROPS)
+        tiny.reconstruct(opt, tmp_path / f"drops-{seed}-{again}", seed=seed, shuffle=False, **DROPS)
         for seed, again in ((SEED, 0), (SEED, 1), (SEED + 1, 0))
     )
-    usual = reconstruct(opt, tmp_path / "usual", **{**DROPS, "model_dropout": False})
+    usual = tiny.reconstruct(opt, tmp_path / "usual", **{**DROPS, "model_dropout": False})
     assert losses(drops) == losses(usual)
-    assert shards(drops) != shards(usual)
-    assert shards(drops) == shards(same) != shards(other), "the seed decides what is dropped"
+    assert tiny.shards(drops) != tiny.shards(usual)
+    assert tiny.shards(drops) == tiny.shards(same) != tiny.shards(other), (
+        "the seed decides what is dropped"
+    )
 
 
 def test_a_model_without_dropout_is_refused(llama: Prepared, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="blocks of this model have no dropout") as error:
-        reconstruct(llama, tmp_path / "adapted", model_dropout=True)
-    assert re.search("llama: .*\n.*a rate of 0\n", str(error.value))
+    with refused(where="llama"):
+        tiny.reconstruct(llama, tmp_path / "adapted", model_dropout=True)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_which_settings_of_a_config_drop_out(family: str) -> None:
     """Blocks in train mode are those in eval mode unless a rate is above 0."""
-    rates = [key for key in tiny_config(family).to_dict() if re.search("drop", key)]
+    rates = [key for key in tiny.tiny_config(family).to_dict() if re.search("drop", key)]
     for key in rates:
         zero = dict.fromkeys(rates, 0.0)
-        model = tiny_model(family, **{**zero, key: 0.5})
+        model = tiny.tiny_model(family, **{**zero, key: 0.5})
         (blocks,) = (
             module
             for module in model.modules()
@@ -261,17 +235,3 @@ def test_which_settings_of_a_config_drop_out(family: str) -> None:
         # Falcon's blocks ignore this rate unless attention and MLP follow each other.
         ignored = (family, key) == ("falcon", "attention_dropout")
         assert drops == (bool(dropout_of(model.config.to_dict())) and not ignored), key
-
-
-@pytest.mark.parametrize(
-    ("config", "rate"),
-    [
-        ({"model_type": "opt"}, 0.1),
-        ({"model_type": "opt", "dropout": 0.0}, 0.0),
-        ({"model_type": "llama"}, None),
-        ({"model_type": "llama", "attention_dropout": 0.2, "embd_pdrop": 0.5}, 0.2),
-        ({"model_type": "falcon", "hidden_dropout": None}, 0.0),
-    ],
-)
-def test_the_rate_of_a_config(config: dict[str, Any], rate: float | None) -> None:
-    assert dropout_of(config) == rate

@@ -7,15 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from freelunch.adaptation.reconstruction.train_window import _in_float32
-from freelunch.core.artifact import MANIFEST, Artifact
-from freelunch.core.errors import UserError
+import tiny_models as tiny
+from freelunch.core.artifact import Artifact
 from freelunch.core.progress import Report, silent
 from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruction_work
-from freelunch.model.checkpoint import StreamedModel, block_shard
-from freelunch.model.hidden_states import kept_states
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study import families
 from freelunch.study.methods import METHODS
@@ -23,24 +20,7 @@ from freelunch.study.retraining import read_adaptation
 from interrupts import contents, interrupted, stamps, stop_at
 from operations import Counter
 from refusals import refused
-from tiny_models import (
-    BLOCKS,
-    LENGTH,
-    OTHERS,
-    SEED,
-    SEQUENCES,
-    VARIANTS,
-    Prepared,
-    hidden_folder,
-    prepare,
-    random_tokens,
-    reconstruct,
-    reconstruction,
-    retrain,
-    save_calibration,
-    tiny_checkpoint,
-    weights,
-)
+from tiny_models import BLOCKS, LENGTH, OTHERS, SEQUENCES, VARIANTS, Prepared
 from windows_for_tests import (
     BEHIND,
     KINDS,
@@ -51,8 +31,6 @@ from windows_for_tests import (
     assert_dense_passes_are_counted,
     facts_of,
 )
-
-# --- Resuming, and what the plan counts
 
 RESUMED: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "float32", {}),
@@ -81,7 +59,7 @@ def test_resumed_equals_uninterrupted(
     prepared = prepare_once(family, dtype, sequences=SEQUENCES)
 
     def run(folder: str, report: Report = silent) -> Artifact:
-        return reconstruct(prepared, tmp_path / folder, report=report, **settings)
+        return tiny.reconstruct(prepared, tmp_path / folder, report=report, **settings)
 
     whole = run("whole")
     # Whatever else draws random numbers has no part in it.
@@ -113,9 +91,9 @@ def test_operations_of_inputs_and_targets(
     prepared = prepare_once(sequences=SEQUENCES, length=32, hidden_size=64)
     settings = {**KINDS[kind], "trains": trains, "rank": 4, "train_norms": False}
     with Counter() as counter:
-        reconstruct(prepared, tmp_path / "adapted", **settings)
+        tiny.reconstruct(prepared, tmp_path / "adapted", **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    predicted = reconstruction_work(shapes, SEQUENCES, 32, reconstruction(**settings)).total()
+    predicted = reconstruction_work(shapes, SEQUENCES, 32, tiny.reconstruction(**settings)).total()
     assert predicted == counter.operations
 
 
@@ -125,20 +103,20 @@ def test_what_is_written_has_the_loss_that_is_noted(
     tmp_path: Path, family: str, precision: str
 ) -> None:
     """Of two bytes a weight: losses are those of rounded weights, and none is above the pruned."""
-    prepared = prepare(tmp_path, family, "bfloat16", sequences=SEQUENCES)
+    prepared = tiny.prepare(tmp_path, family, "bfloat16", sequences=SEQUENCES)
     for name, given in WINDOWS.items():
         settings = given if name == "exact" else {**given, "precision": precision}
         rates = {} if name == "exact" else {"learning_rate": 1e-5}
-        adapted = reconstruct(prepared, tmp_path / name, **settings, **rates)
+        adapted = tiny.reconstruct(prepared, tmp_path / name, **settings, **rates)
         for facts in facts_of(adapted).values():
             assert facts["loss_after"] <= facts["loss_before"]
         for index in range(BLOCKS):
             _, masks = load_pruned_block(prepared.model, prepared.masks.folder, index)
-            found = weights(adapted, index)
+            found = tiny.weights(adapted, index)
             for linear, keep in masks.items():
                 assert torch.equal(found[f"{linear}.weight"] != 0, keep)
     # Steps far below the precision change no weight, and so no loss either.
-    still = reconstruct(
+    still = tiny.reconstruct(
         prepared, tmp_path / "still", precision=precision, learning_rate=1e-9, train_norms=False
     )
     for facts in facts_of(still).values():
@@ -154,45 +132,42 @@ def test_models_that_bias_attention_by_distance_train_in_float32(
     family, changes = VARIANTS.get(variant, (variant, {}))
     prepared = prepare_once(family, "bfloat16", sequences=SEQUENCES, **changes)
     settings = {"window": window, "precision": "float32", "train_norms": False}
-    adapted = reconstruct(prepared, tmp_path / "adapted", **settings)
+    adapted = tiny.reconstruct(prepared, tmp_path / "adapted", **settings)
     for facts in facts_of(adapted).values():
         assert facts["loss_after"] <= facts["loss_before"]
     assert any(not facts["kept_pruned"] for facts in facts_of(adapted).values())
 
 
-def test_a_call_in_float32_leaves_alone_what_is_not_narrower() -> None:
-    wide, narrow, mask = torch.ones(2), torch.ones(2, dtype=torch.bfloat16), torch.ones(2).bool()
-    given = {"embeddings": (wide, narrow), "mask": [mask], "cache": None, "length": 3}
-    found = _in_float32(given)
-    assert found["embeddings"][0] is wide
-    assert found["embeddings"][1].dtype == torch.float32
-    assert found["mask"][0] is mask
-    assert (found["cache"], found["length"]) == (None, 3)
-
-
-# --- What is refused, and what is merely noted
-
-
-def test_a_candidate_that_diverges_is_noted(llama: Prepared, tmp_path: Path) -> None:
-    adapted = reconstruct(llama, tmp_path / "adapted", learning_rate=1e30, stop_at_divergence=False)
-    for index in range(BLOCKS):
-        (facts,) = adapted.files[block_shard(index)]["windows"].values()
-        assert facts["kept_pruned"] and facts["diverged_at_step"] == 2
-        assert facts["loss_after"] == facts["loss_before"]
-        state = load_pruned_block(llama.model, llama.masks.folder, index)[0].state_dict()
-        found = weights(adapted, index)
-        assert all(torch.equal(found[name], value) for name, value in state.items())
-
-
 @pytest.mark.parametrize("window", ["matrix", "halves", "block"])
-def test_the_last_step_can_diverge_too(llama: Prepared, tmp_path: Path, window: str) -> None:
-    """One step in all: no step after it sees what it did."""
-    wild = {"learning_rate": 1e30, "warmup": 0.0, "epochs": 1, "batch": 64, **WINDOWS[window]}
-    with pytest.raises(UserError, match="diverged in the window 0"):
-        reconstruct(llama, tmp_path / "stopped", **wild)
-    adapted = reconstruct(llama, tmp_path / "noted", stop_at_divergence=False, **wild)
-    for facts in facts_of(adapted).values():
-        assert facts["kept_pruned"] and facts["diverged_at_step"] == facts["steps"] == 1
+@pytest.mark.parametrize(
+    ("wild", "step"),
+    [
+        ({"learning_rate": 1e30}, 2),
+        # One step in all: no step after it sees what it did.
+        ({"learning_rate": 1e30, "warmup": 0.0, "epochs": 1, "batch": 64}, 1),
+        # Finite, but worse.
+        ({"learning_rate": 3.0, "epochs": 1, "batch": 64}, None),
+    ],
+)
+def test_what_diverges_or_gets_worse_stays_as_it_was_pruned(
+    llama: Prepared, tmp_path: Path, window: str, wild: dict[str, Any], step: int | None
+) -> None:
+    settings = {**WINDOWS[window], **wild}
+    if step is not None:
+        with refused(where=f"step {step}", found="last finite loss", todo="1e+30"):
+            tiny.reconstruct(llama, tmp_path / "stopped", **settings)
+    adapted = tiny.reconstruct(llama, tmp_path / "noted", stop_at_divergence=False, **settings)
+    noted = facts_of(adapted).values()
+    assert all(facts.get("diverged_at_step") == step for facts in noted)
+    assert all(
+        facts["loss_after"] == facts["loss_before"] for facts in noted if facts["kept_pruned"]
+    )
+    assert any(facts["kept_pruned"] for facts in noted)
+    if window == "block":
+        for index in range(BLOCKS):
+            state = load_pruned_block(llama.model, llama.masks.folder, index)[0].state_dict()
+            found = tiny.weights(adapted, index)
+            assert all(torch.equal(found[name], value) for name, value in state.items())
 
 
 @pytest.mark.parametrize(
@@ -206,10 +181,10 @@ def test_the_last_step_can_diverge_too(llama: Prepared, tmp_path: Path, window: 
 def test_halves_that_a_family_does_not_have(
     tmp_path: Path, family: str, changes: dict[str, Any], settings: dict[str, Any]
 ) -> None:
-    prepared = prepare(tmp_path, family, sequences=SEQUENCES, **changes)
+    prepared = tiny.prepare(tmp_path, family, sequences=SEQUENCES, **changes)
     with refused(where=family, expected="a window of whole blocks, or matrix"):
-        reconstruct(prepared, tmp_path / "adapted", **settings)
-    reconstruct(prepared, tmp_path / "behind", **BEHIND)
+        tiny.reconstruct(prepared, tmp_path / "adapted", **settings)
+    tiny.reconstruct(prepared, tmp_path / "behind", **BEHIND)
 
 
 def test_a_family_that_is_not_in_the_table(
@@ -218,25 +193,9 @@ def test_a_family_that_is_not_in_the_table(
     """It works by whole blocks and by matrices, and says what is missing for halves."""
     monkeypatch.delitem(families.FAMILIES, "llama")
     for window in ("block", "two", "all", "matrix", "exact"):
-        reconstruct(llama, tmp_path / window, **WINDOWS[window])
+        tiny.reconstruct(llama, tmp_path / window, **WINDOWS[window])
     with refused(where="llama", todo="families.py"):
-        reconstruct(llama, tmp_path / "halves", **WINDOWS["halves"])
-
-
-def test_hidden_states_of_another_sample(llama: Prepared, tmp_path: Path) -> None:
-    other = save_calibration(llama.model.artifact, tmp_path / "sample", random_tokens(2, seed=3))
-    kept = hidden_folder(llama.dense.folder)
-    with pytest.raises(UserError, match="made from a different artifact: calibration") as error:
-        kept_states(kept, llama.model.artifact, other)
-    assert str(kept) in str(error.value)
-    model = StreamedModel(tiny_checkpoint(tmp_path / "other", seed=SEED).folder)
-    with pytest.raises(UserError, match="made from a different artifact: model"):
-        kept_states(kept, model.artifact, other)
-    assert kept_states(tmp_path / "nowhere", llama.model.artifact, other) is None
-    assert (kept / MANIFEST).is_file()
-
-
-# --- What of a window is trained
+        tiny.reconstruct(llama, tmp_path / "halves", **WINDOWS["halves"])
 
 
 @pytest.mark.parametrize("family", ["llama", "opt"])
@@ -255,18 +214,18 @@ def test_a_window_trains_what_a_method_does(
     settings = {"window": window, "trains": trains, "rank": 4, "epochs": 2}
     if window == "matrix":
         settings["train_norms"] = False
-    trained = reconstruction(**settings).trained
+    trained = tiny.reconstruction(**settings).trained
     biases = family == "opt" and trained.biases
     if (window == "matrix" and trained.norms) or not (trained.weights or trained.norms or biases):
         # The one is refused with the config, the other by the job.
         return
     with Counter() as counter:
-        adapted = reconstruct(prepared, tmp_path / "adapted", **settings)
+        adapted = tiny.reconstruct(prepared, tmp_path / "adapted", **settings)
     noted = [each for entry in adapted.files.values() for each in entry["windows"].values()]
     assert sum(each["loss_after"] for each in noted) < sum(each["loss_before"] for each in noted)
     for index in range(BLOCKS):
         block, masks = load_pruned_block(prepared.model, prepared.masks.folder, index)
-        before, found = block.state_dict(), weights(adapted, index)
+        before, found = block.state_dict(), tiny.weights(adapted, index)
         for name, value in before.items():
             matrix = name.removesuffix(".weight") in masks
             if matrix and trains != "lora":
@@ -276,7 +235,9 @@ def test_a_window_trains_what_a_method_does(
             if not moves:
                 assert torch.equal(found[name], value), name
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    predicted = reconstruction_work(shapes, SEQUENCES, LENGTH, reconstruction(**settings)).total()
+    predicted = reconstruction_work(
+        shapes, SEQUENCES, LENGTH, tiny.reconstruction(**settings)
+    ).total()
     assert predicted == counter.operations
 
 
@@ -285,16 +246,18 @@ def test_operations_of_other_families(family: str, tmp_path: Path) -> None:
     """Without a norm before the attention, and without a causal half, they are others."""
     # Operations of attention are counted as if all heads together had the hidden size.
     wide = {"hidden_size": 64, **({"head_dim": 16} if family in ("qwen3", "gemma") else {})}
-    prepared = prepare(tmp_path, family, sequences=SEQUENCES, length=32, **wide)
+    prepared = tiny.prepare(tmp_path, family, sequences=SEQUENCES, length=32, **wide)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
     for window in (2, "matrix" if family in PARALLEL else "attention_mlp"):
         settings = {"window": window, "train_norms": window != "matrix"}
         with Counter() as counter:
-            reconstruct(prepared, tmp_path / f"{window}", **settings)
-        predicted = reconstruction_work(shapes, SEQUENCES, 32, reconstruction(**settings)).total()
+            tiny.reconstruct(prepared, tmp_path / f"{window}", **settings)
+        predicted = reconstruction_work(
+            shapes, SEQUENCES, 32, tiny.reconstruction(**settings)
+        ).total()
         assert predicted == counter.operations, window
     with Counter() as counter:
-        retrain(prepared, tmp_path / "retrained", "full")
+        tiny.retrain(prepared, tmp_path / "retrained", "full")
     retraining = read_adaptation({"method": "full"})
     predicted = retraining_work(shapes, SEQUENCES, 32, retraining).total()
     assert predicted == counter.operations, "retraining"

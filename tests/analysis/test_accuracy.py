@@ -15,7 +15,6 @@ from freelunch.reporting.sections import (
     MINUS_DENSE,
     MINUS_UNADAPTED,
     task_lines,
-    task_notes,
 )
 from freelunch.study.cell import Cell
 from records_for_tests import PERPLEXITIES, make_records, make_study
@@ -91,19 +90,9 @@ def test_the_dense_model_is_compared_with_nothing(tmp_path: Path) -> None:
     row = row_of(rows, "none", MEAN, "dense")
     assert row["accuracy_minus_dense"] is row["accuracy_minus_unadapted"] is None
     lines = task_lines(rows)
-    assert lines[0][MINUS_DENSE] == lines[0]["adaptation"] == "-"
-    assert lines[2][MEAN].endswith(" %") and lines[2][MINUS_UNADAPTED].startswith("13")
+    assert lines[0][MINUS_DENSE] == "-" and lines[2][MINUS_UNADAPTED].startswith("13")
     # Cells that are not asked have no rows.
     assert task_rows(make_records(make_study(), PERPLEXITIES), tmp_path) == []
-
-
-def test_what_was_asked_and_truncated_is_said(tmp_path: Path) -> None:
-    records = made_up(tmp_path)
-    for cell in RIGHT:
-        records[cell]["metrics"]["tasks"]["truncated"] = {"requests": 1234, "tokens": 99}
-    asked, truncated, *_ = task_notes(task_rows(records, tmp_path))
-    assert "rte 10 of 277, boolq 6 of 277" in asked
-    assert "1,234 requests" in truncated and "99 tokens" in truncated
 
 
 @pytest.mark.parametrize("key", ["sample_sha256", "prompts_sha256"])
@@ -136,11 +125,3 @@ def test_seeds_are_averaged_document_by_document(tmp_path: Path) -> None:
     bits = zip(RIGHT[NONE]["rte"], right[second]["rte"], strict=True)
     error = error_of([(int(one) + int(other)) / 2 for one, other in bits])
     assert row["accuracy_standard_error"] == pytest.approx(error)
-
-
-def test_without_each_seed_unadapted_there_is_no_difference_from_it(tmp_path: Path) -> None:
-    right = {**RIGHT, Cell.parse("tiny/wanda-u50/recon_block/seed1"): RIGHT[RECON]}
-    rows = task_rows(made_up(tmp_path, right, seeds=[0, 1]), tmp_path)
-    row = row_of(rows, "recon_block", "rte")
-    assert row["seeds"] == 2 and row["accuracy_minus_dense"] is not None
-    assert row["accuracy_minus_unadapted"] is None

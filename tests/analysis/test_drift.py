@@ -4,12 +4,9 @@ import math
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
-from figure_words import drawn
 from freelunch.analysis.drift import BLOCK, DRIFT_COLUMNS, MATRICES, drift_rows
 from freelunch.analysis.window_effect import window_rows
-from freelunch.reporting.figures import drift_by_depth
 from records_for_tests import make_records, make_study
 
 WINDOWS = {
@@ -63,6 +60,9 @@ def one(found: list[Any], **keys: object) -> Any:
 
 def test_a_row_for_each_block_kind_and_output() -> None:
     found = rows(recon_all=0.3)
+    # What was chosen on the evaluation text, or has sparse inputs, is not compared.
+    compared = {row["adaptation"] for row in found if row["compared"]}
+    assert compared == {"none", "recon_matrix", "recon_all", "recon_block"}
     assert all(row.keys() == set(DRIFT_COLUMNS) for row in found)
     # Two criteria, six adaptations.
     assert len(found) == 2 * 6 * BLOCKS * 2 * 2
@@ -71,12 +71,6 @@ def test_a_row_for_each_block_kind_and_output() -> None:
     assert block["mean"] == pytest.approx(0.9) and block["max"] == pytest.approx(2.7)
     assert matrices["mean"] == pytest.approx(0.45) and matrices["max"] == pytest.approx(1.8)
     assert matrices["median"] == pytest.approx(0.225)
-
-
-def test_windows_with_dense_inputs_are_compared() -> None:
-    """What was chosen on the evaluation text is none of them: the figure could not mark it."""
-    compared = {row["adaptation"] for row in rows() if row["compared"]}
-    assert compared == {"none", "recon_matrix", "recon_all", "recon_block"}
 
 
 @pytest.mark.parametrize(
@@ -102,44 +96,10 @@ def test_without_compared_windows_all_adaptations_are(others: list[dict[str, Any
             record["metrics"]["drift"] = {"drift": drift(0.1)}
     found = drift_rows(records, window_rows(records, study))
     assert {row["adaptation"] for row in found if row["compared"]} == {"none", *entries}
-    # With three adaptations, all are named.
-    figure = drawn(drift_by_depth, found, adaptations=entries)
-    assert all(len(axes.texts) == 4 for axes in figure.axes)
+    assert drift_rows(make_records(study, {}), []) == []
 
 
 def test_what_is_not_finite_stays_visible() -> None:
     found = rows(recon_all=math.inf)
     row = one(found, criterion="wanda", adaptation="recon_all", block=0, kind="local", output=BLOCK)
     assert math.isnan(row["mean"]) and math.isnan(row["max"])
-
-
-def test_records_without_drift_have_no_rows() -> None:
-    records = make_records(make_study(), {})
-    assert drift_rows(records, []) == []
-
-
-def figure_of(found: list[Any]) -> Figure:
-    adaptations = {"recon_block": {"method": "reconstruction", "window": 1}, **WINDOWS}
-    return drawn(drift_by_depth, found, adaptations=adaptations)
-
-
-def test_each_window_is_a_line_over_depth() -> None:
-    figure = figure_of(rows(recon_matrix=0.4, recon_all=0.2))
-    assert len(figure.axes) == 2 * 2
-    accumulated, local = figure.axes[:2]
-    for axes in (accumulated, local):
-        assert len(axes.lines) == 4
-        assert axes.get_yscale() == "log"
-    ends = sorted(round(float(line.get_ydata()[-1]), 6) for line in accumulated.lines)
-    assert ends == [0.3, 0.3, 0.6, 1.2]
-    named = [text.get_text() for text in accumulated.texts]
-    # From the lowest line at the right end to the highest.
-    assert named == ["not adapted", "one block", "whole model", "single matrices"]
-
-
-def test_what_is_not_finite_and_what_is_zero_is_left_out() -> None:
-    figure = figure_of(rows(recon_matrix=0.0, recon_all=math.inf))
-    drawn = [len(line.get_xdata()) for line in figure.axes[0].lines]
-    # What is not finite has a mark at the upper edge.
-    assert sorted(drawn) == [0, 0, 1, BLOCKS, BLOCKS]
-    assert "not finite" in {text.get_text() for text in figure.axes[0].texts}

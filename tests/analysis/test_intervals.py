@@ -50,7 +50,10 @@ def difference(means: Means) -> Numbers:
     return means["a"] - means["b"]
 
 
-# --- Coverage
+SIGNED: list[Statistic] = [
+    lambda means, combine=combine: combine(means["a"], means["b"])  # type: ignore[misc]
+    for combine in SIGNED_DIFFERENCES
+]
 
 
 def independent(shape: tuple[int, int]) -> Numbers:
@@ -105,18 +108,6 @@ def test_intervals_cover_the_mean(
         assert 0.93 <= held.mean() <= 0.965, (units, held.mean())
 
 
-def test_an_interval_does_not_depend_on_those_before() -> None:
-    """Random numbers are kept for the next one, and what is drawn after them is the same."""
-    shapes = [(1, 24), (3, 24), (1, 10), (3, 10), (2, 24)]
-    samples = [Sample(["a"], [GENERATOR.standard_normal((1, *shape))]) for shape in shapes]
-    intervals._numbers.cache_clear()
-    together = [estimate([first], [sample]) for sample in [*samples, *reversed(samples)]]
-    assert together == [*together[: len(samples)], *reversed(together[: len(samples)])]
-    for sample, found in zip(samples, together, strict=False):
-        intervals._numbers.cache_clear()
-        assert estimate([first], [sample]) == found
-
-
 @pytest.mark.parametrize(("units", "neighbours"), [(4, False), (24, False), (24, True)])
 def test_the_interval_of_a_difference_is_its_t_interval(units: int, neighbours: bool) -> None:
     values = autocorrelated((2, units))
@@ -125,11 +116,6 @@ def test_the_interval_of_a_difference_is_its_t_interval(units: int, neighbours: 
     wide = stdtrit(moves.size, 0.975) * math.sqrt((moves**2).mean() / units)
     mean = (values[0] - values[1]).mean()
     assert (found.low, found.high) == pytest.approx((mean - wide, mean + wide), abs=0.04 * wide)
-
-
-def test_all_components_together_are_the_usual_variance() -> None:
-    values = independent((3, 24))
-    assert (components(values, False) ** 2).mean(1) == pytest.approx(values.var(1, ddof=1))
 
 
 @pytest.mark.parametrize(("units", "neighbours"), [(1, False), (1, True), (5, True)])
@@ -167,38 +153,12 @@ def test_intervals_of_a_difference_of_sizes_cover_it(
 ) -> None:
     """Sizes of draws would cover 85 % where one of the two is 0."""
     sides = np.array(sizes)[:, None, None]
-    signed = [
-        lambda means, combine=combine: combine(means["a"], means["b"])
-        for combine in SIGNED_DIFFERENCES
-    ]
 
     def make() -> Sample:
         return Sample(["a", "b"], [sides + math.sqrt(units) * independent((2, units))[:, None]])
 
     truth = abs(sizes[0]) - abs(sizes[1])
-    assert share_held(signed, truth, make, size_difference) >= 0.93
-
-
-def test_a_difference_of_sizes_is_exact_where_both_are_far_from_zero() -> None:
-    """There it is the difference of the two, with the same interval."""
-    sample = Sample(
-        ["a", "b"], [np.array([3.0, 5.0])[:, None, None] + independent((2, 24))[:, None]]
-    )
-    signed = [
-        lambda means, combine=combine: combine(means["a"], means["b"])
-        for combine in SIGNED_DIFFERENCES
-    ]
-    assert estimate(signed, [sample], size_difference) == estimate([difference], [sample])
-
-
-def test_the_interval_of_a_mean_is_that_of_its_standard_error() -> None:
-    a = losses(3.0, 0.5, "a")
-    found = estimate([first], [sample(a=[a])])
-    error = statistics.stdev(a) / math.sqrt(WINDOWS)
-    assert found.value == pytest.approx(statistics.fmean(a))
-    assert found.low == pytest.approx(found.value - 1.96 * error, abs=0.3 * error)
-    assert found.high == pytest.approx(found.value + 1.96 * error, abs=0.3 * error)
-    assert found.of_seeds == ()
+    assert share_held(SIGNED, truth, make, size_difference) >= 0.93
 
 
 def test_windows_of_one_model_are_drawn_together() -> None:
@@ -249,86 +209,65 @@ def noise(seeds: int, units: int, shared: bool, names: int = 1) -> Numbers:
     return own + GENERATOR.normal(0, math.sqrt(units), of_units)
 
 
+@pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 @pytest.mark.parametrize("units", [4, 24])
-def test_intervals_over_seeds_cover_the_mean(seeds: int, units: int) -> None:
-    """With units that all seeds share, two errors are added, so intervals are rather too wide."""
-    held = share_held([first], 0.0, lambda: Sample(["a"], [noise(seeds, units, shared=True)]))
-    assert held >= 0.94, held
-
-
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-@pytest.mark.parametrize("units", [4, 24])
-def test_intervals_over_seeds_with_units_of_their_own_cover_the_mean(
-    seeds: int, units: int
-) -> None:
-    """Added to the spread over seeds, that of units would count twice."""
+def test_intervals_over_seeds_cover_the_mean(seeds: int, units: int, nested: bool) -> None:
+    """With units that all seeds share, two errors are added, so intervals are rather too wide. With
+    units of their own, the error of units would count twice.
+    """
 
     def make() -> Sample:
-        return Sample(["a"], [noise(seeds, units, shared=False)], nested=True)
+        return Sample(["a"], [noise(seeds, units, shared=not nested)], nested=nested)
 
     # 2,000 studies tell 95 % to 0.5 points.
-    held = share_held([first], 0.0, make, studies=2000)
-    assert 0.93 <= held <= 0.97, held
+    held = share_held([first], 0.0, make, studies=2000 if nested else 600)
+    assert (0.93 if nested else 0.94) <= held <= (0.97 if nested else 1.0), held
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("units", [4, 24, 200])
-def test_intervals_of_a_share_cover_it(seeds: int, units: int) -> None:
-    """The share of a gain that another adaptation misses: a ratio of two differences.
-
-    Its true value is 0.2, and errors are those of our study at 24 windows: a tenth of the gain.
-    """
-
-    def missed(means: Means) -> Numbers:
-        return (means["b"] - means["a"]) / (means["none"] - means["a"])
-
-    level = np.array([0.0, 0.2, 1.0])[:, None, None]
-
-    def make() -> Sample:
-        error = GENERATOR.normal(0, 0.1 * math.sqrt(24), (3, 1, units))
-        if seeds > 1:
-            error = error + GENERATOR.normal(0, 0.1, (3, seeds, 1))
-        return Sample(["a", "b", "none"], [level + error + np.zeros((3, seeds, 1))])
-
-    held = share_held([missed], 0.2, make)
-    assert held >= 0.93, held
+def missed(means: Means) -> Numbers:
+    """The share of a gain that another adaptation misses: a ratio of two differences."""
+    return (means["b"] - means["a"]) / (means["none"] - means["a"])
 
 
+def reach(means: Means) -> Numbers:
+    """The budget at which a curve comes down to a level."""
+    curve = [means[name] - means["level"] for name in ("one", "two", "eight")]
+    return reached_at([1.0, 2.0, 8.0], curve)
+
+
+SHARE = {"a": 0.0, "b": 0.2, "none": 1.0}
+CURVE = {"one": 2.0, "two": 1.0, "eight": -1.0, "level": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("statistic", "truth", "means", "spread", "seeds"),
+    [(missed, 0.2, SHARE, 0.1, 1), (missed, 0.2, SHARE, 0.1, 3), (reach, 4.0, CURVE, 0.4, 1)],
+)
 @pytest.mark.parametrize("units", [8, 24, 200])
-def test_intervals_of_a_reach_cover_it(units: int) -> None:
-    """The budget at which a curve comes down to a level; truly, four times the first.
-
-    Where the level lies beyond the ends of the curve, the interval ends at the curve's end.
-    """
-    losses = np.array([2.0, 1.0, -1.0, 0.0])[:, None, None]
-
-    def reach(means: Means) -> Numbers:
-        curve = [means[name] - means["level"] for name in ("one", "two", "eight")]
-        return reached_at([1.0, 2.0, 8.0], curve)
+def test_intervals_of_what_is_no_difference_cover_it(
+    statistic: Statistic,
+    truth: float,
+    means: dict[str, float],
+    spread: float,
+    seeds: int,
+    units: int,
+) -> None:
+    """Errors are those of our study at 24 windows: a tenth of the gain."""
+    level = np.array(list(means.values()))[:, None, None]
 
     def make() -> Sample:
-        error = GENERATOR.normal(0, 0.4 * math.sqrt(24), (4, 1, units))
-        return Sample(["one", "two", "eight", "level"], [losses + error])
+        error = GENERATOR.normal(0, spread * math.sqrt(24), (len(means), 1, units))
+        own = GENERATOR.normal(0, spread, (len(means), seeds, 1)) if seeds > 1 else 0.0
+        return Sample(list(means), [level + error + own])
 
-    held = share_held([reach], 4.0, make)
-    assert held >= 0.93, held
-
-
-def test_nothing_was_measured() -> None:
-    found = estimate([lambda means: np.array(23.7)], [])
-    assert (found.value, found.low, found.high) == (23.7, 23.7, 23.7)
-
-
-def test_the_mean_over_strata_is_plain() -> None:
-    """A task of many documents counts as much as one of few."""
-    parts = [np.array([[[1.0] * 90]]), np.array([[[0.0] * 10]])]
-    found = estimate([first], [Sample(["a"], parts)])
-    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    assert share_held([statistic], truth, make) >= 0.93
 
 
 def test_a_loss_that_is_not_finite_leaves_nothing_to_say() -> None:
     a = losses(3.0, 0.5, "a")
+    infinite = estimate([lambda means: means["a"] + math.inf], [sample(a=[a])])
+    assert infinite.value == infinite.low == infinite.high == math.inf
     a[3] = math.nan
     found = estimate([lambda means: means["a"] + math.inf], [sample(a=[a])])
     assert math.isnan(found.value) and math.isnan(found.low) and math.isnan(found.high)
@@ -358,19 +297,6 @@ def test_text_that_each_seed_draws_anew_is_in_the_spread_over_seeds() -> None:
     assert width(2, nested=True) == pytest.approx(0, abs=1e-9)
     assert width(2, nested=False) == pytest.approx(width(1, nested=True), rel=0.1)
     assert width(1, nested=True) > 0.1
-
-
-def test_infinity_is_a_number() -> None:
-    found = estimate([lambda means: means["a"] + math.inf], [sample(a=[losses(3.0, 0.5, "a")])])
-    assert found.value == found.low == found.high == math.inf
-
-
-def test_equal_records_give_equal_intervals() -> None:
-    one, other = (
-        estimate([difference], [sample(a=[losses(1, 1, "a")], b=[losses(1, 1, "b")])])
-        for _ in range(2)
-    )
-    assert one == other
 
 
 def test_each_model_brings_the_spread_of_its_own_seeds() -> None:

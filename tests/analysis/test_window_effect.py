@@ -6,14 +6,8 @@ from typing import Any
 
 import pytest
 
-from figure_words import assert_words_inside, drawn
 from freelunch.analysis.window_effect import WINDOW_COLUMNS, window_rows
 from freelunch.reporting.adaptation_sections import window_sentences
-from freelunch.reporting.drawing.adaptation_looks import adaptation_labels
-from freelunch.reporting.figures import gain_by_window
-from freelunch.reporting.results import Results
-from freelunch.reporting.sections import summary_sections
-from freelunch.reporting.summary import summary_text
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import make_record, make_study
@@ -151,23 +145,6 @@ def test_seeds_are_those_shared_with_the_best() -> None:
     assert {row["seeds"] for row in window_rows(fewer, study)} == {1}
 
 
-def test_one_with_other_seeds_takes_nothing_from_the_others() -> None:
-    study = study_of("recon_block", "matrix", "two")
-    records = records_of(study_of("recon_block", "matrix"))
-    records |= records_of(study_of("two", seeds=[1]))
-    rows = {row["adaptation"]: row for row in window_rows(records, study)}
-    assert set(rows) == {"recon_block", "matrix"} and rows["matrix"]["seeds"] == 1
-
-
-def test_only_windows_are_compared() -> None:
-    """The same window by another loss is no other window, and has no place in the figure."""
-    more = {**MORE, "cosine": {**RECON, "loss": "negative_cosine"}}
-    names = ["none", "recon_block", "cosine", "whole"]
-    study = make_study(more, criteria=["wanda"], adaptations=names)
-    records = records_of(study, {"cosine": LOSSES["two"]})
-    assert [row["adaptation"] for row in window_rows(records, study)] == ["recon_block", "whole"]
-
-
 TRIPLE = {"budget": {"times": 3, "of": "recon_block"}}
 LARGER = {
     **MORE,
@@ -198,14 +175,6 @@ def test_windows_are_compared_with_those_that_see_the_same_amount_of_text() -> N
         "tiny, wanda, u50, 8,192 tokens",
         "tiny, wanda, u50, 24,576 tokens",
     ]
-    figure = drawn(gain_by_window, rows, adaptations=study.as_json()["adaptations"], text="text")
-    titles = [title for axes in figure.axes if (title := axes.get_title(loc="left"))]
-    assert [title.partition("\n")[2] for title in titles] == [
-        "8,192 tokens, one seed",
-        "24,576 tokens, one seed",
-    ]
-    labels = [label.get_text() for label in figure.axes[2].get_yticklabels()]
-    assert labels == ["single matrices", "one block"], "tokens are in the title"
 
 
 def test_a_study_compares_windows_only_if_they_see_the_same_amount_of_text() -> None:
@@ -243,9 +212,6 @@ def test_quirks_are_windows_of_their_own() -> None:
     }
     (sentence,) = window_sentences(rows)
     assert "the window of one matrix, trained," in sentence
-    labels = adaptation_labels(study.as_json()["adaptations"])
-    assert labels["drops"].split(", ")[1] == "dropout active"
-    assert labels["lost"].endswith(", no residual, behind sparse")
 
 
 def test_one_window_is_compared_with_nothing() -> None:
@@ -265,61 +231,3 @@ def test_a_loss_that_is_not_finite_is_never_the_best() -> None:
     rows = {row["adaptation"]: row for row in window_rows(records_of(study, spoilt), study)}
     assert rows["matrix"]["best"] == "two"
     assert math.isnan(rows["recon_block"]["gain_missed"])
-    assert "not finite" in summary_of(study, records_of(study, spoilt))
-
-
-def summary_of(study: Study, records: dict[Cell, Any]) -> str:
-    return summary_text(summary_sections(Results(study, records, study.paths.records)))
-
-
-def test_what_is_said_of_windows() -> None:
-    study = study_of(*ALL)
-    records = records_of(study)
-    text = summary_of(study, records)
-    assert "**Effect of the window size**" in text
-    sentences = list(window_sentences(window_rows(records, study)))
-    # Chosen on the evaluation text: shown in the table, and not counted.
-    assert "among 4 windows of half a block or more, 1 gains most and all least" in sentences[0]
-    assert "of one matrix, trained, misses" in sentences[1]
-    assert "of one matrix, solved by least squares" in sentences[2]
-    assert "it misses 35.0" in sentences[0], "of the gain of one of the four"
-    assert "misses less than nothing" in text
-    marked = [line for line in text.splitlines() if "paper (chosen on the evaluation text)" in line]
-    assert len(marked) == 2, "once among the cells, once among the windows"
-
-
-# --- The figure
-
-
-def figure_of(rows: list[dict[str, Any]]) -> Any:
-    adaptations = make_study(MORE).as_json()["adaptations"]
-    figure = drawn(gain_by_window, rows, adaptations=adaptations, text="evaluation-text")
-    assert_words_inside(figure)
-    return figure
-
-
-def test_the_figure_shows_its_data() -> None:
-    rows = list(rows_of(*ALL).values())
-    figure = figure_of(rows)
-    missed, memory = figure.axes
-    for axes, key, unit in ((missed, "gain_missed", 100), (memory, "adaptation_peak_bytes", 1e-9)):
-        shown = [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() != "None"]
-        assert shown == pytest.approx([unit * row[key] for row in rows])
-    labels = [label.get_text() for label in missed.get_yticklabels()]
-    assert labels[:3] == ["single matrices", "single matrices, exact", "half blocks"]
-    assert sum("sparse inputs" in label for label in labels) == 1
-    assert sum("†" in label for label in labels) == 1, "chosen on the evaluation text"
-    numbers = [text.get_text() for text in memory.texts]
-    assert numbers == [*(f"{row['perplexity']:.1f}" for row in rows), "perplexity"]
-    (legend,) = figure.legends
-    assert "perplexity on evaluation-text" in legend.get_title().get_text()
-
-
-def test_the_figure_says_what_is_not_finite_in_words() -> None:
-    study = study_of("recon_block", "matrix", "two")
-    rows = window_rows(records_of(study, {"recon_block": [3.0, None, 5.0, 6.0]}), study)
-    _, memory = figure_of(rows).axes
-    numbers = {
-        row["adaptation"]: text.get_text() for row, text in zip(rows, memory.texts, strict=False)
-    }
-    assert numbers["recon_block"] == "not finite" and float(numbers["two"]) > 0

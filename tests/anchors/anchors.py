@@ -51,7 +51,6 @@ ORDERS = 3
 
 
 def spent(command: Sequence[str], threads: int | None = None) -> Spent:
-    """Run a command and return what its processes spent; show what it says if it fails."""
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
@@ -64,12 +63,7 @@ def spent(command: Sequence[str], threads: int | None = None) -> Spent:
 
 
 class Ours:
-    """A study that Snakemake prunes by.
-
-    Args:
-        file: The study.
-        cores: How many cores it may use.
-    """
+    """A study that Snakemake prunes by, with so many cores."""
 
     def __init__(self, file: Path, cores: int) -> None:
         self.file, self.cores, self.study = file, cores, Study.load(file)
@@ -80,7 +74,6 @@ class Ours:
         self.make(self.paths.model(self.name), self.calibration, self.windows)
 
     def make(self, *folders: Path) -> Spent:
-        """Have Snakemake make some folders."""
         return spent(
             [
                 *("snakemake", "--cores", str(self.cores), "--config", f"study={self.file}"),
@@ -90,13 +83,11 @@ class Ours:
         )
 
     def prune(self, cells: Sequence[Cell]) -> Spent:
-        """Make the masks of some cells, and the dense pass before them."""
         for step in ("dense", "hidden", "pruned"):
             shutil.rmtree(self.paths.root / step, ignore_errors=True)
         return self.make(*map(self.masks, cells))
 
     def pruned(self, cell: Cell, scratch: Path) -> PreTrainedModel:
-        """Return the pruned model of a cell."""
         model = StreamedModel(self.paths.model(cell.model))
         assemble_model(
             model, Artifact(self.masks(cell), steps.MASKS), [], scratch / "ours", "anchors"
@@ -104,17 +95,12 @@ class Ours:
         return loaded(scratch / "ours")
 
     def masks(self, cell: Cell) -> Path:
-        """Return the folder of a cell's masks."""
         return self.paths.pruned(cell.model, cell.pruning, cell.seed)
 
 
 def alone(cell: Cell, cores: int, tokens: Path | None = None) -> Ours:
-    """Return a study of one cell. In that of all cells, the dense pass serves the others, too.
-
-    Args:
-        cell: The cell.
-        cores: How many cores it may use.
-        tokens: A file with the token ids to calibrate on, if they are not the study's.
+    """Return a study of one cell, on its calibration tokens or those of a file. In the study of all
+    cells, the dense pass serves the others, too.
     """
     study = yaml.safe_load(STUDY.read_text())
     study["study"]["name"] = ALONE.stem
@@ -136,7 +122,6 @@ def alone(cell: Cell, cores: int, tokens: Path | None = None) -> Ours:
 
 
 def compare(cell: Cell, scratch: Path, cores: int, ours_first: bool) -> Compared:
-    """Have both make a cell, and compare."""
     ours = alone(cell, cores)
     model = StreamedModel(ours.paths.model(cell.model))
     theirs = scratch / "theirs"
@@ -215,7 +200,6 @@ def perplexity(model: PreTrainedModel, windows: Tensor) -> float:
 
 
 def installed() -> dict[str, str]:
-    """Return versions in llm-compressor's environment."""
     names = ("llmcompressor", "torch", "transformers")
     code = (
         "import json; from importlib.metadata import version; "

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from freelunch.analysis.budget_effect import reach_rows
 
 from claims_for_tests import make_claim, verdicts_on
+from freelunch.analysis.budget_effect import reach_rows
 from freelunch.audit.evidence import HELD_OUT_PERPLEXITY, PERPLEXITY, Evidence
 from freelunch.audit.scope import Scope, load_regimes, worth_text
 from freelunch.audit.verdicts import BEARINGS, HOLDS, TOO_SMALL, of_few_seeds

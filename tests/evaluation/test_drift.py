@@ -9,19 +9,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+import tiny_models as tiny
 from damage import note_anew
 from freelunch.evaluation import drift
 from freelunch.evaluation.dense_reference import BLOCK
 from freelunch.evaluation.drift import relative
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from measuring import drift_of, perplexity_of
-from tiny_models import (
-    BLOCKS,
-    FAMILIES,
-    fetch_tiny_model,
-    random_tokens,
-    save_tiny_model,
-)
+from tiny_models import BLOCKS, FAMILIES
 
 SEQUENCES = 5
 
@@ -42,10 +37,10 @@ def changed_model(source: Path, target: Path) -> Path:
 
 @pytest.fixture(params=FAMILIES)
 def models(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path, Path, Path]:
-    source = save_tiny_model(tmp_path / "source", request.param)
+    source = tiny.save_tiny_model(tmp_path / "source", request.param)
     changed = changed_model(source, tmp_path / "changed")
-    dense = fetch_tiny_model(source, tmp_path / "dense").folder
-    return source, changed, dense, fetch_tiny_model(changed, tmp_path / "checkpoint").folder
+    dense = tiny.fetch_tiny_model(source, tmp_path / "dense").folder
+    return source, changed, dense, tiny.fetch_tiny_model(changed, tmp_path / "checkpoint").folder
 
 
 def measured(dense: Path, checkpoint: Path, input_ids: Tensor, scratch: Path) -> dict:
@@ -77,8 +72,13 @@ def test_accumulated_errors_equal_transformers(
     models: tuple[Path, Path, Path, Path], tmp_path: Path
 ) -> None:
     source, changed, dense, checkpoint = models
-    input_ids = random_tokens(SEQUENCES)
+    input_ids = tiny.random_tokens(SEQUENCES)
     found = measured(dense, checkpoint, input_ids, tmp_path / "scratch")
+    # The first block has only errors of its own, and the dense model none.
+    assert found["drift"]["local"][0] == found["drift"]["accumulated"][0]
+    none = measured(dense, dense, input_ids, tmp_path / "itself")["drift"]
+    blocks = [facts for of_kind in none.values() for block in of_kind for facts in block.values()]
+    assert not any(fact for facts in blocks for fact in facts.values())
     pairs = zip(block_outputs(source, input_ids), block_outputs(changed, input_ids), strict=True)
     for index, (wanted, output) in enumerate(pairs):
         errors = [
@@ -93,21 +93,11 @@ def test_accumulated_errors_equal_transformers(
         assert facts["max"] == pytest.approx(max(errors), rel=1e-4)
 
 
-def test_the_first_block_has_only_errors_of_its_own(
-    models: tuple[Path, Path, Path, Path], tmp_path: Path
-) -> None:
-    _, _, dense, checkpoint = models
-    found = measured(dense, checkpoint, random_tokens(SEQUENCES), tmp_path / "scratch")["drift"]
-    assert found["local"][0] == found["accumulated"][0]
-    assert found["local"][1] != found["accumulated"][1]
-    assert len(found["local"]) == len(found["accumulated"]) == BLOCKS
-
-
 def test_the_loss_is_that_of_the_perplexity(
     models: tuple[Path, Path, Path, Path], tmp_path: Path
 ) -> None:
     _, _, dense, checkpoint = models
-    input_ids = random_tokens(SEQUENCES)
+    input_ids = tiny.random_tokens(SEQUENCES)
     found = measured(dense, checkpoint, input_ids, tmp_path / "scratch")
     expected = perplexity_of(StreamedModel(checkpoint), input_ids, tmp_path)
     for key in found.keys() & expected.keys():
@@ -117,26 +107,18 @@ def test_the_loss_is_that_of_the_perplexity(
     assert all(speed > 0 for speed in found["tokens_per_second"].values())
 
 
-def test_a_model_has_no_drift_from_itself(
-    models: tuple[Path, Path, Path, Path], tmp_path: Path
-) -> None:
-    _, _, dense, _ = models
-    found = measured(dense, dense, random_tokens(SEQUENCES), tmp_path / "scratch")["drift"]
-    for of_kind in found.values():
-        for block in of_kind:
-            assert all(fact == 0 for facts in block.values() for fact in facts.values())
-
-
 def test_one_changed_block_drifts_from_there_on(tmp_path: Path) -> None:
     """Locally it alone is off; accumulated, so is what follows, and nothing before."""
-    source = save_tiny_model(tmp_path / "source")
-    dense = fetch_tiny_model(source, tmp_path / "dense").folder
+    source = tiny.save_tiny_model(tmp_path / "source")
+    dense = tiny.fetch_tiny_model(source, tmp_path / "dense").folder
     model = AutoModelForCausalLM.from_pretrained(source)
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight.mul_(1.5)
     model.save_pretrained(source)
-    checkpoint = fetch_tiny_model(source, tmp_path / "checkpoint").folder
-    found = measured(dense, checkpoint, random_tokens(SEQUENCES), tmp_path / "scratch")["drift"]
+    checkpoint = tiny.fetch_tiny_model(source, tmp_path / "checkpoint").folder
+    found = measured(dense, checkpoint, tiny.random_tokens(SEQUENCES), tmp_path / "scratch")[
+        "drift"
+    ]
     of_block = {kind: [block[BLOCK]["mean"] > 0 for block in found[kind]] for kind in drift.KINDS}
     assert of_block == {"local": [False, True, False], "accumulated": [False, True, True]}
     matrices = found["local"][1]
@@ -152,9 +134,9 @@ def test_a_token_without_output_has_no_error() -> None:
 
 
 def test_what_is_not_finite_is_none(tmp_path: Path) -> None:
-    source = save_tiny_model(tmp_path / "source")
-    dense = fetch_tiny_model(source, tmp_path / "dense")
-    other = fetch_tiny_model(source, tmp_path / "other")
+    source = tiny.save_tiny_model(tmp_path / "source")
+    dense = tiny.fetch_tiny_model(source, tmp_path / "dense")
+    other = tiny.fetch_tiny_model(source, tmp_path / "other")
     shard = other.folder / block_shard(1)
     tensors = load_file(shard)
     tensors["model.layers.1.mlp.up_proj.weight"].mul_(float("inf"))
@@ -163,7 +145,7 @@ def test_what_is_not_finite_is_none(tmp_path: Path) -> None:
     model = StreamedModel(other.folder)
     (tmp_path / "scratch").mkdir()
     found = drift_of(
-        StreamedModel(dense.folder), model, random_tokens(SEQUENCES), tmp_path / "scratch"
+        StreamedModel(dense.folder), model, tiny.random_tokens(SEQUENCES), tmp_path / "scratch"
     )
     assert found["drift"]["local"][1][BLOCK]["mean"] is None
     assert found["drift"]["local"][2][BLOCK]["mean"] == 0

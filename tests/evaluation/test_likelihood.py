@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from freelunch.core.artifact import Artifact
 from freelunch.evaluation import likelihood
 from freelunch.evaluation.likelihood import PADDING, Batch, LikelihoodRequest, batches, pack
 from freelunch.model.checkpoint import StreamedModel
@@ -60,22 +59,30 @@ def slowly(folder: Path, requests: Sequence[LikelihoodRequest]) -> list[tuple[fl
     return found
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "changes", "batch_tokens"),
+    [
+        *((family, {}, tokens) for family in FAMILIES for tokens in (1, 40, 4096)),
+        *((family, changes, 40) for family, changes in VARIANTS.values()),
+    ],
+    ids=str,
+)
 def test_equal_transformers_on_one_request_at_a_time(
-    tmp_path: Path, family: str, batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    family: str,
+    changes: dict[str, Any],
+    batch_tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(likelihood, "BATCH_TOKENS", batch_tokens)
     monkeypatch.setattr(likelihood, "HEAD_PLACES", 5)
-    check_likelihoods(tiny_checkpoint(tmp_path, family), tmp_path)
-
-
-@pytest.mark.parametrize(("family", "changes"), VARIANTS.values(), ids=VARIANTS)
-def test_so_do_other_settings_of_a_family(
-    family: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(likelihood, "BATCH_TOKENS", 40)
-    check_likelihoods(tiny_checkpoint(tmp_path, family, **changes), tmp_path)
+    checkpoint, scratch = tiny_checkpoint(tmp_path, family, **changes), tmp_path / "scratch"
+    scratch.mkdir()
+    found = likelihoods_of(StreamedModel(checkpoint.folder), REQUESTS, scratch).values
+    expected = slowly(checkpoint.folder, REQUESTS)
+    for (value, first), (wanted, wanted_first) in zip(found, expected, strict=True):
+        assert value == pytest.approx(wanted, abs=1e-4)
+        assert first == wanted_first
 
 
 @pytest.mark.parametrize(
@@ -90,16 +97,6 @@ def test_positions_that_are_not_arguments_keep_requests_apart(
     model = StreamedModel(tiny_checkpoint(tmp_path, family, **changes).folder)
     found = likelihoods_of(model, REQUESTS, tmp_path)
     assert found.sequences == (len(pack(REQUESTS)) if packs else len(REQUESTS))
-
-
-def check_likelihoods(checkpoint: Artifact, tmp_path: Path) -> None:
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    found = likelihoods_of(StreamedModel(checkpoint.folder), REQUESTS, scratch).values
-    expected = slowly(checkpoint.folder, REQUESTS)
-    for (value, first), (wanted, wanted_first) in zip(found, expected, strict=True):
-        assert value == pytest.approx(wanted, abs=1e-4)
-        assert first == wanted_first
 
 
 @given(some_requests)
@@ -146,17 +143,6 @@ def test_the_choices_of_a_question_pass_its_context_once() -> None:
     assert len(packed) == len(CONTEXT) + 4 * 2
     (of_one_token,) = pack([LikelihoodRequest(CONTEXT, [token]) for token in range(4)])
     assert len(of_one_token) == len(CONTEXT)
-
-
-def test_requests_that_share_little_stay_apart() -> None:
-    requests = [LikelihoodRequest([1, *range(at, at + 20)], [2]) for at in (10, 40)]
-    assert len(pack(requests)) == 2
-
-
-def test_batches_are_filled_up() -> None:
-    packed = pack([LikelihoodRequest([start, start + 1], [3]) for start in range(0, 60, 2)])
-    assert [len(batch.rows) for batch in batches(packed, 20)] == [10, 10, 10]
-    assert [len(batch.rows) for batch in batches(packed, 1)] == [1] * 30
 
 
 def test_a_request_that_is_too_long_loses_the_beginning_of_its_context() -> None:

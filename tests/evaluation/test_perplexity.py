@@ -16,11 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+import tiny_models as tiny
 from freelunch.core.artifact import Artifact
-from freelunch.core.errors import UserError
 from freelunch.data.text_windows import CutWindows, drawn, text_windows
 from freelunch.data.texts import fetch_text
-from freelunch.evaluation.identity import checkpoint_digest
 from freelunch.evaluation.perplexity import per_text
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.mask_store import assemble_model
@@ -29,26 +28,14 @@ from freelunch.study.sources import read_text
 from freelunch.study.steps import HEAD_PLACES, JOINED
 from measuring import identity_of, perplexity_of
 from refusals import refused
-from tiny_models import (
-    BLOCKS,
-    FAMILIES,
-    LENGTH,
-    TRAINING_TEXT,
-    Prepared,
-    fetch_tiny_model,
-    prepare,
-    random_tokens,
-    save_tiny_model,
-    tiny_checkpoint,
-    tokenizer,
-)
+from tiny_models import BLOCKS, FAMILIES, LENGTH, TRAINING_TEXT, Prepared
 
 WINDOWS = 5
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp("prepared"))
+    return tiny.prepare(tmp_path_factory.mktemp("prepared"))
 
 
 @torch.no_grad()
@@ -75,8 +62,8 @@ def slow_losses(folder: Path, input_ids: Tensor) -> list[float]:
     ],
 )
 def test_perplexity_is_the_explicit_sum(tmp_path: Path, family: str, dtype: str) -> None:
-    checkpoint = tiny_checkpoint(tmp_path, family, dtype)
-    input_ids = random_tokens(WINDOWS)
+    checkpoint = tiny.tiny_checkpoint(tmp_path, family, dtype)
+    input_ids = tiny.random_tokens(WINDOWS)
     expected = slow_losses(checkpoint.folder, input_ids)
     found = perplexity_of(StreamedModel(checkpoint.folder), input_ids, tmp_path)
     mean = statistics.fmean(expected)
@@ -93,8 +80,8 @@ def test_perplexity_is_the_explicit_sum(tmp_path: Path, family: str, dtype: str)
 @pytest.mark.parametrize("stride", [1, 3, LENGTH - 1])
 def test_a_strided_perplexity_is_the_explicit_sum(tmp_path: Path, stride: int) -> None:
     """Each token that is scored is predicted from all of its window before it."""
-    checkpoint = tiny_checkpoint(tmp_path)
-    tokens = random_tokens(3).flatten()
+    checkpoint = tiny.tiny_checkpoint(tmp_path)
+    tokens = tiny.random_tokens(3).flatten()
     windows = [tokens[at : at + LENGTH] for at in range(0, len(tokens) - LENGTH + 1, stride)]
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
     expected = []
@@ -109,6 +96,8 @@ def test_a_strided_perplexity_is_the_explicit_sum(tmp_path: Path, stride: int) -
     )
     assert found["loss"] == pytest.approx(statistics.fmean(expected), rel=1e-6)
     assert found["stride"] == stride
+    little_endian = b"".join(int(token).to_bytes(8, "little") for row in windows for token in row)
+    assert found["token_ids_sha256"] == hashlib.sha256(little_endian).hexdigest()
     assert found["predicted_tokens"] == len(expected)
     assert found["tokens"] == len(windows) * LENGTH, "all that passed"
 
@@ -119,8 +108,8 @@ def test_a_long_window_is_scored_in_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scored: int, dtype: str
 ) -> None:
     """Its logits are never in memory all at once; those of a short window are, as ever."""
-    model = StreamedModel(tiny_checkpoint(tmp_path, dtype=dtype).folder)
-    (input_ids,) = random_tokens(1, length=601)
+    model = StreamedModel(tiny.tiny_checkpoint(tmp_path, dtype=dtype).folder)
+    (input_ids,) = tiny.random_tokens(1, length=601)
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(601, model.config.hidden_size, generator=generator).to(model.dtype)
     before = slice(600 - scored, -1)
@@ -142,22 +131,6 @@ def test_a_long_window_is_scored_in_parts(
     assert float(found) == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_what_was_measured_is_recorded(tmp_path: Path) -> None:
-    checkpoint = tiny_checkpoint(tmp_path)
-    input_ids = random_tokens(WINDOWS)
-    found = perplexity_of(StreamedModel(checkpoint.folder), input_ids, tmp_path)
-    assert found["windows"] == WINDOWS
-    assert found["length"] == found["stride"] == LENGTH
-    assert found["tokens"] == WINDOWS * LENGTH
-    assert found["predicted_tokens"] == WINDOWS * (LENGTH - 1)
-    little_endian = b"".join(int(token).to_bytes(8, "little") for token in input_ids.flatten())
-    assert found["token_ids_sha256"] == hashlib.sha256(little_endian).hexdigest()
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-
-
-# --- What is on disk is what is evaluated
-
-
 def test_zeros_are_counted_in_what_was_loaded(prepared: Prepared, tmp_path: Path) -> None:
     pruned = assemble_model(prepared.model, prepared.masks, [], tmp_path / "model", "fingerprint")
     found = identity_of(StreamedModel(pruned.folder))
@@ -169,39 +142,31 @@ def test_zeros_are_counted_in_what_was_loaded(prepared: Prepared, tmp_path: Path
                 rows, columns = value.shape
                 zeros = sum(entry == 0 for row in value.tolist() for entry in row)
                 assert zeros == rows * (columns // 2), name
-                expected[name.removesuffix(".weight")] = {
-                    "rows": rows,
-                    "columns": columns,
-                    "zeros": zeros,
-                }
+                counts = {"rows": rows, "columns": columns, "zeros": zeros}
+                expected[name.removesuffix(".weight")] = counts
     assert matrices == expected
     dense = identity_of(prepared.model)
     assert all(counts["zeros"] == 0 for counts in dense["matrices"].values())
+    files = list(prepared.model.folder.glob("*.safetensors"))
+    assert dense["stored_bytes"] == sum(file.stat().st_size for file in files)
+    model = AutoModelForCausalLM.from_pretrained(prepared.model.folder)
+    # Of tied matrices it gives one.
+    assert dense["parameters"] == sum(each.numel() for each in model.parameters())
     assert dense["checkpoint_digest"] != found["checkpoint_digest"]
 
 
-def test_one_digest_stands_for_all_weights(prepared: Prepared, tmp_path: Path) -> None:
-    """Equal weights, equal digest, whoever assembled them."""
-    linked = assemble_model(prepared.model, None, [], tmp_path / "model", "other fingerprint")
-    assert linked.digest != prepared.model.artifact.digest
-    assert checkpoint_digest(linked) == checkpoint_digest(prepared.model.artifact)
-
-
-# --- Perplexities that are none
-
-
 def model_with_norm(tmp_path: Path, scale: float) -> StreamedModel:
-    source = save_tiny_model(tmp_path / "source")
+    source = tiny.save_tiny_model(tmp_path / "source")
     weights = load_file(source / "model.safetensors")
     weights["model.norm.weight"].fill_(scale)
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
-    return StreamedModel(fetch_tiny_model(source, tmp_path / "checkpoint").folder)
+    return StreamedModel(tiny.fetch_tiny_model(source, tmp_path / "checkpoint").folder)
 
 
 @pytest.mark.parametrize("scale", [3e38, 1e4])
 def test_a_perplexity_that_is_not_finite_is_null(tmp_path: Path, scale: float) -> None:
     """Losses that are not finite, and losses that are too large for exp."""
-    found = perplexity_of(model_with_norm(tmp_path, scale), random_tokens(2), tmp_path)
+    found = perplexity_of(model_with_norm(tmp_path, scale), tiny.random_tokens(2), tmp_path)
     finite = scale == 1e4
     assert all((loss is not None and loss > 710) == finite for loss in found["window_losses"])
     for key in ("perplexity", "perplexity_standard_error", "loss", "loss_standard_error"):
@@ -218,9 +183,6 @@ def test_an_implausible_dense_model_stops_the_study(perplexity: float | None) ->
         check_dense(perplexity, 1000, "somewhere")
 
 
-# --- Windows of a text
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("text")
@@ -231,26 +193,17 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def joined_windows(
-    prepared: Prepared, text: Artifact, length: int, windows: int | None, stride: int | None = None
+    prepared: Prepared,
+    text: Artifact,
+    length: int,
+    windows: int | None,
+    stride: int | None = None,
 ) -> CutWindows:
     return text_windows(prepared.model.artifact, text, length, windows, stride, JOINED)
 
 
 def expected_tokens() -> list[int]:
-    return tokenizer()("\n\n".join(TRAINING_TEXT))["input_ids"]
-
-
-def test_documents_are_joined_by_two_newlines_and_the_tail_is_dropped(
-    prepared: Prepared, text: Artifact
-) -> None:
-    tokens = expected_tokens()
-    length = 6
-    assert len(tokens) % length, "without a tail there would be nothing to drop"
-    assert tokens != [token for line in TRAINING_TEXT for token in tokenizer()(line)["input_ids"]]
-    windows = joined_windows(prepared, text, length, None).input_ids
-    assert windows.dtype == torch.int64
-    assert windows.shape == (len(tokens) // length, length)
-    assert windows.flatten().tolist() == tokens[: len(tokens) // length * length]
+    return tiny.tokenizer()("\n\n".join(TRAINING_TEXT))["input_ids"]
 
 
 @pytest.mark.parametrize("stride", [1, 4, 7])
@@ -260,6 +213,7 @@ def test_strided_windows_score_each_token_once(
     tokens, length = expected_tokens(), 7
     found = joined_windows(prepared, text, length, None, stride)
     assert found.stride == stride
+    # Documents are joined by two newlines; without overlap the tail is dropped.
     starts = range(0, len(tokens) - length + 1, stride)
     assert found.input_ids.tolist() == [tokens[start : start + length] for start in starts]
     scored = [token for window in found.input_ids.tolist() for token in window[length - stride :]]
@@ -275,7 +229,7 @@ def test_bytes_and_words_are_those_of_the_scored_text(
     found = joined_windows(prepared, text, length, None, stride)
     scored = min(stride or length, length - 1)
     joined = "\n\n".join(TRAINING_TEXT)
-    offsets = tokenizer()(joined, return_offsets_mapping=True)["offset_mapping"]
+    offsets = tiny.tokenizer()(joined, return_offsets_mapping=True)["offset_mapping"]
     begins = [begin for begin, _ in offsets] + [len(joined)]
     size = words = 0
     for window in range(len(found.input_ids)):
@@ -287,24 +241,9 @@ def test_bytes_and_words_are_those_of_the_scored_text(
     assert 0 < words < size < len(joined.encode())
 
 
-def test_all_bytes_and_words_of_a_text(prepared: Prepared, tmp_path: Path) -> None:
-    """Also of characters that are several tokens, none of which has a place of its own."""
-    line = "naïve 東京 🙂🙂 of  the  "
-    source = tmp_path / "text.jsonl"
-    source.write_text(json.dumps({"text": line}) + "\n")
-    entry = {"source": "path", "path": str(source), "format": "jsonl", "field": "text"}
-    artifact = fetch_text("lines", read_text(entry), tmp_path / "text", "fingerprint")
-    tokens = tokenizer()(line)["input_ids"]
-    found = joined_windows(prepared, artifact, 2, None, 1)
-    assert len(found.input_ids) == len(tokens) - 1, "but for the first, all are scored"
-    first = tokenizer()(line, return_offsets_mapping=True)["offset_mapping"][1][0]
-    assert found.bytes == len(line[first:].encode())
-    assert found.words == 5 - bool(line[:first])
-
-
 def test_windows_are_drawn_over_all_documents(prepared: Prepared, text: Artifact) -> None:
     length = 4
-    documents = [tokenizer()(line)["input_ids"] for line in TRAINING_TEXT]
+    documents = [tiny.tokenizer()(line)["input_ids"] for line in TRAINING_TEXT]
     found = text_windows(prepared.model.artifact, text, length, None)
     assert found.stride == length and found.documents is not None
     for window, document in zip(found.input_ids.tolist(), found.documents, strict=True):
@@ -317,7 +256,7 @@ def test_windows_are_drawn_over_all_documents(prepared: Prepared, text: Artifact
     assert set(few.documents or ()) == set(counts), "each document before a second window of any"
     assert few.input_ids.tolist() == found.input_ids.tolist()[: len(counts)]
     assert few.bytes is not None and few.words is not None
-    pieces = [tokenizer().decode(window[1:]) for window in few.input_ids.tolist()]
+    pieces = [tiny.tokenizer().decode(window[1:]) for window in few.input_ids.tolist()]
     assert few.bytes == sum(len(piece.encode()) for piece in pieces)
 
 
@@ -346,9 +285,8 @@ def test_windows_within_a_single_document(prepared: Prepared, tmp_path: Path) ->
     source.write_text(json.dumps({"text": " ".join(TRAINING_TEXT)}) + "\n")
     entry = {"source": "path", "path": str(source), "format": "jsonl", "field": "text"}
     artifact = fetch_text("lines", read_text(entry), tmp_path / "text", "fingerprint")
-    with pytest.raises(UserError, match="lie in a single document") as caught:
+    with refused(todo="set `cut: joined`"):
         text_windows(prepared.model.artifact, artifact, 4, 3)
-    assert "set `cut: joined`" in str(caught.value)
 
 
 def test_perplexity_of_bytes_and_words() -> None:
@@ -367,23 +305,12 @@ def test_perplexity_of_bytes_and_words() -> None:
         assert found["bits_per_byte"] is None
 
 
-def test_what_a_checkpoint_takes(prepared: Prepared, tmp_path: Path) -> None:
-    found = identity_of(prepared.model)
-    files = list(prepared.model.folder.glob("*.safetensors"))
-    assert found["stored_bytes"] == sum(file.stat().st_size for file in files)
-    model = AutoModelForCausalLM.from_pretrained(prepared.model.folder)
-    # Of tied matrices it gives one.
-    assert found["parameters"] == sum(each.numel() for each in model.parameters())
-
-
 @pytest.mark.parametrize(("length", "windows"), [(7, 1000), (60, None), (5000, None)])
 def test_a_text_that_is_too_short(
     prepared: Prepared, text: Artifact, length: int, windows: int | None
 ) -> None:
     tokens = len(expected_tokens())
     assert tokens // 60 == 1, "one window has no standard error"
-    with pytest.raises(UserError, match="too short") as error:
+    found = f"{tokens} tokens, {tokens // length} windows of {length}"
+    with refused(found=found, expected=f"{windows or 2} windows"):
         joined_windows(prepared, text, length, windows)
-    message = str(error.value)
-    assert f"{tokens} tokens, {tokens // length} windows of {length}" in message
-    assert f"{windows or 2} windows" in message

@@ -80,15 +80,6 @@ def test_the_published_cases_of_torchao() -> None:
     assert kept.tolist() == [3, 4, 7, 8]
 
 
-def test_default_scopes() -> None:
-    weight, inputs = torch.tensor([[1.0, 2.0], [10.0, 20.0]]), torch.ones(3, 2)
-    assert mask_of("magnitude", weight, inputs).tolist() == [[False, False], [True, True]]
-    for name in ("wanda", "ria"):
-        assert mask_of(name, weight, inputs).tolist() == [[False, True], [False, True]]
-    for name in ("random", "magnitude", "sparsegpt"):
-        assert read_criterion({"score": name}).scope == "matrix"
-
-
 @pytest.mark.parametrize("name", ["random", *SCORES])
 def test_scores_are_float32_and_leave_the_weight_alone(name: str) -> None:
     weight = torch.randn(4, 6).to(torch.bfloat16)
@@ -100,9 +91,6 @@ def test_scores_are_float32_and_leave_the_weight_alone(name: str) -> None:
     assert torch.equal(weight, before)
     # The sign of a weight says nothing about its worth.
     assert torch.equal(criteria.load(name).score(-weight, told, settings), scores)
-
-
-# --- The modules and their classes of settings
 
 
 def test_every_criterion_has_a_class_of_settings_and_the_other_way_round() -> None:
@@ -125,12 +113,3 @@ def test_what_a_class_says_is_what_its_module_does(name: str) -> None:
     }
     with pytest.raises(UserError, match="Gram") if settings.needs_gram else nullcontext():
         getattr(module, function)(*arguments[function])
-
-
-def test_what_changes_parameters_that_stay() -> None:
-    changing = {name for name in CRITERIA if read_criterion({"score": name}).changes_parameters}
-    assert changing == {"sparsegpt", "flap"}
-    for name in ("flap", "wanda_sp"):
-        for compensates in (True, False):
-            entry = read_criterion({"score": name, "bias_compensation": compensates})
-            assert entry.changes_parameters is compensates

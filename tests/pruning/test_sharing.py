@@ -4,7 +4,8 @@ import json
 import logging
 import multiprocessing
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,18 +124,6 @@ def test_masks_that_cannot_be_chosen_are_left_to_their_own_job(
     assert not nothing.is_left
 
 
-def test_masks_that_fail_end_no_others_that_an_interrupt_left_unfinished(
-    prepared: Prepared, tmp_path: Path, alone: list[dict[str, bytes]]
-) -> None:
-    """The others have the blocks at which it fails already, and lack later ones."""
-    nothing = pruning(prepared, tmp_path, {"score": "wanda"}, "u01")
-    right = sweep(prepared, tmp_path)[SWEEP.index(({"score": "wanda"}, "u50"))]
-    interrupted(lambda: prune_together(prepared.model, prepared.dense, [right], stop_at(2)))
-    prune_together(prepared.model, prepared.dense, [nothing, right])
-    assert not nothing.is_left and right.finish_left(prepared.dense) is not None
-    assert files(right) == alone[SWEEP.index(({"score": "wanda"}, "u50"))]
-
-
 def test_masks_of_which_a_file_is_damaged_are_chosen_again(
     prepared: Prepared, tmp_path: Path, alone: list[dict[str, bytes]]
 ) -> None:
@@ -226,20 +215,16 @@ def test_what_is_left_or_finished_is_not_chosen_again(tmp_path: Path) -> None:
 
 def test_a_job_whose_group_is_taken_works_on_another(tmp_path: Path) -> None:
     jobs = Jobs(tmp_path)
-    process, finish = _holding(sharing._lock_file(jobs.groups[0]))
-    try:
+    with held_elsewhere(jobs.groups[0]) as release:
         # The other job has chosen these when this one is done with the other group.
         def chosen_meanwhile(prunings: Sequence[Pruning]) -> Spent:
             spent = jobs.choose(prunings)
             jobs.choose(jobs.groups[0])
-            finish.set()
-            process.join()
+            release()
             return spent
 
         with shared(jobs.all["a-u50"], jobs.groups, chosen_meanwhile) as spent:
             pass
-    finally:
-        process.kill()
     assert jobs.chosen == [["c-u50", "d-u50"], ["a-u50", "b-u50"]]
     assert spent.wall_s == 2.0 and jobs.all["a-u50"].is_left
 
@@ -250,15 +235,14 @@ def test_a_group_that_cannot_be_chosen_is_free_again(tmp_path: Path) -> None:
     def failing(prunings: Sequence[Pruning]) -> Spent:
         raise ZeroDivisionError
 
-    process, _ = _holding(sharing._lock_file(jobs.groups[0]))
-    try:
-        with pytest.raises(ZeroDivisionError), shared(jobs.all["a-u50"], jobs.groups, failing):
-            pass
-    finally:
-        process.kill()
-    held = lock_if_free(sharing._lock_file(jobs.groups[1]))
-    assert held is not None
-    remove_lock(held)
+    mine = jobs.all["a-u50"]
+    with (
+        held_elsewhere(jobs.groups[0]),
+        pytest.raises(ZeroDivisionError),
+        shared(mine, jobs.groups, failing),
+    ):
+        pass
+    assert is_free(jobs.groups[1])
 
 
 def test_a_job_waits_for_its_group_if_no_other_is_free(
@@ -266,27 +250,21 @@ def test_a_job_waits_for_its_group_if_no_other_is_free(
 ) -> None:
     jobs = Jobs(tmp_path)
     jobs.groups = jobs.groups[:1]
-    process, finish = _holding(sharing._lock_file(jobs.groups[0]))
-    try:
-        threading.Timer(0.5, finish.set).start()
-        with caplog.at_level(logging.INFO):
-            assert jobs.share("a-u50").wall_s == 2.0
-    finally:
-        process.kill()
+    with held_elsewhere(jobs.groups[0]) as release, caplog.at_level(logging.INFO):
+        threading.Timer(0.5, release).start()
+        assert jobs.share("a-u50").wall_s == 2.0
     # The other job ended without these masks, so that this one chooses them.
-    assert finish.is_set() and jobs.chosen == [["a-u50", "b-u50"]]
+    assert jobs.chosen == [["a-u50", "b-u50"]]
     assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_nobody_tries_again_what_a_job_chooses_alone(tmp_path: Path) -> None:
     """Another job would take the manifest away that this one is about to write."""
     jobs = Jobs(tmp_path)
-    mine, lock = jobs.all["a-u50"], sharing._lock_file(jobs.groups[0])
-    with shared(mine, jobs.groups[:1], lambda _: Spent()):
-        assert not mine.is_left and lock_if_free(lock) is None
-    held = lock_if_free(lock)
-    assert held is not None
-    remove_lock(held)
+    mine, group = jobs.all["a-u50"], jobs.groups[0]
+    with shared(mine, [group], lambda _: Spent()):
+        assert not mine.is_left and not is_free(group)
+    assert is_free(group)
 
 
 def test_masks_are_left_or_finished_at_any_moment(tmp_path: Path) -> None:
@@ -312,14 +290,31 @@ def test_masks_are_left_or_finished_at_any_moment(tmp_path: Path) -> None:
     assert mine.is_finished and not mine.is_left
 
 
-def _holding(path: Path) -> tuple[Any, Any]:
-    """Return a process that holds a lock until an event is set, and the event."""
+def is_free(group: Sequence[Pruning]) -> bool:
+    lock = lock_if_free(sharing._lock_file(group))
+    if lock is not None:
+        remove_lock(lock)
+    return lock is not None
+
+
+@contextmanager
+def held_elsewhere(group: Sequence[Pruning]) -> Iterator[Callable[[], None]]:
+    """Have another process hold a group's lock; give the function that ends it."""
     context = multiprocessing.get_context("spawn")
     ready, finish = context.Event(), context.Event()
+    path = sharing._lock_file(group)
     process = context.Process(target=_hold, args=(path, ready, finish), daemon=True)
     process.start()
     assert ready.wait(60)
-    return process, finish
+
+    def release() -> None:
+        finish.set()
+        process.join()
+
+    try:
+        yield release
+    finally:
+        process.kill()
 
 
 def _hold(path: Path, ready: Any, finish: Any) -> None:

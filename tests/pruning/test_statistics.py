@@ -13,26 +13,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+import tiny_models as tiny
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.artifact_writer import FINISHED_JOURNAL
-from freelunch.core.errors import UserError
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file, open_hidden
 from freelunch.pruning.dense_pass import read_statistics, statistics_file
 from freelunch.pruning.statistics import Collector
-from interrupts import Interrupt, contents, interrupted, stamps, stop_at
+from interrupts import contents, interrupted, stamps, stop_at
 from refusals import refused
 from slow_scores import inputs_of_linears
-from tiny_models import (
-    BLOCKS,
-    FAMILIES,
-    LENGTH,
-    capture,
-    hidden_folder,
-    random_tokens,
-    save_calibration,
-    tiny_checkpoint,
-)
+from tiny_models import BLOCKS, FAMILIES, LENGTH
 
 SEQUENCES = 5
 
@@ -53,16 +44,16 @@ def dense_of(
 ) -> Artifact:
     """Capture a model below `base`, which is made the first time."""
     if not (base / "sample").exists():
-        checkpoint = tiny_checkpoint(base, family, dtype)
-        save_calibration(checkpoint, base / "sample", random_tokens(SEQUENCES))
+        checkpoint = tiny.tiny_checkpoint(base, family, dtype)
+        tiny.save_calibration(checkpoint, base / "sample", tiny.random_tokens(SEQUENCES))
     model = StreamedModel(base / "checkpoint")
     sample = Artifact(base / "sample", "calibration")
-    return capture(model, sample, base / folder, **settings)
+    return tiny.capture(model, sample, base / folder, **settings)
 
 
 def hidden_of(dense: Artifact, boundary: int) -> Tensor:
     """Return the hidden states that a pass kept beside its statistics."""
-    return open_hidden(hidden_folder(dense.folder) / hidden_file(boundary))[:]
+    return open_hidden(tiny.hidden_folder(dense.folder) / hidden_file(boundary))[:]
 
 
 class Seen:
@@ -78,7 +69,7 @@ class Seen:
     def __init__(self, folder: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(folder)
         blocks = model.get_submodule(StreamedModel(folder).sharding.path)
-        self.inputs = inputs_of_linears(model, blocks, random_tokens(SEQUENCES))
+        self.inputs = inputs_of_linears(model, blocks, tiny.random_tokens(SEQUENCES))
         outputs: list[list[Tensor]] = [[] for _ in blocks]
 
         def note(of_block: list[Tensor]) -> Callable[..., None]:
@@ -90,7 +81,7 @@ class Seen:
             block.register_forward_hook(note(of_block))
         each = [
             model(input_ids=ids[None], use_cache=False, output_hidden_states=True).hidden_states
-            for ids in random_tokens(SEQUENCES)
+            for ids in tiny.random_tokens(SEQUENCES)
         ]
         self.hidden = [torch.cat(states) for states in zip(*each, strict=True)]
         self.outputs = [torch.cat(of_block) for of_block in outputs]
@@ -154,9 +145,6 @@ def test_layers_with_one_input_share_its_statistics(dense: Artifact) -> None:
         assert {group: found[group] for group in found.keys() - alone} == shared
 
 
-# --- The collector alone
-
-
 class _Layers(nn.Module):
     """Two layers that are fed the same tensor, or equal tensors, and one that may be left out."""
 
@@ -188,15 +176,6 @@ def test_equal_tensors_are_not_the_same_tensor(copies: bool) -> None:
         torch.testing.assert_close(results[name].squared_norm, (factor * rows).square().sum(0))
 
 
-def test_nothing_is_counted_outside_of_watching() -> None:
-    layers = _Layers()
-    collector = Collector(layers)
-    with collector.watching():
-        layers(torch.randn(1, 4, 3))
-    layers(torch.randn(1, 4, 3))
-    assert collector.results()["one"].tokens == 4
-
-
 @pytest.mark.parametrize(("sequences", "layer"), [(1, "three"), (0, "one")])
 def test_a_layer_that_no_token_reached(sequences: int, layer: str) -> None:
     layers = _Layers(skip=True)
@@ -215,9 +194,8 @@ def test_an_activation_that_is_not_finite(value: float) -> None:
     hidden[0, 2, 1] = value
     with collector.watching():
         layers(hidden)
-    with pytest.raises(UserError, match="an activation is not finite") as error:
+    with refused(where="model.layers.7.one", todo="bfloat16"):
         collector.results()
-    assert "model.layers.7.one" in str(error.value)
 
 
 def test_sharing_that_changes_between_batches_is_a_defect() -> None:
@@ -229,11 +207,8 @@ def test_sharing_that_changes_between_batches_is_a_defect() -> None:
             layers(torch.randn(1, 4, 3))
 
 
-# --- The dense model's own perplexity
-
-
 def test_the_perplexity_on_the_first_sequences(dense: Artifact) -> None:
-    input_ids = random_tokens(SEQUENCES)
+    input_ids = tiny.random_tokens(SEQUENCES)
     model = AutoModelForCausalLM.from_pretrained(dense.folder.parent / "checkpoint")
     with torch.no_grad():
         losses = [float(model(input_ids=ids[None], labels=ids[None]).loss) for ids in input_ids]
@@ -241,12 +216,9 @@ def test_the_perplexity_on_the_first_sequences(dense: Artifact) -> None:
 
 
 def test_an_implausible_perplexity_stops_before_anything_is_pruned(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="perplexity is implausible"):
+    with refused(expected="dense_limit = 2"):
         dense_of(tmp_path, dense_limit=2)
     assert not (tmp_path / "dense" / MANIFEST).exists()
-
-
-# --- Interrupts
 
 
 @pytest.mark.parametrize(("blocks", "keep"), [(1, "all"), (2, "all"), (3, "all"), (2, "none")])
@@ -254,15 +226,15 @@ def test_an_interrupted_pass_goes_on(tmp_path: Path, blocks: int, keep: str) -> 
     whole = dense_of(tmp_path, folder="whole", keep=keep)
     interrupted(lambda: dense_of(tmp_path, keep=keep, report=stop_at(blocks)))
     folder = tmp_path / "dense"
-    done, hidden = stamps(folder), stamps(hidden_folder(folder))
+    done, hidden = stamps(folder), stamps(tiny.hidden_folder(folder))
     assert not (folder / MANIFEST).exists()
     assert done.keys() == set(map(statistics_file, range(blocks)))
     assert hidden.keys() == set(map(hidden_file, range(blocks + 1 if keep == "all" else 0)))
     resumed = dense_of(tmp_path, keep=keep)
     assert contents(folder) == contents(whole.folder)
-    assert contents(hidden_folder(folder)) == contents(hidden_folder(whole.folder))
+    assert contents(tiny.hidden_folder(folder)) == contents(tiny.hidden_folder(whole.folder))
     assert resumed.digest == whole.digest
-    again = stamps(folder) | stamps(hidden_folder(folder))
+    again = stamps(folder) | stamps(tiny.hidden_folder(folder))
     before = done | hidden
     assert {name: again[name] for name in before} == before, "a finished block was computed again"
 
@@ -275,53 +247,11 @@ def test_statistics_do_not_depend_on_which_hidden_states_are_kept(
     found = dense_of(tmp_path, folder="found", keep=keep)
     assert found.digest == whole.digest
     kept = {"none": set(), "every_2": {0, 2, BLOCKS}}[keep]
-    names = {path.name for path in hidden_folder(found.folder).iterdir()}
+    names = {path.name for path in tiny.hidden_folder(found.folder).iterdir()}
     names -= {MANIFEST, FINISHED_JOURNAL}
     assert names == set(map(hidden_file, kept))
     for boundary in kept:
         assert torch.equal(hidden_of(found, boundary), hidden_of(whole, boundary))
-
-
-def test_an_interrupt_before_the_statistics_repeats_the_block(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = dense_of(tmp_path, folder="whole")
-    results = Collector.results
-    passes: list[object] = []
-
-    def stop_at_second(self: Collector) -> object:
-        passes.append(self)
-        if len(passes) == 2:
-            raise Interrupt
-        return results(self)
-
-    monkeypatch.setattr(Collector, "results", stop_at_second)
-    interrupted(lambda: dense_of(tmp_path))
-    passes.clear()
-    monkeypatch.setattr(Collector, "results", results)
-    done = stamps(tmp_path / "dense")
-    assert hidden_file(2) in stamps(hidden_folder(tmp_path / "dense"))
-    assert statistics_file(1) not in done
-    dense_of(tmp_path)
-    assert contents(tmp_path / "dense") == contents(whole.folder)
-    assert stamps(tmp_path / "dense")[statistics_file(0)] == done[statistics_file(0)]
-
-
-@pytest.mark.parametrize("name", [hidden_file(0), hidden_file(1), statistics_file(0)])
-def test_a_damaged_file_of_an_interrupted_pass_is_made_again(tmp_path: Path, name: str) -> None:
-    whole = dense_of(tmp_path, folder="whole")
-    interrupted(lambda: dense_of(tmp_path, report=stop_at(2)))
-    folder = tmp_path / "dense"
-    damaged = folder / name if name == statistics_file(0) else hidden_folder(folder) / name
-    content = bytearray(damaged.read_bytes())
-    content[-1] ^= 1
-    damaged.write_bytes(content)
-    dense_of(tmp_path)
-    assert contents(folder) == contents(whole.folder)
-    assert contents(hidden_folder(folder)) == contents(hidden_folder(whole.folder))
-
-
-# --- The files of hidden states
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -334,17 +264,7 @@ def test_hidden_files_are_safetensors(tmp_path: Path, dtype: torch.dtype) -> Non
     assert torch.equal(load_file(path)["hidden"], values)
     found = open_hidden(path)
     assert (found.shape, found.dtype, len(found)) == ((2, 3, 5), dtype, 2)
-    assert torch.equal(found[:], values)
     assert torch.equal(found[torch.tensor([1, 0, 1])], values[[1, 0, 1]])
-    assert torch.equal(found[1], values[1])
     assert torch.equal(torch.stack(list(found)), values)
-
-
-def test_hidden_states_are_written_by_sequences(tmp_path: Path) -> None:
-    values = torch.randn(5, 3, 4)
-    created = create_hidden(tmp_path / "hidden", (5, 3, 4), torch.float32)
-    for rows in (slice(3, 5), slice(0, 2), slice(2, 3)):
-        created[rows] = values[rows]
-    assert torch.equal(created[:], values)
     with pytest.raises(ValueError, match="does not fit"):
-        created[0:2] = values[:1]
+        create_hidden(path, (2, 3, 5), dtype)[0:2] = values[:1]

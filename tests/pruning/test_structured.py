@@ -1,50 +1,35 @@
-"""The heads and channels that go, against plain loops."""
+"""Heads and channels that go, against plain loops, and what is left, against transformers."""
 
+import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from freelunch.core.errors import UserError
+import slow_units as slow
+import tiny_models as tiny
+from freelunch.core.artifact import MANIFEST
 from freelunch.model.blocks import block_linears
+from freelunch.model.checkpoint import CONFIG, OUTER, StreamedModel, block_shard
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.pruning.structured import Layout, choose_in_block, choose_in_model
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
-from slow_units import (
-    SEQUENCES,
-    UNITS,
-    assembled,
-    assert_equal_logits,
-    blocks_of,
-    inputs_of,
-    logits_of,
-    lowest_units,
-    masks_of,
-    output_names,
-    prune_units,
-    slow_gone,
-    slow_masks,
-    transformers_model,
-)
-from tiny_models import (
-    CROSSED,
-    Prepared,
-    prepare,
-    random_tokens,
-)
+from interrupts import contents
+from refusals import refused
+from tiny_models import CROSSED, OTHERS, VARIANTS, Prepared
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp("llama"), sequences=SEQUENCES)
-
-
-# --- Masks
+    return tiny.prepare(tmp_path_factory.mktemp("llama"), sequences=slow.SEQUENCES)
 
 
 KINDS = [
@@ -57,7 +42,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("attention_unit", UNITS)
+@pytest.mark.parametrize("attention_unit", slow.UNITS)
 @pytest.mark.parametrize(
     ("family", "score", "scope", "metric"),
     [
@@ -69,13 +54,13 @@ KINDS = [
 def test_masks_are_those_of_the_slow_loop(
     family: str, score: str, scope: str, metric: str, attention_unit: str, tmp_path: Path
 ) -> None:
-    prepared = prepare(tmp_path / family, family, sequences=SEQUENCES)
-    dense = transformers_model(prepared.model.artifact)
-    blocks, inputs = list(blocks_of(prepared, dense)), inputs_of(prepared, dense)
+    prepared = tiny.prepare(tmp_path / family, family, sequences=slow.SEQUENCES)
+    dense = slow.transformers_model(prepared.model.artifact)
+    blocks, inputs = list(slow.blocks_of(prepared, dense)), slow.inputs_of(prepared, dense)
     settings = {"metric": metric} if score == "flap" else {}
     # Within a block the share of its two key heads has to be one at least.
     for percent in (30, 50) if scope == "model" else (50, 75):
-        masks = prune_units(
+        masks = slow.prune_units(
             prepared,
             tmp_path / f"{percent}",
             score,
@@ -85,25 +70,13 @@ def test_masks_are_those_of_the_slow_loop(
             bias_compensation=False,
             **settings,
         )
-        gone = slow_gone(prepared, blocks, inputs, metric, scope, attention_unit, percent)
+        gone = slow.slow_gone(prepared, blocks, inputs, metric, scope, attention_unit, percent)
         assert any(one.channels for one in gone), "nothing goes: any comparison would pass"
-        for index, found in enumerate(masks_of(prepared, masks)):
-            expected = slow_masks(prepared, blocks[index], gone[index])
+        for index, found in enumerate(slow.masks_of(prepared, masks)):
+            expected = slow.slow_masks(prepared, blocks[index], gone[index])
             assert found.keys() == expected.keys()
             for name, keep in expected.items():
                 assert torch.equal(found[name], keep), f"s{percent}, block {index}: {name}"
-
-
-@pytest.mark.parametrize("attention_unit", UNITS)
-def test_heads_go_in_every_family(prepared: Prepared, tmp_path: Path, attention_unit: str) -> None:
-    """Otherwise what the tests here say of the attention would be said of nothing."""
-    masks = prune_units(prepared, tmp_path / "masks", "wanda_sp", attention_unit=attention_unit)
-    for found in masks_of(prepared, masks):
-        keep = found[output_names(prepared)[0]]
-        assert int((~keep[0]).sum()) * 2 == keep.shape[1]
-
-
-# --- Choosing units
 
 
 @st.composite
@@ -123,7 +96,7 @@ def test_choosing_in_a_model(drawn: tuple[list[list[float]], list[int]], percent
         (score, number, unit) for number, part in enumerate(sets) for unit, score in enumerate(part)
     )
     if weights[first] * 100 > percent * everything:
-        with pytest.raises(UserError, match="less than one unit"):
+        with refused(expected="scope: block"):
             choose_in_model([torch.tensor(scores) for scores in sets], weights, pattern)
         return
     keep = choose_in_model([torch.tensor(scores) for scores in sets], weights, pattern)
@@ -147,13 +120,13 @@ def test_choosing_in_a_model(drawn: tuple[list[list[float]], list[int]], percent
 def test_choosing_in_a_block(scores: list[float], percent: int) -> None:
     pattern = Pattern.parse(f"s{percent:02d}")
     if percent * len(scores) < 100:
-        with pytest.raises(UserError, match=f"of {len(scores)} units rounds down to none"):
+        with refused(expected=f"one in {len(scores)}"):
             choose_in_block(torch.tensor(scores), pattern)
         return
     keep = choose_in_block(torch.tensor(scores), pattern)
     gone = {int(unit) for unit in (~keep).nonzero()}
     assert len(gone) == percent * len(scores) // 100
-    assert gone == lowest_units(scores, percent)
+    assert gone == slow.lowest_units(scores, percent)
 
 
 def test_equal_scores_are_all_the_mean(llama: Prepared) -> None:
@@ -167,36 +140,185 @@ def test_equal_scores_are_all_the_mean(llama: Prepared) -> None:
         assert torch.equal(part, torch.zeros(len(part)))
 
 
-# --- Statistics of the sparse model
-
-
 @pytest.mark.parametrize("bias_compensation", [False, True])
 @torch.no_grad()
 def test_sparse_statistics_are_of_the_pruned_blocks_before(
     biased: Prepared, tmp_path: Path, bias_compensation: bool
 ) -> None:
     """Prune transformers' own model block by block; the sample passes through it each time."""
-    masks = prune_units(
+    masks = slow.prune_units(
         biased,
         tmp_path / "masks",
         "wanda_sp",
         statistics="sparse",
         bias_compensation=bias_compensation,
     )
-    slow = transformers_model(biased.model.artifact)
-    for index, block in enumerate(blocks_of(biased, slow)):
-        seen = inputs_of(biased, slow)[index]
-        (gone,) = slow_gone(biased, [block], [seen], "WIFN", "block", "group", 50)
-        expected = slow_masks(biased, block, gone)
+    loops = slow.transformers_model(biased.model.artifact)
+    for index, block in enumerate(slow.blocks_of(biased, loops)):
+        seen = slow.inputs_of(biased, loops)[index]
+        (gone,) = slow.slow_gone(biased, [block], [seen], "WIFN", "block", "group", 50)
+        expected = slow.slow_masks(biased, block, gone)
         found = load_pruned_block(biased.model, masks.folder, index)[1]
         assert all(torch.equal(found[name], keep) for name, keep in expected.items()), index
         for name, keep in expected.items():
             linear = block.get_submodule(name)
-            if bias_compensation and name in output_names(biased):
+            if bias_compensation and name in slow.output_names(biased):
                 lost = (linear.weight * ~keep) @ seen[name].mean(dim=0)
                 bias = lost if linear.bias is None else linear.bias + lost
                 linear.bias = nn.Parameter(bias)
             linear.weight.masked_fill_(~keep, 0.0)
-    input_ids = random_tokens(3, seed=1)
-    pruned = transformers_model(assembled(biased, masks, tmp_path / "pruned"))
-    assert_equal_logits(logits_of(pruned, input_ids), logits_of(slow, input_ids))
+    input_ids = tiny.random_tokens(3, seed=1)
+    pruned = slow.transformers_model(slow.assembled(biased, masks, tmp_path / "pruned"))
+    slow.assert_equal_logits(slow.logits_of(pruned, input_ids), slow.logits_of(loops, input_ids))
+
+
+SCORES = ("wanda_sp", "flap")
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "score", "attention_unit"),
+    [
+        *((family, {}, *each) for family in CROSSED for each in product(SCORES, slow.UNITS)),
+        *((family, {}, "wanda_sp", "head") for family in OTHERS if family != "olmo2"),
+        ("granite", {}, "flap", "head"),
+        *(
+            (family, changes, "wanda_sp", "head" if changes.get("multi_query", True) else "group")
+            for family, changes in VARIANTS.values()
+            if family == "falcon"
+        ),
+    ],
+    ids=str,
+)
+def test_a_pruned_model_computes_what_is_left_of_the_dense_one(
+    family: str, changes: dict[str, Any], score: str, attention_unit: str, tmp_path: Path
+) -> None:
+    prepared = tiny.prepare(tmp_path, family, sequences=slow.SEQUENCES, **changes)
+    masks = slow.prune_units(
+        prepared,
+        tmp_path / "masks",
+        score,
+        attention_unit=attention_unit,
+        bias_compensation=False,
+    )
+    keep_masks = slow.masks_of(prepared, masks)
+    dense = slow.transformers_model(prepared.model.artifact)
+    input_ids = tiny.random_tokens(4, seed=1)
+
+    def without(index: int, name: str, inputs: Tensor) -> Tensor:
+        return inputs * keep_masks[index][name].any(dim=0)
+
+    with slow.fed(prepared, dense, without):
+        expected = slow.logits_of(dense, input_ids)
+    assert not torch.allclose(expected, slow.logits_of(dense, input_ids), atol=1e-2)
+    pruned = slow.assembled(prepared, masks, tmp_path / "pruned")
+    slow.assert_equal_logits(slow.logits_of(slow.transformers_model(pruned), input_ids), expected)
+    assert pruned.files[CONFIG]["sha256"] == prepared.model.artifact.files[CONFIG]["sha256"]
+
+
+def test_heads_that_one_norm_spans_are_refused(tmp_path: Path) -> None:
+    """A head of OLMo 2 that goes would change the norm of the queries of all others."""
+    prepared = tiny.prepare(tmp_path, "olmo2", sequences=slow.SEQUENCES)
+    with refused(expected="uNN or NofM"):
+        slow.prune_units(prepared, tmp_path / "units", "wanda_sp")
+    assert not (tmp_path / "units" / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("attention_unit", slow.UNITS)
+@pytest.mark.parametrize("score", ["wanda_sp", "flap"])
+def test_with_compensation_what_goes_is_its_mean(
+    biased: Prepared, tmp_path: Path, score: str, attention_unit: str
+) -> None:
+    masks = slow.prune_units(
+        biased, tmp_path / "masks", score, attention_unit=attention_unit, bias_compensation=True
+    )
+    keep_masks = slow.masks_of(biased, masks)
+    dense = slow.transformers_model(biased.model.artifact)
+    seen = slow.inputs_of(biased, dense)
+    input_ids = tiny.random_tokens(4, seed=1)
+
+    def constant(index: int, name: str, inputs: Tensor) -> Tensor:
+        keep = keep_masks[index][name].any(dim=0)
+        return torch.where(keep, inputs, seen[index][name].mean(dim=0))
+
+    with slow.fed(biased, dense, constant):
+        expected = slow.logits_of(dense, input_ids)
+    pruned = slow.assembled(biased, masks, tmp_path / "pruned")
+    slow.assert_equal_logits(slow.logits_of(slow.transformers_model(pruned), input_ids), expected)
+
+
+def test_the_dense_model_is_left_alone(biased: Prepared, tmp_path: Path) -> None:
+    dense = biased.model.artifact
+    before = contents(dense.folder)
+    pruned = slow.assembled(
+        biased, slow.prune_units(biased, tmp_path / "masks", "flap"), tmp_path / "pruned"
+    )
+    assert contents(dense.folder) == before
+    config, changed = (json.loads(made.path(CONFIG).read_text()) for made in (dense, pruned))
+    if config["model_type"] == "llama":
+        assert (config["attention_bias"], config["mlp_bias"]) == (False, False)
+        config |= {"attention_bias": True, "mlp_bias": True}
+    assert changed == config
+    assert pruned.path(OUTER).stat().st_ino == dense.path(OUTER).stat().st_ino
+    slow.transformers_model(pruned)
+
+
+@pytest.mark.parametrize("score", ["wanda_sp", "flap"])
+def test_families_without_biases_say_what_to_change(
+    prepared: Prepared, tmp_path: Path, score: str
+) -> None:
+    folder, family = tmp_path / "masks", prepared.model.config.model_type
+    if family in slow.BIASED:
+        pytest.skip("it can have them")
+    with refused(where=family, todo="bias_compensation: false"):
+        slow.prune_units(prepared, folder, score, bias_compensation=True)
+    assert not (folder / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("family", ["smollm3", "granite", "gpt_neox", "bloom", "falcon"])
+def test_other_families_with_biases(tmp_path: Path, family: str) -> None:
+    prepared = tiny.prepare(tmp_path, family, sequences=slow.SEQUENCES)
+    masks = slow.prune_units(prepared, tmp_path / "units", "flap")
+    made = slow.assembled(prepared, masks, tmp_path / "pruned")
+    model, input_ids = slow.transformers_model(made), tiny.random_tokens(2, seed=1)
+    biases = [
+        block.get_submodule(name).bias
+        for block in slow.blocks_of(prepared, model)
+        for name in slow.output_names(prepared)
+    ]
+    # FLAP may take nothing of a half.
+    assert all(bias is not None for bias in biases) and any(bias.any() for bias in biases)
+    found = slow.streamed_logits(StreamedModel(made.folder), input_ids)
+    slow.assert_equal_logits(found, slow.logits_of(model, input_ids))
+
+
+@pytest.mark.parametrize("window", [1, 3, "attention_mlp"])
+@pytest.mark.parametrize("attention_unit", slow.UNITS)
+def test_every_window_reconstructs(
+    biased: Prepared, tmp_path: Path, attention_unit: str, window: int | str
+) -> None:
+    masks = slow.prune_units(biased, tmp_path / "masks", "flap", attention_unit=attention_unit)
+    adapted = tiny.reconstruct(
+        replace(biased, masks=masks), tmp_path / "adapted", window=window, seed=0
+    )
+    result = slow.assembled(biased, masks, tmp_path / "model", adapted)
+    own, start = (
+        slow.transformers_model(made)
+        for made in (result, slow.assembled(biased, masks, tmp_path / "start"))
+    )
+    for index, keep_masks in enumerate(slow.masks_of(biased, masks)):
+        windows = adapted.files[block_shard(index)]["windows"]
+        for facts in windows.values():
+            assert not facts["kept_pruned"]
+            # FLAP may take nothing of a half: then there is nothing to learn.
+            assert facts["loss_after"] < facts["loss_before"] or facts["loss_before"] == 0
+        block, before = (slow.blocks_of(biased, model)[index] for model in (own, start))
+        for name, keep in keep_masks.items():
+            assert torch.equal(block.get_submodule(name).weight != 0, keep), f"{index}: {name}"
+        for name in slow.output_names(biased):
+            bias, was = (each.get_submodule(name).bias for each in (block, before))
+            half = f"{index}.{'attention' if 'attn' in name else 'mlp'}"
+            facts = windows.get(half) or next(iter(windows.values()))
+            assert torch.equal(bias, was) is (facts["loss_before"] == 0), f"{index}: {name}"
+    input_ids = tiny.random_tokens(3, seed=1)
+    found = slow.streamed_logits(StreamedModel(result.folder), input_ids)
+    slow.assert_equal_logits(found, slow.logits_of(own, input_ids))

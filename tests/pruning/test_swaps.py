@@ -130,15 +130,6 @@ def test_rows_with_many_candidates(seed: int, updated: bool) -> None:
     assert refined.swaps == expected[2] > 0
 
 
-def test_the_reach_is_the_largest_beside_the_diagonal(monkeypatch: pytest.MonkeyPatch) -> None:
-    gram = gram_of(torch.randn(30, 12)).double()
-    monkeypatch.setattr(swaps_module, "_STRIP", 5)
-    scale = gram.diagonal().sqrt()
-    for i in range(12):
-        expected = max(abs(float(gram[i, j] / scale[j])) for j in range(12) if j != i)
-        assert float(swaps_module._RowSearch(gram).reach[i]) == pytest.approx(expected)
-
-
 def test_bounds_are_below_every_swap_and_near_the_best() -> None:
     """A bound that is too high loses swaps, and one that is far too low saves nothing."""
     inputs, dense, pruned, keep = case(0, None, True, rows=8, columns=40)
@@ -168,45 +159,6 @@ def test_the_error_is_that_of_the_outputs_and_never_rises(group: int | None, upd
         errors.append(refined.error_after)
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0]
-
-
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("updated", [False, True])
-def test_what_swaps_leave(group: int | None, updated: bool) -> None:
-    inputs, dense, pruned, keep = case(1, group, updated)
-    before = [tensor.clone() for tensor in (dense, pruned, keep)]
-    refined = refine(dense, pruned, keep, gram_of(inputs), group, 3)
-    width = group or COLUMNS
-    counts, old_counts = (mask.reshape(-1, width).sum(1) for mask in (refined.keep, keep))
-    assert torch.equal(counts, old_counts)
-    restored, kept = refined.keep & ~keep, refined.keep & keep
-    assert int(restored.sum()) > 0
-    assert torch.equal(refined.weight[restored], dense[restored])
-    # What went and came back has its dense value.
-    back = refined.weight == dense
-    assert torch.equal(refined.weight[kept & ~back], pruned[kept & ~back])
-    assert torch.equal(refined.weight[kept], pruned[kept]) or updated
-    assert not refined.weight[~refined.keep].any()
-    assert (refined.weight.dtype, refined.keep.dtype) == (torch.float32, torch.bool)
-    assert all(map(torch.equal, (dense, pruned, keep), before))
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("updated", [False, True])
-def test_a_refined_mask_has_no_better_neighbour(
-    seed: int, group: int | None, updated: bool
-) -> None:
-    inputs, dense, pruned, keep = case(seed, group, updated)
-    gram = gram_of(inputs)
-    refined = refine(dense, pruned, keep, gram, group, 10_000)
-    for wanted, weight, mask in zip(
-        dense.double(), refined.weight.double(), refined.keep, strict=True
-    ):
-        residual = wanted - weight
-        error = float(residual @ gram.double() @ residual)
-        assert slow_best(wanted, weight, mask, gram.double(), group)[0] >= error * (1 - 1e-5)
-    assert refine(dense, refined.weight, refined.keep, gram, group, 1).swaps == 0
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -269,15 +221,3 @@ def test_weights_of_less_precision(dtype: torch.dtype) -> None:
     gram, low = gram_of(inputs), dense.to(dtype)
     expected = refine(low.float(), low.float() * keep, keep, gram, None, 3)
     assert same(refine(low, low * keep, keep, gram, None, 3), expected)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("group", GROUPS)
-def test_a_gpu_finds_the_same_swaps(group: int | None) -> None:
-    inputs, dense, pruned, keep = case(8, group, True, rows=16, columns=48)
-    tensors = (dense, pruned, keep, gram_of(inputs))
-    expected = refine(*tensors, group, 10)
-    found = refine(*(tensor.cuda() for tensor in tensors), group, 10)
-    assert torch.equal(found.keep.cpu(), expected.keep)
-    assert torch.equal(found.weight.cpu(), expected.weight)

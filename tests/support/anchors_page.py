@@ -70,16 +70,10 @@ class Spent(NamedTuple):
 
 @dataclass(frozen=True)
 class Compared:
-    """A cell that both made; of pairs, llm-compressor's value comes first.
-
-    Attributes:
-        cell: The cell.
-        weights: Weights of its pruned matrices.
-        differ: How many of them only one of the two prunes.
-        perplexities: The perplexities of both.
-        spent: What both spent.
-        reordered: Our own result with the calibration sequences in other orders, for each: how many
-            weights only one of that and ours prunes, and its perplexity.
+    """A cell that both made, how many weights its pruned matrices have, and how many of them only
+    one of the two prunes; the perplexities of both and what both spent, llm-compressor's first;
+    and for each other order of the calibration sequences, how many weights only one of our two
+    results prunes, and the perplexity.
     """
 
     cell: Cell
@@ -91,7 +85,6 @@ class Compared:
 
     @property
     def method(self) -> tuple[str, str]:
-        """The criterion, and of which model its statistics are."""
         criterion, _, statistics = self.cell.criterion.partition("_")
         return criterion, statistics or "dense"
 
@@ -104,15 +97,9 @@ def page(
     cores: int,
     theirs: Mapping[str, str],
 ) -> str:
-    """Return the page.
-
-    Args:
-        study: The study.
-        compared: The cells that both made.
-        sweeps: What each run of our sweep spent.
-        windows: How many windows the perplexities are of, and how many tokens each has.
-        cores: How many cores each of the two might use.
-        theirs: Versions of llm-compressor and of packages beside it.
+    """Return the page on cells that both made and on runs of our sweep, with how many windows of
+    how many tokens the perplexities are of, the cores that each might use, and versions of
+    llm-compressor and of packages beside it.
     """
     commit = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
@@ -160,14 +147,12 @@ def findings(compared: Sequence[Compared]) -> Iterator[str]:
 
 
 def table(compared: Sequence[Compared]) -> Iterator[str]:
-    """Yield the lines of the table of cells."""
     yield f"| {' | '.join(HEADS)} |"
     yield f"|{'---|' * 3}{'--:|' * (len(HEADS) - 3)}"
     yield from map(row, compared)
 
 
 def row(it: Compared) -> str:
-    """Return the line of a cell."""
     criterion, of_model = it.method
     cells = [
         *(criterion, f"`{it.cell.pattern}`", of_model),
@@ -181,7 +166,6 @@ def row(it: Compared) -> str:
 
 
 def _reordered(study: Study, compared: Sequence[Compared]) -> Iterator[str]:
-    """Yield the lines of the section on what rounding does to masks behind pruned blocks."""
     again = [it for it in compared if it.reordered]
     if not again:
         return
@@ -201,12 +185,10 @@ def _reordered(study: Study, compared: Sequence[Compared]) -> Iterator[str]:
 
 
 def _common(differ: int, weights: int) -> str:
-    """Return which share of the weights of two masks are alike."""
     return f"{100 * (1 - differ / weights):.3f} %"
 
 
 def sweep_text(study: Study, compared: Sequence[Compared], sweeps: Sequence[Spent]) -> str:
-    """Return what our sweep takes, beside llm-compressor's runs."""
     theirs = [it.spent[0] for it in compared if it.method[1] == "dense"]
     wall, cpu = map(sum, zip(*theirs, strict=True))
     our_wall, our_cpu = map(statistics.median, zip(*sweeps, strict=True))

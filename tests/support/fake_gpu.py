@@ -27,6 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+import tiny_models as tiny
 from freelunch.adaptation.retraining.trainee import Passes
 from freelunch.core import background_io
 from freelunch.evaluation.likelihood import LikelihoodRequest
@@ -38,15 +39,7 @@ from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.windows import MATRIX, split_windows
 from interrupts import interrupted, stop_at
 from measuring import drift_of, likelihoods_of, perplexity_of
-from tiny_models import (
-    Prepared,
-    capture,
-    prepare,
-    random_tokens,
-    reconstruct,
-    retrain,
-    save_calibration,
-)
+from tiny_models import Prepared
 
 DEVICE = "fakegpu"
 BLOCKS = 2
@@ -106,16 +99,11 @@ class FakeGpu(FakeTensorMode):
 
 
 def _returned(tensor: FakeTensor) -> Tensor:
-    """Return a real tensor for one that comes back to the CPU."""
     return torch.ones(tensor.shape, dtype=tensor.dtype) if tensor.device.type == "cpu" else tensor
 
 
 class FakeEvent:
-    """A point in the work of a stream.
-
-    Attributes:
-        waited: The streams that the host waited for.
-    """
+    """A point in the work of a stream; `waited` are the streams that the host waited for."""
 
     waited: ClassVar[list["FakeStream"]] = []
 
@@ -127,11 +115,8 @@ class FakeEvent:
 
 
 class FakeStream(torch.Stream):
-    """A stream that notes which streams it waits for.
-
-    Attributes:
-        current: The streams in which operations run, the innermost last.
-        set_: Streams that were set for a thread.
+    """A stream that notes which streams it waits for. In `current` are the streams in which
+    operations run, the innermost last; `set_` were set for a thread.
     """
 
     current: ClassVar[list["FakeStream"]]
@@ -160,8 +145,7 @@ class FakeStream(torch.Stream):
 
 
 class Backend(backend_registration._DummyBackendModule):
-    """What torch asks of a device."""
-
+    # What torch asks of a device.
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
@@ -222,28 +206,25 @@ def fake_gpu() -> Iterator[None]:
 
 
 def on_device(prepared: Prepared) -> Prepared:
-    """Return a prepared model whose passes run on the device."""
     return Prepared(StreamedModel(prepared.model.folder, DEVICE), prepared.dense, prepared.masks)
 
 
 def adapted(**settings: Any) -> Callable[[Prepared, Path], object]:
     windows = split_windows(BLOCKS, settings.get("window", MATRIX))
-    return lambda prepared, base: reconstruct(
+    return lambda prepared, base: tiny.reconstruct(
         on_device(prepared), base / "adapted", windows, **settings
     )
 
 
 def retrained(**settings: Any) -> Callable[[Prepared, Path], object]:
-    return lambda prepared, base: retrain(on_device(prepared), base / "retrained", **settings)
+    return lambda prepared, base: tiny.retrain(on_device(prepared), base / "retrained", **settings)
 
 
 def resumed(**settings: Any) -> Callable[[Prepared, Path], object]:
-    """Interrupt a retraining after its first step, and go on."""
-
     def run(prepared: Prepared, base: Path) -> None:
         there, folder = on_device(prepared), base / "retrained"
-        interrupted(lambda: retrain(there, folder, report=stop_at(2), save_s=0, **settings))
-        retrain(there, folder, **settings)
+        interrupted(lambda: tiny.retrain(there, folder, report=stop_at(2), save_s=0, **settings))
+        tiny.retrain(there, folder, **settings)
 
     return run
 
@@ -268,10 +249,9 @@ def blocks_on_their_way(prepared: Prepared, base: Path) -> None:
 
 
 def captured(prepared: Prepared, base: Path) -> None:
-    """Make the dense pass on the device."""
     model = on_device(prepared).model
-    sample = save_calibration(model.artifact, base / "sample", random_tokens(6))
-    capture(model, sample, base / "dense")
+    sample = tiny.save_calibration(model.artifact, base / "sample", tiny.random_tokens(6))
+    tiny.capture(model, sample, base / "dense")
 
 
 def transfers(prepared: Prepared, base: Path) -> None:
@@ -326,10 +306,10 @@ CASES: dict[str, Callable[[Prepared, Path], object]] = {
     ),
     "least squares": adapted(method="least_squares"),
     "perplexity": lambda prepared, base: perplexity_of(
-        on_device(prepared).model, random_tokens(4), base
+        on_device(prepared).model, tiny.random_tokens(4), base
     ),
     "drift": lambda prepared, base: drift_of(
-        on_device(prepared).model, on_device(prepared).model, random_tokens(4), base
+        on_device(prepared).model, on_device(prepared).model, tiny.random_tokens(4), base
     ),
     "likelihoods": lambda prepared, base: likelihoods_of(
         on_device(prepared).model,
@@ -361,7 +341,6 @@ CASES: dict[str, Callable[[Prepared, Path], object]] = {
 
 
 def error_of(case: str, prepared: Prepared, base: Path) -> str | None:
-    """Return the traceback of a case; None if it ends well."""
     try:
         with fake_gpu():
             CASES[case](prepared, base)
@@ -374,7 +353,7 @@ def main(cases: Sequence[str]) -> None:
     torch.set_num_threads(1)
     backend_registration._setup_privateuseone_for_python_backend(DEVICE, Backend())
     with tempfile.TemporaryDirectory() as folder:
-        prepared = prepare(Path(folder) / "prepared", sequences=3, num_hidden_layers=BLOCKS)
+        prepared = tiny.prepare(Path(folder) / "prepared", sequences=3, num_hidden_layers=BLOCKS)
         for number, case in enumerate(cases or CASES):
             base = Path(folder) / str(number)
             base.mkdir()

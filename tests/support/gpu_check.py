@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,24 +30,14 @@ from freelunch.costs.retraining_costs import retrain, retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruct, reconstruction_work
 from freelunch.model import mask_store, token_ids
-from freelunch.model.checkpoint import StreamedModel, block_shard
+from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.retraining import read_adaptation
-from freelunch.study.windows import split_windows
 from random_models import llama, take_step, write_model
 
-# Largest difference of the share by which training lowers a loss from the processor's share in
-# float32, relative to it: sums are taken in another order, and passes in bfloat16 keep three
-# significant digits. (The losses themselves would agree if nothing were trained.)
-TOLERANCE = {torch.float32: 0.01, torch.bfloat16: 0.2}
-# A training that lowers its loss by less would compare rounding.
-LEAST_FALL = 0.02
-# Learning rates with which plain descent lowers the loss of a random model within a few steps.
-RATES = {"full": 1.0, "masklora": 1.0}
 # Shares of the rate of a large matrix product, from design goals for an H100 in bfloat16.
 PASS_SHARE, WINDOW_SHARE, STREAMED_SHARE = 0.5, 0.5, 0.4
-IDLE_SHARE = 0.1
 MEMORY_RATIO = 0.8, 1.2
 REPEATS = 5
 # Of windows, whose times are subtracted.
@@ -73,13 +63,8 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Case:
-    """Where and at what size measurements are made.
-
-    Attributes:
-        device: "cuda" or "cpu".
-        sizes: Sizes of the model.
-        length: Tokens in a sequence.
-        sequences: How many sequences.
+    """Where, "cuda" or "cpu", and at what size measurements are made: sizes of the model, tokens in
+    a sequence, sequences.
     """
 
     device: str
@@ -89,20 +74,18 @@ class Case:
 
 
 class Report:
-    """Print results one per line, and note whether a bound was missed."""
+    """Print results one per line, and note how many bounds were missed."""
 
     def __init__(self) -> None:
         self.missed = 0
 
     def say(self, what: str, value: str, bound: str = "", met: bool = True) -> None:
-        """Print one result."""
         self.missed += not met
         verdict = ("met" if met else "MISSED") if bound else "-"
         print(f"{what:<64} {value:>20}   {bound:<24} {verdict}", flush=True)
 
 
 def run_tests(report: Report) -> None:
-    """Run the tests that need a GPU."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests"]
     done = subprocess.run(command, capture_output=True, text=True)
     lines = done.stdout.strip().splitlines() or ["no output"]
@@ -130,63 +113,6 @@ def prepared(
         yield model, masks, states, Shapes.of(model.config.to_dict(), name), folder
 
 
-def falls(case: Case, dtype: torch.dtype) -> dict[str, float]:
-    """Return the share by which a reconstruction and retrainings, in memory and streamed, lower
-    their losses.
-    """
-    found: dict[str, float] = {}
-    with prepared(case, dtype) as (model, masks, states, _, folder):
-        settings = read_adaptation({"method": "reconstruction"})
-        windows = split_windows(model.num_blocks, 1)
-        target = folder / "adapted"
-        job: AdaptationJob[Any] = AdaptationJob(model, masks, states, settings, 0, target, "random")
-        made = reconstruct_windows(job, 1, windows)
-        found["reconstruction of a block"] = fall(made.files[block_shard(0)]["windows"]["0-0"])
-        for method, rate in RATES.items():
-            for streamed in (False, True):
-                # Plain descent: AdamW's first steps are signs of gradients, which rounding may
-                # turn. Several micro-batches, so that some travel while one is computed.
-                entry = {"method": method, "optimiser": "sgd", "learning_rate": rate}
-                entry |= {"epochs": 8, "batch": 4, "micro_batch": 1, "clip": None}
-                saved = folder / f"{method}-{streamed}"
-                job = AdaptationJob(model, masks, states, read_adaptation(entry), 0, saved, "")
-                training = TrainingRun(job, streamed)
-                result, _ = training.run(float("inf"))
-                training.state.remove()
-                name = f"{method}, {'streamed' if streamed else 'in memory'}"
-                found[f"retraining, {name}"] = fall(result.as_json())
-    return found
-
-
-def fall(facts: Mapping[str, Any]) -> float:
-    """Return the share by which a training lowered its loss."""
-    return 1 - float(facts["loss_after"]) / float(facts["loss_before"])
-
-
-def compare_with_processor(report: Report, case: Case) -> None:
-    """Compare what training on the device achieves with what it achieves on the processor in
-    float32.
-    """
-    processor = Case("cpu", case.sizes, 128, 8)
-    device = Case(case.device, case.sizes, 128, 8)
-    expected = falls(processor, torch.float32)
-    for what, value in expected.items():
-        limit = f"at least {LEAST_FALL:g}"
-        report.say(
-            f"fall of the loss, {what}, processor", f"{value:.3f}", limit, value >= LEAST_FALL
-        )
-    for dtype, tolerance in TOLERANCE.items():
-        for what, value in falls(device, dtype).items():
-            difference = abs(value / expected[what] - 1)
-            name = str(dtype).removeprefix("torch.")
-            report.say(
-                f"the same, {what}, {name}: difference",
-                f"{difference:.1e}",
-                f"at most {tolerance:g}",
-                difference <= tolerance,
-            )
-
-
 def matmul_rate(case: Case) -> float:
     """Return the operations per second of a large matrix product in bfloat16."""
     size = 8192 if case.device == "cuda" else 512
@@ -207,7 +133,6 @@ def timed(case: Case, work: Callable[[], object]) -> float:
 
 
 def synchronise(case: Case) -> None:
-    """Wait until the device has finished."""
     if case.device == "cuda":
         torch.cuda.synchronize()
 
@@ -259,33 +184,22 @@ def measure(report: Report, case: Case) -> None:
             for epochs in EPOCHS
         )
 
-        def window(those: DenseStates, settings: Reconstruction) -> None:
+        def window(settings: Reconstruction) -> None:
             target = folder / f"adapted-{next(numbers)}"
-            job: AdaptationJob[Any] = AdaptationJob(
-                model, masks, those, settings, 0, target, str(target)
-            )
+            name = str(target)
+            job: AdaptationJob[Any] = AdaptationJob(model, masks, states, settings, 0, target, name)
             reconstruct_windows(job, 1, [range(1)])
             shutil.rmtree(target)
 
-        def training_s(those: DenseStates) -> float:
-            one, more = (timed(case, lambda its=its: window(those, its)) for its in (few, many))
-            return more - one
-
         peak(case)
-        took = training_s(states)
+        one, more = (timed(case, lambda its=its: window(its)) for its in (few, many))
+        took = more - one
         least, most = (
             reconstruction_work(shapes, samples, length, its, blocks=1).total()
             for its in (few, many)
         )
         say_rate("window of a block", most - least, took, WINDOW_SHARE)
         say_memory("window of a block", reconstruct(shapes, samples, length, many).memory_bytes)
-        # It keeps what it is asked for, so that only the first window, which is not timed, reads.
-        # Its type is not that of the states in whose place it stands.
-        resident = training_s(_Resident(states, case.device))  # type: ignore[arg-type]
-        idle = max(0.0, 1 - resident / took)
-        limit = f"at most {IDLE_SHARE:.0%}" if bounded else ""
-        met = idle <= IDLE_SHARE or not limit
-        report.say("window: time that reading and copying add", f"{idle:.0%}", limit, met)
         for method in ("masklora", "lora", "full"):
             for streamed in (False, True):
                 entry: dict[str, Any] = {"method": method, "batch": samples, "micro_batch": 1}
@@ -309,22 +223,6 @@ def measure(report: Report, case: Case) -> None:
                 del training
 
 
-class _Resident:
-    """Hidden states that are on the device already, in the place of those on disk."""
-
-    def __init__(self, states: DenseStates, device: str) -> None:
-        self._states, self._device = states, device
-        self._kept: dict[int, torch.Tensor] = {}
-
-    def at(self, boundary: int) -> torch.Tensor:
-        if boundary not in self._kept:
-            self._kept[boundary] = self._states.at(boundary)[:].to(self._device)
-        return self._kept[boundary]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._states, name)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
@@ -341,8 +239,6 @@ def main() -> None:
         print(torch.cuda.get_device_name())
         run_tests(report)
     sizes, length = (SMALL, 64) if chosen.small else (LARGE, 4096)
-    one_block = {**sizes, "num_hidden_layers": 1}
-    compare_with_processor(report, Case(chosen.device, one_block, length, 0))
     measure(report, Case(chosen.device, sizes, length, 4 if chosen.small else 8))
     print(f"{report.missed} bounds missed" if report.missed else "all bounds met")
     sys.exit(1 if report.missed else 0)

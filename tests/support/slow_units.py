@@ -67,9 +67,6 @@ def assert_equal_logits(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-# --- transformers' own model, and the inputs of its output projections
-
-
 def blocks_of(prepared: Prepared, model: nn.Module) -> nn.ModuleList:
     return model.get_submodule(prepared.model.sharding.path)  # type: ignore[return-value]
 
@@ -116,13 +113,8 @@ def inputs_of(prepared: Prepared, model: nn.Module) -> list[dict[str, Tensor]]:
     return seen
 
 
-# --- The slow reference
-
-
 @dataclass(frozen=True)
 class Gone:
-    """Query heads and MLP channels of a block that are pruned."""
-
     heads: frozenset[int]
     channels: frozenset[int]
 

@@ -1,7 +1,6 @@
 """Cut the evaluation text into windows of token ids."""
 
 from freelunch.data.samples import TokenJob
-
 from freelunch.data.text_windows import cut_windows
 from snakemake_job import running
 

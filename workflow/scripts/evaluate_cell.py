@@ -37,7 +37,7 @@ if __name__ == "__main__":
         ]
         folder = Path(snakemake.output.manifest).parent
         with scratch_folder(folder / ".scratch") as scratch:
-            evaluation = evaluate_cell(
+            metrics, counts = evaluate_cell(
                 model=StreamedModel(checkpoint.folder, job.device),
                 specs=specs,
                 folder=folder,
@@ -46,5 +46,5 @@ if __name__ == "__main__":
                 dense_limit=snakemake.params.dense_limit,
                 anew=bool(snakemake.resources.anew),
             )
-        job.made(evaluation.artifact)
-        job.counts = evaluation.counts
+        job.made(metrics)
+        job.counts = counts

@@ -112,10 +112,9 @@ def open_adaptation(
         hidden: Folder of the hidden states that a dense pass may have kept.
         settings: Settings of the adaptation as JSON.
         window: The window that the plan decided, in the place of `auto`: blocks of another attempt
-            may only be taken over if they were adapted in the same window.
+            are only taken over if they were adapted in the same window.
         code: Digest of the code that adapts.
         entry: The model's key in the config, for an error about its dtype.
-        job, masks, folder, seed, stop_at_divergence: As in `AdaptationJob`.
     """
     dense, adaptation, passes = StreamedModel(model, job.device), read_adaptation(settings), 1
     if isinstance(adaptation, Training):

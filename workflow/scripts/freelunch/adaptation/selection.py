@@ -58,18 +58,11 @@ def choose_candidate(
     folder: Path,
     fingerprint: str,
 ) -> Artifact:
-    """Link the blocks of the candidate with the lowest perplexity; ties: the first candidate wins.
-    One that diverged in a window is never chosen, even if its perplexity is the lowest with the
-    pruned weights in that window.
-
-    Args:
-        candidates: Candidates, all measured on the same text.
-        settings: The entry of `adaptations` that lists them.
-        seed: Seed of the cell.
-        folder, fingerprint: As in `ArtifactWriter`, for the blocks.
-
-    Raises:
-        UserError: No candidate is left, or a candidate was adapted with other settings.
+    """Link the blocks of the candidate, all measured on the same text, with the lowest perplexity;
+    ties: the first one wins. One that diverged in a window is never chosen, even if its
+    perplexity is the lowest with the pruned weights in that window. `settings` is the entry of
+    `adaptations` that lists them. UserError: no candidate is left, or one was adapted with other
+    settings.
     """
     for candidate in candidates:
         found = candidate.parts[0].facts["settings"]["adaptation"]

@@ -13,16 +13,15 @@ from statistics import fmean
 from freelunch.analysis.pairing import (
     Records,
     Row,
+    check_alike,
     error_columns,
     seed_groups,
     standard_error,
     window_means,
     with_errors,
 )
-from freelunch.core.errors import UserError, run_again
 from freelunch.records.read import load_answers
 from freelunch.study.cell import NONE, Cell
-from freelunch.study.steps import EVALUATE_CELL
 
 # The name, in place of a task, of the plain mean over all tasks.
 MEAN = "mean"
@@ -86,15 +85,7 @@ def _right(cell: Cell, records: Records, folder: Path) -> Right:
     mine, theirs = (records[each]["metrics"]["tasks"]["tasks"] for each in (cell, dense))
     for task, facts in mine.items():
         for key in ("sample_sha256", "prompts_sha256"):
-            if facts[key] != theirs[task][key]:
-                raise UserError(
-                    "this cell was asked other documents than its dense model, so the two cannot "
-                    "be compared",
-                    where=cell.record_name,
-                    found=f"{task}: {key} = {facts[key]}",
-                    expected=f"{theirs[task][key]}, as in {dense.record_name}",
-                    todo=run_again(EVALUATE_CELL),
-                )
+            check_alike(cell, f"{task}: {key}", facts[key], theirs[task][key])
     answers = load_answers(folder / cell.record_name)
     return {task: [bool(answer["right"]) for answer in answers[task]] for task in mine}
 

@@ -96,14 +96,11 @@ class Adapted:
 
 @dataclass(frozen=True)
 class BudgetComparison:
-    """The reconstructions and retrainings of one pruned model. They may have different seeds.
-
-    Attributes:
-        unadapted: The cells of the pruned model without adaptation, by seed.
-        reference: The reconstruction that retraining is compared with.
-        series: Each series by its name, its members sorted by the tokens they see.
-        curves: The same without members whose settings were chosen on the evaluation text, unless
-            all were; of reconstructions, only one for each amount of text.
+    """The reconstructions and retrainings of one pruned model, which may have different seeds: its
+    cells without adaptation, by seed; the reconstruction that retraining is compared with; each
+    series by its name, its members sorted by the tokens they see; and the same without members
+    whose settings were chosen on the evaluation text, unless all were, and of reconstructions,
+    only one for each amount of text (`curves`).
     """
 
     unadapted: Mapping[int, Cell]

@@ -1,22 +1,21 @@
 """The uncertainty of a statistic of mean losses: over windows (or documents), and over seeds.
 
-All cells of a model are measured on the same windows, so what the cells share drops out of their
-differences. Mean losses are drawn jointly from a multivariate Student's t distribution around those
-that were measured, and the statistic is computed for each draw. For a difference of mean losses,
-the quantiles of the draws are its t interval; a ratio, or the budget at which a curve reaches a
-level, gets an interval in the same way. (Percentiles of resampled windows would be too narrow: with
-four windows, a 95 % interval contains the truth in 80 % of studies.)
+What cells measured on the same windows share drops out of their differences. Mean losses are drawn
+jointly from a multivariate Student's t distribution around those that were measured, and the
+statistic is computed for each draw. For a difference of mean losses, the quantiles of the draws are
+its t interval; a ratio, or the budget at which a curve reaches a level, gets an interval in the
+same way. (Percentiles of resampled windows would be too narrow: with four windows, a 95 % interval
+contains the truth in 80 % of studies.)
 
 Windows that follow each other in a text are not independent. The variance of their mean is
-therefore estimated from slow variation along the text alone, its k lowest cosine components, and
-the distribution has k degrees of freedom (Lazarus, Lewis, Stock and Watson, HAR Inference:
-Recommendations for Practice, 2018). Of n windows, k is the square root of n, and at most n / 6:
-variation with periods of at least twelve windows. With independent units, k is n - 1, and the
-interval is the usual one.
+estimated from slow variation along the text alone, its k lowest cosine components, and the
+distribution has k degrees of freedom (Lazarus, Lewis, Stock and Watson, HAR Inference:
+Recommendations for Practice, 2018). Of n windows, k is the square root of n, and at most n / 6.
+With independent units, k is n - 1, and the interval is the usual one.
 
-With several seeds, the spread over seeds is drawn as well. Held-out text is drawn anew with each
-seed, so that the spread over seeds contains that of the text. With one seed, the interval does not
-cover the variation over seeds.
+With several seeds, the spread over seeds is drawn as well; held-out text is drawn anew with each
+seed, so that this spread contains its own. With one seed, the interval does not cover the variation
+over seeds.
 """
 
 import math
@@ -133,7 +132,6 @@ class Sample:
         return self._named(total)
 
     def _of_seeds(self) -> Numbers:
-        """Return the mean losses, (names, seeds)."""
         return np.asarray(np.mean([losses.mean(2) for losses in self.strata], axis=0))
 
     def _named(self, means: Numbers) -> Means:

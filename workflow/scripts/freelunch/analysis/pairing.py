@@ -77,19 +77,23 @@ def paired_losses(cell: Cell, records: Records) -> tuple[list[float], list[float
     """Return the losses of a cell and of its dense model on each window, nats per token, NaN where
     not finite. UserError: the two were measured on different tokens.
     """
-    dense = Cell.dense(cell.model)
-    metrics, dense_metrics = (records[one]["metrics"]["perplexity"] for one in (cell, dense))
+    cells = cell, Cell.dense(cell.model)
+    metrics, dense_metrics = (records[one]["metrics"]["perplexity"] for one in cells)
     for key in ("token_ids_sha256", "length", "stride"):
-        if metrics[key] != dense_metrics[key]:
-            raise UserError(
-                "this cell was measured on other tokens than its dense model, so the two cannot "
-                "be compared",
-                where=cell.record_name,
-                found=f"{key} = {metrics[key]}",
-                expected=f"{key} = {dense_metrics[key]}, as in {dense.record_name}",
-                todo=run_again(EVALUATE_CELL),
-            )
+        check_alike(cell, key, metrics[key], dense_metrics[key])
     return unit_losses(metrics), unit_losses(dense_metrics)
+
+
+def check_alike(cell: Cell, what: str, own: object, dense: object) -> None:
+    """Raise UserError if a cell was measured on something else than its dense model."""
+    if own != dense:
+        raise UserError(
+            "this cell and its dense model were measured on different tokens or documents",
+            where=cell.record_name,
+            found=f"{what} = {own}",
+            expected=f"{what} = {dense}, as in {Cell.dense(cell.model).record_name}",
+            todo=run_again(EVALUATE_CELL),
+        )
 
 
 def loss_differences(
@@ -126,13 +130,12 @@ def paired_difference(
 def mean_over_seeds(
     seeds: Sequence[tuple[float, float, Sequence[float]]],
 ) -> tuple[float, float, float | None]:
-    """Average a quantity exp(mean over windows of x) over seeds. Return the mean, its standard
-    error over windows, and the standard deviation over seeds (None for one seed); NaN if one of
-    the seeds is not finite.
+    """Average over seeds a quantity exp(mean over windows of x), given with its standard error over
+    windows and x of each window. Return the mean, its standard error over windows, and the
+    standard deviation over seeds (None for one seed); NaN if one of the seeds is not finite.
 
     Seeds share the windows of the text, so their errors over windows do not average out. To first
     order the mean over seeds changes with window w by the mean over seeds s of exp(mean x_s) x_sw.
-    For each seed, the quantity, its standard error over windows and x of each window are given.
     """
     if len(seeds) == 1:
         return seeds[0][0], seeds[0][1], None

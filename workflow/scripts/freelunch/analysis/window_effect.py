@@ -69,11 +69,10 @@ class AdaptedCells:
 def window_rows(records: Records, study: Study) -> list[Row]:
     """Return a row, with WINDOW_COLUMNS, for each reconstruction of a model that was also
     reconstructed with the same amount of text and another window, or other inputs or targets,
-    and with the same settings otherwise (`Comparisons.window_group`).
-
-    Among reconstructions with the same window, inputs and targets, only the first in the config has
-    a row. All are compared over the seeds that they share with the unadapted model. What was chosen
-    on the evaluation text is the best only where nothing else is finite.
+    and with the same settings otherwise (`Comparisons.window_group`); of those with the same
+    window, inputs and targets, for the first in the config. All are compared over the seeds that
+    they share with the unadapted model. What was chosen on the evaluation text is the best only
+    where nothing else is finite.
     """
     rows = []
     for cells in pairing.pruned_models(records):

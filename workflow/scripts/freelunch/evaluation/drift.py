@@ -84,10 +84,9 @@ class Drift:
         """Return the drift, the perplexity and the speed.
 
         `drift` holds, for each of KINDS, a list over blocks of {output: {mean, median, max} over
-        tokens}, None where not finite. An output is a matrix, by its name in the block, or BLOCK.
+        tokens}, None where not finite; an output is a matrix, by its name in the block, or BLOCK.
         The perplexity has the form of `Perplexity`; that of the dense model is under `dense`.
-        `tokens_per_second` is the speed of both models through the blocks while their matrices are
-        watched.
+        `tokens_per_second` is the speed of both models while their matrices are watched.
         """
         sequences, length = self._input_ids.shape
         tokens = len(KINDS) * self._input_ids.numel()

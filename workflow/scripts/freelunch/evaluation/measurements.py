@@ -90,16 +90,6 @@ class BlockMeasurement(Protocol):
         """Return the result, after the last block."""
 
 
-@dataclass(frozen=True)
-class CellEvaluation:
-    """A finished evaluation: its folder, of kind "metrics", with one JSON file per measurement; the
-    number of all tokens that passed and, for each measurement, its counts.
-    """
-
-    artifact: Artifact
-    counts: dict[str, Any]
-
-
 def evaluate_cell(
     model: StreamedModel,
     specs: Sequence[MeasurementSpec],
@@ -108,18 +98,13 @@ def evaluate_cell(
     report: Report = silent,
     dense_limit: float | None = None,
     anew: bool = False,
-) -> CellEvaluation:
+) -> tuple[Artifact, dict[str, Any]]:
     """Take the measurements that are missing, or all of them if `anew`, and write one JSON file for
-    each.
+    each into a folder, which may hold those of an earlier evaluation. Return this folder, and
+    the number of all tokens that passed with the counts of each measurement.
 
-    Args:
-        model: The checkpoint, as it is on disk: the digest of every shard is compared with the
-            manifest.
-        specs: The measurements to take.
-        folder: Folder for the files, which may hold those of an earlier evaluation.
-        scratch: Folder for hidden states.
-        report: Called after each block.
-        dense_limit: For a dense model, the largest perplexity that a sound model can have.
+    The checkpoint is measured as it is on disk: the digest of every shard is compared with the
+    manifest. `dense_limit` is the largest perplexity that a sound dense model can have.
 
     Raises:
         UserError: A shard is damaged, the dense model is not sound, or a measurement cannot be
@@ -150,7 +135,7 @@ def evaluate_cell(
     artifact.spent = sum(map(Spent.of, held), Spent())
     counts = {name: dict(stored.results[name]["counts"]) for name in names}
     tokens = sum(each.get("tokens", 0) for each in counts.values())
-    return CellEvaluation(artifact, {"tokens": tokens, **counts})
+    return artifact, {"tokens": tokens, **counts}
 
 
 @torch.no_grad()
@@ -165,8 +150,6 @@ def pass_through(
 
 
 class _Clocked:
-    """A measurement, and the wall-clock and processor seconds that it has taken so far."""
-
     def __init__(self, model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> None:
         self.wall_s = self.cpu_s = 0.0
         own = scratch / spec.name

@@ -61,14 +61,10 @@ class DocumentAnswer(TypedDict):
 
 
 class PackedLM(TemplateLM):  # type: ignore[misc]
-    """The model that the harness asks for log-likelihoods: it first notes the requests, then
-    answers. It tokenises as lm-eval's own class for Hugging Face models does.
-
-    Attributes:
-        requests: The harness's requests, truncated to what the model takes.
-        truncated: How many `requests` were longer than the model takes, and how many `tokens` of
-            their contexts were left out.
-        values: Answer to each request, as in `Likelihoods`; None before the answers are known.
+    """The model that the harness asks for log-likelihoods: it first notes the requests, truncated
+    to what the model takes, then answers with `values`. `truncated` counts longer `requests`,
+    and `tokens` of their contexts that were left out. It tokenises as lm-eval's own class for
+    Hugging Face models does.
     """
 
     def __init__(self, model: StreamedModel) -> None:
@@ -302,9 +298,7 @@ def _refusal(
 
 
 def _check_fields(task: Any, where: str) -> None:
-    """Refuse documents without a field that a task names: lm-eval takes a name that is no field for
-    text, and would put the name itself into each prompt.
-    """
+    """lm-eval would put a name that is no field, as text, into each prompt."""
     for setting in ("doc_to_text", "doc_to_target", "doc_to_choice"):
         name = getattr(task.config, setting)
         if isinstance(name, str) and name.isidentifier() and name not in task.features:
@@ -313,8 +307,8 @@ def _check_fields(task: Any, where: str) -> None:
 
 
 def _check_right_answers(task: Any, documents: Sequence[int], where: str) -> None:
-    """Refuse documents whose right answer is not among their choices, as in test splits that keep
-    it secret: lm-eval would count each of them as answered wrongly.
+    """lm-eval would count what has no right answer, as in secret test splits, as answered
+    wrongly.
     """
     if task.OUTPUT_TYPE != "multiple_choice":
         return

@@ -81,7 +81,6 @@ def check_divides(pattern: Pattern, columns: int, where: object) -> None:
 
 
 def _kth_lowest(groups: Tensor, count: int) -> Tensor:
-    """Return the count-th lowest score of each group, (groups, 1)."""
     if groups.device.type != "cpu":
         return groups.kthvalue(count, dim=1, keepdim=True).values
     # NumPy selects with vector instructions, ten times as fast as torch.kthvalue.

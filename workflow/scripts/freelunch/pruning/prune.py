@@ -205,7 +205,6 @@ def _forget(statistics: Statistics) -> None:
 def _weight_pruner(
     model: StreamedModel, criterion: OfWeights, pattern: Pattern, seed: int
 ) -> Pruner:
-    """Return the function that prunes a block by a criterion of single weights."""
     module = criteria.load(criterion.score)
 
     def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:

@@ -156,7 +156,6 @@ def shared(
 def _choose_lacking(
     group: Sequence[Pruning], choose: Callable[[Sequence[Pruning]], Spent]
 ) -> Spent:
-    """Choose those masks of a group that are neither left nor finished."""
     lacking = [each for each in group if not (each.is_left or each.is_finished)]
     return choose(lacking) if lacking else Spent()
 

@@ -24,13 +24,9 @@ from freelunch.study.patterns import Pattern
 
 @dataclass(frozen=True)
 class Layout:
-    """How the units of a family's blocks lie in their matrices.
-
-    Attributes:
-        family: Names of the family's linear layers.
-        heads: Number of query heads.
-        groups: Number of key (and value) heads; each serves heads / groups query heads.
-        unit_heads: Number of query heads in a unit of attention: 1, or all that share a key head.
+    """How the units of a family's blocks lie in their matrices: the query heads; the groups of them
+    that share a key (and value) head; and the query heads in a unit of attention, one or a
+    group.
     """
 
     family: Family

@@ -2,11 +2,10 @@
 
 SparseSwaps (arXiv 2512.10922): rows are independent, and the Gram matrix of the inputs gives the
 change of a row's squared error for any swap, so that the best of all swaps can be made repeatedly.
-We deviate from the paper in three ways. The kept weights may have been updated before (SparseGPT):
-where the paper's formula has the dense value of a kept weight, ours has its updated value, and a
-restored weight gets its dense value. The best swap within a row is found through lower bounds
-(`_RowSearch`) instead of by trying every pair, in a fifth of the time. A swap is made only if its
-gain exceeds what rounding of the Gram matrix can account for.
+We deviate from the paper: where its formula has the dense value of a kept weight, ours has the
+value that SparseGPT may have updated, and a restored weight gets its dense value; the best swap
+within a row is found through lower bounds (`_RowSearch`), in a fifth of the time of trying every
+pair; and a swap is made only if its gain exceeds the rounding of the Gram matrix.
 
 All arithmetic is float64. Products and sums are separate operations, so that no fused operation
 makes the result of a row depend on its place in memory. Except for the first product of residual
@@ -250,7 +249,6 @@ class _RowSearch:
         return effect
 
     def _bounds(self, terms: _Terms) -> Tensor:
-        """Return a lower bound of the effects of all swaps of each i, (R, C)."""
         u, v = terms.weight.abs() * self.reach, terms.lost.abs() * self.scale
         largest = u.amax(1, keepdim=True)
         u /= torch.where(largest > 0, largest, 1.0)  # in [0, 1], like the knots

@@ -24,8 +24,6 @@ Recorded = dict[tuple[str, str], HiddenStates]
 
 
 class _Recorder(LinearWatcher):
-    """Write inputs and outputs of a block's linear layers to files while all tokens pass."""
-
     def __init__(
         self,
         block: nn.Module,
@@ -101,74 +99,60 @@ def dense_outputs(
 
 
 class BehindSparse:
-    """What arrives at the matrices of a block whose earlier matrices are adapted; hidden states of
-    the dense model enter each block.
+    """What arrives at the matrices of a block whose earlier matrices are adapted, while hidden
+    states of the dense model enter each block.
+
+    With a family, the residual stream is lost, as in the paper's code: the target of the
+    attention's last matrix enters the MLP, and that of the MLP's last matrix enters the next block.
+    The residual stream, which a model adds to each of them, is missing. Of the dense model's hidden
+    states, only those before the first block matter.
     """
 
-    def __init__(self, states: DenseStates) -> None:
-        self.states, self.folder = states, states.scratch / "behind"
-        self.folder.mkdir(exist_ok=True)
+    def __init__(self, states: DenseStates, lost: Family | None = None) -> None:
+        self._states, self._lost, self._folder = states, lost, states.scratch / "behind"
+        self._folder.mkdir(exist_ok=True)
+        self._entering = states.at(0) if lost else None
+        # A block's index, and what enters its MLP.
+        self._middle: tuple[int, HiddenStates] | None = None
+
+    def hidden(self, index: int) -> HiddenStates:
+        """Return what enters a block, (sequences, length, d)."""
+        return self._states.at(index) if self._entering is None else self._entering
 
     def inputs(self, index: int, block: nn.Module, group: str) -> HiddenStates:
         """Return the inputs of a group of matrices, (sequences, length, in), in a block whose
         matrices before this group are adapted.
         """
-        part, entering = self.entering(index, block, group)
+        part, entering = block, self.hidden(index)
+        if self._lost is not None:
+            part = half(block, self._lost, self._lost.mlp_half)
+            if group not in block_linears(part):
+                if self._middle is None or self._middle[0] != index:
+                    self._middle = index, self._behind_attention(index, block, self._lost)
+                entering = self._middle[1]
+                part = half(block, self._lost, self._lost.attention_half)
         return self._recorded(index, part, entering, group)
-
-    def hidden(self, index: int) -> HiddenStates:
-        """Return what enters a block, (sequences, length, d)."""
-        return self.states.at(index)
-
-    def entering(self, index: int, block: nn.Module, group: str) -> tuple[nn.Module, HiddenStates]:
-        """Return the part of a block that a group of matrices is in, and what enters this part."""
-        return block, self.hidden(index)
 
     def on(self, index: int, block: nn.Module) -> None:
         """Go on behind an adapted block."""
+        if self._lost is not None:
+            middle = self._behind_attention(index, block, self._lost)
+            mlp = half(block, self._lost, self._lost.attention_half)
+            self._entering = self._leaving(index, mlp, middle, self._lost.mlp_output)
 
-    def _recorded(
-        self, index: int, part: nn.Module, entering: HiddenStates, group: str
-    ) -> HiddenStates:
-        return recorded(self.states, index, part, entering, self.folder, [group])[INPUTS, group]
-
-
-class LostResidual(BehindSparse):
-    """The same where the residual stream is lost, as in the paper's code: the target of the
-    attention's last matrix enters the MLP, and that of the MLP's last matrix enters the next
-    block. The residual stream, which a model adds to each of them, is missing. Of the dense
-    model's hidden states, only those before the first block matter.
-    """
-
-    def __init__(self, states: DenseStates, family: Family) -> None:
-        super().__init__(states)
-        self._family, self._hidden = family, states.at(0)
-        # A block's index, and what enters its MLP.
-        self._middle: tuple[int, HiddenStates] | None = None
-
-    def hidden(self, index: int) -> HiddenStates:
-        return self._hidden
-
-    def entering(self, index: int, block: nn.Module, group: str) -> tuple[nn.Module, HiddenStates]:
-        attention = half(block, self._family, self._family.mlp_half)
-        if group in block_linears(attention):
-            return attention, self._hidden
-        if self._middle is None or self._middle[0] != index:
-            self._middle = index, self._behind_attention(index, block)
-        return half(block, self._family, self._family.attention_half), self._middle[1]
-
-    def on(self, index: int, block: nn.Module) -> None:
-        middle = self._behind_attention(index, block)
-        mlp = half(block, self._family, self._family.attention_half)
-        self._hidden = self._leaving(index, mlp, middle, self._family.mlp_output)
-
-    def _behind_attention(self, index: int, block: nn.Module) -> HiddenStates:
-        attention = half(block, self._family, self._family.mlp_half)
-        return self._leaving(index, attention, self._hidden, self._family.attention_output)
+    def _behind_attention(self, index: int, block: nn.Module, family: Family) -> HiddenStates:
+        attention = half(block, family, family.mlp_half)
+        return self._leaving(index, attention, self.hidden(index), family.attention_output)
 
     def _leaving(
         self, index: int, part: nn.Module, entering: HiddenStates, last: str
     ) -> HiddenStates:
         """Return what the dense weights of the last matrix of a half make of its inputs."""
         inputs = self._recorded(index, part, entering, last)
-        return dense_outputs(self.states, index, last, inputs, self.folder / f"{last}.outputs")
+        return dense_outputs(self._states, index, last, inputs, self._folder / f"{last}.outputs")
+
+    def _recorded(
+        self, index: int, part: nn.Module, entering: HiddenStates, group: str
+    ) -> HiddenStates:
+        files = recorded(self._states, index, part, entering, self._folder, [group])
+        return files[INPUTS, group]

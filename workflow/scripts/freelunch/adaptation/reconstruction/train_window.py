@@ -178,15 +178,10 @@ def train_window_(
     seed: int,
     stop_at_divergence: bool = True,
 ) -> WindowResult:
-    """Train a window, with float32 weights, in place.
-
-    Args:
-        inputs: Inputs of the window, (sequences, length, features).
-        targets: Outputs to match, (sequences, length, features).
-        settings: Settings of the training.
-        seed: Seed of the order of the sequences, and of the model's own dropout.
-        stop_at_divergence: Whether a loss that is not finite is an error. The window then has its
-            pruned weights again.
+    """Train a window, with float32 weights, in place, on its inputs and targets, each (sequences,
+    length, features). The seed is that of the order of the sequences, and of the model's own
+    dropout. A loss that is not finite is an error if `stop_at_divergence`; the window then has
+    its pruned weights again.
     """
     precision, loss = precision_of(settings, window.dtype), LOSSES[settings.loss]
     before = window.loss(inputs, targets, loss, precision)

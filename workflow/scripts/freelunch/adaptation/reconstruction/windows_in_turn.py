@@ -18,7 +18,6 @@ from freelunch.adaptation.reconstruction.matrix_inputs import (
     INPUTS,
     OUTPUTS,
     BehindSparse,
-    LostResidual,
     Recorded,
     dense_outputs,
     recorded,
@@ -48,14 +47,10 @@ def reconstruct_windows(
     windows: Sequence[range],
     others: Iterable[Path] = (),
 ) -> Artifact:
-    """Adapt windows one after another and write one shard per block.
-
-    Args:
-        job: What is adapted, and how.
-        window: The window to adapt, which the job's settings may have left open.
-        windows: Blocks of each window; with sparse inputs, all windows of the model.
-        others: Folders of jobs that divided the windows into other groups. Windows that are
-            finished there are taken over.
+    """Adapt windows, each some blocks, one after another and write one shard per block; with sparse
+    inputs, all windows of the model. The job's settings may have left open the window. Windows
+    that are finished in folders of jobs that divided them into other groups (`others`) are taken
+    over.
 
     Raises:
         UserError: The masks belong to another model or calibration sample, the halves of the
@@ -100,7 +95,7 @@ class _Run:
         if window == HALVES:
             self.family = halves_of(family, whole)
         if settings.lost_residual:
-            self.behind = LostResidual(job.states, halves_of(family, whole))
+            self.behind = BehindSparse(job.states, halves_of(family, whole))
 
     def pass_on(self, index: int, block: nn.Module) -> None:
         if self.behind is not None:

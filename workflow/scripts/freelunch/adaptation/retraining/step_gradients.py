@@ -140,7 +140,6 @@ class _Between:
 
     @property
     def states(self) -> HiddenStates:
-        """The hidden states, once some were written."""
         assert self._states is not None
         return self._states
 

@@ -34,13 +34,9 @@ Loaded = tuple[nn.Module, dict[str, Tensor], Sequence[Tensor] | None]
 
 @dataclass(frozen=True)
 class Passes:
-    """How a model in training is passed.
-
-    Attributes:
-        precision: Precision of the passes; trained parameters are always float32.
-        recompute: Whether the backward pass of a model in memory runs blocks again instead of
-            keeping their activations (gradient checkpointing).
-        streamed: Whether only one block is in memory at a time.
+    """How a model in training is passed: the precision, trained parameters being always float32;
+    whether the backward pass of a model in memory runs blocks again instead of keeping their
+    activations (gradient checkpointing); whether only one block is in memory at a time.
     """
 
     precision: torch.dtype
@@ -70,13 +66,9 @@ class Passes:
 
 
 class TrainedOuter:
-    """The outer part of a model in training; the dense model's own stays as it is. It is the part
-    of the state behind the blocks. UserError: the head is to have an adapter, and is tied to the
-    embedding.
-
-    Attributes:
-        trained: What is trained in it.
-        trains_embedding: Whether gradients go on to the embedding.
+    """The outer part of a model in training, the part of the state behind the blocks; the dense
+    model's own stays as it is. `trains_embedding` says whether gradients go on to the embedding.
+    UserError: the head is to have an adapter, and is tied to the embedding.
     """
 
     def __init__(
@@ -190,11 +182,8 @@ class Block:
 
 class Trainee:
     """A pruned model in training; the outer part of the dense one (embeddings, final norm, head)
-    stays as it is. Trained parameters that the state lacks are added with their initial values,
-    for which, and for dropout, the seed is.
-
-    Raises:
-        UserError: Nothing is trained, or this model cannot be trained in this way.
+    stays as it is. What the state lacks is added with initial values by the seed, which dropout
+    also has. UserError: nothing is trained, or this model cannot be trained in this way.
     """
 
     def __init__(

@@ -86,12 +86,9 @@ class Teacher:
 def retrain_model(
     job: AdaptationJob[Retraining], streamed: bool = False, save_s: float = SAVE_S
 ) -> Artifact:
-    """Retrain a pruned model; write one shard per block, and the outer shard if it was trained.
-
-    Args:
-        job: What is retrained, and how.
-        streamed: Whether one block at a time is in memory, or the whole model.
-        save_s: Seconds between two saved states, from which an interrupted training resumes.
+    """Retrain a pruned model, streamed block by block or in memory; write one shard per block, and
+    the outer shard if it was trained. Every `save_s` seconds a state is saved, from which an
+    interrupted training resumes.
 
     Raises:
         UserError: The masks belong to another model or sample, the method does not fit the model,
@@ -235,7 +232,6 @@ class TrainingRun:
         return next_token(logits, self._states.input_ids[rows].to(logits.device))
 
     def _checked(self) -> float:
-        """Return the mean loss on the first sequences."""
         count = min(CHECK_SEQUENCES, self._states.sequences)
         rows = [torch.tensor([row]) for row in range(count)]
         return math.fsum(self.trainee.losses(self._states.input_ids, rows, self._loss)) / count

@@ -21,17 +21,11 @@ Slot = tuple[nn.Module, str]
 
 
 class TrainedParameters:
-    """All trained parameters of some modules: of the matrices of `masked` linear layers, and
-    `others`, such as norms and biases, that are trained directly.
-
-    If they exist already, `parameters` take their places in the modules. If not, they start from
-    the modules' own, and from random values by the seed.
-
-    Attributes:
-        parameters: Parameters that the optimiser moves, in float32 or wider.
-
-    Raises:
-        UserError: A rank is too large for a matrix, or `linears` names no layer.
+    """All trained parameters of some modules, in float32 or wider: of the matrices of `masked`
+    linear layers, and `others`, such as norms and biases, that are trained directly. If they
+    exist already, `parameters` take their places in the modules. If not, they start from the
+    modules' own, and from random values by the seed. UserError: a rank is too large for a
+    matrix, or `linears` names no layer.
     """
 
     def __init__(

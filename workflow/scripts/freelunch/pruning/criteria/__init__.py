@@ -34,20 +34,15 @@ def load(score: str) -> ModuleType:
     """
     name = f"freelunch.pruning.criteria.{score}"
     where = f"workflow/scripts/freelunch/pruning/criteria/{score}.py"
-    if find_spec(name) is None:
-        raise UserError(
-            "this criterion has no module",
-            where=where,
-            todo="write it, or remove its class from freelunch/study/criteria.py",
-        )
-    module = importlib.import_module(name)
+    module = importlib.import_module(name) if find_spec(name) else None
     defined = [function for function in FUNCTIONS if hasattr(module, function)]
-    if len(defined) != 1:
+    if module is None or len(defined) != 1:
         raise UserError(
-            "this module is not a pruning criterion",
+            "this criterion needs a module with one function",
             where=where,
-            found=f"functions {', '.join(defined)}" if defined else "none of these functions",
+            found="no module" if module is None else f"functions: {', '.join(defined) or 'none'}",
             expected=f"exactly one of the names {', '.join(FUNCTIONS)}",
-            todo="define exactly one; to reuse a criterion, import its module, not its function",
+            todo="define one, or remove the class of settings from freelunch/study/criteria.py; to "
+            "reuse a criterion, import its module, not its function",
         )
     return module

@@ -119,10 +119,7 @@ def _factorise(gram: Tensor, damping: float, where: object) -> Factor:
 
 
 def _inverse(lower: Tensor) -> Tensor:
-    """Return the inverse of a lower triangular matrix.
-
-    Inverting by halves takes a third of the time of a triangular solve.
-    """
+    """Inverting by halves takes a third of the time of a triangular solve."""
     size = len(lower)
     if size <= 64:
         identity = torch.eye(size, dtype=lower.dtype, device=lower.device)
@@ -213,7 +210,6 @@ def _eliminate_panel_(
 
 
 def _eliminate_columns_(columns: Tensor, gone: Tensor, goes: Tensor, passed_on: Tensor) -> None:
-    """Prune the weights that `goes` marks by 1, column by column and in place."""
     for index, (column, gone_here, goes_here) in enumerate(
         zip(columns.unbind(), gone.unbind(), goes.unbind(), strict=True)
     ):
@@ -225,7 +221,6 @@ def _eliminate_columns_(columns: Tensor, gone: Tensor, goes: Tensor, passed_on: 
 
 
 def _lowest_of_block(costs: Tensor, block: slice, pattern: Pattern, scope: str) -> Tensor:
-    """Return which weights of a block are pruned, (columns of the block, out), bool."""
     # Count by difference: the zeros of all columns up to the end of the block, minus those up to
     # its start. The counts of all blocks then sum to exactly the matrix's.
     if scope == "row":
