@@ -16,7 +16,7 @@ def test_the_appendix_has_every_claim_with_a_number_and_no_other(made):
     assert len(tested) < len(made.audit.claims)
     whole = sum(step.wall_s for step in made.audit.costs)
     for entry, claim in zip(made.audit.appendix, tested, strict=True):
-        numbers, cells = [], {Cell.dense("tiny")}
+        numbers, cells = [], {Cell.dense("smollm2-135m")}
         for part in claim.parts:
             for finding in part.findings:
                 if finding.text:
@@ -32,8 +32,8 @@ def test_the_appendix_has_every_claim_with_a_number_and_no_other(made):
         adapted = [cell for cell in pruned if cell.adaptation != NONE]
         prunings = {(cell.pruning, cell.seed) for cell in pruned}
         samples = {cell.seed for cell in pruned}
-        # One job draws each sample, and another captures activations on it.
-        assert entry.jobs == len(cells) + len(adapted) + len(prunings) + 2 * len(samples)
+        # Two jobs draw a sample and held-out text, and two capture activations on them.
+        assert entry.jobs == len(cells) + len(adapted) + len(prunings) + 4 * len(samples)
         assert 0 < entry.wall_s <= whole + 1e-6
 
 
