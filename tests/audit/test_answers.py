@@ -55,8 +55,7 @@ def test_adaptations_are_ranked_beside_the_pruned_model_of_the_same_seeds():
     added = (math.log(40 / 20.5) + math.log(50 / 20.5)) / 2
     assert full.gain.value == pytest.approx(1 - math.exp(-gained))
     assert full.recovered.value == pytest.approx(gained / added)
-    low, value, high = (float(str(it)) for it in (full.gain.low, full.gain.value, full.gain.high))
-    assert low < value < high
+    assert full.gain.low < full.gain.value < full.gain.high
     assert (full.tokens, full.flops) == (8192, 5 * 10**12)
 
 

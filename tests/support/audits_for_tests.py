@@ -16,13 +16,8 @@ from freelunch.reporting.tables import table_texts
 from freelunch.study.study import Study
 from repository import ROOT
 
-KEPT = {
-    "full": "studies/full.yaml",
-    "laptop": "config.yaml",
-    "budgets": "studies/budgets.yaml",
-    "quirks": "studies/quirks.yaml",
-    "precision": "studies/precision.yaml",
-}
+KEPT = {name: f"studies/{name}.yaml" for name in ("full", "budgets", "quirks", "precision")}
+KEPT["laptop"] = "config.yaml"
 ENVIRONMENT = {
     "commit": "a" * 40,
     "uncommitted_changes": True,
@@ -49,10 +44,10 @@ class Audited:
         return self.results.study
 
 
-def write_page(audited, **more):
+def write_page(audited):
     """Write the page of an audit where the workflow does, and return its path."""
     path = audited.root / PAGE
-    write_atomically(path, page_text(audited.results, audited.audit, audited.root, **more))
+    write_atomically(path, page_text(audited.results, audited.audit, audited.root))
     return path
 
 
