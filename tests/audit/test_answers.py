@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
 WANDA = "tiny/wanda-u50"
-Perplexities = Mapping[str, float | None]
 
 
 def study_of(*methods, seeds=(0,), **entries):

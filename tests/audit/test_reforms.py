@@ -16,7 +16,6 @@ from records_for_tests import make_records, make_study
 ITEMS = {1: "abc", 2: "abcde", 3: "abcdefg", 4: "abc", 5: "abcdef", 6: "abc", 7: "abc", 8: "ab"}
 ANSWERED, IN_PART = "answered", "answered in part"
 NOT_APPLICABLE, NOT_ANSWERED = "not applicable", "not answered"
-Answers = dict[str, ReformsItem]
 
 
 def answers(audit):
