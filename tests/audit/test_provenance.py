@@ -16,7 +16,7 @@ def test_the_appendix_has_every_claim_with_a_number_and_no_other(made):
     assert len(tested) < len(made.audit.claims)
     whole = sum(step.wall_s for step in made.audit.costs)
     for entry, claim in zip(made.audit.appendix, tested, strict=True):
-        numbers, cells = [], {Cell.dense("tiny")}
+        numbers, cells = [], {Cell.dense("smollm2-135m")}
         for part in claim.parts:
             for finding in part.findings:
                 if finding.text:
@@ -32,18 +32,16 @@ def test_the_appendix_has_every_claim_with_a_number_and_no_other(made):
         adapted = [cell for cell in pruned if cell.adaptation != NONE]
         prunings = {(cell.pruning, cell.seed) for cell in pruned}
         samples = {cell.seed for cell in pruned}
-        # One job draws each sample, and another captures activations on it.
-        assert entry.jobs == len(cells) + len(adapted) + len(prunings) + 2 * len(samples)
+        # Two jobs draw a sample and held-out text, and two capture activations on them.
+        assert entry.jobs == len(cells) + len(adapted) + len(prunings) + 4 * len(samples)
         assert 0 < entry.wall_s <= whole + 1e-6
 
 
 def test_the_same_stands_in_the_appendix_and_on_the_page(made):
-    text = made.audit.appendix_text
-    page = page_text(made.results, made.audit, made.root)
+    text, page = made.audit.appendix_text, page_text(made.results, made.audit, made.root)
     for entry in made.audit.appendix:
-        assert f"## {entry.id}: {entry.title}" in text
-        assert entry.command in text and entry.command in page
-        assert f"{entry.cells} cells, {entry.jobs:,} jobs: " in text
+        for said in (entry.command, f"{entry.cells} cells, {entry.jobs:,} jobs: "):
+            assert said in text and said in page
         for each in entry.expected:
             assert f"| {each.subject} | {each.text} | {each.threshold} |" in text
     assert not re.search(r"\d{4}-\d\d-\d\d|/tmp/", text)

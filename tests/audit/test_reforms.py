@@ -16,7 +16,6 @@ from records_for_tests import make_records, make_study
 ITEMS = {1: "abc", 2: "abcde", 3: "abcdefg", 4: "abc", 5: "abcdef", 6: "abc", 7: "abc", 8: "ab"}
 ANSWERED, IN_PART = "answered", "answered in part"
 NOT_APPLICABLE, NOT_ANSWERED = "not applicable", "not answered"
-Answers = dict[str, ReformsItem]
 
 
 def answers(audit):
@@ -28,7 +27,8 @@ def asked(study, **block):
     config = study.as_json()
     config["study"] |= block
     study = Study.check(config, "made-up.yaml")
-    return answers(audit_records(study, make_records(study, {}), study.paths.records))
+    records = make_records(study, {"tiny/wanda-u50/none/seed0": None})
+    return answers(audit_records(study, records, study.paths.records))
 
 
 def statuses(found, *items):
@@ -38,7 +38,7 @@ def statuses(found, *items):
 def test_every_item_has_an_answer_in_sentences_in_the_file_and_on_the_page(made):
     found = made.audit.reforms
     assert [item.id for item in found] == [f"{n}{at}" for n, ats in ITEMS.items() for at in ats]
-    assert len(found) == 32 and len({item.module for item in found}) == 8
+    assert len({item.module for item in found}) == 8
     text = made.audit.reforms_text
     page = html.unescape(page_text(made.results, made.audit, made.root))
     page = re.sub("</?code>", "`", page.replace("\N{NO-BREAK SPACE}", " "))
@@ -60,11 +60,10 @@ def test_answers_are_those_of_the_study(made):
     assert made.audit.scope in found["1a"].text and "C2b" in found["1b"].text
     assert made.audit.worth in found["8b"].text
     for item, text in {
-        "2b": "with uncommitted changes",
-        "3e": "32 to 640 sequences of 256 tokens",
-        "3f": "`tiny/magnitude-u50/matrix/seed0`",
-        "5a": "`full_20` (method full, loss next token)",
-        "7b": "2 seeds",
+        "2b": "(clean)",
+        "3e": "32 sequences of 256 tokens",
+        "5a": "`full` (method full, loss next token)",
+        "7b": "from one seed",
         "8a": "C2: not tested at this scale",
     }.items():
         assert text in found[item].text
@@ -81,6 +80,7 @@ def test_a_study_of_ones_own_that_asks_about_no_claim(tmp_path):
     assert statuses(found, "1b", "2b", "2c", "3c", "5b", "8a") == {NOT_ANSWERED}
     assert statuses(found, "5e", "1c") == {NOT_APPLICABLE}
     assert statuses(found, "2a", "2e") == {IN_PART}
+    assert "not finite in 1: `tiny/wanda-u50/none/seed0`" in found["3f"].text
     assert "`evaluation-text` from the local file `mine.txt`" in found["2a"].text
     assert "no commit" in found["2b"].text and "no machine" in found["2c"].text
     assert all(str(tmp_path) not in item.text for item in found.values())

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from audits_for_tests import make_audited, make_kept, write_page
+from audits_for_tests import make_audited, write_page
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
 
 CHROMIUM = shutil.which("chromium")
@@ -22,12 +22,13 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
+CELLS = "[aria-labelledby=cells-table]"
 PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory):
-    made = make_audited(tmp_path_factory.mktemp("results") / "made-up")
+    made = make_audited(tmp_path_factory.mktemp("results") / "laptop")
     # More numbers than one sees at a glance have a filter.
     findings = made.audit.claims[0].parts[0].findings
     findings += 4 * findings
@@ -107,7 +108,7 @@ def button(table, title):
 def test_numbers_are_sorted_with_empty_ones_last_and_words_within_their_group(opened):
     """By mouse and by keyboard."""
     page = unfolded(opened())
-    cells, title = page.locator("#cells table"), "Loss \N{MINUS SIGN} dense"
+    cells, title = page.locator(f"{CELLS} table"), "Loss \N{MINUS SIGN} dense"
     before = column(cells, title)
     known = sorted(value for value in before if value is not None)
     empty = [None] * (len(before) - len(known))
@@ -123,7 +124,6 @@ def test_numbers_are_sorted_with_empty_ones_last_and_words_within_their_group(op
     assert cells.locator("[aria-sort]").all_text_contents() == ["Perplexity"]
     perplexities = column(cells, "Perplexity")
     assert perplexities == sorted(perplexities)
-    assert perplexities[-1] == float("inf"), "one is not finite"
     costs = page.locator("#costs table")
     button(costs, "Wall time").focus()
     for key, reverse in (("Enter", False), ("Space", True)):
@@ -141,21 +141,20 @@ def test_numbers_are_sorted_with_empty_ones_last_and_words_within_their_group(op
 
 def test_a_filter_hides_cells_in_all_tables_alike(opened, audited):
     page = opened()
-    rows = page.locator("#cells tbody tr")
+    rows = page.locator(f"{CELLS} tbody tr")
     total = len(audited.study.cells)
-    # One field is above the ranking, and one above the table of cells, which is folded.
+    # One field is above the ranking, and one above the table of cells.
     field, other = (page.locator(f"{place} input[type=search]") for place in ("#found", "#cells"))
-    assert not other.is_visible()
     unfolded(page)
     assert page.locator("#found output").inner_text() == f"{total} of {total} rows"
     found = page.locator("#found tr[data-records]")
     all_found = seen(found)
     assert all_found > 4
-    field.fill("WANDA  full_20")
+    field.fill("WANDA  recon_5")
     names = map(str, audited.study.cells)
-    expected = [name for name in names if "wanda" in name and "full_20" in name]
+    expected = [name for name in names if "wanda" in name and "recon_5" in name]
     assert seen(rows) == len(expected) > 0
-    assert other.input_value() == "WANDA  full_20"
+    assert other.input_value() == "WANDA  recon_5"
     for count in page.locator("#found output, #cells output").all():
         assert count.inner_text() == f"{len(expected)} of {total} rows"
     assert seen(found) == seen(page.locator("#found tr.group")) == 1
@@ -174,7 +173,7 @@ def test_evidence_is_filtered_with_its_number_and_a_group_without_rows_is_hidden
     table = page.locator("#C1 table").first
     page.locator("#C1").get_by_label("Filter these numbers").fill("magnitude")
     for rows in ("tbody tr:has(th)", "tbody tr.more"):
-        assert seen(table.locator(rows)) == table.locator(rows).count() / 2 == 5
+        assert seen(table.locator(rows)) == table.locator(rows).count() / 4 == 5
     page.get_by_label("Filter settings").fill("batch")
     differing = page.locator("#protocol table").first
     groups = differing.locator("tr.group").filter(visible=True).all_inner_texts()
@@ -190,7 +189,7 @@ def test_figures_have_loaded_say_what_is_seen_and_enlarge(opened):
     """Focus returns to where it was."""
     page = unfolded(opened())
     images = page.locator("img").all()
-    assert len(images) == 3
+    assert len(images) == 6
     for image in images:
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
         assert len(image.get_attribute("alt") or "") > 40
@@ -224,8 +223,7 @@ def test_every_link_leads_somewhere(opened):
 
 def test_the_evidence_of_a_number_unfolds_stays_with_it_and_has_a_command_to_copy(opened):
     page = opened(permissions=["clipboard-read", "clipboard-write"])
-    page.locator("#claims > details > summary").click()
-    page.locator("#C1 > summary").click()
+    page.locator("#C1 > details > summary").click()
     table = page.locator("#C1 table").first
     evidence = table.locator("details").first
     assert not evidence.locator("pre").is_visible()
@@ -315,7 +313,7 @@ def test_all_text_has_contrast(opened, scheme):
     unfolded(page)
     page.get_by_role("button", name="Enlarge figure 1").click()
     found = page.evaluate(CONTRASTS)
-    assert {HOLDS, IN_PART, FAILS, UNTESTED, "Close"} <= {text for *_, text in found}
+    assert {HOLDS, IN_PART, FAILS, UNTESTED, "Close"} <= {kind(text) for *_, text in found}
     assert {"A", "BUTTON", "TD", "TH", "CODE", "OUTPUT", "SUMMARY"} <= {tag for _, tag, _ in found}
     assert min(found)[0] >= 4.5, min(found)
 
@@ -332,11 +330,7 @@ def test_wide_tables_scroll_in_their_own_place_and_the_page_never_sideways(opene
         for element in ("documentElement", "body"):
             assert page.evaluate(f"document.{element}.scrollWidth") <= width
     page.set_viewport_size(PHONE)  # type: ignore[arg-type]
-    cells = page.locator("#cells .scroll")
-    cells.focus()
-    page.keyboard.press("ArrowRight")
-    page.wait_for_function("() => document.querySelector('#cells .scroll').scrollLeft > 0")
-    for region in page.locator("#found .scroll, #cells .scroll").all():
+    for region in page.locator(f"#found .scroll, {CELLS}").all():
         first = region.locator("tbody tr:not(.group) th").first
         before = first.evaluate("it => it.getBoundingClientRect().left")
         assert first.evaluate("it => it.getBoundingClientRect().width") < 200
@@ -344,7 +338,7 @@ def test_wide_tables_scroll_in_their_own_place_and_the_page_never_sideways(opene
         assert first.evaluate("it => it.getBoundingClientRect().left") == before
 
 
-@pytest.mark.parametrize("target", ["C1-1", "equal-table", "figure-2"])
+@pytest.mark.parametrize("target", ["C1-1", "equal-table", "figure-3"])
 def test_a_link_to_what_is_folded_opens_it(opened, target):
     page = opened()
     element = page.locator(f'[id="{target}"]')
@@ -367,7 +361,7 @@ def test_paper_has_what_matters_and_no_controls(opened):
     unfolded(page)
     commands = page.locator("details pre.command")
     assert seen(commands) == commands.count() > 0, "what one opens is there"
-    assert page.locator("#cells .scroll").evaluate("it => it.scrollHeight - it.clientHeight") <= 1
+    assert page.locator(CELLS).evaluate("it => it.scrollHeight - it.clientHeight") <= 1
 
 
 def test_without_javascript_all_is_there(opened, audited):
@@ -378,29 +372,16 @@ def test_without_javascript_all_is_there(opened, audited):
     verdicts = page.locator("#claims span.verdict").all_text_contents()
     assert {HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED} == set(map(kind, verdicts))
     assert page.locator("button, input").count() == 0
-    page.locator("#cells > summary").click()
-    assert seen(page.locator("#cells tbody tr")) == len(audited.study.cells)
+    assert seen(page.locator(f"{CELLS} tbody tr")) == len(audited.study.cells)
 
 
-def test_the_page_of_an_embedded_study(browser, tmp_path):
-    """Real records, all six figures: in both schemes, on a desk, on a phone and on paper."""
-    made = make_kept("full", tmp_path / "full", [".svg"])
-    opened = Opened(browser, write_page(made).as_uri())
-    for scheme, width in (("light", 1280), ("dark", 390)):
-        page = opened(color_scheme=scheme, viewport={"width": width, "height": 900})
-        images = page.locator("img")
-        assert images.count() == 6
-        assert images.evaluate_all("all => all.every((it) => it.naturalWidth > 0 && it.alt)")
-        assert len(page.locator("body").inner_text().split()) <= 2_500
-        verdict = page.locator(".verdict").first.bounding_box()
-        assert verdict is not None and verdict["y"] < 2 * 844, "on the first screen or two"
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, scheme
-        if width == 1280:
-            paper = page.pdf(prefer_css_page_size=True)
-            assert len(re.findall(rb"/Type\s*/Page\b", paper)) <= 15
-    unfolded(page)
-    tasks = page.locator('[aria-labelledby="tasks-table"] table')
+def test_the_page_is_short_until_it_is_unfolded_and_fits_a_few_sheets_of_paper(opened):
+    page = opened()
+    assert len(page.locator("body").inner_text().split()) <= 2_500
+    assert page.locator(".verdict").first.bounding_box()["y"] < 2 * 844, "on the first screens"
+    paper = page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", paper)) <= 15
+    tasks = unfolded(page).locator('[aria-labelledby="tasks-table"] table')
     button(tasks, "hellaswag").click()
     shares = column(tasks, "hellaswag")
     assert len(shares) >= 3 and None not in shares and shares == sorted(shares)
-    opened.close()

@@ -14,7 +14,6 @@ from freelunch.reporting.cells import choice_text
         ([0.1, 0.2], [1], (0.1, 1), "learning rate 0.1 (the lowest tried)"),
         ([0.3, 0.1], [1, 2], (0.3, 2), "learning rate 0.3 (the highest tried) and epochs 2"),
         ([0.1], [1, 2], (0.1, 1), "learning rate 0.1 and epochs 1"),
-        ([0.1], [3], (0.1, 3), "learning rate 0.1"),
     ],
 )
 def test_what_was_chosen_in_words(rates, epochs, chosen, expected):

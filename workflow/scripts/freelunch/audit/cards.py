@@ -20,7 +20,6 @@ from freelunch.study import steps
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.study import Study
 
-# An entry of a registry, as a record has it.
 Entry = Mapping[str, Any]
 # The hub's names of the licences that models mostly have; it calls all others by `license_name`.
 _LICENCES = {

@@ -51,7 +51,6 @@ def write_crate(study: Study, records: Records, root: Path) -> Path:
     for key, value in properties.items():
         crate.root_dataset[key] = value
     facts = {**_facts(root / SNAKEFILE), "name": project["title"], "license": licence}
-    # The commits at which steps were run.
     versions = sorted(
         each["commit"] + ("-dirty" if each["uncommitted_changes"] else "")
         for each in provenance.commits

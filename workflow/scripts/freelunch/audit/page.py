@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ MARKS = {
     **dict.fromkeys((FAILS, of_few_seeds(FAILS), DIFFERENT, DIFFERS), "cross"),
     **dict.fromkeys((*OPEN, UNKNOWN, ABSENT, NOT_RUN), "open"),
 }
+_AS_YAML = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True, width=100)
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # The figure of perplexity against tokens, operations and memory.
 OF_COSTS = "budgets"
@@ -143,7 +145,7 @@ def page_text(
         reason=claim_reason,
         rounded=rounded,
         sorting=sorting,
-        yaml=lambda value: yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100),
+        yaml=_AS_YAML,
     )
     return page.render(
         study=study,
