@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from claims_for_tests import make_claim, verdicts_on
 from freelunch.analysis import intervals
 from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
@@ -17,7 +16,7 @@ from freelunch.audit.verdicts import HOLDS, IN_PART, UNDECIDED, kind
 from freelunch.core.files import write_atomically
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
-from measures_for_tests import BASE, ENTRIES, make_evidence
+from measures_for_tests import BASE, ENTRIES, make_claim, make_evidence, verdicts_on
 from records_for_tests import make_records, make_study
 from refusals import refused
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import Absent, Measurement
 from freelunch.audit.verdicts import (
@@ -21,7 +20,16 @@ from freelunch.audit.verdicts import (
 )
 from freelunch.study.config import Part
 from freelunch.study.study import Study
-from measures_for_tests import BASE, BLOCK, NOWHERE, asked_of, audited, make_evidence
+from measures_for_tests import (
+    BASE,
+    BLOCK,
+    NOWHERE,
+    asked_of,
+    audited,
+    make_claim,
+    make_evidence,
+    verdicts_on,
+)
 from records_for_tests import make_records, make_study
 
 WANDA = {"criteria": ["wanda"]}

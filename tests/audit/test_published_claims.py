@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.audit import audit_records, json_of
 from freelunch.audit.claims import CLAIMS, Claim, load_claims
 from freelunch.audit.evidence import Evidence
@@ -17,6 +16,7 @@ from freelunch.audit.published_claims import NO_NUMBERS, audit_published_claims
 from freelunch.audit.verdicts import HOLDS, IN_PART, UNTESTED
 from freelunch.cli.summary import audit_text
 from freelunch.core.files import write_json
+from measures_for_tests import make_claim, verdicts_on
 from records_for_tests import PERPLEXITIES, make_records, make_study
 from refusals import refused
 

@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 
-from claims_for_tests import make_claim, verdicts_on
-from freelunch.analysis.budget_effect import reach_rows
+from freelunch.analysis.reach import reach_rows
 from freelunch.audit.evidence import HELD_OUT_PERPLEXITY, PERPLEXITY, Evidence
 from freelunch.audit.scope import Scope, load_regimes, worth_text
 from freelunch.audit.verdicts import BEARINGS, HOLDS, TOO_SMALL, of_few_seeds
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.config import Part
 from freelunch.study.study import Study
-from measures_for_tests import BASE, NOWHERE, audited
+from measures_for_tests import BASE, NOWHERE, audited, make_claim, verdicts_on
 from records_for_tests import make_records, make_study
 
 PAPER = Study.load(Path("studies/paper.yaml"))

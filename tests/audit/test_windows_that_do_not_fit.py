@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from claims_for_tests import make_claim, verdicts_on
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import Absent
 from freelunch.audit.verdicts import HOLDS, IN_PART, UNTESTED
 from freelunch.study.study import Study
-from measures_for_tests import BLOCK, NOWHERE, WINDOWS
+from measures_for_tests import BLOCK, NOWHERE, WINDOWS, make_claim, verdicts_on
 from measures_for_tests import asked_of as asked_by
 from records_for_tests import make_records, make_study
 

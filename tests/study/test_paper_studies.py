@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from claims_for_tests import verdicts_on
 from freelunch.analysis import intervals
 from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
@@ -21,6 +20,7 @@ from freelunch.study.config import Part
 from freelunch.study.grids import claims_of
 from freelunch.study.patterns import Pattern
 from freelunch.study.study import Study
+from measures_for_tests import verdicts_on
 from records_for_tests import make_records
 
 PAPER = Study.load(Path("studies/paper.yaml"))

@@ -1,13 +1,16 @@
-"""Made-up studies, and parts of claims audited on them, for tests of measures."""
+"""Made-up claims and studies, and parts of claims audited on them."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from claims_for_tests import make_claim, verdicts_on
+from freelunch.audit.audit import json_of
+from freelunch.audit.claim_verdicts import audit_claims
+from freelunch.audit.claims import Claim
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
+from freelunch.audit.scope import Regimes
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
 from records_for_tests import make_records, make_study
@@ -51,6 +54,32 @@ ENTRIES: dict[str, dict[str, Any]] = {
 CRITERIA = ("magnitude", "random", "ria", "sparsegpt", "wanda")
 # Dense has 20.
 BASE = {"dense none": 20.0, "wanda none": 60.0, "wanda recon_block": 40.0}
+
+
+def make_claim(measure: str, **changes: Any) -> dict[str, Any]:
+    """Return a claim with one part, as a file of claims has it; `changes` are of the part."""
+    part = {
+        "says": "it is so",
+        "measure": measure,
+        "holds": {"above": 0},
+        "set": {"by": "us", "date": "2026-11-27", "after_results": True},
+        "why": "so",
+    }
+    return {
+        "id": "C",
+        "title": "A title",
+        "statement": "A statement.",
+        "source": "somewhere",
+        "parts": [part | changes],
+    }
+
+
+def verdicts_on(
+    evidence: Evidence, claims: Iterable[Mapping[str, Any] | Claim], regimes: Regimes | None = None
+) -> list[dict[str, Any]]:
+    """Return the verdicts on claims, or on entries of a file of claims, as the audit's JSON."""
+    asked = [each if isinstance(each, Claim) else Claim.of(each) for each in claims]
+    return [json_of(verdict) for verdict in audit_claims(evidence, asked, regimes)]
 
 
 def make_evidence(

@@ -10,13 +10,13 @@ from dataclasses import fields, replace
 from freelunch.analysis.intervals import estimate
 from freelunch.analysis.pairing import Row
 from freelunch.audit.claim_verdicts import PartVerdict, audit_claims
-from freelunch.audit.claims import Question, load_claims
+from freelunch.audit.claims import Claim, Question, load_claims
 from freelunch.audit.evidence import PERPLEXITY, Evidence
 from freelunch.audit.measures import MEASURES
-from freelunch.audit.measures.measure import Measurement, shared_sample
+from freelunch.audit.measures.measure import shared_sample
 from freelunch.audit.measures.recovery import recovered_by, recovery
 from freelunch.audit.measures.retraining_budget import budget_ratio
-from freelunch.audit.numbers import Number, estimate_text
+from freelunch.audit.numbers import Number
 from freelunch.reporting.drawing.adaptation_looks import adaptation_labels, first_of_kinds
 from freelunch.reporting.results import Results
 from freelunch.study.cell import NONE, Cell
@@ -34,19 +34,25 @@ def effect_rows(results: Results) -> list[Row]:
     cannot test are left out. A number without an interval has neither end.
     """
     evidence = Evidence(results.study, results.records, results.folder)
-    claims = load_claims()
     labels = adaptation_labels(results.study.as_json()["adaptations"])
     shown = {tuple(row[key] for key in _SHARED): row for row in _recovered(evidence)}
     others: list[Row] = []
-    # What the numbers say of the paper is not shown here.
+    for claim, question, part in _judged(evidence, load_claims()):
+        for row in _of_part(claim.id, question, part, labels):
+            if (row["measure"], row["metric"]) == (recovery.__name__, PERPLEXITY):
+                shown[tuple(row[key] for key in _SHARED)] = row
+            else:
+                others.append(row)
+    return [*shown.values(), *others]
+
+
+def _judged(
+    evidence: Evidence, claims: Sequence[Claim]
+) -> Iterator[tuple[Claim, Question, PartVerdict]]:
+    """Yield the parts of claims with their verdicts; what these say of the paper is not shown."""
     for claim, verdict in zip(claims, audit_claims(evidence, claims, {}), strict=True):
         for question, part in zip(claim.parts, verdict.parts, strict=True):
-            for row in _of_part(claim.id, question, part, labels):
-                if (row["measure"], row["metric"]) == (recovery.__name__, PERPLEXITY):
-                    shown[tuple(row[key] for key in _SHARED)] = row
-                else:
-                    others.append(row)
-    return [*shown.values(), *others]
+            yield claim, question, part
 
 
 def _of_part(
@@ -124,56 +130,49 @@ def ratio_rows(results: Results) -> list[Row]:
     What the study cannot test has no row.
     """
     evidence = Evidence(results.study, results.records, results.folder)
-    return [
-        row
+    study, name = results.study, budget_ratio.__name__
+    asked = [
+        replace(claim, parts=[part for part in claim.parts if part.measure == name])
         for claim in load_claims()
-        for question in claim.parts
-        if question.measure == budget_ratio.__name__
-        for row in _ratios(evidence, claim.id, question)
     ]
-
-
-def _ratios(evidence: Evidence, claim: str, question: Question) -> Iterator[Row]:
-    study, unit = evidence.study, question.settings["unit"]
-    of_perplexity = question.metric == PERPLEXITY
-    compared = {
-        _place(each.cells[0]): each
+    adapted = {
+        replace(each.cells[0], seed=0): each
         for comparison in evidence.comparisons
         for members in comparison.series.values()
         for each in members
     }
-    for asked in question.ask(evidence):
-        if not isinstance(asked, Measurement):
-            continue
-        # The reconstruction's cells come last; `about` is its name.
-        seeds = {cell.seed for cell in asked.cells}
-        places = dict.fromkeys(map(_place, asked.cells))
-        *retrained, reference = (compared[place].with_seeds(seeds) for place in places)
-        ratio = estimate(asked.statistics, asked.samples, asked.pick)
-        one, words = asked.cells[-1], asked.without
-        if not math.isnan(ratio.value):
-            words = estimate_text(ratio, "times", asked.bounds)
-        smallest = min(each.amount(unit) for each in retrained)
-        yield {
-            **{key: getattr(one, key) for key in ("model", "criterion", "pattern")},
-            "reference": asked.about,
-            "reference_tokens": reference.amount("tokens"),
-            "claim": claim,
-            "metric": question.metric,
-            "text": study.perplexity.text if of_perplexity else study.calibration.text,
-            "unit": unit,
-            "seeds": min(sample.seeds for sample in asked.samples),
-            "smallest": smallest / reference.amount(unit),
-            "known_from": asked.bounds[0],
-            "largest": asked.bounds[1],
-            "ratio": ratio.value,
-            "low": ratio.low,
-            "high": ratio.high,
-            "ratio_in_words": words,
-            "threshold": question.threshold.value,
-        }
-
-
-def _place(cell: Cell) -> Cell:
-    """Return a cell without its seed."""
-    return replace(cell, seed=0)
+    rows = []
+    for claim, question, part in _judged(evidence, asked):
+        text = (study.perplexity if question.metric == PERPLEXITY else study.calibration).text
+        for finding in (each for each in part.findings if each.cells):
+            unit, cells = question.settings["unit"], [*map(Cell.parse, finding.cells)]
+            seeds = {cell.seed for cell in cells}
+            places = dict.fromkeys(replace(cell, seed=0) for cell in cells)
+            # The reconstruction's cells come last; `about` is its name.
+            *retrained, reference = (adapted[place].with_seeds(seeds) for place in places)
+            smallest = min(each.amount(unit) for each in retrained)
+            value, low, high = (
+                float(math.nan if end is None else end)
+                for end in (finding.value, finding.low, finding.high)
+            )
+            rows.append(
+                {
+                    **{key: getattr(cells[-1], key) for key in ("model", "criterion", "pattern")},
+                    "reference": finding.about,
+                    "reference_tokens": reference.amount("tokens"),
+                    "claim": claim.id,
+                    "metric": question.metric,
+                    "text": text,
+                    "unit": unit,
+                    "seeds": finding.seeds,
+                    "smallest": smallest / reference.amount(unit),
+                    "known_from": finding.known_from,
+                    "largest": finding.known_to,
+                    "ratio": value,
+                    "low": low,
+                    "high": high,
+                    "ratio_in_words": finding.text,
+                    "threshold": question.threshold.value,
+                }
+            )
+    return rows

@@ -187,38 +187,38 @@ def load_published(path: Path = PUBLISHED) -> list[Published]:
 
 def _published(row: Mapping[str, str], where: str) -> Published:
     if None in row or None in row.values():
-        wrong, found, expected = "(row)", "more or fewer", f"{len(COLUMNS)} fields"
-    elif (wrong := next((key for key in _EXPECTED if not _is_sound(key, row)), "")) == "":
-        length = int(row["seqlen"]) if row["seqlen"] else None
-        return Published(**{**row, "seqlen": length, "value": float(row["value"])})  # type: ignore[arg-type]
-    else:
-        found, expected = repr(row[wrong]), _EXPECTED[wrong]
-    raise UserError(
-        "a published number is malformed",
-        where=f"{where}: {wrong}",
-        found=found,
-        expected=expected,
-        todo="correct the row, or leave it out",
-    )
+        raise _malformed(f"{where}: (row)", "more or fewer", f"{len(COLUMNS)} fields")
+    for key, expected in _EXPECTED.items():
+        if not _is_sound(key, row):
+            raise _malformed(f"{where}: {key}", repr(row[key]), expected)
+    length = int(row["seqlen"]) if row["seqlen"] else None
+    return Published(**{**row, "seqlen": length, "value": float(row["value"])})  # type: ignore[arg-type]
+
+
+def _malformed(where: str, found: str, expected: str) -> UserError:
+    problem, todo = "a published number is malformed", "correct the row, or leave it out"
+    return UserError(problem, where=where, found=found, expected=expected, todo=todo)
 
 
 def _is_sound(key: str, row: Mapping[str, str]) -> bool:
     """Return whether a field is as `_EXPECTED` says."""
     value = row[key]
-    if key == "metric":
-        return value in _METRICS
-    if key == "trust":
-        return value in TOLERANCES
-    if key == "seqlen" and row["metric"] not in TEXTS:
-        return not value
-    if key == "pattern" and row["criterion"] == DENSE:
-        return value == NONE
     with suppress(ValueError):
-        if key == "pattern":
-            return bool(Pattern.parse(value))
-        if key == "seqlen":
-            return value.isdecimal() and int(value) > 1
-        return 0 < float(value) < math.inf if key == "value" else bool(value.strip())
+        match key:
+            case "metric":
+                return value in _METRICS
+            case "trust":
+                return value in TOLERANCES
+            case "seqlen":
+                is_text = row["metric"] in TEXTS
+                return value.isdecimal() and int(value) > 1 if is_text else not value
+            case "pattern":
+                is_dense = row["criterion"] == DENSE
+                return value == NONE if is_dense else bool(Pattern.parse(value))
+            case "value":
+                return 0 < float(value) < math.inf
+            case _:
+                return bool(value.strip())
     return False
 
 

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from freelunch.analysis.budget_effect import BudgetComparison
 from freelunch.analysis.intervals import Estimate, estimate
 from freelunch.analysis.pairing import by_adaptation, pruned_models
 from freelunch.audit.claim_verdicts import QuestionFacts, question_facts, reason_text
@@ -118,9 +117,6 @@ class PublishedTable(Evidence):
         assert isinstance(settings, Windowed)
         return settings.window
 
-    def work_peak(self, cell: Cell) -> None:
-        """Return nothing."""
-
     def only(self, keep: Callable[[Cell], bool]) -> Self:
         """Return the numbers of some of the cells."""
         return replace(self, rows={cell: row for cell, row in self.rows.items() if keep(cell)})
@@ -137,11 +133,6 @@ class PublishedTable(Evidence):
         return {
             model: round(float(size[1]) * _UNITS[size[2]]) for model, size in sizes.items() if size
         }
-
-    @cached_property
-    def comparisons(self) -> list[BudgetComparison]:
-        """Return nothing."""
-        return []
 
     @cached_property
     def pruned(self) -> list[dict[str, dict[int, Cell]]]:

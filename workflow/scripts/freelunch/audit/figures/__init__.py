@@ -6,6 +6,7 @@ Like those of `reporting`, these declarations import no drawing library.
 from freelunch.audit.figures import budget_ratios, effects
 from freelunch.reporting import figures as of_results
 from freelunch.reporting.figures import Figure
+from freelunch.reporting.figures import figure_modules as figure_modules
 from freelunch.study.study import Study
 
 OF_CLAIMS = {figure.name: figure for figure in (budget_ratios.FIGURE, effects.FIGURE)}
@@ -21,8 +22,3 @@ def figures() -> dict[str, Figure]:
 def figures_of(study: Study) -> list[Figure]:
     """Return the figures that a study has."""
     return [figure for figure in figures().values() if figure.wanted(study)]
-
-
-def figure_modules() -> list[str]:
-    """Return the modules that declare figures and are imported by their names."""
-    return of_results.figure_modules()

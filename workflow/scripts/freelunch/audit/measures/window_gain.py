@@ -281,16 +281,12 @@ def _all_windows(evidence: Evidence) -> Iterator[_Windows]:
                 here.unlike.add(kind)
                 continue
             here.names.setdefault(kind, name)
-            if _takes_what_fits(usual[name]):
+            if getattr(usual[name], "window", None) == AUTO:
                 found[sequences] = replace(here, limit=_largest(evidence, one.model))
         several = [found[amount] for amount in sorted(found) if len(found[amount].names) > 1]
         for here in several:
             tokens = here.sequences * study.calibration_of(here.model).length
             yield replace(here, amount=f"{tokens:,} tokens") if len(several) > 1 else here
-
-
-def _takes_what_fits(settings: Adaptation) -> bool:
-    return isinstance(settings, Reconstruction) and settings.window == AUTO
 
 
 def _largest(evidence: Evidence, model: str) -> float:
