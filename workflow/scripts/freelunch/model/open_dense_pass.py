@@ -14,17 +14,10 @@ from freelunch.model.checkpoint import StreamedModel
 
 @dataclass(frozen=True)
 class DensePass:
-    """A pass through the dense model.
-
-    Attributes:
-        model: The dense model.
-        sample: Token ids.
-        keep: Which hidden states are kept on disk: `all`, `every_k` or `none`.
-        folder: Folder for the results.
-        hidden_folder: Folder for what is kept.
-        fingerprint: Digest of everything the results depend on.
-        scratch: Folder for hidden states that are not kept.
-        report: Called after each block.
+    """A pass of a sample's token ids through the dense model. Results go to `folder`, and the
+    hidden states that are kept (`all`, `every_k` or `none`) to `hidden_folder`, others to
+    `scratch`. The fingerprint is the digest of everything the results depend on; `report` is called
+    after each block.
     """
 
     model: StreamedModel
