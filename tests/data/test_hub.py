@@ -198,15 +198,6 @@ def test_a_download_that_was_interrupted_goes_on_in_the_next_run(
     assert not [*folder.parent.iterdir()]
 
 
-def test_follows_a_repository_to_its_new_name(hub: HubStandIn, scratch: Path) -> None:
-    """The commit makes sure that it is the same content."""
-    commit = hub.add("team/tiny", USED)
-    hub.rename("team/tiny", "company/small")
-    obtained = obtain_model(entry(commit), scratch)
-    assert content(obtained.files) == USED
-    assert obtained.origin["repository"] == "team/tiny"
-
-
 @pytest.mark.parametrize(
     "name",
     [SECOND, "model.safetensors.index.json", "config.json", "tokenizer.json", "a.txt", "b/a.txt"],

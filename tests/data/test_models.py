@@ -150,11 +150,7 @@ def gguf_model() -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     ("stored", "dtype", "in_folder"),
-    [
-        (numpy.float16, None, True),
-        (numpy.float32, None, False),
-        (numpy.float16, "bfloat16", False),
-    ],
+    [(numpy.float16, None, True), (numpy.float32, None, False), (numpy.float16, "bfloat16", False)],
 )
 def test_a_gguf_file_is_dequantised_exactly(
     tmp_path: Path, stored: type, dtype: str | None, in_folder: bool

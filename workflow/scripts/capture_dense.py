@@ -4,7 +4,7 @@ from pathlib import Path
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.job import running
-from freelunch.model.open_dense_pass import open_dense_pass
+from freelunch.model.block_pass import open_dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.study.steps import CALIBRATION
 

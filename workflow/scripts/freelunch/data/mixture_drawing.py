@@ -28,11 +28,7 @@ TRAINING, SELECTION, MEASURED = "training", "selection", "measured"
 
 
 def sample_mixture(
-    job: TokenJob,
-    evaluation: Artifact,
-    windows: Artifact,
-    settings: dict[str, int],
-    most: int = 0,
+    job: TokenJob, evaluation: Artifact, windows: Artifact, settings: dict[str, int], most: int = 0
 ) -> Artifact:
     """Write the token ids of a sample of a mixture, (samples, length), int64, drawn by `settings`.
 
