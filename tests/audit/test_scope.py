@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from freelunch.analysis.reach import reach_rows
+from freelunch.analysis.budget_effect import reach_rows
 from freelunch.audit.evidence import HELD_OUT_PERPLEXITY, PERPLEXITY, Evidence
 from freelunch.audit.scope import Scope, load_regimes, worth_text
 from freelunch.audit.verdicts import BEARINGS, HOLDS, TOO_SMALL, of_few_seeds

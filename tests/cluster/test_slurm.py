@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from apptainer_standin import Apptainer
-from hub_standin import HubStandIn
+from hub_standin import serving
 from real_slurm import Slurm
 from slurm_folder import STUDY, OnSlurm
 from study_folder import Folder, digests
@@ -373,7 +373,7 @@ Path("probe.txt").write_text(found + " " + os.environ.get("FREELUNCH_SCHEDULED",
 def hub(monkeypatch, tmp_path):
     """A hub with the model of the smoke study."""
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    with HubStandIn() as hub:
+    with serving() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
         yield hub

@@ -98,17 +98,6 @@ def draw_all(
     return calibration, held_out, more
 
 
-def spans_of(rows: Rows, texts: list[str]) -> list[Span]:
-    """Return where rows stand in documents, by comparing tokens."""
-    return [
-        (number, at)
-        for row in rows
-        for number, tokens in enumerate(encoded(texts))
-        for at in range(len(tokens))
-        if tokens[at : at + len(row)] == row
-    ]
-
-
 def covered(spans: Iterable[Span], length: int) -> set[Span]:
     """Return the document and the place of each token that sequences of a length cover."""
     return {(document, at + offset) for document, at in spans for offset in range(length)}
@@ -125,18 +114,20 @@ def test_three_artifacts_hold_one_stream_of_draws(
 ) -> None:
     """Each sample goes on where the one before stopped, without drawing it again."""
     words = random.Random(seed)
-    texts = [
-        " ".join(words.choices(["cat", "shells", "window", "7x", "zq"], k=words.randrange(1, 40)))
-        for _ in range(50)
-    ]
+    vocabulary = ["cat", "shells", "window", "7x", "zq"]
+    texts = [" ".join(words.choices(vocabulary, k=words.randrange(1, 40))) for _ in range(50)]
     samples = samples_of(tmp_path, model, texts)
     sample = samples.calibration(8, seed=seed)
     held_out = samples.held_out(sample, 5)
-    extended = samples.extended(sample, held_out, 30)
+    fewer, extended = (samples.extended(sample, held_out, count) for count in (5, 30))
     calibration, reserved, more = draw_all(texts, LENGTH, seed, (8, 5, 22))
-    assert rows_of(sample) == calibration
+    assert rows_of(sample) == calibration and rows_of(fewer) == calibration[:5]
     assert rows_of(held_out) == reserved
     assert rows_of(extended) == calibration + more
+    assert extended.facts["calibration"] == sample.digest
+    assert extended.facts["held_out"] == held_out.digest
+    for each, spans in ((sample, read_spans(sample)), (fewer, read_spans(sample)[:5])):
+        assert each.facts["distinct_tokens"] == len(covered(spans, LENGTH))
     # Planning predicts how many documents a sample leaves.
     amounts = Amounts([len(tokens) for tokens in encoded(texts)], exact=True)
     touched = {document for document, _ in read_spans(sample)}
@@ -166,31 +157,6 @@ def test_token_ids_are_those_of_earlier_versions(tmp_path: Path, model: Artifact
     assert list(held_out.facts) == [*first, *last, "calibration", "tokens_sha256"]
     made_from = [*last, "calibration", "held_out"]
     assert list(extended.facts) == [*first, "distinct_tokens", *made_from, "tokens_sha256"]
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_samples_share_no_document_unless_one_extends_the_other(
-    tmp_path: Path, model: Artifact, seed: int
-) -> None:
-    texts = documents(30)
-    samples = samples_of(tmp_path, model, texts)
-    sample = samples.calibration(12, seed=seed)
-    held_out = samples.held_out(sample, 10)
-    fewer, more = (samples.extended(sample, held_out, count) for count in (5, 60))
-    assert rows_of(fewer) == rows_of(sample)[:5]
-    assert rows_of(more)[:12] == rows_of(sample)
-    assert len(rows_of(held_out)) == 10 and len(rows_of(more)) == 60
-    spans = {each.folder.name: spans_of(rows_of(each), texts) for each in (sample, held_out, more)}
-    drawn = {name: {document for document, _ in of} for name, of in spans.items()}
-    assert drawn["sample"] == {document for document, _ in read_spans(sample)}
-    assert drawn["held_out"] == {document for document, _ in read_spans(held_out)}
-    assert not drawn["extended-60"] & drawn["held_out"]
-    assert drawn["sample"] < drawn["extended-60"]
-    for each in (sample, fewer, more):
-        tokens = covered(spans_of(rows_of(each), texts), LENGTH)
-        assert each.facts["distinct_tokens"] == len(tokens)
-    assert more.facts["calibration"] == sample.digest
-    assert more.facts["held_out"] == held_out.digest
 
 
 def test_samples_share_no_document_and_no_13_tokens(tmp_path: Path, model: Artifact) -> None:

@@ -29,11 +29,7 @@ ODD = "a\u2028b\x85c\x0bd\x1ce é 漢 𝄞"
 
 
 def fetch(
-    folder: Path,
-    content: bytes,
-    format: str,
-    name: str = "words.txt",
-    field: str = "text",
+    folder: Path, content: bytes, format: str, name: str = "words.txt", field: str = "text"
 ) -> Artifact:
     """Write `content` to a file and fetch it as a text."""
     path = folder / name

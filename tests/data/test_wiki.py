@@ -2,7 +2,6 @@
 
 import bz2
 import tracemalloc
-from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -28,17 +27,13 @@ NAMESPACES = """<siteinfo><sitename>Wikipedia</sitename><namespaces>
 
 
 def page(
-    *revisions: str,
-    space: int = 0,
-    more: str = "",
-    model: str = "wikitext",
-    times: Sequence[str] = ("2015-01-01T00:00:00Z", "2016-01-01T00:00:00Z"),
+    *revisions: str, space: int = 0, more: str = "", model: str = "wikitext", first: int = 2015
 ) -> str:
-    """Return the XML of a page."""
+    """Return the XML of a page, whose second revision is of 2016."""
     texts = "".join(
-        f"<revision><timestamp>{time}</timestamp><model>{model}</model>"
+        f"<revision><timestamp>{year}-01-01T00:00:00Z</timestamp><model>{model}</model>"
         f"<text>{escape(text)}</text></revision>"
-        for text, time in zip(revisions, times, strict=False)
+        for text, year in zip(revisions, (first, 2016), strict=False)
     )
     return f"<page><title>A</title><ns>{space}</ns><id>1</id>{more}{texts}</page>"
 
@@ -109,7 +104,7 @@ def test_articles_are_documents_in_their_order(tmp_path: Path) -> None:
         page(""),
         page('{"a": 1}', model="json"),
         # Some exports begin with the newest revision.
-        page("Three.", "An older one.", times=("2020-01-01T00:00:00Z", "2010-01-01T00:00:00Z")),
+        page("Three.", "An older one.", first=2020),
         "<page><title>Deleted</title><ns>0</ns></page>",
     ]
     expected = ["One\nis first.", "Two & three.\n\nEnd.", "Three."]

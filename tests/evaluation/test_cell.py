@@ -16,9 +16,9 @@ from freelunch.core.files import scratch_folder
 from freelunch.core.job_cost import Spent
 from freelunch.evaluation.dense_reference import capture_reference
 from freelunch.evaluation.measurements import MeasurementSpec, evaluate_cell
+from freelunch.model.block_pass import DensePass
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
 from freelunch.model.mask_store import assemble_model
-from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_ids import write_tokens
 from freelunch.study.steps import METRICS, TEXT_WINDOWS
 from measuring import drift_of, identity_of, perplexity_of

@@ -13,13 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from freelunch.core.artifact import Artifact
 from freelunch.model.block_pass import BlockPass
-from freelunch.model.blocks import (
-    BlockCall,
-    block_linears,
-    check_blocks,
-    find_blocks,
-    same_call,
-)
+from freelunch.model.blocks import BlockCall, block_linears, check_blocks, find_blocks, same_call
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
 from refusals import refused
 from slow_units import streamed_logits

@@ -21,8 +21,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -32,6 +30,8 @@ _INFO = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?")
 _TREE = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?")
 _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _LFS = re.compile(r"/lfs/([0-9a-f]{64})")
+# Status, headers and body.
+Answer = tuple[int, dict[str, str], bytes]
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Repository:
 
 
 class HubStandIn:
-    """Serve repositories while the `with` block lasts.
+    """A hub and its repositories.
 
     Attributes:
         endpoint: The value to set HF_ENDPOINT to.
@@ -70,11 +70,8 @@ class HubStandIn:
         self.requests: list[str] = []
         self.spoiled: dict[str, bytes] = {}
         self.breaking: dict[str, int] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
-        )
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
 
     def add(
         self,
@@ -110,21 +107,7 @@ class HubStandIn:
         for revision in [key for key, value in repository.revisions.items() if value == commit]:
             del repository.revisions[revision]
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def answer(self, path: str, authorization: str | None) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, path: str, authorization: str | None) -> Answer:
         """Return status, headers and body for a path."""
         if match := _LFS.fullmatch(path):
             name, content = self._blobs[match[1]]
@@ -147,7 +130,7 @@ class HubStandIn:
             return _refuse(404 if authorization else 401, "RepoNotFound")
         if wanted is not None and repository.gated and authorization != f"Bearer {self.token}":
             said = f"Access to {name} is restricted and you are not in the authorized list."
-            return _refuse(403 if authorization else 401, "GatedRepo", {"X-Error-Message": said})
+            return _refuse(403 if authorization else 401, "GatedRepo", X_Error_Message=said)
         commit = repository.revisions.get(revision, revision)
         if commit not in repository.commits:
             return _refuse(404, "RevisionNotFound")
@@ -159,7 +142,7 @@ class HubStandIn:
             inside = f"{folder}/" if folder else ""
             return _json([_listed(at, data) for at, data in files.items() if at.startswith(inside)])
         if wanted not in files:
-            return _refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
+            return _refuse(404, "EntryNotFound", X_Repo_Commit=commit)
         return self._file(wanted, files[wanted], commit)
 
     def breaks_after(self, path: str) -> int | None:
@@ -168,7 +151,7 @@ class HubStandIn:
         name = self._blobs[match[1]][0] if match else path.rpartition("/")[2]
         return self.breaking.pop(name, None)
 
-    def _file(self, name: str, content: bytes, commit: str) -> tuple[int, dict[str, str], bytes]:
+    def _file(self, name: str, content: bytes, commit: str) -> Answer:
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if _in_lfs(name):
             digest = hashlib.sha256(content).hexdigest()
@@ -185,13 +168,27 @@ class HubStandIn:
 
 
 @contextmanager
+def serving() -> Iterator[HubStandIn]:
+    """Give a hub that answers until the block ends."""
+    standin = HubStandIn()
+    thread = threading.Thread(target=standin.server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield standin
+    finally:
+        standin.server.shutdown()
+        standin.server.server_close()
+        thread.join()
+
+
+@contextmanager
 def hub_here(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[HubStandIn]:
     """Give a hub that huggingface_hub, imported long ago, takes for its own; no cache, no token."""
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with HubStandIn() as standin:
+    with serving() as standin:
         use_endpoint(monkeypatch, standin.endpoint)
         yield standin
 
@@ -238,29 +235,20 @@ def _handler(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _json(content: object) -> tuple[int, dict[str, str], bytes]:
+def _json(content: object) -> Answer:
     body = json.dumps(content).encode()
     return 200, {"Content-Length": str(len(body)), "Content-Type": "application/json"}, body
 
 
-def _refuse(
-    status: int, code: str, more: Mapping[str, str] | None = None
-) -> tuple[int, dict[str, str], bytes]:
-    return status, {"X-Error-Code": code, "Content-Length": "0", **(more or {})}, b""
+def _refuse(status: int, code: str, **more: str) -> Answer:
+    headers = {name.replace("_", "-"): value for name, value in more.items()}
+    return status, {"X-Error-Code": code, "Content-Length": "0", **headers}, b""
 
 
 def _listed(name: str, content: bytes) -> dict[str, object]:
-    size = len(content)
-    entry: dict[str, object] = {
-        "type": "file",
-        "path": name,
-        "size": size,
-        "oid": _git_id(content),
-    }
-    if _in_lfs(name):
-        digest = hashlib.sha256(content).hexdigest()
-        entry["lfs"] = {"oid": digest, "size": size, "pointerSize": 134}
-    return entry
+    size, digest = len(content), hashlib.sha256(content).hexdigest()
+    lfs = {"lfs": {"oid": digest, "size": size, "pointerSize": 134}} if _in_lfs(name) else {}
+    return {"type": "file", "path": name, "size": size, "oid": _git_id(content), **lfs}
 
 
 def _in_lfs(name: str) -> bool:

@@ -26,6 +26,7 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.job_cost import status_bytes
 from freelunch.model import mask_store, token_ids
+from freelunch.model.block_pass import DensePass
 from freelunch.model.blocks import find_blocks
 from freelunch.model.checkpoint import (
     CONFIG,
@@ -39,7 +40,6 @@ from freelunch.model.checkpoint import (
 )
 from freelunch.model.hidden_states import open_states
 from freelunch.model.mask_store import assemble_model
-from freelunch.model.open_dense_pass import DensePass
 from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_model

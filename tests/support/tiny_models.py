@@ -44,11 +44,11 @@ from freelunch.core.files import scratch_folder
 from freelunch.core.progress import Report, silent
 from freelunch.data.models import fetch_model
 from freelunch.model import token_ids
+from freelunch.model.block_pass import DensePass
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import assemble_model, load_pruned_block, masks_file, pack
-from freelunch.model.open_dense_pass import DensePass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_matrices, prune_model
 from freelunch.pruning.sharing import Pruning
@@ -124,10 +124,7 @@ VARIANTS: dict[str, tuple[str, Settings]] = {
     "gpt_neox in sequence": ("gpt_neox", {"use_parallel_residual": False}),
     "falcon of one key head": ("falcon", {"new_decoder_architecture": False}),
     "falcon in sequence": ("falcon", _IN_SEQUENCE),
-    "bloom with norms on the stream": (
-        "bloom",
-        {"apply_residual_connection_post_layernorm": True},
-    ),
+    "bloom with norms on the stream": ("bloom", {"apply_residual_connection_post_layernorm": True}),
 }
 # Default settings of `reconstruct`.
 RECONSTRUCTION: Reconstruction = read_adaptation(

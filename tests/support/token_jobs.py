@@ -1,13 +1,26 @@
-"""Texts of given documents, and jobs that draw from them."""
+"""Models and texts as entries of a config, texts of given documents, and jobs that draw."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.data.samples import TokenJob
+from freelunch.data.sources import Obtained, obtain
+from freelunch.study.sources import read_model, read_text
 from freelunch.study.steps import DOCUMENTS, TEXT
+
+
+def obtain_model(entry: Mapping[str, Any], scratch: Path) -> Obtained:
+    return obtain("models.tiny", read_model(entry), scratch)
+
+
+def obtain_text(entry: Mapping[str, Any], scratch: Path) -> Obtained:
+    """Obtain a text; its format does not matter here."""
+    formats = {} if entry["source"] in ("tokens", "wheel_files") else {"format": "lines"}
+    return obtain("texts.tiny", read_text({**entry, **formats}), scratch)
 
 
 def text_of(folder: Path, documents: Sequence[str]) -> Artifact:

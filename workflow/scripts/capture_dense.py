@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from freelunch.core.artifact import Artifact
-from freelunch.model.open_dense_pass import open_dense_pass
+from freelunch.model.block_pass import open_dense_pass
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.study.steps import CALIBRATION
 from snakemake_job import running

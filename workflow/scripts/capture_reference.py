@@ -4,7 +4,7 @@ from pathlib import Path
 
 from freelunch.core.artifact import Artifact
 from freelunch.evaluation.dense_reference import capture_reference
-from freelunch.model.open_dense_pass import open_dense_pass
+from freelunch.model.block_pass import open_dense_pass
 from freelunch.study.steps import CALIBRATION
 from snakemake_job import running
 

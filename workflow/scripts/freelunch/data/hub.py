@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from freelunch.core.digest import file_digest
 from freelunch.core.errors import UserError, pin_again
@@ -37,14 +37,7 @@ def newest_commit(where: str, entry: Hub) -> str:
     """Return the commit that a source's revision stands for now; UserError if the hub cannot be
     reached, or has no such repository or revision.
     """
-    from huggingface_hub import HfApi, constants
-
-    ask = HfApi().dataset_info if isinstance(entry, HubFile) else HfApi().model_info
-    timeout = constants.HF_HUB_ETAG_TIMEOUT
-    with hub_errors(where, entry):
-        # Without `expand`, the answer lists all files, of which a dataset may have thousands.
-        info = ask(entry.repository, revision=entry.revision, timeout=timeout, expand=["sha"])
-    return str(info.sha)
+    return str(_ask(where, entry, "sha").sha)
 
 
 def check_download(where: str, entry: Hub) -> None:
@@ -55,36 +48,46 @@ def check_download(where: str, entry: Hub) -> None:
     UserError if the hub cannot be reached; if it has no such repository, revision or file; if
     HF_TOKEN does not open the repository; or if a model has no weights but pickles.
     """
-    from huggingface_hub import HfApi, constants, hf_hub_url
+    from huggingface_hub import HfApi, hf_hub_url
 
-    repository, revision = entry.repository, entry.revision
     name, kind = (entry.member, "dataset") if isinstance(entry, HubFile) else (CONFIG, "model")
     with hub_errors(where, entry):
-        url = hf_hub_url(repository, name, repo_type=kind, revision=revision)
+        url = hf_hub_url(entry.repository, name, repo_type=kind, revision=entry.revision)
         HfApi().get_hf_file_metadata(url=url)
-        if isinstance(entry, HubFile):
-            return
-        timeout = constants.HF_HUB_ETAG_TIMEOUT
-        info = HfApi().model_info(
-            repository, revision=revision, timeout=timeout, expand=["siblings"]
-        )
-    inspect_model.check_weights(where, [file.rfilename for file in info.siblings or ()])
+    if kind == "model":
+        listed = _ask(where, entry, "siblings").siblings or ()
+        inspect_model.check_weights(where, [file.rfilename for file in listed])
 
 
 def inspect_on_hub(where: str, entry: Hub, scratch: Path) -> tuple[InspectedModel, str]:
     """Download a model's config and tokenizer, but not its weights, into an empty folder; return
     the model and the commit that was looked at. UserError if there is none that can be used.
     """
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
+    info = _ask(where, entry, "sha", "siblings")
+    listed, commit = [file.rfilename for file in info.siblings or ()], str(info.sha)
     with hub_errors(where, entry):
-        info = HfApi().model_info(entry.repository, revision=entry.revision)
-        listed, commit = [file.rfilename for file in info.siblings or ()], str(info.sha)
-        for name in (CONFIG, INDEX, TOKENIZER):
-            if name in listed:
-                hf_hub_download(entry.repository, name, revision=commit, local_dir=scratch)
+        for name in {CONFIG, INDEX, TOKENIZER}.intersection(listed):
+            hf_hub_download(entry.repository, name, revision=commit, local_dir=scratch)
     files = inspect_model.model_files(where, scratch, listed)
     return inspect_model.inspect_files(scratch, files, where), commit
+
+
+def _ask(where: str, entry: Hub, *properties: str) -> Any:
+    """Return what the hub says about a repository, only what is asked for: a dataset may have
+    thousands of files.
+    """
+    from huggingface_hub import HfApi, constants
+
+    ask: Any = HfApi().dataset_info if isinstance(entry, HubFile) else HfApi().model_info
+    with hub_errors(where, entry):
+        return ask(
+            entry.repository,
+            revision=entry.revision,
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            expand=[*properties],
+        )
 
 
 def fetch_from_hub(where: str, entry: Hub, scratch: Path) -> dict[str, tuple[Path, str]]:

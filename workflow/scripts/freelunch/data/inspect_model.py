@@ -43,15 +43,10 @@ COMPLETE = "complete the download of the model, or correct the file"
 
 @dataclass(frozen=True)
 class InspectedModel:
-    """A model as its config and its tokenizer describe it.
-
-    Attributes:
-        config: The decoder's config, under the keys of a transformers config; of a GGUF file, only
-            the family, the number of blocks and the longest sequence.
-        dtype: Precision in which a study keeps it unless it says otherwise; None if the config
-            states none that a study can use.
-        tokenizer: The tokenizer; None if it is not in a `tokenizer.json`.
-        gguf: Whether it is a GGUF file.
+    """A model: the decoder's config, under the keys of a transformers config (of a GGUF file only
+    the family, the number of blocks and the longest sequence); the precision in which a study keeps
+    it unless it says otherwise, None if its config states none that can be used; its tokenizer,
+    None if it is not in a `tokenizer.json`.
     """
 
     config: Mapping[str, Any]

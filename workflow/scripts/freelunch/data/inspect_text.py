@@ -43,13 +43,8 @@ TOKEN_CHARACTERS = 4.1
 
 @dataclass(frozen=True)
 class InspectedText:
-    """A text that was looked at.
-
-    Attributes:
-        format: Its format, a value of `texts.*.format`.
-        field: The field that holds the text (jsonl and parquet).
-        documents: Its documents, or those in as many characters as are read.
-        complete: Whether these are all of its documents.
+    """A text that was looked at: its format, the field that holds it (jsonl and parquet), and its
+    documents, which are `complete` unless it is longer than what is read.
     """
 
     format: str
@@ -163,12 +158,8 @@ def _field(rows: Sequence[Mapping[str, Any]], path: Path, where: str) -> str:
 
 @dataclass(frozen=True)
 class Amounts:
-    """The documents of a text in tokens.
-
-    Attributes:
-        lengths: Tokens of each document.
-        exact: Whether a tokenizer counted all of them.
-        complete: Whether these are all documents of the text, rather than its beginning.
+    """The tokens of each document of a text: `exact` if a tokenizer counted all of them, `complete`
+    if these are all documents of the text, rather than its beginning.
     """
 
     lengths: Sequence[int]

@@ -28,11 +28,7 @@ TRAINING, SELECTION, MEASURED = "training", "selection", "measured"
 
 
 def sample_mixture(
-    job: TokenJob,
-    evaluation: Artifact,
-    windows: Artifact,
-    settings: dict[str, int],
-    most: int = 0,
+    job: TokenJob, evaluation: Artifact, windows: Artifact, settings: dict[str, int], most: int = 0
 ) -> Artifact:
     """Write the token ids of a sample of a mixture, (samples, length), int64, drawn by `settings`.
 
@@ -66,11 +62,10 @@ class MixturePart:
     """A part of a mixture, as one seed divides it.
 
     Attributes:
-        name: Key in `texts`.
-        share: Its share of the tokens of every sample.
+        name, share: Key in `texts`, and its share of the tokens of every sample.
         indices: Its documents for each use, by their numbers in the mixture.
-        spans: The document and the first token of each sequence that may be drawn, in the order of
-            drawing, for each use of the documents. No two overlap.
+        spans: The document and the first token of each sequence for a use, in the order of drawing.
+            No two overlap.
         facts: `documents` longer than a sequence, apart from evaluation text, and their `tokens`;
             `short_documents` and `evaluation_documents`, which were left out; `repeating`, the
             sequences left out since they share GRAM tokens in a row with a held-out document.
@@ -88,12 +83,8 @@ class MixtureDrawing:
 
     The three sets share no document, and no GRAM tokens in a row. No document that is used shares
     GRAM tokens in a row with a window of the evaluation text. UserError if a part holds evaluation
-    text and must not, or has too few documents.
-
-    Attributes:
-        documents: The documents of the mixture, one part after another.
-        tokens: Token ids of each document.
-        parts: The parts, in their order.
+    text and must not, or has too few documents. `documents` are those of all `parts`, one part
+    after another, and `tokens` their token ids.
     """
 
     def __init__(

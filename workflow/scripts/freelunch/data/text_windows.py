@@ -22,16 +22,14 @@ from freelunch.study.steps import JOINED, TEXT_WINDOWS, WITHIN
 
 @dataclass(frozen=True)
 class CutWindows:
-    """Windows of a text, and the amount of text that their scored tokens stand for.
+    """Windows of a text, (windows, length), int64, and what their scored tokens stand for.
 
     Attributes:
-        input_ids: (windows, length), int64.
         stride: Tokens from the start of a window to the next. A window's last `stride` tokens are
             scored: each token of the text once, with at least length - stride tokens before it.
-        bytes: Length of the scored tokens' text in UTF-8; None if the tokenizer does not say where
-            in the text a token is.
-        words: Number of words, runs of characters other than white space, that begin in it, or
-            None.
+        bytes, words: Length of the scored tokens' text in UTF-8, and how many runs of characters
+            other than white space begin in it; None if the tokenizer does not say where in the text
+            a token is.
         documents: The document of each window; None if documents were joined.
     """
 
@@ -67,16 +65,12 @@ def text_windows(
     stride: int | None = None,
     cut: str = WITHIN,
 ) -> CutWindows:
-    """Return `windows` windows of a text by a model's tokenizer, or as many as the text has.
+    """Return `windows` windows of `length` tokens by a model's tokenizer, or as many as the text
+    has; UserError if it has fewer.
 
-    Args:
-        length: Tokens in a window.
-        stride: Tokens from one to the next; None for `length`: windows that do not overlap.
-        cut: WITHIN for windows within documents, drawn over all of them; JOINED for the first
-            windows of the documents joined by two newlines, the tail dropped.
-
-    Raises:
-        UserError: The text has fewer windows than this.
+    A window begins `stride` tokens after the one before; without it, windows do not overlap. With
+    the cut WITHIN, they are within documents, drawn over all of them; with JOINED, they are the
+    first ones of the documents joined by two newlines, the tail dropped.
     """
     tokenizer, is_joined = load_tokenizer(model), cut == JOINED
     documents = read_documents(text.folder)

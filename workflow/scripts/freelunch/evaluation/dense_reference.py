@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from freelunch.core.artifact import MANIFEST, Artifact, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.evaluation.perplexity import loss_facts
-from freelunch.model.block_pass import BlockPass, sequence_batches
+from freelunch.model.block_pass import BlockPass, DensePass, sequence_batches
 from freelunch.model.blocks import BlockCall, LinearWatcher
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file, open_hidden
-from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import window_losses
 from freelunch.model.transfer import read_batches, writing_behind

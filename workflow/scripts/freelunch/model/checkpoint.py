@@ -138,12 +138,7 @@ def finish_checkpoint(writer: ArtifactWriter, shards: list[str], **facts: Any) -
 
 class StreamedModel:
     """A causal language model with only its outer part in memory, on the device where passes run.
-
-    Attributes:
-        config: The model's config.
-        num_blocks: Number of decoder blocks.
-        dtype: Precision of weights and passes.
-        outer: The outer part.
+    `dtype` is the precision of weights and passes, `num_blocks` the number of decoder blocks.
     """
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu") -> None:

@@ -43,16 +43,12 @@ def open_states(
 
 
 class DenseStates:
-    """Hidden states of the calibration sample between the blocks of the dense model, those that are
-    kept on disk or computed again.
+    """Hidden states of the calibration sample, (sequences, length, d) at each boundary, between the
+    blocks of the dense model, those that are kept on disk or computed again.
 
-    Attributes:
-        scratch: A folder for two boundaries computed again, and for states that the caller makes.
-        calibration: The sample.
-        input_ids: Its token ids, (sequences, length), int64.
-        sequences, length: Number of sequences, and of tokens in each.
-        blocks: The pass of the sequences through the model's blocks.
-        passed: How many blocks were passed to compute hidden states that were not on disk.
+    The scratch folder holds two boundaries computed again, and the states that the caller makes.
+    `blocks` passes the sequences through the model's blocks; `passed` is how many blocks were
+    passed to compute hidden states that were not on disk.
     """
 
     def __init__(

@@ -34,12 +34,8 @@ _MASKED_TOGETHER = 2**17
 
 @dataclass
 class Pruned:
-    """A pruned block.
-
-    Attributes:
-        masks: The mask of each linear layer, (out, in), bool, True where the weight stays.
-        changed: New values of parameters, by name; empty if kept weights keep their values.
-        notes: What the criterion notes about a linear layer, for those that have notes.
+    """A pruned block: the mask of each linear layer, (out, in), bool, True where the weight stays;
+    new values of parameters, by name, if kept ones changed; what the criterion notes about layers.
     """
 
     masks: dict[str, Tensor]

@@ -22,13 +22,9 @@ def window_loss(
     model: StreamedModel, input_ids: Tensor, hidden: Tensor, scored: int | None = None
 ) -> Tensor:
     """Return the mean loss over a window's last `scored` tokens in nats, 0-d, float64; without it,
-    of all but the first, which nothing predicts. The logits of HEAD_PLACES tokens are in memory at
-    a time.
-
-    Args:
-        model: The model, for its head.
-        input_ids: (length,), int64.
-        hidden: Hidden states after the last block, (length, d), on the model's device.
+    of all but the first, which nothing predicts. The window is token ids, (length,), int64, and
+    hidden states after the last block, (length, d), on the model's device. The logits of
+    HEAD_PLACES tokens are in memory at a time.
     """
     first = len(input_ids) - (len(input_ids) - 1 if scored is None else scored)
     places = range(first - 1, len(input_ids) - 1)

@@ -16,9 +16,9 @@ from torch import nn
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.model import hidden_states
+from freelunch.model.block_pass import DensePass
 from freelunch.model.hidden_file import HiddenStates, hidden_file
 from freelunch.model.hidden_states import DenseStates
-from freelunch.model.open_dense_pass import DensePass
 from freelunch.model.token_loss import check_dense, window_losses
 from freelunch.pruning.statistics import Collector, InputStatistics
 from freelunch.study.steps import CHECK_SEQUENCES, DENSE_ACTIVATIONS
