@@ -15,8 +15,8 @@ from freelunch.analysis.budget_effect import (
 )
 from freelunch.analysis.pairing import paired_difference
 from freelunch.reporting.adaptation_sections import budget_line, reach_sentences
-from freelunch.reporting.inline_numbers import numbers_tree
 from freelunch.reporting.results import Results
+from freelunch.reporting.tables import numbers_tree
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study

@@ -114,9 +114,9 @@ def test_code_reruns_what_imports_it_and_comments_rerun_nothing(study):
 def test_what_predicts_declares_or_shows_computes_nothing_again(study):
     """A memory formula, a setting, a section of the summary."""
     for module in (
-        "costs/mask_costs.py",
+        "costs/pass_costs.py",
         "study/settings.py",
-        "reporting/sections/cell_section.py",
+        "reporting/sections.py",
     ):
         path = study.path / "workflow/scripts/freelunch" / module
         path.write_text(path.read_text() + "\nEDITED = 1\n")

@@ -141,7 +141,7 @@ class Plan:
         """
         settings, shapes = self.study.adaptation(adaptation), self._shapes_now(model)
         assert isinstance(settings, Windowed | Retraining)
-        if settings.window != AUTO or shapes is None:
+        if shapes is None:
             return (None if settings.window == AUTO else settings.window), None
         return decide_window(shapes, *self.sample(model, adaptation), settings, self.device_bytes)
 
@@ -151,7 +151,7 @@ class Plan:
         """
         settings, shapes = self.study.adaptation(adaptation), self._shapes_now(model)
         assert isinstance(settings, Retraining)
-        if settings.residency != AUTO or shapes is None:
+        if shapes is None:
             return settings.residency == STREAMED, None
         sample = self.sample(model, adaptation)
         return decide_residency(shapes, *sample, settings, self.device_bytes)

@@ -49,11 +49,7 @@ def main_perplexities(study: Study, records: Records) -> dict[str, float | str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the file of one study; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m freelunch.reporting.main_metrics",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog="python -m freelunch.reporting.main_metrics")
     parser.add_argument("study", type=Path, help="the study file")
     try:
         study = with_pins(Study.load(parser.parse_args(arguments).study))
