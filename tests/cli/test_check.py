@@ -19,25 +19,19 @@ from freelunch.data.inspect_text import Amounts
 from freelunch.data.samples import Drawing
 from freelunch.study.paths import Paths
 from freelunch.study.study import Study
-from own_models import DOCUMENTS, check_here, machine, write_lines
+from own_models import DOCUMENTS, machine, write_lines
 from records_for_tests import make_records, write_records
 from tiny_models import save_tiny_model, tokenizer
 
 HERE = machine()
 
 
-@pytest.fixture(autouse=True)
-def _checks_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "check_as_fetched", check_here)
-
-
 Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def config(tmp_path: Path) -> dict[str, Any]:
     """A study of a model and a text that are both there."""
-    monkeypatch.chdir(tmp_path)
     save_tiny_model(tmp_path / "model")
     write_lines(tmp_path)
     return {

@@ -10,7 +10,7 @@ import pytest
 
 from freelunch.audit.output_files import PAGE
 from freelunch.audit.rebuild_docs import FIGURES, SUMMARY, VERDICTS, write_results
-from freelunch.cli.interim import interim_text
+from freelunch.cli.summary import interim_text
 from freelunch.core.errors import UserError
 from freelunch.records.read import load_finished, load_records, read_record
 from freelunch.study.cell import DENSE, NONE

@@ -1,6 +1,7 @@
-"""The command line: what each command prints, and its exit status."""
+"""The command line: what each command prints, its exit status, and the command for Snakemake."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,63 +13,51 @@ import pytest
 
 from freelunch.audit.crate import config_text
 from freelunch.audit.output_files import AUDIT_SUMS, CONFIG, digested, seal
-from freelunch.cli.main import main
+from freelunch.cli.options import Running, profile_folder
+from freelunch.cli.run import check_start, run_snakemake
+from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.study.open_study import open_study
+from freelunch.study.registry import REPOSITORY
 from freelunch.study.schema import SCHEMA
 from freelunch.study.study import Study
 from own_models import machine
+from refusals import refused as refusal
 from repository import ROOT
+from snakemake_logger_plugin_freelunch.story import COMMAND
 
 Captured = pytest.CaptureFixture[str]
+Patch = pytest.MonkeyPatch
 Run = Callable[..., int]
+Said = Callable[..., str]
+STUDY = Path("config.yaml")
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the smoke study as the default one."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "studies" / "smoke.yaml", "config.yaml")
+def _with_the_smoke_study(_in_a_folder_of_its_own: None) -> None:
+    """As the default one."""
+    shutil.copy(ROOT / "studies" / "smoke.yaml", STUDY)
     shutil.copytree(ROOT / "tests" / "fixtures", "tests/fixtures")
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    def command(*arguments: str) -> int:
-        monkeypatch.setattr("sys.argv", ["freelunch", *arguments])
-        return main()
-
-    return command
+def edit(old: str, new: str) -> None:
+    STUDY.write_text(STUDY.read_text().replace(old, new))
 
 
-def test_one_line_says_that_all_is_well(run: Run, capsys: Captured) -> None:
-    assert run("check") == run("check", "config.yaml") == 0
+def test_one_line_says_that_all_is_well(did: Said) -> None:
     line = "config.yaml: all is well (settings, files and texts, memory and disk; 5 cells).\n"
-    assert capsys.readouterr() == (2 * line, "")
+    assert did("check") == did("check", "config.yaml") == line
 
 
-def test_what_is_wrong_is_said_without_a_traceback(run: Run, capsys: Captured) -> None:
-    path = Path("config.yaml")
-    path.write_text(path.read_text().replace("samples: 8", "sampels: 8"))
-    assert run("check") == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: config.yaml: 2 problems in the config\n")
-    assert "Traceback" not in said
+def test_a_message_has_no_power_over_the_terminal(refused: Said) -> None:
+    edit("tests/fixtures/tiny-llama", '"\\e[2Jgone"')
+    assert "there is nothing at \\x1b[2Jgone" in refused("check")
 
 
-def test_a_message_has_no_power_over_the_terminal(run: Run, capsys: Captured) -> None:
-    path = Path("config.yaml")
-    path.write_text(path.read_text().replace("tests/fixtures/tiny-llama", '"\\e[2Jgone"'))
-    assert run("check") == 1
-    assert "there is nothing at \\x1b[2Jgone" in capsys.readouterr().err
-
-
-def test_a_plan_is_for_the_machine_of_a_rate(run: Run, capsys: Captured) -> None:
-    assert run("plan", "--tflops", "400") == 0
-    assert "The study `smoke` (config.yaml): 5 cells" in capsys.readouterr().out
+def test_a_plan_is_for_the_machine_of_a_rate(did: Said, refused: Said) -> None:
+    assert "The study `smoke` (config.yaml): 5 cells" in did("plan", "--tflops", "400")
     for rate in ("0", "-1", "inf", "nan", "1e-320", "1e300", "fast"):
-        assert run("plan", "--tflops", rate) == 1
-        assert f"found:    {rate}\n" in capsys.readouterr().err
+        assert f"found:    {rate}\n" in refused("plan", "--tflops", rate)
 
 
 def test_a_plan_imports_nothing_slow() -> None:
@@ -82,68 +71,56 @@ def test_a_plan_imports_nothing_slow() -> None:
 
 
 def test_a_study_that_does_not_fit_runs_only_if_it_is_told_to(
-    run: Run, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+    did: Said, refused: Said, monkeypatch: Patch
 ) -> None:
     """Memory is a prediction, and a machine may have swap."""
     monkeypatch.setattr("freelunch.cli.main.this_machine", lambda size: machine(memory=0.001))
     monkeypatch.setattr("freelunch.cli.main.run_snakemake", lambda command, summary: 0)
-    assert run("run", "--", "--dry-run") == 1
-    assert "`freelunch run --elsewhere`" in capsys.readouterr().err
-    assert run("run", "--elsewhere", "--", "--dry-run") == 0
+    assert "`freelunch run --elsewhere`" in refused("run", "--", "--dry-run")
+    did("run", "--elsewhere", "--", "--dry-run")
 
 
-@pytest.mark.parametrize("command", ["summary", "audit"])
-def test_findings_need_a_run(run: Run, capsys: Captured, command: str) -> None:
-    assert run(command) == 1
-    said = capsys.readouterr().err
-    assert "no audit yet" in said and "run it: make study STUDY=config.yaml" in said
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "setting"),
-    [
-        ("windows: 16", "windows: 8", "study.evaluation.perplexity.windows = 16"),
-        ("adaptations: [none, recon_block]", "adaptations: [none]", "study.grids = ["),
-    ],
-)
 @pytest.mark.parametrize("command", ["summary", "audit", "verify"])
-def test_an_edited_study_is_to_be_run_and_not_repaired(
-    run: Run, capsys: Captured, command: str, old: str, new: str, setting: str
-) -> None:
-    """An edit damages nothing that was made before it, and no step has to be forced."""
-    finished(old_study := open_study(Path("config.yaml")))
-    path = Path("config.yaml")
-    path.write_text(path.read_text().replace(old, new))
-    assert run(command) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {old_study.paths.root / CONFIG}: the study was edited")
-    assert f"found:    {setting}" in said and ", as in config.yaml\n" in said
-    assert said.endswith(": make study STUDY=config.yaml\n")
-    assert "repair" not in said and "FORCE" not in said
+def test_findings_need_a_run(refused: Said, command: str) -> None:
+    said = refused(command)
+    assert ("it has not run" in said) and "run it: make study STUDY=config.yaml" in said
 
 
-def test_another_part_than_the_audits_is_to_be_run(run: Run, capsys: Captured) -> None:
-    finished(open_study(Path("config.yaml")))
-    assert run("audit", "--seeds", "0") == 1
-    said = capsys.readouterr().err
-    assert "found:    study.part = null" in said
-    assert said.endswith(": make study STUDY=config.yaml SEEDS=0\n")
-
-
-def test_a_damaged_note_of_what_was_run_is_no_edit(run: Run, capsys: Captured) -> None:
-    finished(study := open_study(Path("config.yaml")))
-    (study.paths.root / CONFIG).write_text("damaged")
-    assert run("audit") == 1
-    said = capsys.readouterr().err
-    assert "does not have the digest" in said and "make repair" in said
-
-
-def finished(study: Study) -> None:
+def finished(study: Study) -> Study:
     """Leave what says that a study ran to its end."""
     for name in digested(study)[AUDIT_SUMS]:
         text = config_text(study) if name == CONFIG else "made by another step"
         write_atomically(study.paths.root / name, text)
     seal(study, AUDIT_SUMS)
+    return study
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "options", "setting"),
+    [
+        ("windows: 16", "windows: 8", [], "study.evaluation.perplexity.windows = 16"),
+        ("[none, recon_block]", "[none]", [], "study.grids = ["),
+        ("", "", ["--seeds", "0"], "study.part = null"),
+    ],
+)
+@pytest.mark.parametrize("command", ["summary", "audit", "verify"])
+def test_an_edited_study_is_to_be_run_and_not_repaired(
+    refused: Said, command: str, old: str, new: str, options: list[str], setting: str
+) -> None:
+    """An edit damages nothing that was made before it, and no step has to be forced."""
+    before = finished(open_study(STUDY))
+    edit(old, new)
+    said = refused(command, *options)
+    assert said.startswith(f"error: {before.paths.root / CONFIG}: the study was edited")
+    assert f"found:    {setting}" in said and ", as in config.yaml\n" in said
+    assert said.endswith(f": make study STUDY=config.yaml{' SEEDS=0' if options else ''}\n")
+    assert "repair" not in said and "FORCE" not in said
+
+
+def test_a_damaged_note_of_what_was_run_is_no_edit(refused: Said) -> None:
+    (finished(open_study(STUDY)).paths.root / CONFIG).write_text("damaged")
+    said = refused("audit")
+    assert "does not have the digest" in said and "make repair" in said
 
 
 @pytest.mark.parametrize(
@@ -166,44 +143,119 @@ def test_wrong_usage_has_a_status_of_its_own(
     assert out == "" and said in err and "Traceback" not in err
 
 
-def test_help_names_every_command_without_colours(
-    run: Run, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_names_every_command_without_colours(did: Said, monkeypatch: Patch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert run("--help") == 0
-    said = capsys.readouterr().out
+    said = did("--help")
     assert "freelunch new ~/models/mine ~/notes.txt" in said and "\x1b" not in said
     commands = re.findall(r"^  (\w+) {2,}\w", said[said.index("Commands:") :], re.M)
     assert {"new", "pin", "check", "plan", "run", "summary", "audit", "verify"} < set(commands)
     for command in commands:
-        assert run(command, "--help") == 0
-        assert f"Usage: freelunch {command} [OPTIONS]" in capsys.readouterr().out
+        assert f"Usage: freelunch {command} [OPTIONS]" in did(command, "--help")
 
 
-def test_a_shell_completes_commands_and_studies(
-    capsys: Captured, monkeypatch: pytest.MonkeyPatch, run: Run
-) -> None:
-    Path("studies").mkdir()
-    Path("studies/mine.yaml").touch()
+def test_a_shell_completes_commands(run: Run, capsys: Captured, monkeypatch: Patch) -> None:
     monkeypatch.setenv("_FREELUNCH_COMPLETE", "complete_bash")
-    for words, completed in {
-        "freelunch ve": "verify",
-        "freelunch plan stu": "studies/mine.yaml",
-    }.items():
-        monkeypatch.setenv("COMP_WORDS", words)
-        monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
-        run()
-        assert capsys.readouterr().out.strip() == completed
+    monkeypatch.setenv("COMP_WORDS", "freelunch ve")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    run()
+    assert capsys.readouterr().out.strip() == "verify"
 
 
-def test_a_study_that_has_not_run_is_not_damaged(run: Run, capsys: Captured) -> None:
-    assert run("verify") == 1
-    said = capsys.readouterr().err
-    assert "it has not run" in said and "run it: make study STUDY=config.yaml" in said
+def test_generated_files_are_printed(did: Said) -> None:
+    assert json.loads(did("schema")) == json.loads(SCHEMA.read_text())
+    assert did("settings") == (ROOT / "docs" / "guide" / "settings.md").read_text()
 
 
-def test_generated_files_are_printed(run: Run, capsys: Captured) -> None:
-    assert run("schema") == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(SCHEMA.read_text())
-    assert run("settings") == 0
-    assert capsys.readouterr().out == (ROOT / "docs" / "guide" / "settings.md").read_text()
+# --- Running Snakemake
+
+
+def test_all_that_make_takes_reaches_snakemake(monkeypatch: Patch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    start, study = "snakemake --config study=a.yaml", Path("a.yaml")
+    profiles = "--workflow-profile workflow/profiles"
+    assert " ".join(Running(study).command()) == f"{start} --cores all {profiles}/local"
+    chosen = Running(study, "one,two", "C1", None, "2", "slurm", 4, 400.0, "80")
+    assert " ".join(chosen.command()) == (
+        f"{start} claims=C1 models=one,two device_memory=80 tflops=400 --set-scatter windows=4 "
+        # On a cluster, the profile says how many cores this machine uses.
+        f"{profiles}/slurm"
+    )
+    monkeypatch.chdir(REPOSITORY.parent)
+    monkeypatch.setenv("NO_COLOR", "1")
+    command = Running(study).command()
+    assert "--nocolor" in command
+    assert command[1:3] == ["--snakefile", str(REPOSITORY / "Snakefile")]
+    assert command[-1] == str(REPOSITORY / "workflow" / "profiles" / "local")
+
+
+def test_a_profile_is_found_or_refused(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Snakemake ignores one that does not exist, with exit status 0."""
+    for name, text in (("here", "keep-going: true\n"), ("far", "executor: slurm\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "profile.yaml").write_text(text)
+        running = Running(profile=str(tmp_path / name))
+        assert running.runs_here == ("--cores" in running.command()) == (name == "here")
+    monkeypatch.chdir(REPOSITORY)
+    assert profile_folder("slurm") == Path("workflow/profiles/slurm")
+    assert profile_folder("workflow/profiles/local") == Path("workflow/profiles/local")
+    with refusal(where="--profile", found="slrum", expected="slurm (nearest) out of: kubernetes"):
+        profile_folder("slrum")
+
+
+@pytest.mark.parametrize(
+    "option", ["--config", "--conf", "-C", "-Cseeds=1", "--configfile", "--configfile=a.yaml"]
+)
+def test_options_for_snakemake_choose_no_other_study(option: str, refused: Said) -> None:
+    """Snakemake keeps only the last --config, so it would run the default study instead."""
+    said = refused("run", "studies/smoke.yaml", "--", "--dry-run", option, "seeds=1")
+    assert f"found:    {option}\n" in said
+    assert "--models, --claims, --seeds, --tflops or --device-memory" in said
+
+
+def test_the_exit_status_is_that_of_snakemake(monkeypatch: Patch) -> None:
+    script = "import os, sys; sys.exit(7 if os.environ['MAKELEVEL'] else 0)"
+    assert run_snakemake([sys.executable, "-c", script], summary=False) == 7
+    monkeypatch.setitem(os.environ, "PATH", "")
+    with refusal(todo="make env"):
+        run_snakemake(["snakemake"], summary=False)
+
+
+def test_a_handler_of_sigterm_may_wait_for_the_thread_that_it_interrupts() -> None:
+    """Snakemake's handler waits for the lock of its scheduler."""
+    script = (
+        "import os, signal, threading; from freelunch.cli.run import handle_sigterm_in_thread\n"
+        "lock, handled = threading.Lock(), threading.Event()\n"
+        "def handler(*arguments):\n"
+        "    with lock: handled.set()\n"
+        "signal.signal(signal.SIGTERM, handler)\n"
+        "handle_sigterm_in_thread()\n"
+        "with lock: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print(handled.wait(10))\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_an_interrupted_run_names_what_the_user_typed(
+    monkeypatch: Patch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The environment of `make study` is not activated, so its users cannot type `snakemake`."""
+    script = "from snakemake_logger_plugin_freelunch.story import resume; print(resume())"
+    command = [sys.executable, "-c", script]
+    monkeypatch.setattr(sys, "argv", ["/bin/freelunch", "run", "my study.yaml"])
+    monkeypatch.delenv(COMMAND, raising=False)
+    run_snakemake(command, summary=False)
+    monkeypatch.setenv(COMMAND, "make study")
+    run_snakemake(command, summary=False)
+    assert capfd.readouterr().out.splitlines() == ["freelunch run 'my study.yaml'", "make study"]
+
+
+def test_what_could_never_start_or_would_harm_another_run_is_refused() -> None:
+    check_start(["snakemake", "--unlock"], None, alone=True)
+    check_start(["snakemake"], 1, alone=False)
+    for where, arguments in (("--unlock", (["--unlock"], 1)), ("--cores", ([], 0))):
+        with pytest.raises(UserError) as error:
+            check_start(*arguments, alone=False)
+        assert error.value.where == where

@@ -11,11 +11,17 @@ from types import SimpleNamespace
 import pytest
 from snakemake.exceptions import LockException
 
-from freelunch.cli import terminal
+from freelunch.cli.run import stopped_text
 from snakemake_logger_plugin_freelunch import LogHandler
-from snakemake_logger_plugin_freelunch.job_log import JobLog
 from snakemake_logger_plugin_freelunch.screen import Screen
-from snakemake_logger_plugin_freelunch.story import COMMAND, PLAN, STOPPED, SUMMARY, Story
+from snakemake_logger_plugin_freelunch.story import (
+    COMMAND,
+    PLAN,
+    STOPPED,
+    SUMMARY,
+    RunningJob,
+    Story,
+)
 
 FIRST = "Missing output files: a, b; Input files updated by another job: c"
 SCRIPT_ENDED = (
@@ -126,10 +132,10 @@ def test_each_job_is_two_lines_with_the_time_left_by_the_measured_rate(events, c
 
 def test_a_log_of_an_earlier_run_says_nothing(events, clock):
     events.writes(1, "INFO freelunch: 30/30 windows", "ERROR freelunch: error: an old one")
-    log = JobLog(events.log(1))
-    assert log.now() is None and log.error() is None and not log.has_begun
+    job = RunningJob("prune_model", events.log(1))
+    assert job.last_line() == ("", 0.0) and job.error() is None and job.now() == "0 s gone"
     events.writes(1, "WARNING freelunch.core.lock: x: waiting for process 12, which works here")
-    assert log.now().text == "x: waiting for process 12, which works here"
+    assert job.now() == "x: waiting for process 12, which works here"
 
 
 def test_errors_are_told_again_at_the_end_in_full(events, clock, tmp_path):
@@ -181,13 +187,12 @@ def test_jobs_that_one_error_ended_are_told_together(events, clock):
 
 
 def test_a_job_that_succeeds_at_its_second_attempt_has_not_failed(events, clock):
-    story = Story()
-    told(
-        story, events.began(), events.plan({1: 1.0}), events.job(1, "fetch_text"), events.failed(1)
-    )
-    assert list(story.errors())
-    assert told(story, events.job(1, "fetch_text")) == ["started   fetch_text, attempt 2"]
-    assert list(story.errors()) == [], "an interruption would end the run here"
+    story, job = Story(), events.job(1, "fetch_text")
+    told(story, events.began(), events.plan({1: 1.0}), job, events.failed(1))
+    assert story.failures
+    assert told(story, job) == ["started   fetch_text, attempt 2"]
+    # An interruption would end the run here.
+    assert list(story.errors()) == []
     told(story, events.finished(1))
     assert list(story.errors()) == []
 
@@ -199,7 +204,7 @@ def test_an_interrupted_job_has_not_failed(events, clock):
     )
     told(story, events.job(2, "build_tables"))
     clock.s += 5
-    assert story.running[1].now().text == "5 s gone"
+    assert story.running[1].now() == "5 s gone"
     events.writes(1, "ERROR freelunch: interrupted; finished files are kept: run it again")
     # The other one was interrupted before it could say so.
     script = SCRIPT_ENDED.replace("prune_model", "build_tables")
@@ -232,13 +237,6 @@ def test_jobs_of_a_terminated_run_have_not_failed(events, clock, told_of):
     assert ("143, without a message of its own" in errors) == (told_of == "never")
 
 
-def test_snakemakes_own_words_stay_in_its_log(events):
-    own = ["Loading script code for rule all", "Adding x (1 B).", "Creating report..."]
-    assert told(Story(), *map(events.said, own)) == []
-    own = ["Shutting down, this might take some time.", "Select jobs to execute..."]
-    assert told(Story(), events.began(), *map(events.said, own)) == []
-
-
 def test_what_fails_after_an_interruption_is_interrupted(events, clock):
     """As a library that was being imported, and takes the interruption for a missing module."""
     story = Story()
@@ -258,7 +256,7 @@ def test_of_a_group_the_job_that_stopped_has_failed(events, clock):
     jobs = [events.job(number, rule, **CELL) for number, rule in enumerate(rules, 1)]
     assert told(story, jobs[0]) == ["queued    reconstruct_window m/wanda-u50/recon_block/seed0"]
     told(story, *jobs[1:])
-    assert {job.now().text for job in story.running.values()} == {"in the queue"}
+    assert {job.now() for job in story.running.values()} == {"in the queue"}
     events.writes(1, "INFO freelunch: 4/4 windows, done")
     events.writes(2, "ERROR freelunch: error: no")
     infos = [{"jobid": number, "log": [str(events.log(number))]} for number in (1, 2, 3)]
@@ -271,14 +269,51 @@ def test_of_a_group_the_job_that_stopped_has_failed(events, clock):
     assert "slurm.log" in "".join(story.errors()) and not story.running
 
 
+@pytest.mark.parametrize(
+    ("said", "why", "todo"),
+    [
+        (
+            "slurmstepd: error: *** JOB 8 CANCELLED DUE TO TIME LIMIT",
+            "time",
+            "runtime",
+        ),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=8.0", "memory", "mem_mb"),
+        ("slurmstepd: error: Exceeded job memory limit", "memory", "mem_mb"),
+        ("ValueError: no", None, None),
+    ],
+)
+@pytest.mark.parametrize("is_group", [True, False])
+def test_what_the_scheduler_ended_says_what_to_ask_for(
+    events, clock, tmp_path, said, why, todo, is_group
+):
+    """Its own log says it, which Snakemake's event names. A job's own message goes first."""
+    log = tmp_path / "8.log"
+    log.write_text(said)
+    story = Story()
+    told(story, events.began(), events.plan({1: 1.0}, queues=True), events.job(1, "retrain_model"))
+    error = events.failed(1, "SLURM-job '8' failed, SLURM status is: 'FAILED'")
+    error.log.append(str(log))
+    if is_group:
+        info = [{"jobid": 1, "log": [str(events.log(1))]}]
+        facts = {"groupid": "g", "aux_logs": [str(log)], "job_error_info": info}
+        error = events.said("Error in group g", logging.ERROR, "group_error", **facts)
+    (line,) = told(story, error)
+    (_, shown) = story.errors()
+    assert (why is None) == ("--set-resources" not in shown) and str(log) in shown
+    if why is not None:
+        assert line.partition(": ")[2] in ("out of time", "killed for memory") and why in line
+        assert f"`--set-resources retrain_model:{todo}=" in shown
+
+
 def test_warnings_and_errors_of_snakemake_are_told_and_its_usual_words_are_not(events):
     story = Story()
     assert told(story, events.said("Unlocked working directory.")) == [
         "Unlocked working directory."
     ]
-    assert told(story, events.said("Building DAG of jobs...")) == []
-    assert told(story, events.said("No SLURM account given, trying to guess.")) == []
-    assert told(story, events.began(), events.said("Complete log(s): x")) == []
+    own = ["Building DAG of jobs...", "No SLURM account given, trying to guess.", "Adding x (1 B)."]
+    assert told(story, *map(events.said, own)) == []
+    own = ["Complete log(s): x", "Shutting down, this might take some time.", "Select jobs ..."]
+    assert told(story, events.began(), *map(events.said, own)) == []
     assert told(story, events.said("odd", logging.WARNING)) == ["odd"]
     assert told(story, events.said("WorkflowError:\nbad", logging.ERROR, "error")) == [
         "WorkflowError:\nbad"
@@ -331,7 +366,7 @@ def test_an_interrupted_run_needs_no_fix(tmp_path, monkeypatch, said):
     monkeypatch.setenv(COMMAND, "make study")
     log = tmp_path / "x.snakemake.log"
     log.write_text(said)
-    text = terminal.stopped([log])
+    text = stopped_text([log])
     assert "    make study" in text.splitlines()
     interrupted = not said.startswith("Error")
     assert ("was interrupted" in text) == interrupted == ("Fix any error" not in text)
@@ -377,12 +412,12 @@ def test_what_jobs_say_goes_to_a_file_and_the_rest_to_the_terminal(tmp_path):
 
 def test_a_job_leaves_its_message_and_its_progress_in_its_log(tmp_path):
     """The layout of a log is the one that the terminal reads."""
-    log = JobLog(tmp_path / "prune_model" / "m.log")
+    job = RunningJob("prune_model m", tmp_path / "prune_model" / "m.log")
     code = (
         "from pathlib import Path\n"
         "from freelunch.core.errors import UserError\n"
         "from freelunch.core.job import JobSettings, running\n"
-        f"settings = JobSettings(Path({str(log.path)!r}), 'prune_model m', 1, 'cpu', None, {{}})\n"
+        f"settings = JobSettings(Path({str(job.log)!r}), 'prune_model m', 1, 'cpu', None, {{}})\n"
         "with running(settings) as job:\n"
         "    job.report(4, 8, 'windows')\n"
         "    job.report(8, 8, 'windows')\n"
@@ -390,8 +425,9 @@ def test_a_job_leaves_its_message_and_its_progress_in_its_log(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 1
-    assert log.now().text.startswith("8/8 windows, ") and log.now().share == 1.0
-    assert log.error() == "config.yaml: it is wrong\n  found:    1\n  to do:    mend it"
+    line, share = job.last_line()
+    assert line.startswith("8/8 windows, ") and share == 1.0
+    assert job.error() == "config.yaml: it is wrong\n  found:    1\n  to do:    mend it"
 
 
 def test_the_plugin_imports_nothing_of_the_library_before_a_snakefile_does():

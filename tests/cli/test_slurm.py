@@ -9,9 +9,7 @@ import pytest
 from freelunch.cli.slurm import (
     Cluster,
     SlurmJob,
-    SlurmStep,
     check_requests,
-    endings,
     minutes_in,
     slurm_jobs,
     status_command,
@@ -113,11 +111,13 @@ def test_times_are_read(time: str, minutes: float) -> None:
 def test_jobs_of_a_group_are_one_job() -> None:
     """They run one after another: times add up, and memory is that of the largest."""
     steps = [
-        SlurmStep("prune_model", None, {"_cores": 1, "mem_mb": 500, "runtime": 30}),
-        SlurmStep("retrain_model", "cell", {"_cores": 1, "mem_mb": 800, "runtime": 15, "gpu": 1}),
-        SlurmStep("evaluate_cell", "cell", {"_cores": 2, "mem_mb": 600, "runtime": 20, "gpu": 1}),
+        ("prune_model", {"_cores": 1, "mem_mb": 500, "runtime": 30}, None),
+        ("retrain_model", {"_cores": 1, "mem_mb": 800, "runtime": 15, "gpu": 1}, "cell"),
+        ("evaluate_cell", {"_cores": 2, "mem_mb": 600, "runtime": 20, "gpu": 1}, "cell"),
     ]
-    alone, whole = slurm_jobs(steps)
+    alone, whole = slurm_jobs(
+        SlurmJob((rule,), resources, group) for rule, resources, group in steps
+    )
     assert alone.rules == ("prune_model",) and alone.resources["runtime"] == 30
     assert whole.rules == ("retrain_model", "evaluate_cell")
     assert whole.resources == {"_cores": 2, "mem_mb": 800, "runtime": 35, "gpu": 1}
@@ -184,51 +184,3 @@ def test_the_most_that_later_attempts_ask_for(cluster: Cluster) -> None:
     assert cluster.most(asked | {"slurm_partition": "main,long"}) == Limits(9000, 4320)
     assert cluster.most(asked | {"slurm_partition": "free"}) == Limits()
     assert cluster.most(asked | {"runtime": 61}) == Limits()
-
-
-# --- Jobs that ended
-
-
-def ended(tmp_path: Path, state: str, said: str = "") -> str:
-    """Return what is told of a job of two steps that ended in a state and left a log. An earlier
-    attempt at it was late.
-    """
-    folder = tmp_path / "slurm logs" / "group_cell_evaluate_cell_retrain_model"
-    folder.mkdir(parents=True)
-    (folder / "8.log").write_text(said)
-    run = tmp_path / "run.log"
-    run.write_text(
-        f"Job 3 has been submitted with SLURM jobid 7 (log: {folder / '7.log'}).\n"
-        f"Job 3 has been submitted with SLURM jobid 8 (log: {folder / '8.log'}).\n"
-    )
-    stand_in(tmp_path, "squeue", f"echo '7|TIMEOUT|10:00|900M'; echo '8|{state}|20:00|900M'")
-    return endings([run])
-
-
-@pytest.mark.parametrize(
-    ("state", "said", "why", "todo"),
-    [
-        ("TIMEOUT", "", "out of time; it had asked for 20:00", "retrain_model:runtime=MINUTES"),
-        ("FAILED", "x CANCELLED DUE TO TIME LIMIT x", "out of time", "evaluate_cell:runtime="),
-        ("OUT_OF_MEMORY", "", "killed for memory; it had asked for 900M", "retrain_model:mem_mb="),
-        ("FAILED", "Detected 1 oom_kill event in StepId=8.0", "killed for memory", "mem_mb=MB"),
-        ("FAILED", "slurmstepd: error: Exceeded job memory limit", "killed for memory", "mem_mb="),
-        ("NODE_FAIL", "", "ended as NODE_FAIL", "run the same command again"),
-    ],
-)
-def test_an_early_end_says_why(tmp_path: Path, state: str, said: str, why: str, todo: str) -> None:
-    text = ended(tmp_path, state, said)
-    assert text.startswith("Slurm job 8, group_cell_evaluate_cell_retrain_model: ")
-    assert why in text and todo in text and "8.log" in text
-
-
-def test_accounting_is_asked_first(tmp_path: Path) -> None:
-    stand_in(tmp_path, "sacct", "echo '8|CANCELLED by 0|20:00|900M'")
-    assert "ended as CANCELLED" in ended(tmp_path, "COMPLETED")
-
-
-@pytest.mark.parametrize("state", ["COMPLETED", "FAILED"])
-def test_what_ended_by_itself_is_not_told_of(tmp_path: Path, state: str) -> None:
-    """The error of a job is in its own log."""
-    (tmp_path / "bin" / "sacct").unlink()
-    assert ended(tmp_path, state) == ""

@@ -25,9 +25,9 @@ def new(
     evaluation: Path | None = None,
     on: Machine | None = HERE,
 ) -> Study:
-    return write_study(
-        str(model), str(text), name, str(evaluation) if evaluation else None, on
-    ).study
+    other = str(evaluation) if evaluation else None
+    path, _ = write_study(str(model), str(text), name, other, on)
+    return Study.load(path)
 
 
 def edit_config(folder: Path, **changes: Any) -> Path:

@@ -9,10 +9,14 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from freelunch.cli import slurm, terminal
-from freelunch.cli.metadata import remove_broken_notes
-from freelunch.cli.run import check_cores, check_image, check_unlock, handle_sigterm_in_thread
-from freelunch.cli.summary import summary
+from freelunch.cli import slurm
+from freelunch.cli.run import (
+    check_image,
+    check_start,
+    handle_sigterm_in_thread,
+    remove_broken_notes,
+    stopped_text,
+)
 from freelunch.core import lock
 from freelunch.core.devices import CUDA, SCHEDULED, check_devices, chosen_devices, device_text
 from freelunch.core.errors import UserError
@@ -56,11 +60,10 @@ ASKED_DEVICE = (workflow.resource_settings.default_resources or {}).get("device"
 ASKED_DEVICE = getattr(ASKED_DEVICE, "raw", None)
 try:
     STUDY = chosen_study(config)
-    check_cores(workflow.resource_settings.cores)
     # Whatever a kill or a damaged disk left of an earlier run.
     if workflow.is_main_process:
         ALONE = lock.clear_stale_locks(Path(".snakemake"))
-        check_unlock(sys.argv, ALONE)
+        check_start(sys.argv, workflow.resource_settings.cores, ALONE)
         for path in remove_broken_notes(Path(".snakemake/metadata")) if ALONE else []:
             logger.warning(f"{path}: removed, since Snakemake could not read its note on an output")
     # A job on another machine takes what its scheduler gives it.
@@ -167,13 +170,18 @@ def lift_default_rate():
         workflow.scheduler.job_rate_limiter = None
 
 
+def tell(event, text, **facts):
+    """Write to the terminal and to Snakemake's log, as an event that the story of the run knows."""
+    logger.info(text, extra={"event": event, **facts})
+
+
 def start_run():
     """Check what only a run needs, and show the plan."""
     handle_sigterm_in_thread()
     lift_default_rate()
     jobs = list(workflow.dag.needrun_jobs())
     for_scheduler = slurm.slurm_jobs(
-        slurm.SlurmStep(job.rule.name, job.group, dict(job.resources.items()))
+        slurm.SlurmJob((job.rule.name,), dict(job.resources.items()), job.group)
         for job in jobs
         if not (workflow.local_exec or job.is_local)
     )
@@ -196,7 +204,7 @@ def start_run():
     }
     submitted = None if workflow.local_exec else len(for_scheduler)
     brief = plan_brief(PLAN, planned_machine(), len(planned), submitted)
-    terminal.tell(story.PLAN, brief, planned_s=planned, queues=not workflow.local_exec)
+    tell(story.PLAN, brief, planned_s=planned, queues=not workflow.local_exec)
 
 
 def finish_run():
@@ -210,17 +218,18 @@ def finish_run():
         remove_path(PATHS.interim)
     if "MAKELEVEL" in os.environ:
         return
+    from freelunch.cli.summary import summary
+
     try:
-        terminal.tell(story.SUMMARY, summary(STUDY))
+        tell(story.SUMMARY, summary(STUDY))
     except UserError as error:
         problem = f"All jobs are done, but the check at the end found a problem:\n{error}"
-        terminal.tell(story.STOPPED, problem)
+        tell(story.STOPPED, problem)
         # The exit status of a failed job. A WorkflowError would repeat the message, with lines of this
         # file.
         raise SystemExit(1)
 
 
 def stop_run(logs):
-    """Say why jobs ended early, and how to resume."""
-    ended = slurm.endings([Path(file) for file in logs]) if on_slurm() else ""
-    terminal.tell(story.STOPPED, "\n\n".join(filter(None, [ended, terminal.stopped(logs)])))
+    """Say how to resume."""
+    tell(story.STOPPED, stopped_text(logs))

@@ -1,7 +1,6 @@
 """Snakemake's logger `freelunch`: what a run shows at the terminal.
 
-`story` turns Snakemake's events into lines, `job_log` reads how far a running job is, and `screen`
-draws.
+`story` turns Snakemake's events into lines, and `screen` draws.
 
 Snakemake finds this package by its name and imports it at every start, in jobs too. The package
 therefore imports its parts only when a run needs them, and nothing from `freelunch` at all: the
@@ -24,63 +23,40 @@ if TYPE_CHECKING:
 class LogHandler(LogHandlerBase):
     """Handles Snakemake's events, in a thread of their own."""
 
-    def __post_init__(self) -> None:
-        self._capture: Capture | None = None
-        if not self.writes_to_stream:
-            return
-        from snakemake_logger_plugin_freelunch.story import Story
+    # Snakemake writes its log itself, its own filter obeys `--quiet`, and lines are made from
+    # events, not from messages.
+    writes_to_stream, writes_to_file = True, False
+    has_filter, has_formatter, needs_rulegraph = False, True, False
 
-        self._story = Story(self.common_settings.dryrun)
-        self._screen = self._on(sys.stdout if self.common_settings.stdout else sys.stderr)
+    def __post_init__(self) -> None:
+        self.writes_to_stream = not os.environ.get("VERBOSE")
+        self._capture: Capture | None = None
+        if self.writes_to_stream:
+            from snakemake_logger_plugin_freelunch.story import Story
+
+            self._story = Story(self.common_settings.dryrun)
+            self._screen = self._on(sys.stdout if self.common_settings.stdout else sys.stderr)
 
     def _on(self, stream: IO[str]) -> "Screen":
         from snakemake_logger_plugin_freelunch.screen import Screen
 
         return Screen(self._story, stream, colours=not self.common_settings.nocolor)
 
-    @property
-    def writes_to_stream(self) -> bool:
-        """Whether Snakemake leaves the terminal to this logger."""
-        return not os.environ.get("VERBOSE")
-
-    @property
-    def writes_to_file(self) -> bool:
-        """Snakemake writes its log itself."""
-        return False
-
-    @property
-    def has_filter(self) -> bool:
-        """Snakemake's own filter obeys `--quiet`."""
-        return False
-
-    @property
-    def has_formatter(self) -> bool:
-        """Lines are made from events, not from messages."""
-        return True
-
-    @property
-    def needs_rulegraph(self) -> bool:
-        """The order of rules is not shown."""
-        return False
-
     def emit(self, record: logging.LogRecord) -> None:
         """Show an event."""
         if not self.writes_to_stream:
             return
         try:
-            self._show(record)
+            lines = list(self._story.tell(record))
+            if getattr(record, "event", None) == "run_info" and not self.common_settings.dryrun:
+                self._begin()
+            if self._story.is_over:
+                self._screen.hide_bar()
+            for line in lines:
+                self._screen.say(line)
         except Exception:
             # As in every logging handler, an error here does not stop the run.
             self.handleError(record)
-
-    def _show(self, record: logging.LogRecord) -> None:
-        lines = list(self._story.tell(record))
-        if getattr(record, "event", None) == "run_info" and not self.common_settings.dryrun:
-            self._begin()
-        if self._story.is_over:
-            self._screen.hide_bar()
-        for line in lines:
-            self._screen.say(line)
 
     def _begin(self) -> None:
         """Keep the output of jobs off the terminal, and show the bar."""

@@ -6,7 +6,6 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -21,10 +20,10 @@ from snakemake_logger_plugin_freelunch.story import Story
 # How many running jobs are shown at most.
 _SHOWN = 8
 _COLOURS = {"FAILED": "bold red", "finished": "green", "started": "cyan", "queued": "cyan"}
-# The columns of the bar, and those that a job's name keeps beside how far the job is.
-_BAR, _LEAST_NAME = 30, 20
-# A job's line as the story writes it: its time, and what happened.
-_JOB_LINE = re.compile(r"\d\d-\d\d \d\d:\d\d:\d\d  (\w+)")
+# The columns of the bar.
+_BAR = 30
+# What happened to a job, in a line as the story writes it, after the time.
+_WHAT = r"(?<=^\d\d-\d\d \d\d:\d\d:\d\d  )\w+"
 _OUTPUTS = (1, 2)
 
 
@@ -45,9 +44,7 @@ class Screen:
     def say(self, line: str) -> None:
         """Write a line above the bar."""
         text = Text(line)
-        job_line = _JOB_LINE.match(line)
-        if job_line and job_line[1] in _COLOURS:
-            text.stylize(_COLOURS[job_line[1]], *job_line.span(1))
+        text.highlight_regex(_WHAT, lambda what: _COLOURS.get(what, ""))
         self._console.print(text, soft_wrap=True)
 
     def show_bar(self) -> None:
@@ -78,34 +75,22 @@ class Screen:
             whole, done, min(_BAR, self._console.width // 3), complete_style="bar.finished"
         )
         bar.add_row(drawn, Text(self._story.progress(), no_wrap=True, overflow="ellipsis"))
-        return Group(bar, *self._running())
-
-    def _running(self) -> Iterator[Text]:
         jobs = list(self._story.running.values())
-        shown = [(job.name, _brief(job.now().text)) for job in jobs[:_SHOWN]]
+        running = Table.grid(padding=(0, 0, 0, 2))
         # A name is cut rather than what the job says.
-        room = self._console.width - 4 - max((len(said) for _, said in shown), default=0)
-        longest = max((len(name) for name, _ in shown), default=0)
-        width = min(longest, max(_LEAST_NAME, room))
-        for name, said in shown:
-            cut = name if len(name) <= width else f"{name[: width - 1]}\u2026"
-            yield Text(f"  {cut:<{width}}  {said}", no_wrap=True, overflow="ellipsis")
-        if len(jobs) > _SHOWN:
-            yield Text(f"  and {len(jobs) - _SHOWN} more")
-
-
-def _brief(text: str) -> str:
-    """Return how far a job says it is, without remarks in parentheses."""
-    return re.sub(r" \([^)]*\)", "", text)
+        running.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        running.add_column(no_wrap=True, overflow="ellipsis")
+        for job in jobs[:_SHOWN]:
+            # Without remarks in parentheses.
+            running.add_row(Text(job.name), Text(re.sub(r" \([^)]*\)", "", job.now())))
+        more = [f"  and {len(jobs) - _SHOWN} more"] if len(jobs) > _SHOWN else []
+        return Group(bar, running, *more)
 
 
 class Capture:
     """A file that receives everything that the processes of jobs write.
 
     They inherit the file descriptors of this process, which therefore point to the file.
-
-    Args:
-        path: The file.
 
     Attributes:
         terminal: The standard error that this process had before.

@@ -6,11 +6,10 @@ import re
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from snakemake_logger_plugin_freelunch.job_log import JobLog, Now
+from typing import Any, NamedTuple
 
 # The variable that holds the command which started Snakemake, such as `make study`.
 COMMAND = "FREELUNCH_COMMAND"
@@ -31,6 +30,11 @@ _POINTERS = (
 _SCRIPT_ENDED = re.compile(r"CalledProcessError in file .*\.(\w+)\.py' (.+?)\.?\s*$", re.S)
 # How a process ends that is interrupted or terminated; a shell reports it of its own processes.
 _BY_SIGNAL = re.compile(r"<Signals\.SIG(?:INT|TERM): \d+>|exit status (?:130|143)\b")
+# What a scheduler or its log says of a job that it ended, and the resource to ask for more of.
+_BY_SCHEDULER = {
+    r"oom_kill event|Exceeded job memory limit|'OUT_OF_MEMORY'": ("killed for memory", "mem_mb=MB"),
+    r"DUE TO TIME LIMIT|'TIMEOUT'": ("out of time", "runtime=MINUTES"),
+}
 # Snakemake's message if another run makes some of the same files, and ours. No option is needed
 # against the locks of a killed run, which are removed at the start.
 _LOCKED = "Directory cannot be locked."
@@ -64,46 +68,63 @@ _REASONS = re.compile(
 )
 # The share of the planned work that must be done before its rate says anything.
 _LEAST_SHARE = 0.02
+# How much of a log's end is read for its last line.
+_TAIL_BYTES = 4096
+# A line of a log as `freelunch.core.job` writes it, and the part that says how far the job is.
+_LINE = re.compile(r"^[\d-]+ [\d:,]+ (?:INFO|WARNING) freelunch[\w.]*: (.+)$", re.M)
+_DONE = re.compile(r"(\d+)/(\d+) ")
+# The last lines of a job that stopped: its message, which may have several lines.
+_ERROR = re.compile(
+    r"^[\d-]+ [\d:,]+ ERROR freelunch: ((?:error: |interrupted; ).*)\Z", re.M | re.S
+)
 
 
-@dataclass(frozen=True)
 class RunningJob:
-    """A job that Snakemake started, or gave to a scheduler.
+    """A job that Snakemake started, or gave to a scheduler, and its log. What an earlier job wrote
+    there does not count.
 
-    Attributes:
+    Args:
         name: Its rule and its cell.
-        planned_s: Seconds that the plan predicts; 1 if there is no plan.
         log: Its log.
-        began: When it started, by a monotonic clock.
+        planned_s: Seconds that the plan predicts; 1 if there is no plan.
         waits: Whether it may wait in a scheduler's queue.
     """
 
-    name: str
-    planned_s: float
-    log: JobLog
-    began: float
-    waits: bool
+    def __init__(self, name: str, log: Path, planned_s: float = 1.0, waits: bool = False) -> None:
+        self.name, self.log, self.planned_s, self._waits = name, log, planned_s, waits
+        self.began, self._before = time.monotonic(), _version(log)
 
-    def now(self) -> Now:
-        """Return how far the job is."""
-        if self.waits and not self.log.has_begun:
-            return Now("in the queue", 0.0)
-        return self.log.now() or Now(f"{self.age()} gone", 0.0)
+    @property
+    def has_begun(self) -> bool:
+        """Whether the job has written to its log."""
+        return _version(self.log) not in (None, self._before)
+
+    def last_line(self) -> tuple[str, float]:
+        """Return what the job said last, and the share of its work that is done; "" if nothing."""
+        lines = _LINE.findall(_text(self.log, _TAIL_BYTES)) if self.has_begun else []
+        counted = [match for line in lines if (match := _DONE.match(line))]
+        share = int(counted[-1][1]) / int(counted[-1][2]) if counted else 0.0
+        return lines[-1] if lines else "", min(share, 1.0)
+
+    def now(self) -> str:
+        """Return how far the job is, in words."""
+        if self._waits and not self.has_begun:
+            return "in the queue"
+        return self.last_line()[0] or f"{self.age()} gone"
+
+    def error(self) -> str | None:
+        """Return the message with which the job stopped; None if it stopped without one."""
+        found = _ERROR.search(_text(self.log)) if self.has_begun else None
+        return found[1].rstrip().removeprefix("error: ") if found else None
 
     def age(self) -> str:
         """Return how long ago the job started."""
         return duration(time.monotonic() - self.began)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A job that failed.
-
-    Attributes:
-        name: Its rule and its cell.
-        error: Its message, in full.
-        logs: The logs that say more.
-        by_signal: Whether a signal ended it, which is no failure if the run was interrupted.
+class Failure(NamedTuple):
+    """A job that failed: its message in full, the logs that say more, and whether a signal ended
+    it, which is no failure if the run was interrupted.
     """
 
     name: str
@@ -127,49 +148,46 @@ class Story:
         self.running: dict[int, RunningJob] = {}
         self.failures: dict[int, Failure] = {}
         self.said: Path | None = None
-        self.has_bar = False
-        self.is_over = False
-        self._dry_run, self._started, self._interrupted, self._queues = dry_run, False, False, False
-        self._weights: Mapping[int, float] = {}
-        self._jobs, self._attempts, self._finished = 0, dict[int, int](), dict[int, float]()
+        self.has_bar = self.is_over = False
+        self._dry_run = dry_run
+        self._started = self._interrupted = self._queues = False
+        self._planned_s: Mapping[int, float] = {}
+        self._jobs, self._attempts, self._finished = 0, Counter[int](), dict[int, float]()
         self._targets: set[int] = set()
         self._script_ends: dict[str, str] = {}
         self._began: float | None = None
 
     def tell(self, record: logging.LogRecord) -> Iterator[str]:
         """Yield the lines that an event adds to the story."""
-        event = getattr(record, "event", None)
-        tells = {
-            "run_info": self._run_info,
-            PLAN: self._plan,
-            "job_info": self._job_info,
-            "job_finished": self._job_finished,
-            "job_error": self._job_error,
-            "group_error": self._group_error,
-            SUMMARY: self._end,
-            STOPPED: self._end,
-        }
+        event, facts = getattr(record, "event", None), vars(record)
         if event == "workflow_started":
             self._started = True
-        elif event in tells:
-            yield from tells[event](record)
+        elif event == "run_info":
+            if self._dry_run and not self._jobs:
+                yield "Jobs that would run, and why. Nothing runs now; `VERBOSE=1` shows more."
+            self._jobs = sum(count for rule, count in facts["stats"].items() if rule != "total")
+        elif event == PLAN:
+            self._planned_s, self._queues = facts["planned_s"], facts["queues"]
+            self._jobs = len(self._planned_s)
+            yield f"\n{record.getMessage()}\n"
+        elif event == "job_info":
+            yield from self._job(facts)
+        elif event == "job_finished":
+            yield from self._job_finished(facts["job_id"])
+        elif event == "job_error":
+            # The jobs of a group have been removed by the group's own error, which comes first.
+            if job := self.running.pop(facts["jobid"], None):
+                yield self._failed(facts["jobid"], job, facts["rule_msg"], facts["log"])
+        elif event == "group_error":
+            yield from self._group_error(facts)
+        elif event in (SUMMARY, STOPPED):
+            self.is_over = True
+            yield from self.errors()
+            yield f"\n{record.getMessage()}\n"
         elif event in (None, "error"):
             yield from self._message(record)
 
-    def _run_info(self, record: logging.LogRecord) -> Iterator[str]:
-        stats = {rule: count for rule, count in record.__dict__["stats"].items() if rule != "total"}
-        if self._dry_run and not self._jobs:
-            yield "Jobs that would run, and why. Nothing runs now; `VERBOSE=1` shows more."
-        self._jobs = sum(stats.values())
-
-    def _plan(self, record: logging.LogRecord) -> Iterator[str]:
-        facts = record.__dict__
-        self._weights, self._queues = facts["planned_s"], facts["queues"]
-        self._jobs = len(self._weights)
-        yield f"\n{record.getMessage()}\n"
-
-    def _job_info(self, record: logging.LogRecord) -> Iterator[str]:
-        facts = record.__dict__
+    def _job(self, facts: Mapping[str, Any]) -> Iterator[str]:
         number, logs = facts["jobid"], facts["log"]
         if not logs:
             # This job only names what the others make.
@@ -182,69 +200,61 @@ class Story:
             return
         # An earlier attempt says nothing of this one.
         self.failures.pop(number, None)
-        now = time.monotonic()
-        self._began = self._began or now
-        attempt = self._attempts[number] = self._attempts.get(number, 0) + 1
+        self._attempts[number] += 1
         waits = self._queues and not facts["local"]
-        weight = self._weights.get(number, 1.0)
-        self.running[number] = RunningJob(name, weight, JobLog(Path(logs[0])), now, waits)
+        job = RunningJob(name, Path(logs[0]), self._planned_s.get(number, 1.0), waits)
+        self.running[number] = job
+        self._began = self._began or job.began
         more = "" if why in (_FIRST, _FOLLOWS) else f" ({why})"
-        more = f", attempt {attempt}" if attempt > 1 else more
+        if self._attempts[number] > 1:
+            more = f", attempt {self._attempts[number]}"
         yield _line("queued" if waits else "started", f"{name}{more}")
 
-    def _job_finished(self, record: logging.LogRecord) -> Iterator[str]:
-        number = record.__dict__["job_id"]
-        job = self.running.pop(number, None)
-        if job is None:
-            return
-        self.failures.pop(number, None)
-        self._finished[number] = job.planned_s
-        progress = "" if self.has_bar else f" [{self.progress()}]"
-        yield _line("finished", f"{job.name}, {job.age()}{progress}")
+    def _job_finished(self, number: int) -> Iterator[str]:
+        if job := self.running.pop(number, None):
+            self._finished[number] = job.planned_s
+            progress = "" if self.has_bar else f" [{self.progress()}]"
+            yield _line("finished", f"{job.name}, {job.age()}{progress}")
 
-    def _job_error(self, record: logging.LogRecord) -> Iterator[str]:
-        facts = record.__dict__
-        # The jobs of a group have been removed by the group's own error, which comes first.
-        if job := self.running.pop(facts["jobid"], None):
-            yield self._failed(facts["jobid"], job, facts["rule_msg"], facts["log"])
-
-    def _group_error(self, record: logging.LogRecord) -> Iterator[str]:
+    def _group_error(self, facts: Mapping[str, Any]) -> Iterator[str]:
         """Tell which job of a group failed. The jobs of a group run one after another; if none has
         begun, the one with the most work stands for them.
         """
-        infos = record.__dict__["job_error_info"]
-        jobs = [(info, job) for info in infos if (job := self.running.pop(info["jobid"], None))]
-        begun = [(info, job) for info, job in jobs if job.log.has_begun]
-        stopped = [(info, job) for info, job in begun if job.log.error() is not None]
-        jobs.sort(key=lambda pair: pair[1].planned_s, reverse=True)
-        for info, job in stopped or begun[-1:] or jobs[:1]:
-            logs = [*info["log"], *record.__dict__["aux_logs"]]
-            yield self._failed(info["jobid"], job, None, logs)
+        infos = {info["jobid"]: info for info in facts["job_error_info"]}
+        jobs = {number: job for number in infos if (job := self.running.pop(number, None))}
+        begun = [number for number, job in jobs.items() if job.has_begun]
+        stopped = [number for number in begun if jobs[number].error() is not None]
+        largest = sorted(jobs, key=lambda number: -jobs[number].planned_s)[:1]
+        for number in stopped or begun[-1:] or largest:
+            logs = [*infos[number]["log"], *facts["aux_logs"]]
+            yield self._failed(number, jobs[number], None, logs)
 
     def _failed(self, number: int, job: RunningJob, said: str | None, logs: Sequence[str]) -> str:
-        error, by_signal = job.log.error(), False
+        error, by_signal = job.error(), False
         # What libraries make of an interruption may look like an error of their own.
         if self._interrupted or (error is not None and error.startswith("interrupted")):
             return _line("stopped", f"{job.name}, {job.age()}: interrupted")
         # If the job wrote no log, the log that is there is from an earlier run.
-        logs = [log for log in logs if Path(log) != job.log.path or job.log.has_begun]
+        logs = [log for log in logs if Path(log) != job.log or job.has_begun]
         if error is None:
-            end = self._script_ends.pop(job.name.partition(" ")[0], "ended")
+            rule = job.name.partition(" ")[0]
+            end = self._script_ends.pop(rule, "ended")
             by_signal = _BY_SIGNAL.search(end) is not None
             # The system ends the process that takes the most memory when memory is short.
             end = end.replace("<Signals.SIGKILL: 9>", "SIGKILL, perhaps since memory was short")
             error = said or f"its process {end}, without a message of its own"
+            texts = [error, *(_text(Path(log)) for log in logs if Path(log) != job.log)]
+            for words, (why, resource) in _BY_SCHEDULER.items():
+                if re.search(words, "\n".join(texts)):
+                    error = f"{why}\n  found:    {error}\n  to do:    ask for more: "
+                    error += f"`--set-resources {rule}:{resource}` (or a line of the profile)"
+                    break
             logs = [*logs, *([str(self.said)] if self.said else [])]
         self.failures[number] = Failure(job.name, error, logs, by_signal)
         if by_signal:
             # The message that the whole run was interrupted may come after this event.
             return _line("stopped", f"{job.name}, {job.age()}: interrupted")
         return _line("FAILED", f"{job.name}, {job.age()}: {error.splitlines()[0]}")
-
-    def _end(self, record: logging.LogRecord) -> Iterator[str]:
-        self.is_over = True
-        yield from self.errors()
-        yield f"\n{record.getMessage()}\n"
 
     def _message(self, record: logging.LogRecord) -> Iterator[str]:
         """Yield Snakemake's own messages: warnings and errors, and before a run all others."""
@@ -269,18 +279,13 @@ class Story:
 
     def errors(self) -> Iterator[str]:
         """Yield each error once, in full, with the jobs that it ended, such as those of seeds."""
-        failures = [
-            failure
-            for failure in self.failures.values()
-            if not (self._interrupted and failure.by_signal)
-        ]
-        self.failures = {}
-        if not failures:
-            return
-        yield f"\n{_number_of(len(failures))} failed:"
         alike: dict[str, list[Failure]] = {}
-        for failure in failures:
-            alike.setdefault(failure.error, []).append(failure)
+        for failure in self.failures.values():
+            if not (self._interrupted and failure.by_signal):
+                alike.setdefault(failure.error, []).append(failure)
+        self.failures = {}
+        if alike:
+            yield f"\n{_number_of(sum(map(len, alike.values())))} failed:"
         for said, jobs in alike.items():
             names = "".join(f"\n  {job.name}" for job in jobs)
             error = "\n".join(f"    {line}" for line in said.splitlines())
@@ -293,11 +298,9 @@ class Story:
 
         Running jobs count by their share that is done.
         """
-        running = list(self.running.values())
-        inside = sum(job.planned_s * job.now().share for job in running)
-        done = sum(self._finished.values()) + inside
-        known = sum(self._weights.values())
-        return done, known if known else float(max(self._jobs - len(self._targets), 1))
+        running = sum(job.planned_s * job.last_line()[1] for job in [*self.running.values()])
+        whole = sum(self._planned_s.values()) or float(max(self._jobs - len(self._targets), 1))
+        return sum(self._finished.values()) + running, whole
 
     def progress(self) -> str:
         """Return how far the run is, and the time that is left by the rate so far."""
@@ -351,3 +354,22 @@ def _reasons_in(text: str) -> str:
     # Snakemake gives the same reason for what an earlier run left unfinished.
     forced = "Forced, or left unfinished by an earlier run"
     return "; ".join(forced if reason == _FORCED else reason for reason in told)
+
+
+def _text(path: Path, most_bytes: int | None = None) -> str:
+    """Return the text of a file, or its end; "" if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - (most_bytes or size)))
+            return file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

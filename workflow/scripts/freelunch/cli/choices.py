@@ -1,191 +1,232 @@
-"""What `freelunch new` chooses: the settings, and the lengths that fit a model and its texts.
-
-`cli.cell_choices` chooses the cells.
+"""What `freelunch new` chooses: samples and windows that fit a model and its texts, and as many
+cells as the machine computes in about an hour. Each choice comes with its reason, for the file.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from freelunch.core.errors import UserError
+from freelunch.core.units import duration
+from freelunch.costs.capacity import lacking, misfits
+from freelunch.costs.checks import checked_plan
+from freelunch.costs.cost import Cost
+from freelunch.costs.jobs import jobs_of
+from freelunch.costs.machine import Machine
 from freelunch.data.inspect_model import InspectedModel
 from freelunch.data.inspect_text import Amounts
-from freelunch.study.steps import JOINED, WITHIN
+from freelunch.study.families import has_halves, whole_of
+from freelunch.study.methods import RANK
+from freelunch.study.steps import JOINED
+from freelunch.study.study import Study
 
-# The settings of the default study, for which the learning rates were tuned.
-_SAMPLES, _LENGTH, _WINDOWS, _WINDOW_LENGTH = 32, 256, 48, 256
+# As in the default study, for which the learning rates were tuned; the preferred number first.
+_SAMPLES, _WINDOWS, _LENGTH = (32, 16, 8), 48, 256
 _HELD_OUT = 16
-# Sequences of a sample, the preferred number first.
-_SIZES = _SAMPLES, _SAMPLES // 2, _SAMPLES // 4
+# Shorter sequences say nothing about a model.
+_LEAST_LENGTH = 8
 # The fewest documents that windows are drawn from, one from each, and the fewest windows of joined
 # documents that have an interval.
 _FEWEST_DOCUMENTS, _FEWEST_WINDOWS = 24, 8
-# Shorter sequences say nothing about a model.
-LEAST_LENGTH = 8
-# Documents for which one calibration sample leaves enough to hold out.
-_MANY_DOCUMENTS = 48
 # The share of estimated tokens that is relied on.
 _SURE = 0.7
+# If a study takes more than this many seconds on this machine, a smaller one is chosen.
+_LONGEST_S = 3600
+_CRITERIA = ("magnitude", "wanda", "ria", "sparsegpt")
+# Some of the paper's claims need these. Smaller studies leave them out one after another.
+_OF_CLAIMS = ("ria", "masklora", "recon_5")
+_BLOCKS = 5
 
 
-@dataclass(frozen=True)
-class Choices:
-    """The settings of a study that depend on the model, the texts and the machine.
+class Lengths(NamedTuple):
+    """The samples and windows of a study, as blocks of its file without the texts, and reasons.
 
-    Attributes:
-        samples: Sequences of the calibration sample.
-        length: Tokens in each.
-        why_calibration: Why these samples and this length.
-        held_out: Sequences of held-out text; 0 if the text has no documents to hold out.
-        windows: Windows of the perplexity.
-        window_length: Tokens in each.
-        cut: How the evaluation text is cut, as in a study.
-        why_evaluation: Why these windows, this length and this cut.
-        criteria: Pruning criteria.
-        adaptations: Adaptations that are compared for Wanda.
-        why_cells: Why these cells.
+    `held_out` is for drift and selection; None if the text has no documents to hold out.
     """
 
-    samples: int
-    length: int
+    calibration: dict[str, Any]
+    held_out: dict[str, Any] | None
+    perplexity: dict[str, Any]
     why_calibration: str
-    held_out: int
-    windows: int
-    window_length: int
-    cut: str
-    why_evaluation: str
-    criteria: tuple[str, ...] = ("magnitude", "wanda", "ria", "sparsegpt")
-    adaptations: tuple[str, ...] = ()
-    why_cells: str = ""
-
-    def as_study(self, texts: tuple[str, str], model: str) -> dict[str, Any]:
-        """Return the `study` block without its name.
-
-        Args:
-            texts: The names of the texts for calibration and for evaluation.
-            model: The model's name.
-        """
-        asked: list[tuple[tuple[str, ...], ...]] = [(self.criteria, ("none", "recon_block"))]
-        asked += [(("wanda",), self.adaptations)] if self.adaptations else []
-        grids = [
-            {
-                "models": [model],
-                "criteria": list(criteria),
-                "patterns": ["u50"],
-                "adaptations": list(adaptations),
-            }
-            for criteria, adaptations in asked
-        ]
-        perplexity = {
-            "text": texts[1],
-            "length": self.window_length,
-            "windows": self.windows,
-            **({} if self.cut == WITHIN else {"cut": self.cut}),
-        }
-        evaluation: dict[str, Any] = {"perplexity": perplexity}
-        study: dict[str, Any] = {
-            "calibration": {"text": texts[0], "samples": self.samples, "length": self.length},
-            "evaluation": evaluation,
-        }
-        if self.held_out:
-            evaluation["drift"] = {"samples": self.held_out}
-            study["selection"] = {"samples": self.held_out}
-        return {**study, "grids": grids}
+    why_perplexity: str
 
 
-def _lengths(longest: int, model: InspectedModel) -> Iterator[int]:
-    """Yield lengths from the longest sensible one down, each half of the one before."""
-    length = min(longest, model.positions or longest)
-    while length >= LEAST_LENGTH:
-        yield length
-        length //= 2
-
-
-def choose_calibration(
-    model: InspectedModel, text: Amounts, where: str
-) -> tuple[int, int, str, int]:
-    """Return the first four settings of `Choices`: those of the calibration sample.
-
-    Args:
-        model: The model.
-        text: The calibration text.
-        where: The text, for messages.
+def choose_lengths(
+    model: InspectedModel, calibration: tuple[str, Amounts], evaluation: tuple[str, Amounts]
+) -> Lengths:
+    """Choose samples and windows of two texts, each given with what names it in messages.
 
     Raises:
-        UserError: The text or the model's context is too short.
+        UserError: A text or the model's context is too short.
     """
-    sure = text if text.exact else replace(text, lengths=[int(_SURE * n) for n in text.lengths])
-    lengths = list(_lengths(_LENGTH, model))
-    for length in lengths:
-        if (count := sure.longer_than(length)) >= _MANY_DOCUMENTS:
-            why = f"{count:,} documents are longer than {length} tokens"
-            return _SAMPLES, length, why, _HELD_OUT
-    # Few documents: a smaller sample leaves some of them to hold out.
-    for length in lengths:
-        count = sure.longer_than(length)
-        for samples in _SIZES:
-            if count >= 4 and sure.left_after(samples, length, seed=0) >= 2:
-                why = f"{count} documents are longer than {length} tokens; this sample leaves some "
-                return samples, length, f"{why}to hold out", _HELD_OUT
-    for samples in _SIZES:
+    longest = min(_LENGTH, model.positions or _LENGTH)
+    if longest < _LEAST_LENGTH:
+        raise UserError(
+            "the model's context is too short",
+            where=calibration[0],
+            found=f"{longest} tokens",
+            expected=f"at least {_LEAST_LENGTH}",
+            todo="use another model",
+        )
+    # Each half of the one before.
+    lengths = [longest >> at for at in range(longest.bit_length())]
+    lengths = [length for length in lengths if length >= _LEAST_LENGTH]
+    samples, length, held_out, why_calibration = _samples(*calibration, lengths)
+    perplexity, why_perplexity = _windows(*evaluation, lengths)
+    sample = {"samples": samples, "length": length}
+    kept = {"samples": _HELD_OUT} if held_out else None
+    return Lengths(sample, kept, perplexity, why_calibration, why_perplexity)
+
+
+def _samples(where: str, text: Amounts, lengths: Sequence[int]) -> tuple[int, int, bool, str]:
+    """Return sequences, tokens in each, whether documents are held out, and why."""
+    sure = text if text.exact else Amounts([int(_SURE * n) for n in text.lengths], exact=False)
+    for samples in _SAMPLES:
+        for length in lengths:
+            count = sure.longer_than(length)
+            # A sample leaves documents to hold out.
+            if count and sure.left_after(samples, length, seed=0) >= max(2, count / 4):
+                return samples, length, True, f"{count:,} documents are longer than {length} tokens"
+    for samples in _SAMPLES:
         for length in lengths:
             # Sequences of one document overlap unless there is room for all of them.
             if sure.longer_than(length) and sure.tokens >= samples * length:
-                why = f"too few documents are longer than {length} tokens to hold some out; drift "
-                return samples, length, f"{why}is left out", 0
-    if not lengths:
-        raise UserError(
-            "the model's context is too short",
-            where=where,
-            found=f"{model.positions} tokens",
-            expected=f"at least {LEAST_LENGTH}",
-            todo="use another model",
-        )
-    about = "" if text.exact else "about "
+                why = "too few documents are longer to hold some out; drift is left out"
+                return samples, length, False, why
     raise UserError(
         "the text is too short",
         where=where,
-        found=f"{about}{text.tokens:,} tokens, in documents of at most {max(text.lengths):,}",
-        expected=f"at least {_SIZES[-1]} sequences of {LEAST_LENGTH} tokens, and a document that "
-        "is longer than one of them; some thousand tokens are better",
+        found=f"{_about(text)} tokens, in documents of at most {max(text.lengths):,}",
+        expected=f"at least {_SAMPLES[-1]} sequences of {_LEAST_LENGTH} tokens, and a longer "
+        "document; some thousand tokens are better",
         todo="use a longer text",
     )
 
 
-def choose_windows(model: InspectedModel, text: Amounts, where: str) -> tuple[int, int, str, str]:
-    """Return the next four settings of `Choices`: the windows of the perplexity.
-
-    Args:
-        model: The model.
-        text: The evaluation text.
-        where: The text, for messages.
-
-    Raises:
-        UserError: The text is too short.
-    """
+def _windows(where: str, text: Amounts, lengths: Sequence[int]) -> tuple[dict[str, Any], str]:
+    """Return the windows of the perplexity, and why."""
     sure = 1 if text.exact else _SURE
-    lengths = list(_lengths(_WINDOW_LENGTH, model))
     for length in lengths:
         count = text.longer_than(math.ceil(length / sure) - 1)
         if count >= _FEWEST_DOCUMENTS:
-            has = f"{count:,} documents have {length} tokens or more, and windows of different "
-            return min(_WINDOWS, count), length, WITHIN, f"{has}documents are independent"
+            why = f"{count:,} documents have {length} tokens or more, and windows of different "
+            windows = {"length": length, "windows": min(_WINDOWS, count)}
+            return windows, f"{why}documents are independent"
     for length in lengths:
         count = min(_WINDOWS, int(text.tokens * sure) // length)
         if count >= _FEWEST_WINDOWS:
-            why = (
-                f"the text has about {text.tokens:,} tokens, in too few documents for a window of "
-            )
-            why += "each"
-            if count < _FEWEST_DOCUMENTS:
-                why += "; so few windows hardly decide a claim: a longer text would"
-            return count, length, JOINED, why
+            why = f"{_about(text)} tokens are in too few documents for a window of each"
+            few = "; so few windows hardly decide a claim: a longer text would"
+            why += few if count < _FEWEST_DOCUMENTS else ""
+            return {"length": length, "windows": count, "cut": JOINED}, why
     raise UserError(
         "the text is too short to evaluate on",
         where=where,
-        found=f"about {text.tokens:,} tokens",
-        expected=f"at least {_FEWEST_WINDOWS} windows of {LEAST_LENGTH} tokens; some thousand "
+        found=f"{_about(text)} tokens",
+        expected=f"at least {_FEWEST_WINDOWS} windows of {_LEAST_LENGTH} tokens; some thousand "
         "tokens are better",
         todo="use a longer text",
     )
+
+
+def _about(text: Amounts) -> str:
+    return f"{'' if text.exact else 'about '}{text.tokens:,}"
+
+
+# --- Cells
+
+Grids = list[dict[str, Any]]
+
+
+def choose_grids(
+    name: str,
+    model: InspectedModel,
+    machine: Machine | None,
+    study_of: Callable[[Grids], Study],
+) -> tuple[Grids, str]:
+    """Return the grids of a study that fit a model and a machine, if one is given, and why.
+
+    `study_of` returns the study with some grids.
+
+    Raises:
+        UserError: A model of this family cannot be used, or not even the smallest study fits the
+            machine.
+    """
+    device = machine.device_bytes if machine else None
+    shapes = checked_plan(study_of(_grids(name, ("wanda",), ())), device).shapes.values()
+    compared, why = adaptations_of(model)
+    if any(min(each.inputs, each.outputs) < RANK for of in shapes for each in of.matrices):
+        compared.remove("masklora")
+        why += f"; no masklora: a matrix is smaller than its rank, {RANK}"
+    plan = checked_plan(study_of(_grids(name, _CRITERIA, compared)), device)
+    if machine is None or not plan.shapes:
+        why += (
+            "; chosen for another machine, whatever its speed, memory and disk"
+            if machine is None
+            else "; the time is unknown until the model is fetched"
+        )
+        return _grids(name, _CRITERIA, compared), why
+    for adaptation, problem in {each.name: each.problem for each in misfits(plan, machine)}.items():
+        if adaptation in compared:
+            compared.remove(adaptation)
+            why += f"; no {adaptation}: it {problem}"
+    fitting: tuple[Grids, str] | None = None
+    problems: list[str] = []
+    for criteria, adaptations, said in smaller_cells(compared):
+        grids = _grids(name, criteria, adaptations)
+        plan = checked_plan(study_of(grids), device)
+        if problems := lacking(plan, machine):
+            continue
+        seconds = sum((plan.cost(job) or Cost()).seconds(machine) for job in jobs_of(plan.study))
+        time = f"; about {duration(seconds)} on this machine, job after job"
+        fitting = grids, f"{why}{said}{time}"
+        if seconds <= _LONGEST_S:
+            break
+    if fitting is None:
+        raise UserError(
+            "not even a small study of this model fits this machine",
+            found="; ".join(problems),
+            todo="use a smaller model or a larger machine; `freelunch new --elsewhere` writes a "
+            "study for another machine",
+        )
+    return fitting
+
+
+def adaptations_of(model: InspectedModel) -> tuple[list[str], str]:
+    """Return the windows that a model has, as adaptations, with ways of retraining, and why."""
+    whole, blocks = whole_of(model.config), model.sizes.get("num_hidden_layers")
+    windows, why = ["recon_matrix"], "windows and retraining are compared for Wanda"
+    if has_halves(model.family, whole):
+        windows.append("recon_attention_mlp")
+    else:
+        unknown = f"the parts of {model.family}'s blocks are not known"
+        why += f"; half a block is not a window here: {whole.because if whole else unknown}"
+    windows.append("recon_block")
+    # With fewer blocks, a window of several would be the whole model.
+    windows += ["recon_5"] if isinstance(blocks, int) and blocks > _BLOCKS else []
+    windows += [] if blocks == 1 else ["recon_all"]
+    return [*windows, "masklora", "full"], why
+
+
+def smaller_cells(compared: Sequence[str]) -> Iterator[tuple[Sequence[str], Sequence[str], str]]:
+    """Yield criteria, adaptations that are compared for Wanda, and words, from the largest study to
+    the smallest.
+    """
+    yield _CRITERIA, compared, ""
+    cause = "more cells would take over an hour on this machine, or do not fit"
+    for count in range(1, len(_OF_CLAIMS) + 1):
+        without = _OF_CLAIMS[:count]
+        criteria, adaptations = (
+            [name for name in names if name not in without] for names in (_CRITERIA, compared)
+        )
+        untested = f"without {', '.join(without)}, which some of the paper's claims need"
+        yield criteria, adaptations, f"; {untested}; {cause}"
+    for criteria in (["magnitude", "wanda"], ["wanda"]):
+        yield criteria, [], f"; only {', '.join(criteria)}, and no other windows; {cause}"
+
+
+def _grids(name: str, criteria: Sequence[str], compared: Sequence[str]) -> Grids:
+    grids = [(criteria, ["none", "recon_block"])]
+    grids += [(["wanda"], list(compared))] if compared else []
+    common = {"models": [name], "patterns": ["u50"]}
+    return [{**common, "criteria": [*of], "adaptations": adapted} for of, adapted in grids]

@@ -3,17 +3,16 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
-from freelunch.cli.cell_choices import choose_cells
-from freelunch.cli.choices import Choices, choose_calibration, choose_windows
-from freelunch.cli.study_file import REGISTRY, study_text
+from freelunch.cli.choices import Grids, choose_grids, choose_lengths
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.costs.machine import Machine
@@ -28,38 +27,26 @@ from freelunch.study.study import Study
 from freelunch.study.yaml_file import parse_yaml, read_yaml
 
 STUDIES = Path("studies")
-
-
-@dataclass(frozen=True)
-class NewStudy:
-    """A study that was written.
-
-    Attributes:
-        path: Its file.
-        study: The study.
-        about: What was found and chosen, a line each.
-    """
-
-    path: Path
-    study: Study
-    about: list[str]
+# What every new study is based on.
+REGISTRY = REPOSITORY / "config" / "registry.yaml"
+_WIDTH = 118
+_MANUAL = (
+    "Written by `freelunch new`. Edit anything: docs/guide/settings.md describes every key.",
+    "With one seed, the audit says what it finds on this sample and order. To settle a claim, add "
+    "`seeds: [0, 1, 2]` to the grids.",
+    "The learning rates of the adaptations were tuned for SmolLM2-135M. Lists of rates search them "
+    "for your model (docs/guide/windows.md, Searches).",
+)
+Config = dict[str, Any]
 
 
 def write_study(
-    model: str,
-    text: str,
-    name: str | None,
-    evaluation: str | None,
-    machine: Machine | None,
-) -> NewStudy:
-    """Look at a model and a text, and write a study of them to studies/NAME.yaml.
+    model: str, text: str, name: str | None, evaluation: str | None, machine: Machine | None
+) -> tuple[Path, list[str]]:
+    """Look at a model and a text, and write a study of them to studies/NAME.yaml; return the file,
+    and what was found and chosen, a line each.
 
-    Args:
-        model: A folder or a GGUF file, or else the name of a repository on the hub.
-        text: The file of the text to calibrate on.
-        name: The study's name; None to join the names of both.
-        evaluation: The file of the text to evaluate on; None for the same one.
-        machine: The machine that runs it; None to choose without one.
+    The arguments are those of the command; without a machine, none limits the study.
 
     Raises:
         UserError: There is a study of this name already, or no study of these two can run.
@@ -71,64 +58,81 @@ def write_study(
             found=f"no {' and no '.join(missing)}",
             todo="type `make new MODEL=<folder, GGUF file or owner/name on the hub> TEXT=<file>`",
         )
-    if os.path.lexists(STUDIES) and not STUDIES.is_dir():
-        raise UserError(
-            "a new study is written into the folder of this name, and this is none",
-            where=STUDIES,
-            expected="a folder, or nothing yet",
-            todo="rename it, or write the study in another folder",
-        )
-    places = {"TEXT": _path(text), "EVALUATION": _path(evaluation or text)}
-    names = {key: _text_name(place) for key, place in places.items()}
     model_name = valid_name(_basename(model))
+    places = {"TEXT": _path(text), **({"EVALUATION": _path(evaluation)} if evaluation else {})}
+    names = {key: valid_name(_SUFFIXES.sub("", path.name)) for key, path in places.items()}
     called = valid_name(name or f"{model_name[:29]}-{names['TEXT'][:20]}")
     path = STUDIES / f"{called}.yaml"
-    _check_free(called)
+    others = dict(_studies())
+    _check_free(called, others)
     entry, inspected = _model(model)
-    first = inspect_text(places["TEXT"], "TEXT")
-    texts = {"TEXT": first, "EVALUATION": first}
-    if evaluation:
-        texts["EVALUATION"] = inspect_text(places["EVALUATION"], "EVALUATION")
-    amounts = {
-        key: Amounts.of(each.documents, inspected.tokenizer, each.complete)
-        for key, each in texts.items()
-    }
-    choices = Choices(
-        *choose_calibration(inspected, amounts["TEXT"], f"TEXT={places['TEXT']}"),
-        *choose_windows(inspected, amounts["EVALUATION"], f"EVALUATION={places['EVALUATION']}"),
-    )
-    defined = dict(_defined())
-    entries = {}
+    config: Config = {"base": str(REGISTRY.relative_to(REPOSITORY)), "models": {}, "texts": {}}
+    about, amounts = [], {}
+    defined = [read_yaml(REGISTRY), *others.values(), config]
     for key, place in places.items():
-        entries[key] = _text_entry(place, texts[key])
-        names[key] = _free("texts", names[key], entries[key], defined)
-        defined["texts", names[key]] = entries[key]
-    model_name = _free("models", model_name, entry, defined)
+        of_text = inspect_text(place, key)
+        names[key] = _define("texts", names[key], _text_entry(place, of_text), defined)
+        amounts[key] = Amounts.of(of_text.documents, inspected.tokenizer, of_text.complete)
+        about.append(f"text {names[key]} ({place}): {_about_text(of_text, amounts[key])}")
+    model_name = _define("models", model_name, entry, defined)
+    about.insert(0, f"model {model_name} ({_path(model)}): {about_model(inspected)}")
+    last = "EVALUATION" if evaluation else "TEXT"
+    lengths = choose_lengths(
+        inspected,
+        (f"TEXT={places['TEXT']}", amounts["TEXT"]),
+        (f"EVALUATION={places[last]}", amounts[last]),
+    )
+    sample, windows, held_out = lengths.calibration, lengths.perplexity, lengths.held_out
+    study: Config = {
+        "name": called,
+        "calibration": {"text": names["TEXT"], **sample},
+        "evaluation": {"perplexity": {"text": names[last], **windows}},
+    }
+    if held_out:
+        study["evaluation"]["drift"], study["selection"] = held_out, dict(held_out)
 
-    def config_of(choices: Choices) -> dict[str, Any]:
-        study = choices.as_study((names["TEXT"], names["EVALUATION"]), model_name)
-        return {
-            "base": str(REGISTRY.relative_to(REPOSITORY)),
-            "models": {model_name: entry},
-            "texts": {names[key]: entries[key] for key in places},
-            "study": {"name": called, **study},
-        }
+    config["study"] = study
 
-    def study_of(choices: Choices) -> Study:
-        return Study.check(config_of(choices), str(path))
+    def study_of(grids: Grids) -> Study:
+        return Study.check({**config, "study": {**study, "grids": grids}}, str(path))
 
-    choices = choose_cells(choices, study_of, inspected, machine)
-    about = [f"model {model_name} ({_path(model)}): {_about_model(inspected)}"]
-    for key in places if evaluation else ("TEXT",):
-        about.append(f"text {names[key]} ({places[key]}): {_about_text(texts[key], amounts[key])}")
-    about += _about_choices(choices, is_one_text=not evaluation)
-    if name and name != called:
-        about.append(f"named {called}: {name} is not a valid name")
-    written = study_text(config_of(choices), choices, about)
+    study["grids"], why_cells = choose_grids(model_name, inspected, machine, study_of)
+    seen = "" if evaluation else "; calibration has seen parts of this text"
+    seen += ", so also read the held-out perplexity" if seen and held_out else ""
+    about += [
+        f"calibration: {sample['samples']} sequences of {sample['length']} tokens "
+        f"({lengths.why_calibration})",
+        f"evaluation: {windows['windows']} windows of {windows['length']} tokens "
+        f"({lengths.why_perplexity}{seen})",
+        f"cells: {why_cells}",
+    ]
+    about += [f"named {called}: {name} is not a valid name"] if name not in (None, called) else []
+    written = study_text(config, about)
     # Before it is written: a file that could not be read would stand in the way of the next try.
-    study = Study.check(parse_yaml(written, path), str(path))
+    Study.check(parse_yaml(written, path), str(path))
     write_atomically(path, written)
-    return NewStudy(path, study, about)
+    return path, about
+
+
+def study_text(config: Config, about: Iterable[str]) -> str:
+    """Return the text of a study's file: what was found and chosen as a comment, and settings."""
+    # A character that would end a line of YAML, or spoil it, is `?`.
+    said = ("".join(char if char.isprintable() else "?" for char in each) for each in about)
+    comments = textwrap.TextWrapper(
+        _WIDTH,
+        initial_indent="# ",
+        subsequent_indent="#   ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    lines = [line for each in (*_MANUAL, *said) for line in comments.wrap(each)]
+    text = yaml.safe_dump(config, default_flow_style=None, sort_keys=False, width=_WIDTH)
+    return "\n".join([*lines, "", text])
+
+
+# --- Names
+
+_SUFFIXES = re.compile(r"(\.(jsonl?|txt|parquet|gz|md))+$")
 
 
 def valid_name(text: str) -> str:
@@ -146,71 +150,14 @@ def numbered(name: str) -> Iterator[str]:
     return (f"{start}-{number}" for number in range(2, 1000))
 
 
-def _path(written: str) -> Path:
-    """Return a path, in which `~` may stand for a user's folder, or begin the name of a file."""
-    return Path(os.path.expanduser(written))
-
-
 def _basename(model: str) -> str:
     path = _path(model)
     name = path.resolve().name if path.exists() else model.rpartition("/")[2]
     return name.removesuffix(".gguf")
 
 
-def _text_name(path: Path) -> str:
-    return valid_name(re.sub(r"(\.(jsonl?|txt|parquet|gz|md))+$", "", path.name))
-
-
-def _model(written: str) -> tuple[dict[str, Any], InspectedModel]:
-    """Return the model's entry in the study, and what it is."""
-    path, where = _path(written), f"MODEL={written}"
-    entry: dict[str, Any]
-    if not path.exists():
-        try:
-            on_hub = Hub(source="hub", repository=written, revision="main")
-        except ValidationError as error:
-            raise UserError(
-                "there is no model",
-                where=where,
-                found=f"{path.absolute()} does not exist",
-                expected="the path of a folder or a GGUF file, or the name of a model on the "
-                "Hugging Face hub, which is owner/name",
-                todo="correct the path, or write the owner before the name, such as "
-                "HuggingFaceTB/SmolLM2-135M",
-            ) from error
-        with tempfile.TemporaryDirectory() as scratch:
-            inspected, commit = inspect_on_hub(where, on_hub, Path(scratch))
-        entry = {"source": "hub", "repository": written, "revision": commit}
-        sizes = {key: inspected.sizes.get(key) for key in Architecture.model_fields}
-        shapes = {key: size for key, size in sizes.items() if size is not None}
-        # A config may leave sizes to defaults, which only transformers knows.
-        with suppress(ValidationError):
-            entry["architecture"] = Architecture(**shapes).as_json()
-    else:
-        inspected = inspect_path(path, where)
-        check_as_fetched(path, where)
-        entry = {"source": "path", "path": _portable(path)}
-    if inspected.dtype in (None, UNTRAINED):
-        entry["dtype"] = "float32"
-    return entry, inspected
-
-
-def _portable(path: Path) -> str:
-    """Return a path for a study: relative to this folder if it is inside, and else absolute."""
-    absolute = Path(os.path.abspath(path))
-    inside = absolute.is_relative_to(Path.cwd())
-    return str(absolute.relative_to(Path.cwd()) if inside else absolute)
-
-
-def _text_entry(path: Path, inspected: InspectedText) -> dict[str, Any]:
-    """Return a text's entry in the study."""
-    entry = {"source": "path", "path": _portable(path), "format": inspected.format}
-    has_field = inspected.format in ("jsonl", "parquet")
-    return entry | ({"field": inspected.field} if has_field else {})
-
-
-def _configs() -> Iterator[tuple[Path, Any]]:
-    """Yield the studies here, with their files; one that cannot be read reserves no names."""
+def _studies() -> Iterator[tuple[Path, Config]]:
+    """Yield the studies here; one that cannot be read reserves no names but its file's."""
     for file in (Path("config.yaml"), *sorted(STUDIES.glob("*.yaml"))):
         config = None
         with suppress(UserError):
@@ -218,30 +165,26 @@ def _configs() -> Iterator[tuple[Path, Any]]:
         yield file, config if isinstance(config, dict) else {}
 
 
-def _defined() -> Iterator[tuple[tuple[str, str], Any]]:
-    """Yield registry and name of each model and text that is defined here, with its entry: studies
-    share the folders that models and texts are fetched to.
+def _define(registry: str, name: str, entry: Config, defined: list[Config]) -> str:
+    """Define a model or a text in the last of some configs, and return its name, which is another's
+    in none: studies share the folders that models and texts are fetched to.
     """
-    for config in (read_yaml(REGISTRY), *(config for _, config in _configs())):
-        for registry in ("models", "texts"):
-            entries = config.get(registry)
-            for name, entry in entries.items() if isinstance(entries, dict) else ():
-                yield (registry, name), entry
+
+    def is_free(name: str) -> bool:
+        entries = [each.get(registry) for each in defined]
+        return all(each.get(name, entry) == entry for each in entries if isinstance(each, dict))
+
+    name = next(filter(is_free, [name, *numbered(name)]))
+    defined[-1][registry][name] = entry
+    return name
 
 
-def _free(registry: str, name: str, entry: Any, defined: dict[tuple[str, str], Any]) -> str:
-    """Return a name that no other model or text has."""
-    names = [name, *numbered(name)]
-    return next(each for each in names if defined.get((registry, each), entry) == entry)
-
-
-def _check_free(name: str) -> None:
+def _check_free(name: str, others: dict[Path, Config]) -> None:
     """Refuse the name of another study: both would write into results/NAME."""
     files: dict[object, Path] = {}
-    for file, config in _configs():
-        files[file.stem] = file
+    for file, config in others.items():
         study = config.get("study")
-        files[study.get("name") if isinstance(study, dict) else file.stem] = file
+        files[file.stem] = files[study.get("name") if isinstance(study, dict) else ""] = file
     if name in files:
         other = next(each for each in numbered(name) if each not in files)
         raise UserError(
@@ -251,9 +194,69 @@ def _check_free(name: str) -> None:
             todo=f"run it (make study STUDY={files[name]}), or give the new one another name: "
             f"NAME={other}",
         )
+    if os.path.lexists(STUDIES) and not STUDIES.is_dir():
+        raise UserError(
+            "a new study is written into the folder of this name, and this is none",
+            where=STUDIES,
+            expected="a folder, or nothing yet",
+            todo="rename it, or write the study in another folder",
+        )
 
 
-def _about_model(model: InspectedModel) -> str:
+# --- The model and the texts
+
+
+def _path(written: str) -> Path:
+    """Return a path, in which `~` may stand for a user's folder, or begin the name of a file."""
+    return Path(os.path.expanduser(written))
+
+
+def _portable(path: Path) -> str:
+    """Return a path for a study: relative to this folder if it is inside, and else absolute."""
+    absolute = Path(os.path.abspath(path))
+    inside = absolute.is_relative_to(Path.cwd())
+    return str(absolute.relative_to(Path.cwd()) if inside else absolute)
+
+
+def _model(written: str) -> tuple[Config, InspectedModel]:
+    """Return the model's entry in the study, and what it is."""
+    path, where = _path(written), f"MODEL={written}"
+    entry: Config = {"source": "path", "path": _portable(path)}
+    if path.exists():
+        inspected = inspect_path(path, where)
+        check_as_fetched(path, where)
+    else:
+        try:
+            on_hub = Hub(source="hub", repository=written, revision="main")
+        except ValidationError as error:
+            raise UserError(
+                "there is no model",
+                where=where,
+                found=f"{path.absolute()} does not exist",
+                expected="the path of a folder or a GGUF file, or owner/name on the Hugging Face "
+                "hub, such as HuggingFaceTB/SmolLM2-135M",
+                todo="correct the path, or write the owner before the name",
+            ) from error
+        with tempfile.TemporaryDirectory() as scratch:
+            inspected, commit = inspect_on_hub(where, on_hub, Path(scratch))
+        entry = {"source": "hub", "repository": written, "revision": commit}
+        sizes = {key: inspected.sizes.get(key) for key in Architecture.model_fields}
+        shapes = {key: size for key, size in sizes.items() if size is not None}
+        # A config may leave sizes to defaults, which only transformers knows.
+        with suppress(ValidationError):
+            entry["architecture"] = Architecture(**shapes).as_json()
+    if inspected.dtype in (None, UNTRAINED):
+        entry["dtype"] = "float32"
+    return entry, inspected
+
+
+def _text_entry(path: Path, text: InspectedText) -> Config:
+    entry = {"source": "path", "path": _portable(path), "format": text.format}
+    return entry | ({"field": text.field} if text.format in ("jsonl", "parquet") else {})
+
+
+def about_model(model: InspectedModel) -> str:
+    """Return what a model is, in a few words."""
     sizes = model.sizes
     said = [model.family if model.family in FAMILIES else f"{model.family} (not tested)"]
     said += [f"{sizes.get('num_hidden_layers') or 'unknown'} blocks"]
@@ -271,17 +274,3 @@ def _about_text(text: InspectedText, amounts: Amounts) -> str:
     more = "" if text.complete else ", and more that were not read"
     count = f"{len(text.documents):,} document{'' if len(text.documents) == 1 else 's'}"
     return f"{text.format}{field}, {count}, {about}{amounts.tokens:,} tokens{more}"
-
-
-def _about_choices(choices: Choices, *, is_one_text: bool) -> Iterator[str]:
-    yield (
-        f"calibration: {choices.samples} sequences of {choices.length} tokens "
-        f"({choices.why_calibration})"
-    )
-    seen = "; calibration has seen parts of this text" if is_one_text else ""
-    seen += ", so also read the held-out perplexity" if seen and choices.held_out else ""
-    yield (
-        f"evaluation: {choices.windows} windows of {choices.window_length} tokens "
-        f"({choices.why_evaluation}{seen})"
-    )
-    yield f"cells: {choices.why_cells}"

@@ -12,17 +12,14 @@ from freelunch.study.study import Study
 
 
 def pin_study(study: Study) -> Iterator[str]:
-    """Pin a study's branches and tags: keep the pins that it has, add and remove others. Of a study
-    of which a part is run, the pins of the other parts stay as they are.
+    """Pin a study's branches and tags, and yield what was done about each.
 
-    A pin of another study here is taken over, since studies share the folders that models and texts
-    are fetched to: two commits would be fetched in turn, and all results made again each time.
+    Pins that are there stay, and so do those of the parts of the study that are not run. A pin of
+    another study here is taken over, since studies share the folders that models and texts are
+    fetched to: two commits would be fetched in turn, and all results made again each time.
 
     Args:
         study: The study as it is written, without its pins.
-
-    Yields:
-        What was done about each, one line each.
 
     Raises:
         UserError: The file of pins is damaged; it is then as it was. Or the hub cannot be reached,
@@ -74,17 +71,12 @@ def pin_study(study: Study) -> Iterator[str]:
 def ask_for_all(
     entries: Mapping[str, Hub], ask: Callable[[str, Hub], None], what: str, study: str
 ) -> None:
-    """Ask the hub for several sources, and tell all problems at once.
-
-    Args:
-        entries: The sources, by the places of their entries.
-        ask: Function that asks for one of them, and raises UserError.
-        what: What happened if it did, such as "sources could not be pinned".
-        study: The study's file, for messages.
+    """Ask the hub for several sources, by the places of their entries, and tell all problems at
+    once. If the hub itself fails, ask for no more of them.
 
     Raises:
-        UserError: There are problems; a single one is raised as it is. If the hub itself fails, no
-            more sources are asked for.
+        UserError: There are problems; `what` says which, such as "sources could not be pinned". A
+            single one is raised as it is.
     """
     problems: list[UserError] = []
     for where, entry in entries.items():

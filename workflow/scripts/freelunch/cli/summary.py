@@ -4,23 +4,29 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from freelunch.analysis.pairing import Records
 from freelunch.audit.output_checks import check_finished
 from freelunch.audit.output_files import AUDIT_SUMS, PAGE, check_sealed
+from freelunch.audit.page import page_text
+from freelunch.audit.rebuild_docs import SUMMARY, write_results
 from freelunch.audit.verdicts import VERDICTS
 from freelunch.cli.verify import check_intact
-from freelunch.records.read import load_records
+from freelunch.core.errors import first_of
+from freelunch.core.files import write_atomically
+from freelunch.core.lock import remove_lock, wait_for_lock
+from freelunch.records.read import load_finished, load_records
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.formatting import rounded
+from freelunch.reporting.results import Results
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 
 # How many rows of best cells are shown at most.
 _ROWS = 4
 _KINDS = ("pruned", "reconstructed", "retrained")
-_NOTHING = "-"
 
 
 def audit_text(study: Study) -> str:
@@ -67,6 +73,9 @@ def summary_text(study: Study, records: Records) -> str:
     """
     paths, audit = study.paths, _audit_of(study)
     tables = paths.tables / "summary.md"
+    heads, *rows = _best(study, means_over_seeds(records))
+    table = [heads, *rows[:_ROWS]]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         f"The study `{study.name}` ({study.source}) is finished.",
         *findings(audit),
@@ -74,14 +83,13 @@ def summary_text(study: Study, records: Records) -> str:
     ]
     if published := audit["published_claims"]:
         lines.append(f"In published tables: {verdicts_text(published)}")
-    heads, *rows = _best(study, means_over_seeds(records))
-    more = [f"  and {len(rows) - _ROWS} more: {tables}"] if len(rows) > _ROWS else []
+    lines.append(f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):")
+    lines += [f"  {'  '.join(map(str.ljust, row, widths))}".rstrip() for row in table]
+    if len(rows) > _ROWS:
+        lines.append(f"  and {len(rows) - _ROWS} more: {tables}")
     return "\n".join(
         [
             *lines,
-            f"Best perplexity of each kind on `{study.perplexity.text}` (lower is better):",
-            *_columns([heads, *rows[:_ROWS]]),
-            *more,
             f"page         {paths.root / PAGE}",
             f"tables       {tables}, and more beside it",
             f"checkpoints  {Path(paths.root) / 'checkpoints'}",
@@ -89,6 +97,52 @@ def summary_text(study: Study, records: Records) -> str:
             "depends on the edit runs.",
         ]
     )
+
+
+def interim_text(study: Study) -> str:
+    """Write tables, figures, verdicts and a page of the cells that have finished, and return what
+    was found, what is missing, and where all is.
+
+    Raises:
+        UserError: A record is damaged, or there is no pruned cell to compare with its dense model.
+    """
+    known, folder, records = load_finished(study), study.paths.interim, study.paths.records
+    lock = wait_for_lock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        # An earlier look stays until this one is whole.
+        with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            new = Path(scratch) / "new"
+            audit = write_results(known.study, known.records, records, new, [".png", ".svg"])
+            results = Results(known.study, known.records, records)
+            page = page_text(results, audit, new, records="../../records")
+            write_atomically(new / PAGE, page)
+            if folder.exists():
+                folder.rename(Path(scratch) / "old")
+            new.rename(folder)
+    finally:
+        remove_lock(lock)
+    part = f" of the part{study.part_words}" if study.part_words else ""
+    lines = [
+        f"{len(known.records)} of the {len(study.cells)} cells{part} of the study `{study.name}` "
+        f"({study.source}) have finished."
+    ]
+    if known.outdated:
+        first, (key, found, asked) = next(iter(known.outdated.items()))
+        lines.append(
+            "Finished with other settings, so that they run again: "
+            f"{', '.join(first_of(known.outdated))}. For {first}, {key} was {found} and is {asked}."
+        )
+    if known.waiting:
+        lines.append(f"Finished before their dense models: {', '.join(first_of(known.waiting))}.")
+    others = {*known.records, *known.outdated, *known.waiting}
+    if missing := [cell for cell in study.cells if cell not in others]:
+        lines.append(f"Not yet: {', '.join(first_of(missing))}.")
+    lines += findings(audit.as_json())
+    if known.study.is_unfinished:
+        lines.append("Verdicts may change with each cell that finishes.")
+    lines.append(f"page    {folder / PAGE}")
+    lines.append(f"tables  {folder / SUMMARY}, and more beside it")
+    return "\n".join(lines)
 
 
 def findings(audit: Mapping[str, Any]) -> list[str]:
@@ -122,44 +176,25 @@ def _grouped(claims: Sequence[Mapping[str, Any]], key: str) -> str:
 
 def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return a row for each pruned model and pattern, below a row of headings."""
-    dense = {mean["model"]: _number(mean) for mean in means if mean["criterion"] == "dense"}
-    best: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    dense: dict[str, str] = {}
+    best: dict[tuple[str, str], dict[str, tuple[float, str]]] = {}
     for mean in means:
-        if mean["criterion"] != "dense":
-            of_kind = best.setdefault((mean["model"], mean["pattern"]), {})
-            kind = _kind(study, mean["adaptation"])
-            of_kind[kind] = min(of_kind.get(kind, mean), mean, key=_order)
+        value, adaptation = float(mean["perplexity"]), mean["adaptation"]
+        shown = rounded(value, mean["perplexity_standard_error"])
+        if mean["criterion"] == "dense":
+            dense[mean["model"]] = shown
+            continue
+        settings = study.adaptation(adaptation) if adaptation != NONE else None
+        kind = _KINDS[0 if settings is None else 1 + settings.is_retraining]
+        how = mean["criterion"] + (f", {adaptation}" if settings else "")
+        named = f"{shown} ({how})"
+        of_kind = best.setdefault((mean["model"], mean["pattern"]), {})
+        one = (value if math.isfinite(value) else math.inf, named)
+        of_kind[kind] = min(of_kind.get(kind, one), one, key=lambda each: each[0])
     if not best:
-        return [["model", "dense"], *([model, number] for model, number in dense.items())]
+        return [["model", "dense"], *map(list, dense.items())]
     rows = [["model", "pattern", "dense", *_KINDS]]
     for (model, pattern), of_kind in best.items():
-        named = [_named(of_kind[kind]) if kind in of_kind else _NOTHING for kind in _KINDS]
-        rows.append([model, pattern, dense.get(model, _NOTHING), *named])
+        named_best = [of_kind[kind][1] if kind in of_kind else "-" for kind in _KINDS]
+        rows.append([model, pattern, dense.get(model, "-"), *named_best])
     return rows
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [f"  {'  '.join(map(str.ljust, row, widths))}".rstrip() for row in rows]
-
-
-def _kind(study: Study, adaptation: str) -> str:
-    settings = study.adaptation(adaptation) if adaptation != NONE else None
-    if settings is None:
-        return _KINDS[0]
-    return _KINDS[2] if settings.is_retraining else _KINDS[1]
-
-
-def _order(mean: Mapping[str, Any]) -> float:
-    value = mean["perplexity"]
-    return float(value) if math.isfinite(value) else math.inf
-
-
-def _number(mean: Mapping[str, Any]) -> str:
-    return rounded(mean["perplexity"], mean["perplexity_standard_error"])
-
-
-def _named(mean: Mapping[str, Any]) -> str:
-    """Return a perplexity, and how the model was pruned and adapted."""
-    how = [mean["criterion"], *([mean["adaptation"]] if mean["adaptation"] != NONE else [])]
-    return f"{_number(mean)} ({', '.join(how)})"

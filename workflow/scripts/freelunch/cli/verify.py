@@ -1,15 +1,27 @@
-"""`verify` and `repair`: whether a study is intact, and making again what is not."""
+"""`verify`, `repair` and `tidy`: whether a study is intact, making again what is not, and removing
+the candidates of finished cells.
+"""
 
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from freelunch.audit.output_checks import check_unedited, files_of_others, made_from_records
+from freelunch.core.artifact import MANIFEST
+from freelunch.core.digest import SUFFIX
 from freelunch.core.errors import UserError, first_of, mend
+from freelunch.core.files import remove_path
+from freelunch.core.lock import remove_lock, wait_for_lock
+from freelunch.core.units import amount
+from freelunch.costs.capacity import files_in
 from freelunch.records.integrity import Output, step_outputs
+from freelunch.records.read import finished_records
+from freelunch.study.cell import Cell
 from freelunch.study.steps import RULES
 from freelunch.study.study import Study
 
@@ -23,11 +35,8 @@ def outputs_of(study: Study) -> Iterator[Output]:
 
 
 def problems_of(study: Study, anew: bool) -> dict[Output, str]:
-    """Return what is damaged or missing, in the order in which it is made, and what is wrong.
-
-    Args:
-        study: The study.
-        anew: Whether to read all files, even those whose digests are known.
+    """Return what is damaged or missing, in the order in which it is made, and what is wrong; read
+    all files if `anew`, even those whose digests are known.
     """
     found = ((output, output.problem(anew)) for output in outputs_of(study))
     return {output: problem for output, problem in found if problem is not None}
@@ -54,14 +63,12 @@ def verify(study: Study) -> tuple[str, bool]:
     check_unedited(study)
     # What may be removed, and was, is neither whole nor damaged.
     outputs = [output for output in outputs_of(study) if output.needed or not output.is_removed()]
-    problems = {what: list[str]() for what in dict.fromkeys(output.what for output in outputs)}
-    for output in outputs:
-        problems[output.what] += filter(None, [output.problem(anew=True)])
+    problems = {output: output.problem(anew=True) for output in outputs}
     lines = []
-    for what, damaged in problems.items():
-        whole = sum(output.what == what for output in outputs) - len(damaged)
+    for what, count in Counter(output.what for output in outputs).items():
+        damaged = [said for output, said in problems.items() if said and output.what == what]
         more = f", {len(damaged)} damaged or missing" if damaged else ""
-        lines.append(f"{what:<24} {whole} whole{more}")
+        lines.append(f"{what:<24} {count - len(damaged)} whole{more}")
         lines += [f"  {problem}" for problem in first_of(damaged, _SHOWN)]
     if others := files_of_others(study):
         few = ", ".join(first_of(others, 3))
@@ -79,14 +86,11 @@ def _check_ran(study: Study) -> None:
 
 
 def repair(study: Study, command: Sequence[str]) -> None:
-    """Make again what is damaged or missing, rule by rule, and nothing else.
+    """Make again what is damaged or missing, rule by rule, and nothing else, by a command that runs
+    Snakemake on the targets that are appended.
 
     A step that is made again with an equal result leaves what was made from it valid, but only for
     the next run of Snakemake. So each rule gets a run of its own.
-
-    Args:
-        study: The study.
-        command: The command that runs Snakemake; targets are appended.
 
     Raises:
         UserError: The study has no results, a run failed, or something is still damaged.
@@ -108,20 +112,102 @@ def repair(study: Study, command: Sequence[str]) -> None:
             output.remove()
             tried.add(output.target)
         if targets := [str(output.target) for output in damaged if not output.is_cache]:
-            _run([*command, *targets])
+            # The summary after each run would only repeat itself.
+            environment = {**os.environ, "MAKELEVEL": "1"}
+            done = subprocess.run([*command, *targets], check=False, env=environment)
+            if done.returncode:
+                raise UserError(
+                    "the repair stopped",
+                    found=f"exit status {done.returncode} of {shlex.join([*command, *targets])}",
+                    todo="fix the error above, then run the same command again",
+                )
     _say("The study is whole.")
-
-
-def _run(command: Sequence[str]) -> None:
-    # The summary after each run would only repeat itself.
-    done = subprocess.run(command, check=False, env={**os.environ, "MAKELEVEL": "1"})
-    if done.returncode:
-        raise UserError(
-            "the repair stopped",
-            found=f"exit status {done.returncode} of {shlex.join(command)}",
-            todo="fix the error above, then run the same command again",
-        )
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def tidy(study: Study, dry_run: bool = False) -> str:
+    """Remove the adapted blocks and the checkpoints of the candidates of finished cells; return
+    what was removed, in words.
+
+    A cell keeps its own, which are those of the candidate that was chosen, and the measurements by
+    which it was chosen. Nothing runs again because of what is removed, as long as the candidates
+    need not be measured or compared again. The study may be running: a cell keeps its candidates
+    if it has no record, or one of other settings, or if a candidate was made or measured after the
+    record.
+
+    Raises:
+        UserError: A record is damaged.
+    """
+    removed: dict[Cell, list[Path]] = {}
+    cells, freed = 0, 0
+    if study.paths.records.is_dir():
+        lock = wait_for_lock(study.paths.root / ".tidy.lock")
+        try:
+            for cell in finished_records(study, study.paths.records)[0]:
+                if _is_settled(study, cell):
+                    candidates = {each: _folders(study, each) for each in study.candidates(cell)}
+                    cells += any(candidates.values())
+                    removed |= {each: there for each, there in candidates.items() if there}
+            folders = [folder for there in removed.values() for folder in there]
+            freed = freed_bytes(folders)
+            for folder in () if dry_run else folders:
+                _remove(folder)
+        finally:
+            remove_lock(lock)
+    if not removed:
+        return "Nothing to remove: no finished cell has candidates on disk."
+    return (
+        f"{'Would remove' if dry_run else 'Removed'} the adapted blocks and checkpoints of "
+        f"{len(removed):,} candidate(s) of {cells:,} finished cell(s): {amount(freed)}."
+    )
+
+
+def freed_bytes(folders: Iterable[Path]) -> int:
+    """Return the bytes that removing folders gives back. A file with a hard link elsewhere, as the
+    chosen candidate's have, gives none.
+    """
+    files = [status for folder in folders for status in files_in(folder)]
+    links = Counter((file.st_dev, file.st_ino) for file in files)
+    each = {(file.st_dev, file.st_ino): file for file in files}
+    return sum(file.st_size for at, file in each.items() if links[at] == file.st_nlink)
+
+
+def _is_settled(study: Study, cell: Cell) -> bool:
+    """Return whether the candidates of a cell were made and measured before its record. Otherwise
+    they are being made again, and the cell is about to choose among them.
+    """
+    paths = study.paths
+    folders = []
+    for each in study.candidates(cell):
+        checkpoint = [paths.checkpoint(each)] if paths.checkpoint(each).is_dir() else []
+        blocks = paths.windows(each, "").glob("[!.]*")
+        folders += [paths.metrics(each), *blocks, *checkpoint]
+    # A running study removes manifests and records before it makes them again.
+    with suppress(FileNotFoundError):
+        recorded = paths.record(cell).stat().st_mtime
+        return all((folder / MANIFEST).stat().st_mtime <= recorded for folder in folders)
+    return False
+
+
+def _folders(study: Study, candidate: Cell) -> list[Path]:
+    """Return where a candidate's blocks and checkpoint are, what an interrupted run left first."""
+    own = (study.paths.windows(candidate, ""), study.paths.checkpoint(candidate))
+    return [path for folder in own for path in (_removing(folder), folder) if path.is_dir()]
+
+
+def _removing(folder: Path) -> Path:
+    """Return where a folder is while it is removed. Half a folder would look damaged."""
+    return folder.with_name(f".{folder.name}.removing")
+
+
+def _remove(folder: Path) -> None:
+    if not folder.name.startswith("."):
+        folder = folder.rename(_removing(folder))
+    remove_path(folder)
+    folder.with_name(f"{folder.stem}{SUFFIX}").unlink(missing_ok=True)
+    # The folder of all seeds of the candidate, once it is empty.
+    with suppress(OSError):
+        folder.parent.rmdir()

@@ -12,7 +12,6 @@ from freelunch.analysis.accuracy import MEAN, TASK_COLUMNS
 from freelunch.analysis.budget_effect import REACH_COLUMNS
 from freelunch.analysis.criteria_gap import GAP_COLUMNS, PAIR_COLUMNS
 from freelunch.analysis.pairing import Row
-from freelunch.analysis.reach import REACH_COLUMNS
 from freelunch.core.files import json_text, write_atomically
 from freelunch.records.read import load_records
 from freelunch.reporting.adaptation_sections import times

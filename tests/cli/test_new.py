@@ -1,7 +1,7 @@
 """`freelunch new`: a study of one's own model and text that needs no edit."""
 
-import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 
 from freelunch.audit.claims import load_claims
-from freelunch.cli import cell_choices
 from freelunch.cli import new as new_module
-from freelunch.cli.cell_choices import _windows
 from freelunch.cli.check import check_study
-from freelunch.cli.choices import Choices
-from freelunch.cli.main import main
-from freelunch.cli.new import _about_model
+from freelunch.cli.choices import adaptations_of as chosen_for
+from freelunch.cli.choices import smaller_cells
+from freelunch.cli.new import about_model
 from freelunch.costs import capacity
 from freelunch.data.inspect_model import CONVERTED, InspectedModel
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study
 from new_studies import HERE, edit_config, model, new
-from own_models import DOCUMENTS, TEXTS, machine, write_lines
-from refusals import refused
+from own_models import TEXTS, machine, write_lines
+from refusals import refused as refusal
 from tiny_gguf import write_gguf
 from tiny_models import FAMILIES, VARIANTS, save_tiny_model, tiny_model
+
+Said = Callable[..., str]
 
 
 def said_in(study: Study) -> str:
@@ -70,8 +70,8 @@ def test_a_model_that_names_its_sizes_otherwise() -> None:
     gptj = {"model_type": "gptj", "n_layer": 28, "n_embd": 4096, "n_head": 16}
     for config, about in ((bloom, "24 blocks, hidden size 1024"), (gptj, "unknown blocks")):
         inspected = InspectedModel({**config, "vocab_size": 100}, "bfloat16", None, gguf=False)
-        assert about in _about_model(inspected)
-        assert ("recon_5" in _windows(inspected)[0]) == (config is bloom)
+        assert about in about_model(inspected)
+        assert ("recon_5" in chosen_for(inspected)[0]) == (config is bloom)
 
 
 def test_every_tested_family_is_tried() -> None:
@@ -105,25 +105,8 @@ def test_the_file_says_what_was_chosen_and_why(models: Path, tmp_path: Path) -> 
         "calibration has seen parts of this text",
         "To settle a claim, add `seeds: [0, 1, 2]` to the grids",
         "tuned for SmolLM2-135M",
-        "learning_rate: [0.0003, 0.001, 0.003]",
     ):
         assert said in said_in(study), said
-
-
-def test_the_search_for_learning_rates_is_a_valid_study(models: Path, tmp_path: Path) -> None:
-    """With and without documents to hold out. All adaptations are searched: an untuned one beside a
-    tuned one would be no comparison.
-    """
-    (tmp_path / "one.txt").write_text("\n".join(DOCUMENTS[0].split(" ") * 50))
-    for text in (write_lines(tmp_path), tmp_path / "one.txt"):
-        path = Path(new(model(models), text).source)
-        settings, start, rates = path.read_text().partition("#adaptations:")
-        path.write_text(settings + re.sub("^#", "", start + rates, flags=re.MULTILINE))
-        study = Study.load(path)
-        names = adaptations_of(study) - {"none"}
-        assert len(names) > 3
-        assert {len(study.candidate_names(name)) for name in names} == {3}
-        assert "all is well" in check_study(study, HERE, fetches=True)
 
 
 def test_short_texts(models: Path, tmp_path: Path) -> None:
@@ -170,7 +153,7 @@ def test_windows_that_do_not_fit_into_memory_are_left_out(
     study = new(folder, write_lines(tmp_path), on=fast)
     assert "recon_block" in adaptations_of(study) and "recon_all" not in adaptations_of(study)
     assert "no recon_all: it does not fit" in said_in(study)
-    with refused(found="recon_block of large does not fit", todo="--elsewhere"):
+    with refusal(found="recon_block of large does not fit", todo="--elsewhere"):
         new(folder, "notes.txt", name="b", on=machine(1, 1))
     assert len(new(folder, "notes.txt", name="c", on=None).cells) == 15
 
@@ -193,14 +176,12 @@ def test_a_study_has_the_cells_that_the_claims_need(tmp_path: Path) -> None:
 
 
 def test_what_only_claims_need_is_left_out_first() -> None:
-    largest = Choices(
-        8, 32, "", 0, 8, 32, "documents", "", adaptations=("recon_5", "masklora", "full")
-    )
-    _, (second, _), (third, why), (fourth, _), *_ = cell_choices._smaller(largest, "all")
-    assert second == replace(largest, criteria=("magnitude", "wanda", "sparsegpt"))
-    assert third == replace(second, adaptations=("recon_5", "full"))
-    assert fourth == replace(second, adaptations=("full",))
-    assert "all; without ria, masklora, which some of the paper's claims need" in why
+    _, second, third, fourth, *_, last = smaller_cells(["recon_5", "masklora", "full"])
+    assert second[:2] == (["magnitude", "wanda", "sparsegpt"], ["recon_5", "masklora", "full"])
+    assert third[:2] == (second[0], ["recon_5", "full"])
+    assert fourth[:2] == (second[0], ["full"])
+    assert "without ria, masklora, which some of the paper's claims need" in third[2]
+    assert last[:2] == (["wanda"], [])
 
 
 def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_path: Path) -> None:
@@ -216,17 +197,11 @@ def test_what_is_not_trained_in_its_own_dtype_gets_another(models: Path, tmp_pat
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_the_command_ends_with_the_next_command(
-    models: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    elsewhere: bool,
+    models: Path, tmp_path: Path, did: Said, refused: Said, elsewhere: bool
 ) -> None:
     command: list[Any] = ["new", model(models), write_lines(tmp_path), "--name", "Mine!"]
     command += ["--elsewhere"] * elsewhere
-    monkeypatch.setattr("sys.argv", ["freelunch", *map(str, command)])
-    assert main() == 0
-    out = capsys.readouterr().out
+    out = did(*command)
     assert "named mine: Mine! is not a valid name" in out
     if elsewhere:
         assert "GFLOP/s" not in out and "whatever its speed, memory and disk" in out
@@ -234,4 +209,4 @@ def test_the_command_ends_with_the_next_command(
     else:
         assert "The study `mine` (studies/mine.yaml): 13 cells" in out
         assert "make study STUDY=studies/mine.yaml" in out.splitlines()[-2]
-    assert main() == 1, "it was overwritten"
+    assert "kept as it is" in refused(*command), "it was overwritten"

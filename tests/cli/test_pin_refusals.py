@@ -25,7 +25,7 @@ PICKLES = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
 
 
 def test_a_study_without_pins_is_only_planned(
-    hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
+    team: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("freelunch.cli.main.run_snakemake", lambda *given, **options: 1 / 0)
     found = "models.one.revision: main, models.two.revision: main, texts.words.revision: main\n"
@@ -41,10 +41,10 @@ def test_a_study_without_pins_is_only_planned(
     # It asks for no pins.
     (Path("results") / "mine" / "records").mkdir(parents=True)
     assert "Nothing to remove" in did("tidy", str(STUDY))
-    assert not hub.requests, "a plan needs no hub"
+    assert not team.requests, "a plan needs no hub"
 
 
-def test_many_revisions_without_pins_are_counted(hub: HubStandIn, refused: Said) -> None:
+def test_many_revisions_without_pins_are_counted(team: HubStandIn, refused: Said) -> None:
     models = {f"m{number}": json.loads(json.dumps(entry_of("one"))) for number in range(9)}
     config = yaml.safe_load(STUDY.read_text())
     config["models"] = models
@@ -65,14 +65,14 @@ def test_many_revisions_without_pins_are_counted(hub: HubStandIn, refused: Said)
     ],
 )
 def test_what_cannot_be_fetched_is_not_pinned(
-    place: str, change: dict[str, Any], where: str, found: str, hub: HubStandIn, refused: Said
+    place: str, change: dict[str, Any], where: str, found: str, team: HubStandIn, refused: Said
 ) -> None:
-    hub.add("team/empty", {"README.md": b""})
-    hub.add("team/pickle", PICKLES)
+    team.add("team/empty", {"README.md": b""})
+    team.add("team/pickle", PICKLES)
     write_study({place: change})
     said = refused("pin", str(STUDY))
     assert said.startswith(f"error: {where if where == place else f'{place}.{where}'}: ")
-    assert f"found:    {found.format(hub=hub.endpoint)}" in said
+    assert f"found:    {found.format(hub=team.endpoint)}" in said
     assert ("refs/pr/NUMBER" in said) == (change.get("repository") == "team/pickle")
     of_model = place == "models.one"
     assert set(pins()["models"]) == ({"team/two"} if of_model else {"team/one", "team/two"})
@@ -80,12 +80,12 @@ def test_what_cannot_be_fetched_is_not_pinned(
 
 
 def test_all_that_cannot_be_pinned_is_told_and_the_rest_is_pinned(
-    hub: HubStandIn, did: Said, refused: Said
+    team: HubStandIn, did: Said, refused: Said
 ) -> None:
     """Or else, each licence to accept would need a run of its own."""
     did("pin", str(STUDY))
     before = pins()
-    hub.add("team/gated", CONFIG, gated=True)
+    team.add("team/gated", CONFIG, gated=True)
     write_study({"models.one": {"repository": "team/gated"}, "models.two": {"revision": "dev"}})
     said = refused("pin", str(STUDY))
     assert said.startswith(f"error: {STUDY}: 2 sources could not be pinned\n  models.one.reposi")
@@ -97,11 +97,11 @@ def test_all_that_cannot_be_pinned_is_told_and_the_rest_is_pinned(
     # What is pinned stays pinned when its repository is closed.
     write_study({"models.two": {"revision": "dev"}})
     did("pin", "--models", "one", str(STUDY))
-    hub.add("team/one", CONFIG, gated=True)
+    team.add("team/one", CONFIG, gated=True)
     refused("pin", str(STUDY))
     assert pins()["models"] == {"team/one": before["models"]["team/one"]}
     # A check tells all, too.
-    hub.add("team/words", {"a.txt": b"words"}, kind="datasets", gated=True)
+    team.add("team/words", {"a.txt": b"words"}, kind="datasets", gated=True)
     said = refused("check", "--models", "one", str(STUDY))
     assert f"{STUDY}: 2 sources cannot be downloaded\n" in said
     assert all(f"\n  {place}.repository: " in said for place in ("models.one", "texts.words"))
@@ -111,11 +111,11 @@ def test_all_that_cannot_be_pinned_is_told_and_the_rest_is_pinned(
     assert not PINS.exists()
 
 
-def test_a_pinned_commit_that_vanished_is_named(hub: HubStandIn, did: Said, refused: Said) -> None:
+def test_a_pinned_commit_that_vanished_is_named(team: HubStandIn, did: Said, refused: Said) -> None:
     did("pin", str(STUDY))
-    old = hub.commit("team/one")
-    new = hub.add("team/one", {**CONFIG, "rewritten": b""})
-    hub.forget("team/one", old)
+    old = team.commit("team/one")
+    new = team.add("team/one", {**CONFIG, "rewritten": b""})
+    team.forget("team/one", old)
     for command in ("pin", "check"):
         said = refused(command, str(STUDY))
         assert "models.one.revision: the revision is not there" in said and old in said
@@ -130,25 +130,25 @@ def test_a_pinned_commit_that_vanished_is_named(hub: HubStandIn, did: Said, refu
 
 @pytest.mark.parametrize("token", [None, "hf_another"])
 def test_a_gated_model_says_what_to_accept_and_where_the_token_goes(
-    token: str | None, hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
+    token: str | None, team: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = hub.add("team/one", CONFIG, gated=True)
+    commit = team.add("team/one", CONFIG, gated=True)
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     said = refused("pin", str(STUDY))
     assert said.startswith("error: models.one.repository: the repository is gated")
     assert "found:    Access to team/one is restricted and you are not in the authorized" in said
-    assert f"{hub.endpoint}/team/one, and" in said and f"({hub.endpoint}/settings/tokens)" in said
+    assert f"{team.endpoint}/team/one, and" in said and f"({team.endpoint}/settings/tokens)" in said
     assert "hf_another" not in said
     # The same without pins, before a run.
-    words, two = hub.commit("team/words", kind="datasets"), hub.commit("team/two")
+    words, two = team.commit("team/words", kind="datasets"), team.commit("team/two")
     revisions = {"models.one": commit, "models.two": two, "texts.words": words}
     write_study({place: {"revision": revision} for place, revision in revisions.items()})
     assert refused("check", str(STUDY)) == said
     # Downloads run here, wherever jobs run.
     for options in (["--profile", "slurm"], ["--tflops", "400"], ["--elsewhere"]):
         assert refused("run", *options, str(STUDY)) == said
-    monkeypatch.setenv("HF_TOKEN", hub.token)
+    monkeypatch.setenv("HF_TOKEN", team.token)
     assert "all is well" in did("check", str(STUDY))
     write_study()
     assert commit in did("pin", str(STUDY))
@@ -156,7 +156,7 @@ def test_a_gated_model_says_what_to_accept_and_where_the_token_goes(
 
 @pytest.mark.parametrize("ending", ["models.two", "texts.words"])
 def test_a_hub_that_ends_in_between(
-    ending: str, hub: HubStandIn, refused: Said, monkeypatch: pytest.MonkeyPatch
+    ending: str, team: HubStandIn, refused: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not asked again, hides no earlier problem, and what was pinned by then is pinned."""
 
@@ -166,7 +166,7 @@ def test_a_hub_that_ends_in_between(
         return newest_commit(where, entry)
 
     monkeypatch.setattr("freelunch.cli.pin.newest_commit", ask)
-    hub.add("team/two", CONFIG, gated=True)
+    team.add("team/two", CONFIG, gated=True)
     said = refused("pin", str(STUDY))
     assert (
         f"{ending}.repository: team/" in said and "cannot be read from http://127.0.0.1:9" in said
@@ -180,7 +180,7 @@ def test_a_hub_that_ends_in_between(
 
 
 def test_a_hub_that_cannot_be_reached_changes_nothing(
-    hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
+    team: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     did("pin", str(STUDY))
     written = PINS.read_bytes()
@@ -209,7 +209,7 @@ def test_a_hub_that_cannot_be_reached_changes_nothing(
     ],
 )
 def test_a_damaged_file_of_pins_is_named(
-    content: str, named: str, hub: HubStandIn, refused: Said
+    content: str, named: str, team: HubStandIn, refused: Said
 ) -> None:
     PINS.write_text(content)
     for command in ("pin", "check"):
@@ -222,13 +222,13 @@ def test_a_damaged_file_of_pins_is_named(
 
 
 def test_a_check_asks_for_what_is_not_here_yet(
-    hub: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
+    team: HubStandIn, did: Said, refused: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     did("pin", str(STUDY))
-    hub.requests.clear()
+    team.requests.clear()
     did("check", str(STUDY))
-    assert len(hub.requests) == 5, "one request for each, and for each model its files"
-    hub.requests.clear()
+    assert len(team.requests) == 5, "one request for each, and for each model its files"
+    team.requests.clear()
     did("check", "--elsewhere", str(STUDY))
     study = open_study(STUDY)
     fetched = study.paths.model("one")
@@ -236,20 +236,20 @@ def test_a_check_asks_for_what_is_not_here_yet(
     # Another commit was fetched, perhaps for another study.
     write_facts(fetched, settings={**settings, "revision": 40 * "0"})
     did("check", str(STUDY))
-    assert len(hub.requests) == 5
-    hub.requests.clear()
+    assert len(team.requests) == 5
+    team.requests.clear()
     write_facts(fetched, settings=settings)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     did("check", str(STUDY))
-    assert not hub.requests
+    assert not team.requests
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     did("check", str(STUDY))
-    assert len(hub.requests) == 3
+    assert len(team.requests) == 3
     use_endpoint(monkeypatch, "http://127.0.0.1:9")
     assert "team/two cannot be read from http://127.0.0.1:9" in refused("check", str(STUDY))
 
 
-def test_pins_are_read_without_the_library_of_the_hub(hub: HubStandIn, did: Said) -> None:
+def test_pins_are_read_without_the_library_of_the_hub(team: HubStandIn, did: Said) -> None:
     did("pin", str(STUDY))
     program = (
         "import sys\nfrom pathlib import Path\nfrom freelunch.study.open_study import open_study\n"

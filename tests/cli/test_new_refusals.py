@@ -7,7 +7,6 @@ import io
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,11 @@ from pydantic import TypeAdapter
 
 from freelunch.cli import new as new_module
 from freelunch.cli.check import check_study
-from freelunch.cli.choices import Choices
-from freelunch.cli.new import numbered, valid_name
-from freelunch.cli.study_file import study_text
+from freelunch.cli.new import numbered, study_text, valid_name
 from freelunch.study.settings import Name
 from freelunch.study.sources import LocalText
 from freelunch.study.study import Study
-from hub_standin import HubStandIn, hub_here, use_endpoint
+from hub_standin import HubStandIn, use_endpoint
 from new_studies import HERE, edit_config, model, new
 from own_models import DOCUMENTS, write_lines
 from refusals import refused
@@ -51,9 +48,8 @@ def test_every_name_is_made_valid(text: str) -> None:
 @example("\x85\x7f")
 @example("no")
 def test_every_path_is_read_as_it_is_written(path: str) -> None:
-    choices = Choices(8, 32, "why", 0, 8, 32, "documents", "why", why_cells="why")
     config = {"texts": {valid_name(path): {"source": "path", "path": path}}}
-    assert yaml.safe_load(study_text(config, choices, [f"text {path}: plain"])) == config
+    assert yaml.safe_load(study_text(config, [f"text {path}: plain"])) == config
 
 
 @pytest.mark.parametrize("name", ["2024", "2024-05-01", "1.5", "true", "no", "null", "1e3"])
@@ -266,12 +262,6 @@ def test_a_model_that_cannot_work_is_said_here(
 
 
 # --- The hub
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubStandIn]:
-    with hub_here(monkeypatch, tmp_path) as standin:
-        yield standin
 
 
 def test_a_model_on_the_hub_is_planned_without_its_weights(
