@@ -35,8 +35,7 @@ from freelunch.costs.machine import read_gigabytes, read_rate, read_tflops
 from freelunch.costs.plan_text import device_table, plan_text
 from freelunch.study.config import Part
 from freelunch.study.open_study import open_study, part_of, read_study
-from freelunch.study.schema import schema_text
-from freelunch.study.settings_page import settings_page
+from freelunch.study.schema import schema_text, settings_page
 from freelunch.study.steps import RULES
 from freelunch.study.study import Study as Opened
 

@@ -53,18 +53,11 @@ def chosen_study(config: Mapping[str, object]) -> Study:
 
 
 def part_of(models: object = None, claims: object = None, seeds: object = None) -> Part | None:
-    """Return the part of a study that names choose; None if there are none.
-
-    Args:
-        models: Names of models, separated by commas or spaces; None for all.
-        claims: Names of claims in the same form; None for all grids.
-        seeds: Seeds in the same form, or a single one; None for all.
-
-    Raises:
-        UserError: These are no names, or no seeds.
+    """Return the part of a study that names choose; None if there are none. Names, or seeds, are
+    separated by commas or spaces; None stands for all. UserError if they are none.
     """
-    given = {MODELS: models, CLAIMS: claims, SEEDS: seeds}
-    listed = {key: _listed(key, names) for key, names in given.items() if names is not None}
+    named = {MODELS: models, CLAIMS: claims, SEEDS: seeds}
+    listed = {key: _listed(key, names) for key, names in named.items() if names is not None}
     return Part.model_validate(listed) if listed else None
 
 
@@ -87,16 +80,8 @@ def _listed(key: str, names: object) -> list[Any]:
 
 
 def open_study(path: Path, part: Part | None = None, pinned: bool = True) -> Study:
-    """Return the study that this process is about, with its pinned commits.
-
-    Args:
-        path: The study's file.
-        part: The part of the study that is run, in place of the file's own.
-        pinned: Whether every branch and tag needs a pin.
-
-    Raises:
-        UserError: As for `read_study`; or the part names a branch or a tag that needs a pin and has
-            none.
+    """Return the study that this process is about, as `read_study`, with its pinned commits; if
+    `pinned`, a branch or a tag without a pin raises UserError.
     """
     study = with_pins(read_study(path, part))
     if pinned:

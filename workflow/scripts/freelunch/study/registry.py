@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from freelunch.core.errors import UserError, nearest
-from freelunch.study.adaptations import Adaptation, Training
-from freelunch.study.config import BASE, PART, REGISTRIES, Config, Registries
+from freelunch.study.config import BASE, PART, REGISTRIES, Config, Registries, budget_of
 from freelunch.study.problems import TOP, read_settings, refusal
 from freelunch.study.sources import Mixture
 from freelunch.study.yaml_file import read_yaml
@@ -118,10 +117,3 @@ def _taken(known: Config, own: Config) -> dict[str, list[str]]:
         registry: list(dict.fromkeys([*names, *getattr(own, registry)]))
         for registry, names in named.items()
     }
-
-
-def budget_of(settings: Adaptation | None) -> str | None:
-    """Return the name of the adaptation that another's budget is a multiple of, if it is one."""
-    if isinstance(settings, Training) and settings.budget is not None:
-        return settings.budget.of
-    return None
