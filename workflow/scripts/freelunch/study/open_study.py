@@ -32,11 +32,7 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     """Return the study that Snakemake's config chooses, or the default study.
 
     Do not pass a study's file to `--configfile`: Snakemake would merge it with other files, key by
-    key.
-
-    Raises:
-        UserError: The config holds anything but `study: FILE`, MODELS, CLAIMS, SEEDS, DEVICE and
-            TFLOPS, or that study is not valid.
+    key. UserError if the config holds anything but what chooses a study, or that is not valid.
     """
     chosen = config.get(KEY, DEFAULT_STUDY)
     others = config.keys() - {KEY, MODELS, CLAIMS, SEEDS, DEVICE, TFLOPS, FORCED}
@@ -93,9 +89,7 @@ def read_study(path: Path, part: Part | None = None) -> Study:
     """Return the study that this process is about as it is written, which is enough for a plan;
     messages name it from now on.
 
-    Args:
-        path: The study's file.
-        part: The part of the study that is run, in place of the file's own.
+    A part takes the place of the file's own.
 
     Raises:
         UserError: The study is not there or not valid, Snakemake cannot take its path, or another

@@ -25,11 +25,8 @@ def names_part(content: object) -> TypeGuard[Mapping[str, Mapping[str, object]]]
 
 
 def find_base(named: object, study: Path) -> Path:
-    """Return the file that a study names as its base. It is looked for in the study's folder first,
-    and then in the repository of this workflow.
-
-    Raises:
-        UserError: There is no such file.
+    """Return the file that a study names as its base, in the study's folder or else in the
+    repository of this workflow; UserError if there is none.
     """
     folders, name = (study.parent, REPOSITORY), named if isinstance(named, str) else ""
     for folder in folders:
@@ -52,17 +49,10 @@ def find_base(named: object, study: Path) -> Path:
 
 
 def read_config(content: object, study: Path, where: object) -> tuple[Config, Config]:
-    """Return a study's config with all entries that are defined for it, and with those it takes.
+    """Return the config of a study, whose file has this content, with all entries that are defined
+    for it, and with those it takes; UserError if values in it or in its base are wrong.
 
     An entry of the study replaces the base's entry of the same name as a whole.
-
-    Args:
-        content: Content of the study's file.
-        study: That file.
-        where: What messages name.
-
-    Raises:
-        UserError: Values in the study or in its base are wrong.
     """
     if not isinstance(content, Mapping) or BASE not in content:
         config = read_settings(Config, content, where)

@@ -1,8 +1,8 @@
 """The base of all settings classes: the values they accept, and their form as JSON.
 
-Each setting is defined once, as a field of a class, with type, default, bounds and description. The
-messages about wrong values (`study.problems`), the JSON Schema for editors (`study.schema`) and the
-page of the documentation (`study.settings_page`) are generated from these fields.
+Each setting is defined once, as a field of a class, with type, default, bounds and description.
+Messages about wrong values (`study.problems`), the JSON Schema for editors and the page of the
+documentation (`study.schema`) are generated from these fields.
 """
 
 import ast
@@ -108,11 +108,8 @@ class Settings(BaseModel):
 
 
 def absent(description: str | None = None, **bounds: Any) -> Any:
-    """Return an optional field, which is None here and absent from JSON if it is not given.
-
-    Args:
-        description: What applies without it, if no text below the setting says so.
-        bounds: Bounds on the value, as for `Field`.
+    """Return an optional field, with bounds as for `Field`; without it, its value is None and it is
+    absent from JSON.
     """
     return Field(
         default=None,
@@ -228,10 +225,8 @@ Searched = Annotated[
 
 
 def classes_of(entry: Any) -> dict[str, type[Settings]]:
-    """Return the classes of a registry's entries, by the value of the key that chooses the class.
-
-    Args:
-        entry: A union of classes, annotated with the key as its discriminator.
+    """Return the classes of a registry's entries, a union annotated with the key that chooses the
+    class, by the value of that key.
     """
     union, field = get_args(entry)
     kinds: tuple[type[Settings], ...] = get_args(union)
@@ -244,10 +239,7 @@ def _adapter(entry: Any) -> TypeAdapter[Any]:
 
 
 def read_entry(entry: Any, settings: Entry) -> Any:
-    """Return an entry from its JSON, with defaults; may raise pydantic's ValidationError.
-
-    Args:
-        entry: A union of classes, annotated with the key that chooses among them.
-        settings: The entry as JSON.
+    """Return an entry, as one of a union of classes, from its JSON, with defaults; may raise
+    pydantic's ValidationError.
     """
     return _adapter(entry).validate_python(settings)

@@ -28,13 +28,7 @@ WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
 REFUSE: Final = "refuse"
 DocumentFormat = Literal[
-    "lines",
-    "doc_tags",
-    "plain",
-    "mediawiki",
-    "jsonl",
-    "parquet",
-    "parquet_rows",
+    "lines", "doc_tags", "plain", "mediawiki", "jsonl", "parquet", "parquet_rows"
 ]
 # Every row counts, blank and equal ones included.
 ROWS = "parquet_rows"
@@ -70,9 +64,7 @@ class Source(Settings):
     """SPDX identifier or a phrase, for the audit; it decides no number."""
 
     def fetched(self) -> dict[str, Any]:
-        """Return the settings that a fetching job gets, as JSON: nothing whose edit must not fetch
-        anything again.
-        """
+        """Return, as JSON, the settings whose edit fetches again."""
         return {key: value for key, value in self.as_json().items() if key not in _UNFETCHED}
 
     def deciding(self) -> dict[str, Any]:
@@ -140,6 +132,14 @@ class LocalSource(Source):
     path: str = Field(description=_PATH)
 
 
+def _shape(key: str) -> Any:
+    return Field(ge=1, le=LARGEST[key])
+
+
+def _known_shape(key: str) -> Any:
+    return absent(ge=1, le=LARGEST[key])
+
+
 class Architecture(Settings):
     """Shapes of a model, under the names of Llama's config.json. The plan uses them before the
     model is on disk; the fetched model must have the same.
@@ -147,20 +147,20 @@ class Architecture(Settings):
 
     model_type: Absent[str] = absent()
     """Model family, such as llama."""
-    num_hidden_layers: int = Field(ge=1, le=LARGEST["num_hidden_layers"])
+    num_hidden_layers: int = _shape("num_hidden_layers")
     """Number of decoder blocks."""
-    hidden_size: int = Field(ge=1, le=LARGEST["hidden_size"])
+    hidden_size: int = _shape("hidden_size")
     """Width of the residual stream."""
-    intermediate_size: int = Field(ge=1, le=LARGEST["intermediate_size"])
+    intermediate_size: int = _shape("intermediate_size")
     """Number of channels in the MLP."""
-    num_attention_heads: int = Field(ge=1, le=LARGEST["num_attention_heads"])
+    num_attention_heads: int = _shape("num_attention_heads")
     """Number of query heads."""
-    num_key_value_heads: Absent[int] = absent(ge=1, le=LARGEST["num_key_value_heads"])
+    num_key_value_heads: Absent[int] = _known_shape("num_key_value_heads")
     """Number of key heads. Default: as many as query heads."""
-    head_dim: Absent[int] = absent(ge=1, le=LARGEST["head_dim"])
+    head_dim: Absent[int] = _known_shape("head_dim")
     """Width of a head. Default: the family's, or else the hidden size divided by the number of
     query heads."""
-    vocab_size: int = Field(ge=1, le=LARGEST["vocab_size"])
+    vocab_size: int = _shape("vocab_size")
     """Number of rows of the embedding."""
     tie_word_embeddings: Absent[bool] = absent()
     """Whether the head shares the embedding's weights. Default: as in most models of the family."""

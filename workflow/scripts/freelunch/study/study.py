@@ -198,9 +198,8 @@ class Study:
         return self.config.criteria[name]
 
     def source_files(self, registry: str, name: str) -> list[str]:
-        """Return the user's own files that an entry of `models`, `texts` or `tasks` points to.
-
-        They are inputs of the workflow: a change to one reruns everything that depends on it.
+        """Return the user's own files that an entry of a registry points to, which are inputs of
+        the workflow: a change to one reruns everything that depends on it.
         """
         entry = getattr(self.config, registry)[name]
         return files_at(entry.path) if hasattr(entry, "path") else []
@@ -227,9 +226,7 @@ class Study:
         return list(dict.fromkeys([*sampled, self.perplexity.text]))
 
     def text_settings(self, name: str) -> dict[str, Any]:
-        """Return the settings of a text that decide a number, as JSON; those of a mixture with the
-        settings of its parts.
-        """
+        """Return what decides a number of a text, and of the parts of a mixture, as JSON."""
         entry = self.text(name)
         settings = entry.deciding()
         if isinstance(entry, Mixture):
@@ -276,9 +273,7 @@ class Study:
         return resolve_budgets(self.config)
 
     def adaptation(self, name: str) -> Adaptation | None:
-        """Return the settings of an adaptation, or of one of its candidates, as they are run; None
-        for `none`.
-        """
+        """Return the settings of an adaptation or a candidate as it is run; None for `none`."""
         return None if name == NONE else self.resolved[name]
 
     def candidate_names(self, adaptation: str) -> list[str]:
@@ -306,9 +301,7 @@ class Study:
         return self.samples(adaptation) * self.calibration_of(model).length
 
     def sizes(self, adaptation: str) -> list[int]:
-        """Return the numbers of sequences that an adaptation or its candidates train on, except the
-        calibration sample's.
-        """
+        """Return how many sequences an adaptation or its candidates train on, if not the sample."""
         names = self.candidate_names(adaptation) or [adaptation]
         return sorted({self.samples(name) for name in names} - {self.calibration.samples})
 
@@ -321,8 +314,8 @@ class Study:
 
     @property
     def held_out_samples(self) -> dict[str, int]:
-        """Return the numbers of held-out sequences: `samples`, on which candidates are compared,
-        and `measured`, on which drift and perplexity of the cells are measured.
+        """The numbers of held-out sequences on which candidates are compared, and on which drift
+        and perplexity of the cells are `measured`.
         """
         measured = self.drift.samples if self.drift else 0
         return {"samples": self.block.selection.samples, "measured": measured}
