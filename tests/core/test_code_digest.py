@@ -389,12 +389,9 @@ def test_an_edit_of_what_stands_apart_computes_nothing_again(copy: Path, name: s
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("default=0.001,\n", "default=0.002,\n"),
-        (
-            'lt=1,\n        description="Share of the steps',
-            'lt=2,\n        description="Share of the',
-        ),
-        ('default="linear"', 'default="cosine"'),
+        ("Searched[Rate] = 0.001", "Searched[Rate] = 0.002"),
+        ("default=0.1, ge=0, lt=1)", "default=0.1, ge=0, lt=2)"),
+        ('"constant"] = "linear"', '"constant"] = "cosine"'),
     ],
 )
 def test_an_edit_of_how_an_adaptation_trains_by_default_counts(

@@ -5,22 +5,20 @@ import functools
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pytest
 from matplotlib.image import imread
 
 from audits_for_tests import KEPT, Audited, make_kept
 from freelunch.audit import rebuild_docs as kept_pages
-from freelunch.audit.verdicts import FAILS, HOLDS, UNDECIDED, kind
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import device_table, plan_text
 from freelunch.records.read import load_records
-from freelunch.study.settings_page import settings_page
+from freelunch.study.schema import settings_page
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of
 from repository import ROOT
@@ -88,85 +86,6 @@ def test_verdicts_of_the_readme(kept: Audited):
     assert rows == {
         claim["id"]: claim["verdict"].capitalize() for claim in kept.audit.as_json()["claims"]
     }
-
-
-@pytest.mark.parametrize("kept", ["budgets"], indirect=True)
-def test_numbers_of_larger_budgets_in_the_readme(kept: Audited):
-    text = " ".join(README.read_text().split())
-    parts = {claim["id"]: claim["parts"] for claim in kept.audit.as_json()["claims"]}
-
-    def value(part: Mapping[str, Any], adaptation: str) -> float:
-        (found,) = (it for it in part["findings"] if adaptation in it["subject"])
-        return float(found["value"])
-
-    assert value(parts["C1"][2], "recon_131k") == pytest.approx(2 / 5, abs=0.03)
-    (claim,) = (claim for claim in kept.audit.as_json()["claims"] if claim["id"] == "C1")
-    assert (claim["verdict"], claim["bearing"]) == ("not found", "not supported")
-    ratio = re.compile("masklora reaches recon_131k with ([0-9.]+) times its tokens")
-    (masklora,) = ratio.findall((DOCS / "budgets" / kept_pages.SUMMARY).read_text())
-    assert float(masklora) == pytest.approx(2 / 3, abs=0.03)
-    assert value(parts["C1"][2], "recon_524k") == pytest.approx(1 / 6, abs=0.01)
-    assert (
-        "*not found*; the paper's claim *not supported*. Retraining all weights needs two fifths "
-        "of reconstruction's 131k tokens or a sixth of its 524k, MaskLoRA two thirds of 131k."
-    ) in text
-    half, whole, five = (100 * part["findings"][0]["value"] for part in parts["C2"][:3])
-    assert f"{half:.0f}" == f"{five:.0f}"
-    assert (
-        "With 16 times the tokens, half a block and five blocks miss "
-        f"{half:.0f} %, the whole model {whole:.0f} %."
-    ) in text
-    verdicts = {claim["id"]: claim["verdict"] for claim in kept.audit.as_json()["claims"]}
-    assert verdicts["C2"] == "found in part" and verdicts["C2b"] == "found"
-    assert verdicts["C2v1"] == "found in part"
-    assert "C2 and C2v1 are *found in part*, C2b *found*" in text
-    left = value(parts["C3"][0], "recon_524k")
-    assert f"[64 times the text](docs/results/budgets.md) leave {100 * left:.0f} % (one" in text
-
-
-@pytest.mark.parametrize("kept", ["full"], indirect=True)
-def test_rounded_numbers_of_the_readme(kept: Audited):
-    """Numbers that are written without a fraction, which the tables have."""
-    text = " ".join(README.read_text().split())
-    parts = {claim["id"]: claim["parts"] for claim in kept.audit.as_json()["claims"]}
-
-    def percents(part: Mapping[str, Any]) -> str:
-        found = [100 * finding["value"] for finding in part["findings"]]
-        return f"{min(found):.0f} to {max(found):.0f} %"
-
-    recovered, _, tokens, *_ = parts["C1"]
-    assert f"{percents(recovered)} of the loss that pruning adds" in text
-    assert max(it["value"] for it in tokens["findings"]) == pytest.approx(2 / 5, abs=0.03)
-    assert all(it["value"] <= 0.4 and it["high"] < 1 for it in tokens["findings"])
-    assert "On Wikipedia, retraining needs at most two fifths of the tokens for that;" in text
-    (one,) = (it for it in parts["C1"][4]["findings"] if it["verdict"] == UNDECIDED)
-    assert "recon_block_3" in one["about"] and "on held-out C4: undecided" in text
-    assert f"{percents(parts['C3'][0])} of the gap to magnitude pruning" in text
-    gaps = [kind(it["verdict"]) for it in parts["C3"][1]["findings"]]
-    assert (gaps.count(HOLDS), gaps.count(FAILS), len(gaps)) == (4, 1, 9)
-    assert "Of nine gaps between the other criteria, four clearly shrink, one grows" in text
-    (half,), (whole,), (five,) = (part["findings"] for part in parts["C2"][:3])
-    assert five["verdict"] == UNDECIDED and "Five blocks: undecided." in text
-    assert f"half a block misses {rounded(half)}, and the whole model" in text
-    assert rounded(whole).replace("of the gain (95 %: ", "(") in text
-    half, block, five, whole = parts["C2b"][0]["findings"]
-    assert f"misses {rounded(half, HALF)}." in text
-    assert {it["verdict"] for it in (half, block, five, whole)} == {HOLDS}
-    assert all(it["seeds"] == 5 for it in (half, block, five, whole))
-    *_, whole = parts["C2b"][1]["findings"]
-    assert whole["verdict"] == UNDECIDED and whole["seeds"] == 1
-    assert "Exactly solved matrices versus the whole model: undecided (one seed)." in text
-    (best,) = parts["C2v1"][0]["findings"]
-    assert f"It misses {rounded(best, OF_THE_BEST)}" in text
-    cells = csv.DictReader((kept.root / "tables" / "summary.csv").open())
-    amounts = [float(cell["adaptation_tokens"]) for cell in cells if cell["adaptation_tokens"]]
-    assert f"{min(amounts) / 1e3:.1f}k to {max(amounts) / 1e3:.0f}k" in text
-
-
-def rounded(finding: Mapping[str, Any], what: str = "of the gain") -> str:
-    """Return a share and its interval, as the README writes them."""
-    value, low, high = (f"{100 * finding[key]:.0f}" for key in ("value", "low", "high"))
-    return f"{value} % {what} (95 %: {low} to {high} %)"
 
 
 # --- Numbers
@@ -263,12 +182,6 @@ def test_what_large_models_take():
 
 
 # --- What a reader is sent to
-
-
-def test_the_readme_is_short():
-    text = README.read_text()
-    assert len(text.splitlines()) <= 200
-    assert len(text.split()) <= 1300
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

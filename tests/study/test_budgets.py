@@ -11,34 +11,38 @@ from freelunch.study.study import Study
 
 
 @pytest.mark.parametrize(
-    ("entry", "samples"),
+    ("entry", "samples", "seen"),
     [
-        ({}, None),
-        ({"samples": 4}, None),
-        ({"samples": 7}, 7),
-        ({"budget": {"tokens": 80}}, 10),
-        ({"budget": {"tokens": 80}, "epochs": 2}, 5),
-        ({"budget": {"times": 3, "of": "recon_block"}}, 12),
-        ({"budget": {"times": 3, "of": "recon_block"}, "epochs": 3}, None),
-        ({"budget": {"times": 0.5, "of": "recon_block"}}, 2),
-        ({"budget": {"times": 2, "of": "other"}}, 10),
-        ({"budget": {"times": 2, "of": "epochs"}}, 24),
+        ({}, None, 4),
+        ({"samples": 4}, None, 4),
+        ({"samples": 7}, 7, 7),
+        ({"samples": 7, "epochs": 3}, 7, 21),
+        ({"samples": 7, "epochs": [1, 5]}, 7, 7),
+        ({"budget": {"tokens": 80}}, 10, 10),
+        ({"budget": {"tokens": 80}, "epochs": 2}, 5, 10),
+        ({"budget": {"times": 3, "of": "recon_block"}}, 12, 12),
+        ({"budget": {"times": 3, "of": "recon_block"}, "epochs": 3}, None, 12),
+        ({"budget": {"times": 0.5, "of": "recon_block"}}, 2, 2),
+        ({"budget": {"times": 2, "of": "other"}}, 10, 10),
+        ({"budget": {"times": 2, "of": "epochs"}}, 24, 24),
         # Whole sequences in whole epochs, and never more than the budget.
-        ({"budget": {"tokens": 87}}, 10),
-        ({"budget": {"tokens": 80}, "epochs": 3}, 3),
-        ({"budget": {"times": 0.7, "of": "other"}}, 3),
+        ({"budget": {"tokens": 87}}, 10, 10),
+        ({"budget": {"tokens": 80}, "epochs": 3}, 3, 9),
+        ({"budget": {"times": 0.7, "of": "other"}}, 3, 3),
         # 95.6 tokens are 96, not 95: twelve sequences.
-        ({"budget": {"times": 2.39, "of": "other"}}, 12),
+        ({"budget": {"times": 2.39, "of": "other"}}, 12, 12),
         # A multiple is of what the other sees, not of what it may see.
-        ({"budget": {"times": 10, "of": "odd"}}, 30),
-        ({"budget": {"times": 10, "of": "odd_epochs"}}, 40),
+        ({"budget": {"times": 10, "of": "odd"}}, 30, 30),
+        ({"budget": {"times": 10, "of": "odd_epochs"}}, 40, 40),
     ],
 )
 @pytest.mark.parametrize("method", ["full", "reconstruction"])
 def test_a_budget_decides_how_many_sequences(
-    method: str, entry: dict[str, Any], samples: int | None
+    method: str, entry: dict[str, Any], samples: int | None, seen: int
 ) -> None:
-    """Of 8 tokens; 4 sequences, the calibration sample, need not be said."""
+    """Of 8 tokens; 4 sequences, the calibration sample, need not be said. Repeats count as seen. A
+    sample that is extended leaves out the held-out text.
+    """
     others = {
         "other": {"method": "full", "budget": {"tokens": 40}},
         "epochs": {"method": "full", "epochs": 3},
@@ -49,7 +53,10 @@ def test_a_budget_decides_how_many_sequences(
     settings = found.adaptation("x")
     assert isinstance(settings, Training)
     assert (settings.samples, settings.budget) == (samples, None)
-    assert found.samples("x") == (samples or 4)
+    assert found.samples("x") == (samples or 4) and found.comparisons.sequences["x"] == seen
+    (cell,) = [cell for cell in found.cells if cell.adaptation == "x" and "wanda" in str(cell)]
+    extended = (samples or 0) > 4
+    assert ("selection" in found.spec(cell)) == (extended or settings.is_searched)
 
 
 def test_candidates_share_a_budget() -> None:
@@ -60,15 +67,6 @@ def test_candidates_share_a_budget() -> None:
     cell = next(cell for cell in found.cells if cell.adaptation == "x")
     assert found.spec(cell)["adaptation"]["budget"] == {"tokens": 128}
     assert "selection" in found.spec(cell)
-
-
-def test_a_sample_that_is_extended_leaves_out_the_held_out_text() -> None:
-    """So its size is part of what decides the number."""
-    entries = {"x": {"method": "full", "samples": 9}, "y": {"method": "full", "samples": 3}}
-    found = Study.check(with_adaptations(**entries), "config.yaml")
-    specs = {cell.adaptation: found.spec(cell) for cell in found.cells}
-    assert "selection" in specs["x"]
-    assert "selection" not in specs["y"]
 
 
 @pytest.mark.parametrize(
@@ -177,24 +175,6 @@ def test_the_reference_sees_as_much_text_as_most_others() -> None:
         "middle",
         "large",
     ]
-
-
-@pytest.mark.parametrize(
-    ("entry", "sequences"),
-    [
-        ({}, 4),
-        ({"samples": 7}, 7),
-        ({"samples": 7, "epochs": 3}, 21),
-        ({"budget": {"tokens": 87}}, 10),
-        ({"budget": {"tokens": 87}, "epochs": 2}, 10),
-        ({"budget": {"tokens": 87}, "epochs": [1, 2]}, 10),
-        ({"samples": 7, "epochs": [1, 5]}, 7),
-    ],
-)
-def test_how_many_sequences_an_adaptation_sees(entry: dict[str, Any], sequences: int) -> None:
-    """Repeats count, so that equal budgets are compared, whatever their epochs."""
-    found = Study.check(with_adaptations(x={"method": "reconstruction", **entry}), "config.yaml")
-    assert found.comparisons.sequences["x"] == sequences
 
 
 @pytest.mark.parametrize("most", [6, 10**6])

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -46,12 +46,6 @@ def test_a_cell_is_its_name(cell: Cell) -> None:
     assert cell.record_name == str(cell).replace("/", "__") + ".json"
 
 
-@given(CELLS, CELLS)
-def test_other_cells_have_other_records(one: Cell, other: Cell) -> None:
-    assume(one != other)
-    assert one.record_name != other.record_name
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -73,9 +67,7 @@ def test_what_is_no_cell(text: str) -> None:
 
 def test_seeds_for_each_purpose() -> None:
     seeds = {derive_seed(seed, purpose) for seed in range(50) for purpose in ("a", "b", "c")}
-    assert len(seeds) == 150
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert derive_seed(0, "calibration") == derive_seed(0, "calibration")
+    assert len(seeds) == 150 and all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_tasks_are_asked_of_the_cells_of_grids_that_say_so() -> None:

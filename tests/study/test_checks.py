@@ -8,7 +8,6 @@ import pytest
 from configs import ASKED, TASK, changed, checked, config, problems, with_adaptations
 from freelunch.audit.claims import load_claims
 from freelunch.study.checks import CLAIMS, claim_ids
-from freelunch.study.study import Study
 from refusals import refused
 from repository import ROOT
 
@@ -101,6 +100,7 @@ def test_one_contradiction(changes: dict[str, Any], problem: str) -> None:
     "changes",
     [
         {"texts.c4": IDS},
+        {"texts.ids": IDS, "study.grids": [GRID, {**GRID, "models": ["two"], "seeds": [2]}]},
         {"models.two.dtype": "float16"},
         {"models.one.dtype": "float16", "study.grids.0.adaptations": ["none"]},
         {"models.one.dtype": "float16", "adaptations.recon_block": {"method": "least_squares"}},
@@ -198,8 +198,3 @@ def test_a_part_that_no_grid_has(part: dict[str, Any], problem: str) -> None:
     if "claims" in part:
         (line,) = problems(changed({"study.part": {"claims": ["C1"]}}))
         assert line.startswith("study.part.claims: no grid says which claims it is for")
-
-
-def test_token_ids_may_be_unused_by_any_cell() -> None:
-    several = {"texts.ids": IDS, "study.grids": [GRID, {**GRID, "models": ["two"], "seeds": [2]}]}
-    Study.check(changed(several), "config.yaml")

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from configs import checked, config, everything
 from freelunch.study.criteria import read_criterion
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.settings import Settings
 from freelunch.study.study import Study
 
@@ -123,13 +124,6 @@ def test_the_order_of_keys_is_not_kept() -> None:
     assert repr(one["study"]) == repr(two["study"])
 
 
-def test_the_order_of_entries_is_kept() -> None:
-    """It is that of tables and figures."""
-    given = config()
-    given["criteria"] = dict(reversed(given["criteria"].items()))
-    assert [*Study.check(given, "config.yaml").as_json()["criteria"]] == ["wanda", "magnitude"]
-
-
 def test_entries_do_not_share_their_defaults() -> None:
     grid = config()["study"]["grids"][0]
     one, two = checked({"study.grids": [grid, dict(grid)]}).block.grids
@@ -140,3 +134,46 @@ def test_entries_do_not_share_their_defaults() -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         checked().block.calibration.samples = 5
+
+
+# --- What holds for every class of settings
+
+
+def classes(kind: type[Settings] = Settings) -> Iterator[type[Settings]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from classes(subclass)
+
+
+CLASSES = sorted(set(classes()), key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_class_and_every_setting_is_described(kind: type[Settings]) -> None:
+    assert kind.__doc__, "the class has no docstring"
+    for name, field in kind.model_fields.items():
+        assert field.description, f"{name} has no description"
+        assert field.description[0] != " " and field.description == field.description.strip()
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_class_is_strict(kind: type[Settings]) -> None:
+    expected = {"extra": "forbid", "frozen": True, "strict": True, "allow_inf_nan": False}
+    assert {key: kind.model_config.get(key) for key in expected} == expected
+
+
+def test_a_whole_number_is_a_number() -> None:
+    """YAML's 1 is no other learning rate than 1.0."""
+    one, other = (read_adaptation({"method": "full", "learning_rate": it}) for it in (1, 1.0))
+    assert one == other
+    assert repr(one.as_json()) == repr(other.as_json())
+
+
+def test_settings_are_read_from_what_they_are_written_as() -> None:
+    for criterion in everything()["criteria"].values():
+        found = read_criterion(criterion)
+        assert read_criterion(found.as_json()) == found
+    for adaptation in everything()["adaptations"].values():
+        found = read_adaptation(adaptation)
+        assert read_adaptation(found.as_json()) == found
+        assert [*found.as_json()] == sorted(found.as_json())

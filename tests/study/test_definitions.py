@@ -5,7 +5,6 @@ from typing import get_args
 
 from configs import with_adaptations
 from freelunch.costs.shapes import DTYPE_BYTES
-from freelunch.study.cell import Cell, pruned_model
 from freelunch.study.config import KINDS
 from freelunch.study.methods import METHODS
 from freelunch.study.sources import Dtype
@@ -30,9 +29,3 @@ def test_windows_from_small_to_large() -> None:
     assert window_size(AUTO) == inf
     assert window_size("12") == 12
     assert set(WINDOWS) == {MATRIX, HALVES, ALL, AUTO}
-
-
-def test_a_pruned_model_has_one_name() -> None:
-    cell = Cell("tiny", "wanda", "u50", "none", 3)
-    row = {"model": "tiny", "criterion": "wanda", "pattern": "u50", "perplexity": 3.0}
-    assert pruned_model(cell) == pruned_model(row) == "tiny, wanda, u50"

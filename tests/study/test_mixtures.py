@@ -101,12 +101,6 @@ def test_the_settings_of_the_parts_are_in_the_spec() -> None:
     assert text({"texts.c4.sha256": "1" * 64}) != spec
 
 
-def test_the_largest_sample_of_a_study() -> None:
-    assert checked().most_samples == 4
-    more = {"adaptations.recon_block.samples": 9, "adaptations.recon_two.samples": 99}
-    assert checked(more).most_samples == 9, "no cell uses the other adaptation"
-
-
 def test_a_mixture_is_as_long_as_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     study = Study.check(changed(MIXED), "config.yaml")

@@ -100,15 +100,6 @@ def test_the_command_refuses_what_is_on_disk(
     assert printed.startswith("error: models.one: ") and "num_experts = 128" in printed
 
 
-def test_the_plan_refuses_a_window_of_halves_side_by_side() -> None:
-    architecture = {**ARCHITECTURE, "model_type": "gpt_neox"}
-    halves = {"method": "reconstruction", "window": "attention_mlp"}
-    study = checked({"models.one.architecture": architecture, "adaptations.recon_block": halves})
-    with refused() as caught:
-        checked_plan(study)
-    assert "found:    use_parallel_residual = true" in str(caught.value)
-
-
 @pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "opt"])
 def test_the_plan_refuses_quirks_that_a_model_cannot_have(tmp_path: Path, model_type: str) -> None:
     """No dropout in its config, or no halves between which the residual stream is lost."""

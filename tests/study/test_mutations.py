@@ -3,6 +3,8 @@
 import copy
 import datetime
 import json
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from hypothesis import given, settings
@@ -63,7 +65,7 @@ def mutated(draw: st.DrawFn) -> dict[str, Any]:
             elif action == "replace":
                 inner[last] = draw(VALUES)
             else:
-                inner[last] = copy.deepcopy(_at(VALID, draw(st.sampled_from(PLACES))))
+                inner[last] = copy.deepcopy(reduce(getitem, draw(st.sampled_from(PLACES)), VALID))
     return new
 
 
@@ -71,12 +73,6 @@ def _has(value: Any, part: Any) -> bool:
     if isinstance(value, list):
         return isinstance(part, int) and part < len(value)
     return isinstance(value, dict) and part in value
-
-
-def _at(value: Any, path: tuple[Any, ...]) -> Any:
-    for part in path:
-        value = value[part]
-    return value
 
 
 @settings(max_examples=400)

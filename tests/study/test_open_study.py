@@ -1,6 +1,7 @@
 """The study that Snakemake's config chooses."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -164,43 +165,23 @@ def test_results_are_not_replaced_by_those_of_another_file(two: Path) -> None:
         chosen_study({"study": str(two)})
 
 
-def rename_this_study(two: Path) -> None:
-    two.write_text(two.read_text().replace("name: criteria ", "name: other "))
+def rename(path: str | Path) -> None:
+    Path(path).write_text(ONE_STUDY.replace("name: criteria ", "name: other "))
 
 
-def rename_the_other_study(two: Path) -> None:
-    Path("one.yaml").write_text(two.read_text().replace("name: criteria ", "name: other "))
+NOTE = Path("results/criteria/study.txt")
+WAYS: dict[str, Callable[[Path], object]] = {
+    "rename this study": rename,
+    "rename the other study": lambda two: rename("one.yaml"),
+    "remove the note": lambda two: NOTE.unlink(),
+    "damage the note": lambda two: NOTE.write_bytes(b"\0\xff"),
+    "link to the other file": lambda two: (two.unlink(), two.symlink_to("one.yaml")),
+    "rename the file": lambda two: os.replace("one.yaml", two),
+}
 
 
-def remove_the_note(two: Path) -> None:
-    Path("results/criteria/study.txt").unlink()
-
-
-def damage_the_note(two: Path) -> None:
-    Path("results/criteria/study.txt").write_bytes(b"\0\xff")
-
-
-def link_to_the_other_file(two: Path) -> None:
-    two.unlink()
-    two.symlink_to("one.yaml")
-
-
-def rename_the_file(two: Path) -> None:
-    os.replace("one.yaml", two)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        rename_this_study,
-        rename_the_other_study,
-        remove_the_note,
-        damage_the_note,
-        link_to_the_other_file,
-        rename_the_file,
-    ],
-)
-def test_the_ways_out_when_two_files_have_one_name(two: Path, change: Any) -> None:
-    change(two)
-    name = "other" if change is rename_this_study else "criteria"
+@pytest.mark.parametrize("way", WAYS)
+def test_the_ways_out_when_two_files_have_one_name(two: Path, way: str) -> None:
+    WAYS[way](two)
+    name = "other" if way == "rename this study" else "criteria"
     assert chosen_study({"study": str(two)}).name == name

@@ -16,8 +16,7 @@ from freelunch.costs.plan import Plan
 from freelunch.records.integrity import step_outputs
 from freelunch.study.adaptations import Reconstruction, Training
 from freelunch.study.cell import Cell
-from freelunch.study.config import Part
-from freelunch.study.grids import claims_of
+from freelunch.study.config import Part, claims_of
 from freelunch.study.patterns import Pattern
 from freelunch.study.study import Study
 from measures_for_tests import verdicts_on
@@ -171,12 +170,6 @@ def test_each_claim_of_the_audit_has_cells() -> None:
     assert {each.id for each in load_claims()} == set(claims_of(PAPER.block.grids))
 
 
-def test_the_claims_are_measured_on_tasks_at_the_main_pattern() -> None:
-    of_claims = PAPER.of_part(Part(claims=list(claims_of(PAPER.block.grids)))).cells
-    measured = [cell for cell in of_claims if cell.is_dense or cell.pattern == "u50"]
-    assert measured and all(map(PAPER.asks_tasks, measured))
-
-
 # --- Parts of a study
 
 
@@ -230,14 +223,6 @@ def test_a_part_has_only_the_tasks_of_its_cells() -> None:
     assert TINY.tasks and not part.tasks
     made = [{each.what for each in step_outputs(study)} for study in (TINY, part)]
     assert made[0] - made[1] == {"tasks"}
-
-
-def test_a_part_that_a_file_asks_for_is_like_one_of_the_command_line(tmp_path: Path) -> None:
-    asked = Part(models=["opt-125m"])
-    given = Study.load(Path("studies/paper.yaml"), part=asked)
-    written = Study.check(given.as_json(), "written.yaml")
-    assert written.cells == given.cells == PAPER.of_part(asked).cells
-    assert given.part_words == " MODELS=opt-125m"
 
 
 # --- Sequences of models with fewer positions

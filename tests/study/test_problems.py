@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from configs import changed, config, everything, mappings, problems
-from freelunch.core.errors import UserError
 from freelunch.study.study import Study
 from refusals import refused
 
@@ -35,6 +34,10 @@ def test_all_problems_are_told_at_once() -> None:
         ("adaptations.recon_block.learning_rate", [0.1, 0.1], "each value only once"),
         ("adaptations.recon_block.learning_rate", {}, "a number"),
         ("adaptations.recon_block.warmup", 1, "less than 1"),
+        ("adaptations.recon_block.epochs", [1, 0], "found 0"),
+        ("study.grids.0.seeds", [0, -1], "found -1"),
+        ("adaptations.recon_block.batch", 0, "at least 1 (Sequences in an optimiser step.)"),
+        ("study.calibration.samples", "many " * 99, "m...; expected a whole number"),
         ("adaptations.recon_block.warmup", -0.1, "at least 0"),
         ("adaptations.recon_block.epochs", 1.0, "a whole number"),
         ("adaptations.recon_block.epochs", True, "a whole number"),
@@ -103,20 +106,6 @@ def test_a_name_of_an_entry_is_part_of_a_cells_identity(name: str) -> None:
     entry = next(iter(config()[registry].values()))
     (line,) = problems(changed({name: entry}))
     assert line.startswith(f'{name}: found "{last}"; expected lower-case letters')
-
-
-def test_a_problem_of_one_value_of_a_list() -> None:
-    new = changed({"study.grids.0.seeds": [0, -1], "adaptations.recon_block.epochs": [1, 0]})
-    epochs, seeds = problems(new)
-    assert epochs.startswith("adaptations.recon_block.epochs.1: found 0")
-    assert seeds.startswith("study.grids.0.seeds.1: found -1")
-
-
-def test_the_description_of_a_setting_is_in_its_message_and_long_values_are_cut() -> None:
-    (line,) = problems(changed({"adaptations.recon_block.batch": 0}))
-    assert line.endswith("(Sequences in an optimiser step.)")
-    (line,) = problems(changed({"study.calibration.samples": "many " * 99}))
-    assert 'found "many many' in line and len(line) < 200
 
 
 EVERYWHERE = mappings(everything())
@@ -194,23 +183,15 @@ def test_names_that_yaml_reads_as_other_than_text(name: str) -> None:
     assert problems(new)[0].startswith("study.calibration: found the key ")
 
 
-def test_registries_that_are_missing() -> None:
+def test_what_is_no_study() -> None:
+    for value in ("text", [], 3, None):
+        (line,) = problems(value)
+        assert line.startswith("(top): found") and line.endswith("expected a mapping")
+    for value in ({}, {1: 2}, {"models": {1: {}, "a": {}}}):
+        assert "(top): 'study' is missing (What this study runs.)" in problems(value)
     lines = problems({"study": config()["study"]})
-    assert lines == [
-        f"(top): {registry!r} is missing"
-        for registry in ("adaptations", "criteria", "models", "texts")
-    ]
-
-
-@pytest.mark.parametrize("value", ["text", [], 3, None])
-def test_what_is_no_mapping(value: object) -> None:
-    (line,) = problems(value)
-    assert line.startswith("(top): found") and line.endswith("expected a mapping")
-
-
-@pytest.mark.parametrize("value", [{}, {1: 2}, {"models": {1: {}, "a": {}}}])
-def test_what_is_no_config_at_all(value: object) -> None:
-    assert "(top): 'study' is missing (What this study runs.)" in problems(value)
+    missing = ("adaptations", "criteria", "models", "texts")
+    assert lines == [f"(top): {registry!r} is missing" for registry in missing]
 
 
 @pytest.mark.parametrize(
@@ -225,9 +206,3 @@ def test_a_config_that_cannot_be_read(tmp_path: Path, content: bytes, found: str
     path.write_bytes(content)
     with refused(where=path, found=found):
         Study.load(path)
-
-
-def test_the_file_is_named() -> None:
-    with pytest.raises(UserError) as caught:
-        Study.check({}, "mine.yaml", where="mine.yaml, a part of yours.yaml")
-    assert caught.value.where == "mine.yaml, a part of yours.yaml"

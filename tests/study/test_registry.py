@@ -105,16 +105,6 @@ def test_an_entry_of_the_study_takes_the_place_of_the_whole_entry(base: Path) ->
     assert study.criterion("magnitude").score == "magnitude"
 
 
-def test_a_study_with_a_base_is_complete_when_it_is_written_out(base: Path) -> None:
-    """What the workflow hands on needs no base any more, and is the same study."""
-    study = study_of(base, {"study.grids.0.adaptations": ["twice", "half", "none"]})
-    written = study.as_json()
-    base.unlink()
-    again = Study.check(written, "config.yaml")
-    assert "base" not in written and repr(again.as_json()) == repr(written)
-    assert again.cells == study.cells
-
-
 def test_names_of_the_base_are_among_the_nearest(base: Path) -> None:
     """Also of entries that the study does not take."""
     changes: dict[str, Any] = {

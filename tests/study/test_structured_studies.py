@@ -90,31 +90,14 @@ FLAP, WANDA = {"score": "flap"}, {"score": "wanda"}
             UNITS,
             "s20",
             {},
-            "s20 of 2 key heads of a block rounds down to none; expected at least "
-            "s50, or scope: model",
+            "s20 of 2 key heads of a block rounds down to none; expected at",
         ),
         (UNITS, "s30", {}, "expected at least s50, or attention_unit: head, or scope: model"),
         (HEADS, "s20", {}, "s20 of 4 heads of a block rounds down to none; expected at least s25"),
-        (
-            {**HEADS, "statistics": "sparse"},
-            "s20",
-            {},
-            "rounds down to none; expected at least s25",
-        ),
-        (
-            UNITS,
-            "s50",
-            {"num_key_value_heads": 1},
-            "expected attention_unit: head, or scope: model",
-        ),
+        ({**HEADS, "statistics": "sparse"}, "s20", {}, "down to none; expected at least s25"),
+        (UNITS, "s50", {"num_key_value_heads": 1}, "attention_unit: head, or scope: model"),
         # Less than one weight of a row.
-        (
-            WANDA,
-            "u03",
-            {},
-            "u03 of 16 weights of a row rounds down to none; expected at least u07, "
-            "or scope: matrix",
-        ),
+        (WANDA, "u03", {}, "u03 of 16 weights of a row rounds down to none; expected at least u07"),
         # A pattern that does not divide.
         (
             WANDA,

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from configs import smoke
-from freelunch.core.errors import UserError
 from freelunch.costs.jobs import jobs_of
 from freelunch.study.cell import Cell
 from freelunch.study.retraining import read_adaptation
@@ -95,26 +94,3 @@ def test_a_study_knows_its_candidates() -> None:
     assert "selection" not in adapted(learning_rate=0.1).spec(cell)
     rules = [job.rule for job in jobs_of(study)]
     assert rules.count("reconstruct_window") == 4 and rules.count("evaluate_cell") == 5 + 4
-
-
-@pytest.mark.parametrize(
-    ("adaptation", "key"),
-    [
-        ({"window": 0}, "window: found 0"),
-        ({"window": "blocks"}, "window: found"),
-        ({"window": 2.5}, "window: found 2.5"),
-        ({"window": "auto"}, "memory_gb:"),
-        ({"memory_gb": 4}, "memory_gb:"),
-        ({"targets": "local"}, "targets:"),
-        ({"window": "matrix"}, "train_norms:"),
-        ({"learning_rate": []}, "learning_rate"),
-        ({"learning_rate": [0.1, 0.1]}, "learning_rate"),
-        ({"learning_rate": [0.1, 0.0]}, "learning_rate.1"),
-        ({"epochs": [1, 1.5]}, "epochs.1"),
-        ({"window_blocks": 2}, "window_blocks: unknown key; expected"),
-    ],
-)
-def test_settings_that_do_not_go_together(adaptation: dict[str, Any], key: str) -> None:
-    with pytest.raises(UserError) as error:
-        adapted(**adaptation)
-    assert f"recon_block.{key}" in str(error.value)

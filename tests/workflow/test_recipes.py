@@ -25,16 +25,17 @@ TESTS = (
     *("adaptation/conftest.py", "adaptation/test_reconstruction.py", "adaptation/test_matrices.py"),
     *("study/conftest.py", "study/test_schema.py", "pruning/test_criteria.py"),
 )
-RECIPES = ("claim", "figure", "metric", "criterion", "loss", "retraining_method")
+RECIPES = ("claim", "figure", "column", "metric", "criterion", "loss", "retraining_method")
+# The tests of a family of models.
+OF_FAMILIES = ("study/test_families", "model/test_blocks", "adaptation/test_window_inputs")
 COMPUTES_WEIGHTS = {"fetch_model", "capture_dense", "prune_model", "reconstruct_window"}
 
 
 @pytest.mark.parametrize(
     ("recipe", "most"),
     [
-        *(("claim", 1), ("metric", 5), ("figure", 2)),
-        *(("criterion", 3), ("loss", 3), ("retraining_method", 5)),
-        ("text_source", 2),
+        *(("claim", 1), ("metric", 5), ("figure", 2), ("column", 1), ("model_family", 2)),
+        *(("criterion", 3), ("loss", 3), ("retraining_method", 5), ("text_source", 2)),
     ],
 )
 def test_a_recipe_touches_few_files(recipe: str, most: int) -> None:
@@ -142,6 +143,27 @@ def test_a_figure_is_drawn_and_nothing_computed_again(followed):
         assert (figures / f"sparsity.{suffix}").stat().st_size > 1000
     page = (figures.parent / "audit" / "index.html").read_text()
     assert "whose perplexity rises with its sparsity" in page
+
+
+def test_a_column_is_shown_and_nothing_computed_again(followed):
+    assert followed.planned_after["column"].keys() == SHOWN
+    with (followed.path / "results/smoke/tables/summary.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert bool(row["pruning_peak_bytes"]) == (row["criterion"] != "dense")
+
+
+def test_a_model_family_is_one_row(tmp_path):
+    """Its blocks are transformers' own, and so are their halves, biases and sizes."""
+    for part in ("workflow", "tests", "studies", "config", "config.yaml", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    follow("model_family", tmp_path)
+    tests = [f"tests/{name}.py" for name in (*OF_FAMILIES, "costs/test_shapes")]
+    library = str(tmp_path / "workflow" / "scripts")
+    environment = {**os.environ, "PYTHONPATH": library}
+    command = ("pytest", "-v", "-p", "no:xdist", "-k", "helium", *tests)
+    printed = succeed(*command, folder=tmp_path, environment=environment)
+    assert all(f"{name}::" in printed for name in tests)
 
 
 def test_a_metric_is_measured_of_all_cells_and_shown(followed):

@@ -41,8 +41,7 @@ from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import Machine, read_gigabytes
 from freelunch.costs.plan_text import device_table, plan_text
 from freelunch.study.open_study import open_study, read_study
-from freelunch.study.schema import schema_text
-from freelunch.study.settings_page import settings_page
+from freelunch.study.schema import schema_text, settings_page
 from freelunch.study.study import Study
 
 # Without colours and frames, help and errors are plain text everywhere.

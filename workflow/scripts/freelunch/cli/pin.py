@@ -53,7 +53,7 @@ def pin_study(study: Study) -> Iterator[str]:
         problem = error
     yield from lines
     # A name that is not on the hub may be a slip of the pen, whose correction needs the pin.
-    after = Pins.joined(pins).over(before if problem else Pins())
+    after = Pins.joined(pins, before if problem else None)
     for kind, repository, revision in sorted({*before.names()} - {*after.names()}):
         yield f"removed from {kind}: {repository} at {revision}, which the study does not name"
     if after == Pins():

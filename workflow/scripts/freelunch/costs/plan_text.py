@@ -14,8 +14,7 @@ from freelunch.costs.jobs import RULES, PlannedJob, adaptation_jobs, jobs_of
 from freelunch.costs.known_inputs import text_windows
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.study.config import Part
-from freelunch.study.grids import claims_of, grids_in, models_of
+from freelunch.study.config import Part, claims_of, grids_in, models_of
 from freelunch.study.retraining import Retraining
 from freelunch.study.study import Study
 from freelunch.study.windows import MODEL

@@ -27,13 +27,12 @@ class Budget(Settings):
     budget sets `samples`.
     """
 
-    tokens: Absent[int] = absent(
-        "Number of tokens, rounded down to whole sequences in whole epochs.", ge=1, le=10**12
-    )
-    times: Absent[float] = absent("Multiple of the tokens that `of` sees.", gt=0, le=10**6)
-    of: Absent[str] = absent(
-        "An adaptation that lists no alternatives and whose own budget is not a multiple."
-    )
+    tokens: Absent[int] = absent(ge=1, le=10**12)
+    """Number of tokens, rounded down to whole sequences in whole epochs."""
+    times: Absent[float] = absent(gt=0, le=10**6)
+    """Multiple of the tokens that `of` sees."""
+    of: Absent[str] = absent()
+    """An adaptation that lists no alternatives and whose own budget is not a multiple."""
 
 
 def _either(budget: Budget) -> Budget:
@@ -77,28 +76,22 @@ class Local(Adaptation):
 
     rule: ClassVar[str] = RECONSTRUCT_WINDOW
 
-    inputs: Literal["dense", "sparse"] = Field(
-        default="dense",
-        description="Inputs of a window. dense: the dense model's activations, so that windows are "
-        "independent of each other. sparse: the outputs of the adapted windows before it; one job "
-        "then adapts all windows in turn.",
-    )
-    targets: Literal["dense", "local", "behind_sparse"] = Field(
-        default="dense",
-        description="Targets of a window. dense: the dense model's activations. local: the outputs "
-        "of the window's own dense weights on its (sparse) inputs. behind_sparse, for single "
-        "matrices: the outputs of the matrix's own dense weights for what arrives at it if dense "
-        "hidden states enter its block, whose matrices before it are sparse already (a quirk of "
-        "the paper's code). With `inputs: dense`, what arrives at it is also its input.",
-    )
-    lost_residual: bool = Field(
-        default=False,
-        exclude_if=not_,
-        description="Only with `targets: behind_sparse`. The target of the attention's last matrix "
-        "enters the MLP, and that of the MLP's last matrix enters the next block, without the "
-        "residual stream (a quirk of the paper's code). One job then adapts all windows in turn.",
-    )
-    train_biases: bool = Field(default=True, description="Also adapt the biases of linear layers.")
+    inputs: Literal["dense", "sparse"] = "dense"
+    """Inputs of a window. dense: the dense model's activations, so that windows are independent of
+    each other. sparse: the outputs of the adapted windows before it; one job then adapts all
+    windows in turn."""
+    targets: Literal["dense", "local", "behind_sparse"] = "dense"
+    """Targets of a window. dense: the dense model's activations. local: the outputs of the window's
+    own dense weights on its (sparse) inputs. behind_sparse, for single matrices: the outputs of the
+    matrix's own dense weights for what arrives at it if dense hidden states enter its block, whose
+    matrices before it are sparse already (a quirk of the paper's code). With `inputs: dense`, what
+    arrives at it is also its input."""
+    lost_residual: bool = Field(default=False, exclude_if=not_)
+    """Only with `targets: behind_sparse`. The target of the attention's last matrix enters the MLP,
+    and that of the MLP's last matrix enters the next block, without the residual stream (a quirk of
+    the paper's code). One job then adapts all windows in turn."""
+    train_biases: bool = True
+    """Also adapt the biases of linear layers."""
 
     @property
     def is_sequential(self) -> bool:
@@ -131,65 +124,43 @@ class LeastSquares(Local):
     window: ClassVar[Window] = MATRIX
 
     method: Literal["least_squares"] = Field(description=_METHOD)
-    damping: float = Field(
-        default=1e-8,
-        ge=0,
-        description="Damping that holds each weight near its pruned value, as a share of the Gram "
-        "matrix's mean diagonal. The default only settles directions that no token excites; larger "
-        "values regularise.",
-    )
+    damping: float = Field(default=1e-8, ge=0)
+    """Damping that holds each weight near its pruned value, as a share of the Gram matrix's mean
+    diagonal. The default only settles directions that no token excites; larger values
+    regularise."""
 
 
 class Training(Adaptation):
     """Settings of the adaptations that train by gradient descent."""
 
-    samples: Absent[int] = absent(
-        "Number of training sequences: the first ones of the calibration sample, or all of it and "
-        "further draws of its kind. Default: the calibration sample.",
-        ge=1,
-    )
-    budget: Absent[Annotated[Budget, AfterValidator(_either)]] = absent(
-        "Training tokens, summed over all epochs. The budget sets `samples`."
-    )
-    optimiser: Literal["adamw", "sgd"] = Field(
-        default="adamw", description="adamw: PyTorch's betas, no weight decay. sgd: momentum 0.9."
-    )
-    learning_rate: Searched[Rate] = Field(
-        default=0.001,
-        description="Peak learning rate; the schedule restarts in each window. If a list is given, "
-        "its best entry is chosen (`select_on`). The paper's grid is 1e-7 ... 5e-4.",
-    )
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        default="linear",
-        description="Decay to 0 after the warm-up; constant: no decay. The paper uses linear.",
-    )
-    warmup: float = Field(
-        default=0.1,
-        ge=0,
-        lt=1,
-        description="Share of the steps over which the learning rate rises linearly.",
-    )
-    epochs: Searched[Count] = Field(
-        default=1,
-        description="Passes over the sample in each window. If a list is given, its best entry is "
-        "chosen. The paper uses 1, 5 and 10.",
-    )
-    batch: int = Field(default=2, ge=1, description="Sequences in an optimiser step.")
-    shuffle: bool = Field(
-        default=True,
-        description="Draw a new order in each epoch. The paper's own code keeps a fixed order.",
-    )
-    precision: Literal["model", "float32", "bfloat16"] = Field(
-        default="model",
-        description="Dtype of the training passes; model: the model's own. Trained weights and "
-        "their optimiser moments are always float32.",
-    )
-    select_on: Literal["calibration", "evaluation"] = Field(
-        default="calibration",
-        description="Text on which the perplexities of candidates are compared. calibration: "
-        "documents of the calibration text that the sample does not touch. evaluation: the very "
-        "text that the study is judged by, as in the paper; tables mark this.",
-    )
+    samples: Absent[int] = absent(ge=1)
+    """Number of training sequences: the first ones of the calibration sample, or all of it and
+    further draws of its kind. Default: the calibration sample."""
+    budget: Absent[Annotated[Budget, AfterValidator(_either)]] = absent()
+    """Training tokens, summed over all epochs. The budget sets `samples`."""
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    """adamw: PyTorch's betas, no weight decay. sgd: momentum 0.9."""
+    learning_rate: Searched[Rate] = 0.001
+    """Peak learning rate; the schedule restarts in each window. If a list is given, its best entry
+    is chosen (`select_on`). The paper's grid is 1e-7 ... 5e-4."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Decay to 0 after the warm-up; constant: no decay. The paper uses linear."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises linearly."""
+    epochs: Searched[Count] = 1
+    """Passes over the sample in each window. If a list is given, its best entry is chosen. The
+    paper uses 1, 5 and 10."""
+    batch: int = Field(default=2, ge=1)
+    """Sequences in an optimiser step."""
+    shuffle: bool = True
+    """Draw a new order in each epoch. The paper's own code keeps a fixed order."""
+    precision: Literal["model", "float32", "bfloat16"] = "model"
+    """Dtype of the training passes; model: the model's own. Trained weights and their optimiser
+    moments are always float32."""
+    select_on: Literal["calibration", "evaluation"] = "calibration"
+    """Text on which the perplexities of candidates are compared. calibration: documents of the
+    calibration text that the sample does not touch. evaluation: the very text that the study is
+    judged by, as in the paper; tables mark this."""
 
     @property
     def rates(self) -> list[float]:
@@ -232,41 +203,31 @@ class Reconstruction(Training, Local):
     """Train one window of the pruned model at a time, to match the outputs of the dense model."""
 
     method: Literal["reconstruction"] = Field(description=_METHOD)
-    window: WindowSetting = Field(
-        default=1,
-        description="Part of the model that is trained together. A number: that many consecutive "
-        "decoder blocks; the last window may have fewer. all: every block. attention_mlp: the "
-        "attention and the MLP of each block separately. matrix: each linear layer separately, to "
-        "match its own output. auto: the largest of these that fits into memory_gb.",
-    )
-    memory_gb: Absent[float] = absent(
-        "For `window: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` predicts "
-        "it.",
-        gt=0,
-    )
-    trains: Absent[Method] = absent(
-        "Retraining method that decides which parameters of a window are trained. Default: full."
-    )
+    window: WindowSetting = 1
+    """Part of the model that is trained together. A number: that many consecutive decoder blocks;
+    the last window may have fewer. all: every block. attention_mlp: the attention and the MLP of
+    each block separately. matrix: each linear layer separately, to match its own output. auto: the
+    largest of these that fits into memory_gb."""
+    memory_gb: Absent[float] = absent(gt=0)
+    """For `window: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` predicts
+    it."""
+    trains: Absent[Method] = absent()
+    """Retraining method that decides which parameters of a window are trained. Default: full."""
     rank: Absent[int] = absent(f"Rank of a low-rank `trains`. Default: {RANK}.", ge=1)
     alpha: Absent[float] = absent(f"Alpha of a low-rank `trains`. Default: {ALPHA}.", gt=0)
     loss: Literal["mean_squared_error", "negative_cosine", "relative_squared_error"] = Field(
-        default="mean_squared_error",
-        description="Loss on the residual stream after the window, or on a matrix's own output. "
-        "negative_cosine: 1 - cosine, mean over tokens. relative_squared_error: the squared error "
-        "of each token divided by the squared norm of its target.",
+        default="mean_squared_error"
     )
-    train_norms: bool = Field(
-        default=True,
-        description="Train the window's norms as well as the weights that its masks keep. A window "
-        "of one matrix has no norms, so use the same value in all windows that are compared.",
-    )
-    model_dropout: bool = Field(
-        default=False,
-        exclude_if=not_,
-        description="Only for windows of whole blocks. Train them with the model's own dropout, at "
-        "the rate in its config (a quirk of the paper's code; 0.1 for OPT). With `inputs: sparse`, "
-        "adapted blocks also drop out while they make the inputs of the next window.",
-    )
+    """Loss on the residual stream after the window, or on a matrix's own output. negative_cosine: 1
+    - cosine, mean over tokens. relative_squared_error: the squared error of each token divided by
+    the squared norm of its target."""
+    train_norms: bool = True
+    """Train the window's norms as well as the weights that its masks keep. A window of one matrix
+    has no norms, so use the same value in all windows that are compared."""
+    model_dropout: bool = Field(default=False, exclude_if=not_)
+    """Only for windows of whole blocks. Train them with the model's own dropout, at the rate in its
+    config (a quirk of the paper's code; 0.1 for OPT). With `inputs: sparse`, adapted blocks also
+    drop out while they make the inputs of the next window."""
 
     @property
     def quirks(self) -> tuple[str, ...]:

@@ -1,24 +1,44 @@
 """Contradictions in a config: settings that are each valid but do not go together."""
 
+import os
 from collections.abc import Iterator
 from functools import cache
 
 from freelunch.core.errors import UserError, nearest
-from freelunch.study.adaptations import LeastSquares, Training
+from freelunch.study.adaptations import Adaptation, LeastSquares, Local, Reconstruction, Training
 from freelunch.study.cell import DENSE, NONE
-from freelunch.study.config import Config, Grid
+from freelunch.study.config import (
+    Config,
+    Grid,
+    budget_of,
+    budget_tokens,
+    claims_of,
+    grids_in,
+    models_of,
+    part_words,
+)
 from freelunch.study.criteria import SparseGPT
-from freelunch.study.entry_checks import adaptation_problems, mixture_problems, path_problems
-from freelunch.study.grids import models_of, part_problems
+from freelunch.study.methods import FULL, LOW_RANK, SCALED
 from freelunch.study.patterns import Pattern
-from freelunch.study.registry import REPOSITORY, budget_of
-from freelunch.study.resolve_budget import budget_tokens
+from freelunch.study.registry import REPOSITORY
+from freelunch.study.retraining import Retraining
 from freelunch.study.search import is_searched
-from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, Mixture, Tokens
+from freelunch.study.source_files import files_at, has_braces
+from freelunch.study.sources import (
+    NO_GRADIENTS,
+    REFUSE,
+    TRAINED,
+    UNTRAINED,
+    LocalText,
+    Mixture,
+    Tokens,
+)
 from freelunch.study.steps import JOINED
+from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX
 from freelunch.study.yaml_file import read_yaml
 
 CLAIMS = "workflow/data/claims.yaml"
+Problems = Iterator[str]
 
 
 def contradictions(config: Config, known: Config) -> list[str]:
@@ -28,14 +48,14 @@ def contradictions(config: Config, known: Config) -> list[str]:
         config: The config, with the entries that its study takes.
         known: The same, with all entries that are defined for it.
     """
-    problems = [*_undefined(config, known), *_unknown_claims(config)]
-    if problems:
-        return problems
-    for registry, reserved in (("criteria", DENSE), ("adaptations", NONE)):
-        if reserved in getattr(config, registry):
-            problems.append(f"{registry}.{reserved}: this name is reserved; choose another")
-    problems += part_problems(config.study.grids, config.study.part)
-    problems += [*_calibration(config), *_perplexity(config), *_tasks(config)]
+    if undefined := list(_undefined(config, known)):
+        return undefined
+    problems = [
+        f"{registry}.{reserved}: this name is reserved; choose another"
+        for registry, reserved in (("criteria", DENSE), ("adaptations", NONE))
+        if reserved in getattr(config, registry)
+    ]
+    problems += [*_part(config), *_calibration(config), *_evaluation(config)]
     for index, grid in enumerate(config.study.grids):
         problems += _grid(f"study.grids.{index}", grid, config)
     for name, criterion in config.criteria.items():
@@ -45,21 +65,22 @@ def contradictions(config: Config, known: Config) -> list[str]:
                 "pruned; expected statistics: dense"
             )
     for name, adaptation in config.adaptations.items():
-        for key, problem in adaptation_problems(adaptation):
-            problems.append(f"adaptations.{name}.{key}: {problem}")
+        where = f"adaptations.{name}"
+        problems += [f"{where}.{key}: {words}" for key, words in _adaptation(adaptation)]
         if isinstance(adaptation, Training):
-            problems += _training(f"adaptations.{name}", adaptation, config)
+            problems += _amount(where, adaptation, config)
     for name, text in config.texts.items():
         if isinstance(text, Mixture):
-            problems += mixture_problems(name, text, config)
+            problems += _mixture(name, text, config)
     for registry in ("models", "texts", "tasks"):
         for name, source in getattr(config, registry).items():
-            problems += path_problems(f"{registry}.{name}.path", source, registry == "models")
+            if (path := getattr(source, "path", None)) is not None:
+                problems += _path(f"{registry}.{name}.path", path, registry == "models")
     return problems
 
 
-def _undefined(config: Config, known: Config) -> Iterator[str]:
-    """Yield the names that no registry defines."""
+def _undefined(config: Config, known: Config) -> Problems:
+    """Yield the names that no registry defines, and the claims that the paper has not."""
     study, evaluation = config.study, config.study.evaluation
     named = [
         ("study.calibration.text", "texts", study.calibration.text),
@@ -72,25 +93,18 @@ def _undefined(config: Config, known: Config) -> Iterator[str]:
             for name in getattr(grid, registry):
                 if (registry, name) != ("adaptations", NONE):
                     named.append((f"study.grids.{index}.{registry}", registry, name))
+        named += [(f"study.grids.{index}.claims", CLAIMS, name) for name in grid.claims or []]
     for name, text in config.texts.items():
         for part in text.parts if isinstance(text, Mixture) else ():
             named.append((f"texts.{name}.parts", "texts", part))
     for name, adaptation in config.adaptations.items():
         if (other := budget_of(adaptation)) is not None:
             named.append((f"adaptations.{name}.budget.of", "adaptations", other))
-    for where, registry, name in named:
-        valid = getattr(known, registry)
+    for where, source, name in named:
+        valid = claim_ids() if source == CLAIMS else getattr(known, source)
         if name not in valid:
-            yield f"{where}: {name!r} is not in `{registry}`; expected {nearest(name, valid)}"
-
-
-def _unknown_claims(config: Config) -> Iterator[str]:
-    """Yield the unknown claims of grids, which no `CLAIMS=` would ever run."""
-    for index, grid in enumerate(config.study.grids):
-        for name in grid.claims or []:
-            if name not in claim_ids():
-                where, expected = f"study.grids.{index}.claims", nearest(name, claim_ids())
-                yield f"{where}: {name!r} is not in {CLAIMS}; expected {expected}"
+            listed = source if source == CLAIMS else f"`{source}`"
+            yield f"{where}: {name!r} is not in {listed}; expected {nearest(name, valid)}"
 
 
 @cache
@@ -111,7 +125,31 @@ def claim_ids() -> list[str]:
         ) from error
 
 
-def _calibration(config: Config) -> Iterator[str]:
+def _part(config: Config) -> Problems:
+    """Yield what is wrong with the part of the grids that is asked for."""
+    grids, part = config.study.grids, config.study.part
+    if part is None:
+        return
+    claims = claims_of(grids)
+    if part.claims is not None and not claims:
+        yield (
+            f"study.part.claims: no grid says which claims it is for, so none is for "
+            f"{', '.join(part.claims)}; run the whole study, or add `claims` to its grids"
+        )
+        return
+    seeds = sorted({seed for grid in grids for seed in grid.seeds})
+    unknown = [
+        f"study.part.{key}: no grid is for {name!r}; expected {nearest(str(name), map(str, names))}"
+        for key, names in (("models", models_of(grids)), ("claims", claims), ("seeds", seeds))
+        for name in getattr(part, key) or ()
+        if name not in names
+    ]
+    yield from unknown
+    if not unknown and not grids_in(grids, part):
+        yield f"study.part: no grid is for all of{part_words(part)}"
+
+
+def _calibration(config: Config) -> Problems:
     """Yield why ready token ids are not for this study."""
     text, grids = config.study.calibration.text, config.study.grids
     if not isinstance(config.texts[text], Tokens):
@@ -132,25 +170,21 @@ def _calibration(config: Config) -> Iterator[str]:
         yield "study.evaluation.drift: a `tokens` source has no documents to hold out"
 
 
-def _perplexity(config: Config) -> Iterator[str]:
+def _evaluation(config: Config) -> Problems:
     settings, where = config.study.evaluation.perplexity, "study.evaluation.perplexity"
-    if isinstance(config.texts[settings.text], Tokens | Mixture):
+    text, stride = config.texts[settings.text], settings.stride
+    if isinstance(text, Tokens | Mixture):
         yield (
-            f"{where}.text: {settings.text!r} is a {config.texts[settings.text].source} source, "
-            "which is to calibrate on; expected a single text"
+            f"{where}.text: {settings.text!r} is a {text.source} source, which is to calibrate on; "
+            "expected a single text"
         )
-    if settings.stride is not None and settings.stride > settings.length:
+    if stride is not None and stride > settings.length:
         yield (
-            f"{where}.stride: found {settings.stride}; expected at most the length, "
-            f"{settings.length}: tokens between windows would be left out"
+            f"{where}.stride: found {stride}; expected at most the length, {settings.length}: "
+            "tokens between windows would be left out"
         )
-    if settings.stride is not None and settings.cut != JOINED:
-        yield (
-            f"{where}.stride: found {settings.stride}; windows overlap only with `cut: {JOINED}`"
-        )
-
-
-def _tasks(config: Config) -> Iterator[str]:
+    if stride is not None and settings.cut != JOINED:
+        yield f"{where}.stride: found {stride}; windows overlap only with `cut: {JOINED}`"
     asking = [index for index, grid in enumerate(config.study.grids) if grid.tasks]
     if asking and config.study.evaluation.tasks is None:
         yield (
@@ -161,7 +195,7 @@ def _tasks(config: Config) -> Iterator[str]:
         yield "study.evaluation.tasks: no grid asks for it; expected `tasks: true` in a grid"
 
 
-def _grid(where: str, grid: Grid, config: Config) -> Iterator[str]:
+def _grid(where: str, grid: Grid, config: Config) -> Problems:
     """Yield which criteria cannot prune in a grid's patterns, and which models cannot train."""
     for name in grid.criteria:
         criterion = config.criteria[name]
@@ -185,7 +219,85 @@ def _grid(where: str, grid: Grid, config: Config) -> Iterator[str]:
                 yield f"models.{name}.dtype: {NO_GRADIENTS}; expected {TRAINED}"
 
 
-def _training(where: str, entry: Training, config: Config) -> Iterator[str]:
+def _adaptation(entry: Adaptation) -> Iterator[tuple[str, str]]:
+    """Yield a key and a message for each setting of an adaptation that contradicts another."""
+    rules: list[tuple[bool, str, str]] = []
+    if isinstance(entry, Local):
+        window = entry.window if isinstance(entry, Reconstruction) else MATRIX
+        rules += [
+            (
+                entry.local_targets and not entry.sparse_inputs,
+                "targets",
+                "with dense inputs, local targets equal the dense model's activations; expected "
+                "dense, or inputs: sparse",
+            ),
+            (
+                entry.targets_behind_sparse and window != MATRIX,
+                "targets",
+                f"behind_sparse is a quirk of the window {MATRIX}; expected dense or local, or "
+                "that window",
+            ),
+            (
+                entry.lost_residual and not entry.targets_behind_sparse,
+                "lost_residual",
+                "the paper's code loses it with targets behind sparse matrices; expected no such "
+                "key, or targets: behind_sparse",
+            ),
+        ]
+    if isinstance(entry, Reconstruction):
+        trained, trains, window = entry.trained, entry.trains or FULL, entry.window
+        automatic, has_memory = window == AUTO, entry.memory_gb is not None
+        norms, wanted = (
+            ("train_norms", "false") if trained.weights else ("trains", "another method")
+        )
+        rules += [
+            (
+                automatic and not has_memory,
+                "memory_gb",
+                "`window: auto` needs a memory budget; expected one, in GB",
+            ),
+            (
+                has_memory and not automatic,
+                "memory_gb",
+                "only `window: auto` has a memory budget; expected no such key",
+            ),
+            (
+                entry.model_dropout and window in (MATRIX, HALVES, AUTO),
+                "model_dropout",
+                "the paper's code drops out in windows of whole blocks only; expected no such key, "
+                f"or a window of blocks, such as 1 or {ALL}",
+            ),
+            (
+                window == MATRIX and trained.norms,
+                norms,
+                f"a window of one matrix holds no norm; expected {wanted}, and the same in the "
+                "windows it is compared with",
+            ),
+        ]
+        for key, methods in (("rank", LOW_RANK), ("alpha", SCALED)):
+            unused = getattr(entry, key) is not None and trains not in methods
+            rules.append((unused, key, f"`trains: {trains}` has no {key}; expected no such key"))
+        for key, needed in (("train_norms", trained.norms), ("train_biases", trained.biases)):
+            alone = trained.weights is None and window != MATRIX and needed
+            words = f"`trains: {trains}` trains these parameters; expected true"
+            rules.append((alone and not getattr(entry, key), key, words))
+    if isinstance(entry, Retraining):
+        rules += [
+            (
+                (entry.micro_batch or 0) > entry.batch,
+                "micro_batch",
+                f"found {entry.micro_batch}; expected at most the batch, {entry.batch}",
+            ),
+            (
+                entry.residency != "auto" and entry.memory_gb is not None,
+                "memory_gb",
+                "only `residency: auto` has a memory budget; expected no such key",
+            ),
+        ]
+    yield from ((key, words) for broken, key, words in rules if broken)
+
+
+def _amount(where: str, entry: Training, config: Config) -> Problems:
     """Yield what is wrong with the amount of text that an adaptation trains on."""
     calibration = config.study.calibration
     has_documents = not isinstance(config.texts[calibration.text], Tokens)
@@ -198,29 +310,27 @@ def _training(where: str, entry: Training, config: Config) -> Iterator[str]:
     if entry.budget is not None:
         if entry.samples is not None:
             yield f"{where}: `samples` and `budget` both set the sample; expected one of them"
-        if not _is_settled(entry.budget.of, config):
+        other = config.adaptations[entry.budget.of] if entry.budget.of else None
+        if isinstance(other, LeastSquares) or is_searched(other) or budget_of(other) is not None:
             yield (
                 f"{where}.budget.of: how much {entry.budget.of!r} sees is not settled; expected an "
                 "adaptation that trains, lists no epochs or learning rates, and is not a multiple "
                 "itself"
             )
             return
-        shortened = {
-            model: most
-            for model in models_of(config.study.grids)
-            if (most := config.models[model].max_length) is not None and most < calibration.length
-        }
-        for model, most in shortened.items() if entry.budget.tokens is not None else ():
-            yield (
-                f"{where}.budget.tokens: the model {model} gets sequences of {most} tokens instead "
-                f"of {calibration.length}; expected `times` and `of`, or `samples`"
-            )
+        for model in models_of(config.study.grids) if entry.budget.tokens is not None else ():
+            most = config.models[model].max_length
+            if most is not None and most < calibration.length:
+                yield (
+                    f"{where}.budget.tokens: the model {model} gets sequences of {most} tokens "
+                    f"instead of {calibration.length}; expected `times` and `of`, or `samples`"
+                )
         tokens, counts = budget_tokens(entry.budget, config), entry.epoch_counts
-        step = entry.batch * calibration.length
-        if tokens < step * max(counts):
+        least = entry.batch * calibration.length * max(counts)
+        if tokens < least:
             yield (
-                f"{where}.budget: found {tokens} tokens; expected at least {step * max(counts)}, "
-                f"one step of {entry.batch} sequences of {calibration.length} tokens in each epoch"
+                f"{where}.budget: found {tokens} tokens; expected at least {least}, one step of "
+                f"{entry.batch} sequences of {calibration.length} tokens in each epoch"
             )
         samples = tokens // (calibration.length * min(counts))
     elif samples < entry.batch:
@@ -235,11 +345,41 @@ def _training(where: str, entry: Training, config: Config) -> Iterator[str]:
         )
 
 
-def _is_settled(name: str | None, config: Config) -> bool:
-    """Return whether a budget may be a multiple of what an adaptation sees."""
-    if name is None:
-        return True
-    entry = config.adaptations[name]
-    return (
-        not isinstance(entry, LeastSquares) and not is_searched(entry) and budget_of(entry) is None
-    )
+def _mixture(name: str, entry: Mixture, config: Config) -> Problems:
+    """Yield what is wrong with the parts of a mixture."""
+    evaluated = config.study.evaluation.perplexity.text
+    refuses = entry.evaluation_text == REFUSE and config.study.calibration.text == name
+    first: dict[str, str] = {}
+    for part in entry.parts:
+        where, text = f"texts.{name}.parts.{part}", config.texts[part]
+        if isinstance(text, Mixture):
+            yield f"{where}: found a mixture; expected a text that is not one itself"
+        elif isinstance(text, Tokens):
+            yield f"{where}: a `tokens` source has no documents to mix; expected a text"
+        settings = text.deciding()
+        if refuses and settings == config.texts[evaluated].deciding():
+            yield (
+                f"{where}: this is the evaluation text, {evaluated}, whose documents the mixture "
+                "refuses; expected another text, or `evaluation_text: leave_out` in the mixture"
+            )
+        if isinstance(text, LocalText):
+            settings |= {"path": os.path.realpath(text.path)}
+        other = first.setdefault(str(sorted(settings.items())), part)
+        if other != part:
+            yield f"{where}: this is the same text as {other}; expected another text"
+
+
+def _path(where: str, path: str, is_model: bool) -> Problems:
+    """Yield why a path of the user's cannot be used."""
+    if not os.path.exists(path):
+        looked = "" if os.path.isabs(path) else f", looked for at {os.path.abspath(path)}"
+        kind = "folder or a GGUF file" if is_model else "file"
+        yield (
+            f"{where}: there is nothing at {path}{looked}; expected a {kind} (absolute, or "
+            "relative to the folder in which the study is run)"
+        )
+    elif named := [file for file in files_at(path) if has_braces(file)]:
+        yield (
+            f"{where}: found {named[0]}; expected a name without {{ and }}, between which "
+            "Snakemake reads wildcards; rename it"
+        )

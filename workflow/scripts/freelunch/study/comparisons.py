@@ -26,15 +26,10 @@ class Comparisons:
     """What a study compares, from its cells and its adaptations.
 
     Adaptations form a series if they differ only in how much text they see.
-
-    Attributes:
-        cells: The study's cells.
-        adaptations: The settings of each adaptation, as the config has them.
-        resolved: The settings of each adaptation and candidate, as they are run.
-        calibration: Settings of the calibration sample.
     """
 
     cells: Sequence[Cell]
+    # As the config has them, and with candidates, as they are run.
     adaptations: Mapping[str, Adaptation]
     resolved: Mapping[str, Adaptation]
     calibration: Calibration
@@ -86,13 +81,12 @@ class Comparisons:
         compared: set[str] = set()
         # By the amount of text, then by the other settings.
         groups: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        for name, entry in entries.items():
-            if name in names and _has_window(entry):
-                if isinstance(entry, Reconstruction):
-                    beside = _beside(self.resolved[name], *_OF_WINDOWS, *AMOUNTS[:2], *entry.quirks)
-                    groups[self.sequences[name]][beside].append(name)
-                else:
-                    compared.add(name)
+        for name in [name for name in entries if name in names and _has_window(entries[name])]:
+            if isinstance(entry := entries[name], Reconstruction):
+                beside = _beside(self.resolved[name], *_OF_WINDOWS, *AMOUNTS[:2], *entry.quirks)
+                groups[self.sequences[name]][beside].append(name)
+            else:
+                compared.add(name)
 
         def windows(group: list[str]) -> int:
             usual = [entries[name] for name in group if is_usual_window(entries[name])]
@@ -207,15 +201,11 @@ class Comparisons:
         )
 
     def budgets_of(self, adaptation: str, names: Collection[str]) -> list[str]:
-        """Return an adaptation and its other budgets, from small to large.
+        """Return an adaptation and its other budgets among `names`, from small to large.
 
         A budget whose settings were chosen on the evaluation text is none of them, unless those of
         the given one were. Of several with the same amount of text, the given one counts, or the
         first in the config.
-
-        Args:
-            adaptation: The adaptation.
-            names: The adaptations that there are.
         """
         favoured = self.selected_on_evaluation
         amounts = {self.sequences[adaptation]: adaptation}

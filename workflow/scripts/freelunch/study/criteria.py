@@ -40,13 +40,11 @@ class CriterionSettings(Settings):
     structured: ClassVar[bool] = False
 
     score: str = Field(description=_SCORE)
-    statistics: Statistics = Field(
-        default="dense",
-        description="dense: statistics of the dense model's activations, shared by all criteria. "
-        "sparse: each block sees the outputs of the pruned blocks before it, as in most reference "
-        "code; this costs two more passes. None of those blocks is reconstructed yet, which is a "
-        "quirk of the paper's code in windows of several blocks.",
-    )
+    statistics: Statistics = "dense"
+    """dense: statistics of the dense model's activations, shared by all criteria. sparse: each
+    block sees the outputs of the pruned blocks before it, as in most reference code; this costs two
+    more passes. None of those blocks is reconstructed yet, which is a quirk of the paper's code in
+    windows of several blocks."""
 
     @property
     def needs_gram(self) -> bool:
@@ -63,13 +61,10 @@ class OfWeights(CriterionSettings):
     """Settings of the criteria that prune single weights."""
 
     scope: Scope = Field(default="matrix", description=_SCOPE)
-    swaps: int = Field(
-        default=0,
-        ge=0,
-        description="Largest number of swaps per row to refine the mask. A swap exchanges the kept "
-        "and the pruned weight that most lower the error of the layer's output (SparseSwaps, arXiv "
-        "2512.10922). Swaps need Gram matrices.",
-    )
+    swaps: int = Field(default=0, ge=0)
+    """Largest number of swaps per row to refine the mask. A swap exchanges the kept and the pruned
+    weight that most lower the error of the layer's output (SparseSwaps, arXiv 2512.10922). Swaps
+    need Gram matrices."""
 
     @property
     def needs_gram(self) -> bool:
@@ -83,11 +78,9 @@ class OfUnits(CriterionSettings):
     structured: ClassVar[bool] = True
 
     scope: UnitScope = Field(default="block", description=_UNIT_SCOPE)
-    attention_unit: Unit = Field(
-        default="group",
-        description="Unit of attention that is pruned. group: a key head with all query heads that "
-        "share it. head: a single query head. Without grouped-query attention both are the same.",
-    )
+    attention_unit: Unit = "group"
+    """Unit of attention that is pruned. group: a key head with all query heads that share it. head:
+    a single query head. Without grouped-query attention both are the same."""
     bias_compensation: bool = Field(default=False, description=_BIAS)
 
     @property
@@ -120,27 +113,20 @@ class Ria(OfWeights):
 
     score: Literal["ria"] = Field(description=_SCORE)
     scope: Scope = Field(default="row", description=_SCOPE)
-    exponent: float = Field(default=0.5, ge=0, description="Exponent of the input's norm.")
+    exponent: float = Field(default=0.5, ge=0)
+    """Exponent of the input's norm."""
 
 
 class SparseGPT(OfWeights):
     """Optimal brain surgeon with weight update, arXiv 2301.00774."""
 
     score: Literal["sparsegpt"] = Field(description=_SCORE)
-    damping: float = Field(
-        default=0.01,
-        gt=0,
-        le=1,
-        description="Share of the Hessian's mean diagonal that is added to its diagonal. If the "
-        "Hessian cannot be factorised, the damping grows tenfold, up to 1; the record then says "
-        "so.",
-    )
-    column_block: int = Field(
-        default=128,
-        ge=1,
-        description="Columns in a block. Scores are compared within each block of columns, across "
-        "the matrix or within each row. A multiple of M for an NofM pattern.",
-    )
+    damping: float = Field(default=0.01, gt=0, le=1)
+    """Share of the Hessian's mean diagonal that is added to its diagonal. If the Hessian cannot be
+    factorised, the damping grows tenfold, up to 1; the record then says so."""
+    column_block: int = Field(default=128, ge=1)
+    """Columns in a block. Scores are compared within each block of columns, across the matrix or
+    within each row. A multiple of M for an NofM pattern."""
 
     @property
     def needs_gram(self) -> bool:
@@ -165,11 +151,9 @@ class Flap(OfUnits):
     score: Literal["flap"] = Field(description=_SCORE)
     scope: UnitScope = Field(default="model", description=_UNIT_SCOPE)
     bias_compensation: bool = Field(default=True, description=_BIAS)
-    metric: Literal["WIFV", "IFV", "WIFN"] = Field(
-        default="WIFV",
-        description="WIFV: weighted input feature variance. IFV: input feature variance. WIFN: "
-        "weighted input feature norm.",
-    )
+    metric: Literal["WIFV", "IFV", "WIFN"] = "WIFV"
+    """WIFV: weighted input feature variance. IFV: input feature variance. WIFN: weighted input
+    feature norm."""
 
 
 Criterion = OfWeights | OfUnits

@@ -15,12 +15,11 @@ ModelConfig = Mapping[str, Any]
 
 
 class Whole(NamedTuple):
-    """A setting of a model's config with which its blocks have no halves: its key and this value,
-    the value of a config without the key, and why there are no halves.
-    """
+    """A setting of a model's config with which its blocks have no halves."""
 
     setting: str
     value: bool
+    # The value of a config without the setting.
     default: bool
     because: str
 
@@ -37,54 +36,43 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """Names of the modules in a decoder block, and how they are called.
+    """Names of the modules in a decoder block, and how they are called."""
 
-    Attributes:
-        query, key, value: Linear layers whose rows are the heads of each kind.
-        attention_output: Linear layer whose columns are the query heads.
-        mlp_inputs: Linear layers whose rows are the MLP's channels.
-        mlp_output: Linear layer whose columns are the MLP's channels.
-        attention: The attention module.
-        attention_half: Modules that compute what attention adds to the residual stream: its norms
-            and the attention itself.
-        mlp_half: Modules that compute what the MLP adds. Together the two halves are the block.
-        biases: Settings that give every linear layer of a block a bias; None if the output
-            projections cannot have one.
-        some_biases: Settings of which each gives some linear layers a bias, with the defaults of
-            a config; None if some layers always have one.
-        by_key_head: Whether one linear layer holds the rows of each key head after those of its
-            query heads and before its value head; if not, all queries, then all keys, all values.
-        adds_residual: Whether attention and MLP get the residual stream as their second argument,
-            and add it themselves.
-        query_key_norms: Whether norms act on queries and keys.
-        norms_all_heads: Whether one such norm spans the queries (or keys) of all heads.
-        scores: What attention holds of the scores of all pairs of tokens; None if one of torch's
-            kernels computes it, a few at a time.
-        wholes: Settings with which blocks have no halves.
-        head_dim: Width of a head if the config does not state it; None: the hidden size divided by
-            the number of query heads.
-        tied: Whether the head shares the embedding's weights if the config does not say it.
-    """
-
+    # Linear layers whose rows are the heads of each kind; the layer whose columns are the query
+    # heads; and those whose rows and whose columns are the MLP's channels.
     query: str = "self_attn.q_proj"
     key: str = "self_attn.k_proj"
     value: str = "self_attn.v_proj"
     attention_output: str = "self_attn.o_proj"
     mlp_inputs: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
     mlp_output: str = "mlp.down_proj"
+    # The attention module; the modules that compute what attention adds to the residual stream (its
+    # norms and itself), and what the MLP adds. Together the two halves are the block.
     attention: str = "self_attn"
     attention_half: tuple[str, ...] = ("input_layernorm", "self_attn")
     mlp_half: tuple[str, ...] = ("post_attention_layernorm", "mlp")
+    # Settings that give every linear layer of a block a bias; None if the output projections cannot
+    # have one. Settings of which each gives some layers a bias, with the defaults of a config; None
+    # if some layers always have one.
     biases: Mapping[str, bool] | None = None
     some_biases: Mapping[str, bool] | None = field(default_factory=dict)
+    # Whether one linear layer holds the rows of each key head after those of its query heads and
+    # before its value head; if not, all queries, then all keys, all values.
     by_key_head: bool = False
+    # Whether attention and MLP get the residual stream as their second argument, and add it.
     adds_residual: bool = False
+    # Whether norms act on queries and keys, and whether one of them spans those of all heads.
     query_key_norms: bool = False
     norms_all_heads: bool = False
+    # None if one of torch's kernels computes the scores, a few at a time.
     scores: Scores | None = None
     wholes: tuple[Whole, ...] = ()
+    # If the config does not say it: the width of a head (None: the hidden size divided by the
+    # number of query heads), whether the head shares the embedding's weights, and the highest rate
+    # of dropout within a block.
     head_dim: int | None = None
     tied: bool = False
+    dropout: float | None = None
 
     @property
     def fused(self) -> bool:
@@ -93,7 +81,7 @@ class Family:
 
     @property
     def norms(self) -> int:
-        """Return how many norms of the hidden size a block has."""
+        """How many norms of the hidden size a block has."""
         return sum("norm" in name for name in (*self.attention_half, *self.mlp_half))
 
     @property
@@ -108,7 +96,7 @@ class Family:
 
     @property
     def linears(self) -> tuple[str, ...]:
-        """Return the names of a block's linear layers, in the order of `Shapes.matrices`."""
+        """The names of a block's linear layers, in the order of `Shapes.matrices`."""
         attention = (self.query, self.key, self.value, self.attention_output)
         return tuple(dict.fromkeys((*attention, *self.mlp_inputs, self.mlp_output)))
 
@@ -197,6 +185,7 @@ FAMILIES = {
         some_biases={"enable_bias": True},
         wholes=(Whole("do_layer_norm_before", False, True, _ON_STREAM),),
         tied=True,
+        dropout=0.1,
     ),
     "gpt_neox": _NEOX,
     "bloom": _BLOOM,
@@ -255,11 +244,23 @@ def sizes_of(config: ModelConfig) -> dict[str, Any]:
     return sizes
 
 
-def biases_of(model_type: str) -> dict[str, Any]:
-    """Return the settings of a model's config that give all its linear layers a bias.
+def family_of(model_type: str) -> Family:
+    """Return a family's entry; UserError if there is none."""
+    if model_type not in FAMILIES:
+        raise UserError(
+            "the parts of this family's blocks are not known, so only whole blocks and single "
+            "matrices can be adapted or pruned, not halves of blocks, heads or channels",
+            where=model_type,
+            expected=f"one of {', '.join(FAMILIES)}",
+            todo="add the family to workflow/scripts/freelunch/study/families.py, with the names "
+            "of its linear layers and of the modules in each half of a block",
+        )
+    return FAMILIES[model_type]
 
-    Raises:
-        UserError: The family's output projections cannot have a bias, or it is not in the table.
+
+def biases_of(model_type: str) -> dict[str, Any]:
+    """Return the settings of a model's config that give all its linear layers a bias; UserError if
+    the family's output projections cannot have one, or it is not in the table.
     """
     biases = family_of(model_type).biases
     if biases is None:
@@ -277,31 +278,14 @@ def has_biases(config: ModelConfig) -> bool | None:
     excerpt; None if its family is not in the table.
     """
     family = FAMILIES.get(config.get("model_type", ""))
-    if family is None:
-        return None
-    settings = family.some_biases
-    return settings is None or any(config.get(key, usual) for key, usual in settings.items())
-
-
-def family_of(model_type: str) -> Family:
-    """Return a family's entry; UserError if there is none."""
-    if model_type not in FAMILIES:
-        raise UserError(
-            "the parts of this family's blocks are not known, so only whole blocks and single "
-            "matrices can be adapted or pruned, not halves of blocks, heads or channels",
-            where=model_type,
-            expected=f"one of {', '.join(FAMILIES)}",
-            todo="add the family to workflow/scripts/freelunch/study/families.py, with the names "
-            "of its linear layers and of the modules in each half of a block",
-        )
-    return FAMILIES[model_type]
+    if family is None or family.some_biases is None:
+        return None if family is None else True
+    return any(config.get(key, usual) for key, usual in family.some_biases.items())
 
 
 def units_of(model_type: str) -> Family:
-    """Return the entry of a family whose heads and channels can be pruned.
-
-    Raises:
-        UserError: The family is not in the table, or pruning a head would change other heads.
+    """Return the entry of a family whose heads and channels can be pruned; UserError if it is not
+    in the table, or pruning a head would change other heads.
     """
     family = family_of(model_type)
     if family.norms_all_heads:
@@ -324,14 +308,8 @@ def whole_of(config: ModelConfig) -> Whole | None:
 
 
 def halves_of(model_type: str, whole: Whole | None) -> Family:
-    """Return the entry of a family whose blocks have two halves.
-
-    Args:
-        model_type: The family.
-        whole: What `whole_of` returns.
-
-    Raises:
-        UserError: The family is not in the table, or the model's blocks have no halves.
+    """Return the entry of a family whose blocks have two halves; UserError if it is not in the
+    table, or the model's blocks have none, by what `whole_of` returns.
     """
     family = family_of(model_type)
     if whole is not None:
@@ -351,16 +329,16 @@ def has_halves(model_type: str, whole: Whole | None) -> bool:
 
 # Keys of a config with the rates of dropout within a block, in every family that is tested.
 _DROPOUT_RATES = ("dropout", "attention_dropout", "hidden_dropout", "resid_pdrop")
-# What transformers takes where a config lacks them; all other rates are 0 then.
-_DROPOUT_DEFAULTS = {"opt": {"dropout": 0.1}}
 
 
 def dropout_of(config: ModelConfig) -> float | None:
     """Return the highest rate of dropout within a block, by a transformers config or an excerpt;
     None if it has no rate.
     """
-    known = {**_DROPOUT_DEFAULTS.get(config.get("model_type", ""), {}), **config}
-    rates = [float(known[key] or 0.0) for key in _DROPOUT_RATES if key in known]
+    rates = [float(config[key] or 0.0) for key in _DROPOUT_RATES if key in config]
+    family = FAMILIES.get(config.get("model_type", ""))
+    if family and family.dropout is not None and "dropout" not in config:
+        rates.append(family.dropout)
     return max(rates, default=None)
 
 

@@ -76,13 +76,8 @@ class Trained:
     def by(
         cls, method: str, *, biases: bool = True, norms: bool = True, **others: Any
     ) -> "Trained":
-        """Return what one of METHODS trains.
-
-        Args:
-            method: The method.
-            biases: Whether biases are trained besides matrices.
-            norms: Whether norms are trained besides matrices.
-            others: Fields of this class, for a method that trains matrices.
+        """Return what one of METHODS trains. A method that trains matrices trains biases and norms
+        besides them if these are true, and may have `others`, fields of this class.
         """
         if method in (BIASES, NORMS, BIASES_NORMS):
             return cls(None, method != NORMS, method != BIASES)

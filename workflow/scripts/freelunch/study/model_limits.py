@@ -8,7 +8,7 @@ in tensors of three dimensions, which are not linear layers.
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from freelunch.core.errors import UserError
 from freelunch.study.families import OTHER_NAMES, ModelConfig, tested
@@ -30,20 +30,11 @@ _LARGEST_BY_NAME = LARGEST | {
 }
 
 
-@dataclass(frozen=True)
-class _RefusedKind:
-    """A kind of model that is refused.
-
-    Attributes:
-        what: What such a model is.
-        because: Why it is refused.
-        families: Which model types are of this kind.
-        keys: Which keys of a config only such models have.
-        least: Least value of such a key that counts.
-    """
-
+class _RefusedKind(NamedTuple):
     what: str
     because: str
+    # Regular expressions of its model types, and of the keys of a config that only such models have
+    # with at least this value.
     families: str
     keys: str
     least: int = 1
@@ -84,16 +75,13 @@ _KINDS = (
 
 
 def check_supported(config: object, where: str) -> None:
-    """Refuse a model of a kind that is not supported.
+    """Refuse, with a UserError, a mixture of experts, and a model that is recurrent, no decoder, or
+    whose matrices are not in linear layers.
 
     Args:
         config: A transformers config, an excerpt with the same keys, or any JSON data: what is not
             a config is left to the reader of the config.
         where: The model's key in the study, for messages.
-
-    Raises:
-        UserError: The model is a mixture of experts, recurrent, no decoder, or one whose matrices
-            are not in linear layers.
     """
     parts = list(_parts(config))
     model_type = next((str(part["model_type"]) for part in parts if "model_type" in part), "")
@@ -111,23 +99,16 @@ def check_supported(config: object, where: str) -> None:
 
 
 def check_shapes(config: object, where: object) -> None:
-    """Refuse shapes that no model can have, and numbers that are not finite.
-
-    Args:
-        config: A transformers config, or any JSON data: what is not a config is left to its reader.
-        where: The model, for messages.
-
-    Raises:
-        UserError: A shape is not a whole number from 1 to its largest value, or a number is NaN or
-            infinite, which Python's JSON admits.
+    """Refuse, with a UserError, shapes that are no whole number from 1 to their largest value, and
+    NaN and infinity, which Python's JSON admits, in a config or any JSON data.
     """
     for part in _parts(config):
         for key, value in part.items():
-            largest = _LARGEST_BY_NAME.get(key)
-            expected = None
+            largest, expected = _LARGEST_BY_NAME.get(key), None
+            is_shape = type(value) is int and 1 <= value <= (largest or value)
             if isinstance(value, float) and not math.isfinite(value):
                 expected = "a finite number"
-            elif largest is not None and value is not None and not _is_shape(value, largest):
+            elif largest is not None and value is not None and not is_shape:
                 expected = f"a whole number from 1 to {largest:,}"
             if expected is not None:
                 raise UserError(
@@ -137,10 +118,6 @@ def check_shapes(config: object, where: object) -> None:
                     expected=expected,
                     todo="use a sound config.json",
                 )
-
-
-def _is_shape(value: object, largest: int) -> bool:
-    return type(value) is int and 1 <= value <= largest
 
 
 def _parts(config: object) -> Iterator[ModelConfig]:

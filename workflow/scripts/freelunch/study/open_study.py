@@ -32,11 +32,7 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     """Return the study that Snakemake's config chooses, or the default study.
 
     Do not pass a study's file to `--configfile`: Snakemake would merge it with other files, key by
-    key.
-
-    Raises:
-        UserError: The config holds anything but `study: FILE`, MODELS, CLAIMS, SEEDS, DEVICE and
-            TFLOPS, or that study is not valid.
+    key. UserError if the config holds anything but what chooses a study, or that is not valid.
     """
     chosen = config.get(KEY, DEFAULT_STUDY)
     others = config.keys() - {KEY, MODELS, CLAIMS, SEEDS, DEVICE, TFLOPS, FORCED}
@@ -53,18 +49,11 @@ def chosen_study(config: Mapping[str, object]) -> Study:
 
 
 def part_of(models: object = None, claims: object = None, seeds: object = None) -> Part | None:
-    """Return the part of a study that names choose; None if there are none.
-
-    Args:
-        models: Names of models, separated by commas or spaces; None for all.
-        claims: Names of claims in the same form; None for all grids.
-        seeds: Seeds in the same form, or a single one; None for all.
-
-    Raises:
-        UserError: These are no names, or no seeds.
+    """Return the part of a study that names choose; None if there are none. Names, or seeds, are
+    separated by commas or spaces; None stands for all. UserError if they are none.
     """
-    given = {MODELS: models, CLAIMS: claims, SEEDS: seeds}
-    listed = {key: _listed(key, names) for key, names in given.items() if names is not None}
+    named = {MODELS: models, CLAIMS: claims, SEEDS: seeds}
+    listed = {key: _listed(key, names) for key, names in named.items() if names is not None}
     return Part.model_validate(listed) if listed else None
 
 
@@ -87,16 +76,8 @@ def _listed(key: str, names: object) -> list[Any]:
 
 
 def open_study(path: Path, part: Part | None = None, pinned: bool = True) -> Study:
-    """Return the study that this process is about, with its pinned commits.
-
-    Args:
-        path: The study's file.
-        part: The part of the study that is run, in place of the file's own.
-        pinned: Whether every branch and tag needs a pin.
-
-    Raises:
-        UserError: As for `read_study`; or the part names a branch or a tag that needs a pin and has
-            none.
+    """Return the study that this process is about, as `read_study`, with its pinned commits; if
+    `pinned`, a branch or a tag without a pin raises UserError.
     """
     study = with_pins(read_study(path, part))
     if pinned:
@@ -108,9 +89,7 @@ def read_study(path: Path, part: Part | None = None) -> Study:
     """Return the study that this process is about as it is written, which is enough for a plan;
     messages name it from now on.
 
-    Args:
-        path: The study's file.
-        part: The part of the study that is run, in place of the file's own.
+    A part takes the place of the file's own.
 
     Raises:
         UserError: The study is not there or not valid, Snakemake cannot take its path, or another

@@ -53,15 +53,8 @@ class Pattern:
         return math.floor(round(self.sparsity * size, 6))
 
     def zeros(self, rows: int, columns: int, scope: str) -> int:
-        """Return how many weights of a matrix become zero.
-
-        Args:
-            rows: Number of outputs.
-            columns: Number of inputs.
-            scope: Set within which weights are compared: "row" or "matrix".
-
-        Raises:
-            ValueError: The pattern is structured, so the number is not known beforehand.
+        """Return how many weights of a matrix (outputs, inputs) become zero if they are compared
+        within a "row" or the "matrix"; ValueError if whole units are pruned.
         """
         if self.structured:
             raise ValueError(f"{self.name} counts units, not weights of a matrix")
@@ -75,12 +68,8 @@ class Pattern:
 
     def nothing_of(self, size: int, what: str, *alternatives: str) -> str | None:
         """Return what is wrong, and what to do, if the share of a set is less than one member:
-        nothing would be pruned although the cell's name says so. None if a member is pruned.
-
-        Args:
-            size: Number of members of the set.
-            what: Name of the members, for the message.
-            alternatives: Other settings that would help, for the message.
+        nothing would be pruned although the cell's name says so. None if a member is pruned. The
+        message names the members and other settings that would help.
         """
         if self.zeros_in_group(size):
             return None

@@ -36,8 +36,10 @@ _HEAD = """\
 class Pin(Settings):
     """The commit that a revision stands for."""
 
-    commit: Commit = Field(description="The full commit.")
-    resolved: date = Field(description="The day on which the hub named it.")
+    commit: Commit
+    """The full commit."""
+    resolved: date
+    """The day on which the hub named it."""
 
 
 Revisions = dict[Repository, dict[Revision, Pin]]
@@ -48,37 +50,33 @@ Key = tuple[str, str, str]
 class Pins(Settings):
     """The pins of a study: by repository, then by the revision that the study names."""
 
-    datasets: Revisions = Field(default={}, description="Repositories of texts and tasks.")
-    models: Revisions = Field(default={}, description="Repositories of models.")
+    datasets: Revisions = Field(default={})
+    """Repositories of texts and tasks."""
+    models: Revisions = Field(default={})
+    """Repositories of models."""
 
     @classmethod
-    def joined(cls, pins: Mapping[Hub, Pin]) -> "Pins":
-        """Return the pins of these entries."""
-        return cls._by_kind({_key(entry): pin for entry, pin in pins.items()})
-
-    @classmethod
-    def _by_kind(cls, pins: Mapping[Key, Pin]) -> "Pins":
-        kinds: dict[str, dict[str, dict[str, Pin]]] = {}
-        for (kind, repository, revision), pin in pins.items():
-            kinds.setdefault(kind, {}).setdefault(repository, {})[revision] = pin
+    def joined(cls, pins: Mapping[Hub, Pin], others: "Pins | None" = None) -> "Pins":
+        """Return the pins of entries, and the others' of revisions that have none here."""
+        kinds: dict[str, dict[str, dict[str, Pin]]] = {"datasets": {}, "models": {}}
+        named = others.names() if others else {}
+        named |= {_key(entry): pin for entry, pin in pins.items()}
+        for (kind, repository, revision), pin in named.items():
+            kinds[kind].setdefault(repository, {})[revision] = pin
         return cls(**kinds)
 
     def names(self) -> dict[Key, Pin]:
         """Return the pins by kind, repository and revision."""
         return {
             (kind, repository, revision): pin
-            for kind, repositories in (("datasets", self.datasets), ("models", self.models))
-            for repository, revisions in repositories.items()
+            for kind in type(self).model_fields
+            for repository, revisions in getattr(self, kind).items()
             for revision, pin in revisions.items()
         }
 
     def of(self, entry: Hub) -> Pin | None:
         """Return the pin of an entry; None if its repository and revision have none."""
         return self.names().get(_key(entry))
-
-    def over(self, others: "Pins") -> "Pins":
-        """Return these pins, and others of revisions that have none here."""
-        return self._by_kind(others.names() | self.names())
 
     def text(self, study: str) -> str:
         """Return the content of the file beside a study, in alphabetical order."""
@@ -102,11 +100,7 @@ def pin_command(study: str) -> str:
 
 
 def read_pins(study: str) -> Pins:
-    """Return the pins beside a study; none if there is no such file.
-
-    Raises:
-        UserError: The file is damaged.
-    """
+    """Return the pins beside a study, none if there is no such file; UserError if it is damaged."""
     path = pins_file(study)
     if not path.exists():
         return Pins()
@@ -115,11 +109,7 @@ def read_pins(study: str) -> Pins:
 
 
 def pins_of_others(study: str) -> dict[Path, Pins]:
-    """Return the pins of the other studies here, by their files.
-
-    Raises:
-        UserError: One of the files is damaged.
-    """
+    """Return the pins of the other studies here, by their files; UserError if one is damaged."""
     files = [*Path().glob(f"*{SUFFIX}"), *Path("studies").glob(f"*{SUFFIX}")]
     others = sorted(file for file in files if file != pins_file(study))
     return {file: read_pins(str(file).removesuffix(SUFFIX)) for file in others}
@@ -152,20 +142,12 @@ def with_pins(study: Study) -> Study:
 
 
 def unpinned(study: Study) -> dict[str, Hub]:
-    """Return what a study takes from the hub at a branch or a tag that has no pin, by its place.
-
-    Args:
-        study: The study, with its pins.
-    """
+    """Return what a study, with its pins, takes from the hub at a branch or a tag, by its place."""
     return {where: entry for where, entry in hub_entries(study).items() if not entry.is_commit}
 
 
 def check_pinned(study: Study) -> None:
-    """Refuse a study that names a branch or a tag without a pin.
-
-    Raises:
-        UserError: It names one; the message has the command that pins it.
-    """
+    """Refuse a study that names a branch or a tag without a pin, and say what pins it."""
     if moving := unpinned(study):
         named = [f"{where}.revision: {entry.revision}" for where, entry in moving.items()]
         raise UserError(

@@ -38,12 +38,6 @@ def read_settings(
 ) -> AnySettings:
     """Return the content of a file as settings.
 
-    Args:
-        kind: Class of the settings.
-        content: Content of the file.
-        where: The file, for messages.
-        todo: What the user can do if the content is not valid.
-
     Raises:
         UserError: It is not valid; the message lists every wrong value with its key.
     """
@@ -81,7 +75,9 @@ def _line(error: ErrorDetails, kind: type[Settings]) -> str:
         key, names = CHOSEN_BY[keys[0]], KINDS[keys[0]]
         if key not in found:
             return f"{where}: {key!r} is missing (one of: {', '.join(sorted(names))})"
-        return f"{where}.{key}: found {_shown(found[key])}; expected {_nearest(found[key], names)}"
+        return (
+            f"{where}.{key}: found {_shown(found[key])}; expected {nearest(str(found[key]), names)}"
+        )
     return f"{where}: found {_shown(found)}; {_expected(error)}{_hint(error)}{description}"
 
 
@@ -119,7 +115,7 @@ def _expected(error: ErrorDetails) -> str:
         return "expected a mapping"
     if kind == "literal_error":
         names = re.findall(r"'([^']*)'", context["expected"])
-        return f"expected {_nearest(error['input'], names)}"
+        return f"expected {nearest(str(error['input']), names)}"
     if kind == "string_pattern_mismatch":
         return f"expected {PATTERNS[context['pattern']]}"
     words: str = error["msg"]
@@ -136,10 +132,6 @@ def _hint(error: ErrorDetails) -> str:
     if kind == "string_type" and isinstance(found, bool | int | float | date):
         return " (put it in quotes)"
     return ""
-
-
-def _nearest(found: object, names: Iterable[str]) -> str:
-    return nearest(found if isinstance(found, str) else "", names)
 
 
 def _shown(value: object) -> str:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from freelunch.core.errors import UserError, nearest
-from freelunch.study.adaptations import Adaptation, Training
-from freelunch.study.config import BASE, PART, REGISTRIES, Config, Registries
+from freelunch.study.config import BASE, PART, REGISTRIES, Config, Registries, budget_of
 from freelunch.study.problems import TOP, read_settings, refusal
 from freelunch.study.sources import Mixture
 from freelunch.study.yaml_file import read_yaml
@@ -26,11 +25,8 @@ def names_part(content: object) -> TypeGuard[Mapping[str, Mapping[str, object]]]
 
 
 def find_base(named: object, study: Path) -> Path:
-    """Return the file that a study names as its base. It is looked for in the study's folder first,
-    and then in the repository of this workflow.
-
-    Raises:
-        UserError: There is no such file.
+    """Return the file that a study names as its base, in the study's folder or else in the
+    repository of this workflow; UserError if there is none.
     """
     folders, name = (study.parent, REPOSITORY), named if isinstance(named, str) else ""
     for folder in folders:
@@ -53,17 +49,10 @@ def find_base(named: object, study: Path) -> Path:
 
 
 def read_config(content: object, study: Path, where: object) -> tuple[Config, Config]:
-    """Return a study's config with all entries that are defined for it, and with those it takes.
+    """Return the config of a study, whose file has this content, with all entries that are defined
+    for it, and with those it takes; UserError if values in it or in its base are wrong.
 
     An entry of the study replaces the base's entry of the same name as a whole.
-
-    Args:
-        content: Content of the study's file.
-        study: That file.
-        where: What messages name.
-
-    Raises:
-        UserError: Values in the study or in its base are wrong.
     """
     if not isinstance(content, Mapping) or BASE not in content:
         config = read_settings(Config, content, where)
@@ -118,10 +107,3 @@ def _taken(known: Config, own: Config) -> dict[str, list[str]]:
         registry: list(dict.fromkeys([*names, *getattr(own, registry)]))
         for registry, names in named.items()
     }
-
-
-def budget_of(settings: Adaptation | None) -> str | None:
-    """Return the name of the adaptation that another's budget is a multiple of, if it is one."""
-    if isinstance(settings, Training) and settings.budget is not None:
-        return settings.budget.of
-    return None

@@ -22,38 +22,27 @@ class Retraining(Training):
     rule: ClassVar[str] = RETRAIN_MODEL
     window: ClassVar[Window] = MODEL
 
-    loss: Literal["next_token", "distillation"] = Field(
-        default="next_token",
-        description="next_token: the next-token loss on the text, as in pre-training. "
-        "distillation: KL(dense || this), with the dense model's predictions as targets.",
-    )
-    micro_batch: Absent[int] = absent(
-        "Sequences that pass through the model together; the gradients of a batch add up. Fewer "
-        "take less memory and leave the steps the same. Default: the batch.",
-        ge=1,
-    )
-    gradient_checkpointing: bool = Field(
-        default=False,
-        description="Recompute each block in the backward pass instead of keeping its activations: "
-        "less memory, a third more operations.",
-    )
+    loss: Literal["next_token", "distillation"] = "next_token"
+    """next_token: the next-token loss on the text, as in pre-training. distillation: KL(dense ||
+    this), with the dense model's predictions as targets."""
+    micro_batch: Absent[int] = absent(ge=1)
+    """Sequences that pass through the model together; the gradients of a batch add up. Fewer take
+    less memory and leave the steps the same. Default: the batch."""
+    gradient_checkpointing: bool = False
+    """Recompute each block in the backward pass instead of keeping its activations: less memory, a
+    third more operations."""
+    # Records of before this setting existed stay valid.
     residency: Literal["auto", "model", "streamed"] = Field(
-        default="auto",
-        # Records of before this setting existed stay valid.
-        exclude_if=lambda value: value == "auto",
-        description="What is in memory. model: the whole model. streamed: one block, while the "
-        "next is being read; each block runs once more, and the results are the same. auto: the "
-        "model if it fits into memory_gb.",
+        default="auto", exclude_if=lambda value: value == "auto"
     )
-    memory_gb: Absent[float] = absent(
-        "For `residency: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` "
-        "predicts it. Default: that of the GPU (`make study DEVICE_MEMORY=80`), or else of this "
-        "machine.",
-        gt=0,
-    )
-    clip: float | None = Field(
-        default=1.0, gt=0, description="Largest norm of all gradients together; null: no clipping."
-    )
+    """What is in memory. model: the whole model. streamed: one block, while the next is being read;
+    each block runs once more, and the results are the same. auto: the model if it fits into
+    memory_gb."""
+    memory_gb: Absent[float] = absent(gt=0)
+    """For `residency: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` predicts
+    it. Default: that of the GPU (`make study DEVICE_MEMORY=80`), or else of this machine."""
+    clip: float | None = Field(default=1.0, gt=0)
+    """Largest norm of all gradients together; null: no clipping."""
 
     @property
     def distils(self) -> bool:
@@ -67,19 +56,16 @@ class Retraining(Training):
 class OfMatrices(Retraining):
     """Settings of the methods that train matrices."""
 
-    train_norms: bool = Field(
-        default=True, description="Also train the norms, including the final one."
-    )
-    train_biases: bool = Field(default=True, description="Also train the biases of linear layers.")
-    train_head: bool = Field(
-        default=False,
-        description="Also train the language-model head, by the same method. If the head shares "
-        "the embedding's weights, this trains the embedding, too.",
-    )
-    linears: Absent[Distinct[str]] = absent(
-        "Linear layers whose matrices are trained, by the ends of their names, such as q_proj. "
-        "Default: all linear layers of the blocks."
-    )
+    train_norms: bool = True
+    """Also train the norms, including the final one."""
+    train_biases: bool = True
+    """Also train the biases of linear layers."""
+    train_head: bool = False
+    """Also train the language-model head, by the same method. If the head shares the embedding's
+    weights, this trains the embedding, too."""
+    linears: Absent[Distinct[str]] = absent()
+    """Linear layers whose matrices are trained, by the ends of their names, such as q_proj.
+    Default: all linear layers of the blocks."""
 
     @property
     def trained(self) -> Trained:
@@ -96,31 +82,23 @@ class OfMatrices(Retraining):
 class LowRank(OfMatrices):
     """Settings of the methods that train a matrix through two low-rank factors."""
 
-    rank: int = Field(
-        default=RANK,
-        ge=1,
-        description="Rank of the two factors through which a matrix is trained; at most the "
-        "matrix's smaller dimension.",
-    )
+    rank: int = Field(default=RANK, ge=1)
+    """Rank of the two factors through which a matrix is trained; at most the matrix's smaller
+    dimension."""
 
 
 class Scaled(LowRank):
     """Settings of the low-rank methods that scale a matrix's change."""
 
-    alpha: float = Field(
-        default=ALPHA, gt=0, description="The change of a matrix is scaled by alpha / rank."
-    )
+    alpha: float = Field(default=ALPHA, gt=0)
+    """The change of a matrix is scaled by alpha / rank."""
 
 
 class Branching(Scaled):
     """Settings of the methods that train a branch beside a matrix."""
 
-    dropout: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Share of a branch's inputs that is dropped in training.",
-    )
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of a branch's inputs that is dropped in training."""
 
 
 class Full(OfMatrices):

@@ -1,10 +1,15 @@
-"""The JSON Schema of a study's file, for editors, generated from the settings classes."""
+"""What is generated from the settings classes: the JSON Schema of a study's file, for editors, and
+from it the page of the documentation with every setting (`python -m freelunch settings`).
+"""
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.study.config import BASE, PART, REGISTRIES, Config
+from freelunch.study.config import BASE, CHOSEN_BY, PART, REGISTRIES, Config
+from freelunch.study.settings import PATTERNS
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
 _BASE_DESCRIPTION = (
@@ -12,11 +17,12 @@ _BASE_DESCRIPTION = (
     "folder first, and then in its own repository. The study takes the entries that it names. "
     "An entry in the study replaces the base's entry of the same name."
 )
+Schema = Mapping[str, Any]
 
 
 def config_schema() -> dict[str, Any]:
     """Return the schema of a study."""
-    schema: dict[str, Any] = without_titles(Config.model_json_schema())
+    schema: dict[str, Any] = _without_titles(Config.model_json_schema())
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "A study"
     schema["properties"][BASE] = {"type": "string", "description": _BASE_DESCRIPTION}
@@ -29,8 +35,8 @@ def config_schema() -> dict[str, Any]:
     return schema
 
 
-def file_schema() -> dict[str, Any]:
-    """Return the schema of a file that has a study, or names a part of another one."""
+def schema_text() -> str:
+    """Return the content of the schema's file: a study, or a file that names a part of one."""
     whole = config_schema()
     shared = {key: whole.pop(key) for key in ("$schema", "title", "description", "$defs")}
     (block,) = whole["properties"]["study"]["$ref"].rsplit("/", 1)[1:]
@@ -44,24 +50,139 @@ def file_schema() -> dict[str, Any]:
     }
     only_part = {"type": "object", "required": [PART], "maxProperties": 1}
     is_part = {"type": "object", "required": ["study"], "properties": {"study": only_part}}
-    return {**shared, "if": is_part, "then": part, "else": whole}
+    return json.dumps({**shared, "if": is_part, "then": part, "else": whole}, indent=1) + "\n"
 
 
-def schema_text() -> str:
-    """Return the content of the schema's file."""
-    return json.dumps(file_schema(), indent=1) + "\n"
-
-
-def without_titles(value: Any) -> Any:
+def _without_titles(value: Any) -> Any:
     """Return a schema without what pydantic derives from names: titles and tags of unions."""
     if isinstance(value, list):
-        return [without_titles(inner) for inner in value]
+        return [_without_titles(inner) for inner in value]
     if not isinstance(value, dict):
         return value
     return {
-        key: without_titles(inner)
+        key: _without_titles(inner)
         for key, inner in value.items()
         # A setting may have one of these names, too.
         if not (key == "title" and isinstance(inner, str))
         and not (key == "discriminator" and "mapping" in inner)
     }
+
+
+# --- The page of the documentation
+
+_HEAD = """# Settings
+
+This page lists every setting with its default and bounds. Any other key is refused.
+`make settings` writes the page from the classes in `workflow/scripts/freelunch/study/`.
+
+One key of an entry chooses its kind: `source`, `score` or `method`. The column `of` says which
+kinds have a setting.
+"""
+_TYPES = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "null": "null",
+}
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}
+
+
+def settings_page() -> str:
+    """Return the page as Markdown."""
+    schema = config_schema()
+    definitions = schema["$defs"]
+    headings: dict[str, str] = {}
+    _add_headings_(headings, schema, "", definitions)
+    sections = [_HEAD, _section("The file", [schema], headings)]
+    for registry, chosen_by in CHOSEN_BY.items():
+        entries = schema["properties"][registry]
+        kinds = [definitions[name] for name in _references(entries)]
+        sections.append(_section(registry, kinds, headings, chosen_by, entries["description"]))
+    sections += [_section(place, [definitions[name]], headings) for name, place in headings.items()]
+    return "\n".join(sections)
+
+
+def _add_headings_(
+    headings: dict[str, str], schema: Schema, place: str, definitions: Schema
+) -> None:
+    """Add the headings of the mappings within a mapping, by the names of their classes."""
+    for key, inner in schema["properties"].items():
+        for name in _references(inner):
+            within = f"{place}.{key}".lstrip(".")
+            if within not in REGISTRIES:
+                if name in headings:
+                    continue
+                headings[name] = within
+            _add_headings_(headings, definitions[name], within, definitions)
+
+
+def _references(schema: Schema) -> list[str]:
+    return re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema))
+
+
+def _section(
+    heading: str,
+    kinds: list[Schema],
+    headings: Schema,
+    chosen_by: str | None = None,
+    words: str | None = None,
+) -> str:
+    """Return a section of the page: the kinds of a mapping, and each setting of any of them."""
+    lines = [f"## {heading}", "", _escaped(words or kinds[0]["description"]), ""]
+    names = [kind["properties"][chosen_by]["const"] if chosen_by else "" for kind in kinds]
+    if chosen_by:
+        lines += [f"| `{chosen_by}` | |", "|---|---|"]
+        told = [_escaped(kind["description"]) for kind in kinds]
+        lines += [f"| `{name}` | {said} |" for name, said in zip(names, told, strict=True)]
+        lines.append("")
+    having: dict[str, list[str]] = {}
+    for name, kind in zip(names, kinds, strict=True):
+        for key, inner in kind["properties"].items():
+            default = "required" if key in kind.get("required", []) else ""
+            if "default" in inner:
+                default = f"`{json.dumps(inner['default'])}`"
+            if key != chosen_by:
+                said = _escaped(inner.get("description", ""))
+                row = f"| `{key}` | {_form(inner, headings)} | {default} | {said} |"
+                having.setdefault(row, []).append(f"`{name}`")
+    of, rule = (" of |", "---|") if chosen_by else ("", "")
+    lines += [f"| key | value | default | description |{of}", f"|---|---|---|---|{rule}"]
+    for row, some in having.items():
+        others = [f"`{name}`" for name in names if f"`{name}`" not in some]
+        several = f"all but {', '.join(others)}" if others else "all"
+        several = several if len(others) <= len(some) else ", ".join(some)
+        lines.append(f"{row} {several} |" if chosen_by else row)
+    return "\n".join([*lines, ""])
+
+
+def _form(schema: Schema, headings: Schema) -> str:
+    """Return the allowed values, in words."""
+    if options := schema.get("oneOf") or schema.get("anyOf"):
+        return " or ".join(_form(option, headings) for option in options)
+    if "$ref" in schema:
+        place = headings[schema["$ref"].removeprefix("#/$defs/")]
+        return f"[a mapping](#{place.replace('.', '')})"
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "pattern" in schema:
+        return PATTERNS[schema["pattern"]]
+    if schema.get("type") == "array":
+        return f"a list of: {_form(schema['items'], headings)}"
+    if schema.get("type") == "object":
+        (value,) = schema["patternProperties"].values()
+        return f"by name: {_form(value, headings)}" if "type" in value else "entries by name"
+    bounds = ", ".join(f"{words} {schema[key]}" for key, words in _BOUNDS.items() if key in schema)
+    return f"{_TYPES[schema['type']]} {bounds}".strip()
+
+
+def _escaped(words: str) -> str:
+    """Return words in one line that Markdown reads neither as HTML nor as cells of a table."""
+    return " ".join(words.split()).replace("<", "&lt;").replace("|", "\\|")

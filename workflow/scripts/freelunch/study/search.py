@@ -21,9 +21,8 @@ def is_searched(settings: Adaptation | None) -> TypeGuard[Training]:
 
 
 def candidates_of(name: str, settings: Adaptation | None) -> dict[str, Training]:
-    """Return each candidate's settings by its name, e.g. `recon_block.lr0.001.epochs1`.
-
-    The result is empty if the adaptation lists no alternatives.
+    """Return each candidate's settings by its name, e.g. `recon_block.lr0.001.epochs1`; none if the
+    adaptation lists no alternatives.
     """
     if not is_searched(settings):
         return {}

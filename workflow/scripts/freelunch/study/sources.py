@@ -28,13 +28,7 @@ WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
 REFUSE: Final = "refuse"
 DocumentFormat = Literal[
-    "lines",
-    "doc_tags",
-    "plain",
-    "mediawiki",
-    "jsonl",
-    "parquet",
-    "parquet_rows",
+    "lines", "doc_tags", "plain", "mediawiki", "jsonl", "parquet", "parquet_rows"
 ]
 # Every row counts, blank and equal ones included.
 ROWS = "parquet_rows"
@@ -66,9 +60,8 @@ class Source(Settings):
     """The source of a model, text or task."""
 
     source: str = Field(description=_SOURCE)
-    licence: Absent[str] = absent(
-        "SPDX identifier or a phrase, for the audit; it decides no number."
-    )
+    licence: Absent[str] = absent()
+    """SPDX identifier or a phrase, for the audit; it decides no number."""
 
     @property
     def place(self) -> str:
@@ -76,9 +69,7 @@ class Source(Settings):
         return str(getattr(self, "path", ""))
 
     def fetched(self) -> dict[str, Any]:
-        """Return the settings that a fetching job gets, as JSON: nothing whose edit must not fetch
-        anything again.
-        """
+        """Return, as JSON, the settings whose edit fetches again."""
         return {key: value for key, value in self.as_json().items() if key not in _UNFETCHED}
 
     def deciding(self) -> dict[str, Any]:
@@ -97,31 +88,34 @@ _DESCRIPTIVE = (*_UNFETCHED, "architecture", "tags")
 class InWheel(Source):
     """Anything in a wheel on the Python Package Index."""
 
-    package: Package = Field(description="Name on the Python Package Index.")
-    version: Version = Field(description="Exact version.")
-    sha256: Sha256 = Field(description="SHA-256 of the wheel.")
-    tags: Absent[Tags] = absent(
-        "Compatibility tags in the wheel's file name, if the package has wheels for several "
-        "machines. Default: the wheel that fits this machine."
-    )
+    package: Package
+    """Name on the Python Package Index."""
+    version: Version
+    """Exact version."""
+    sha256: Sha256
+    """SHA-256 of the wheel."""
+    tags: Absent[Tags] = absent()
+    """Compatibility tags in the wheel's file name, if the package has wheels for several machines.
+    Default: the wheel that fits this machine."""
 
 
 class Wheel(InWheel):
     """A file in a wheel on the Python Package Index."""
 
     source: Literal["wheel"] = Field(description=_SOURCE)
-    member: Member = Field(description="A file in the wheel.")
+    member: Member
+    """A file in the wheel."""
 
 
 class Hub(Source):
     """A repository on the Hugging Face Hub."""
 
     source: Literal["hub"] = Field(description=_SOURCE)
-    repository: Repository = Field(description="Owner and name on the hub.")
-    revision: Revision = Field(
-        description="A full commit; or a branch or a tag, whose commit `make pin` writes into a "
-        "file beside the study."
-    )
+    repository: Repository
+    """Owner and name on the hub."""
+    revision: Revision
+    """A full commit; or a branch or a tag, whose commit `make pin` writes into a file beside the
+    study."""
 
     @property
     def is_commit(self) -> bool:
@@ -132,7 +126,8 @@ class Hub(Source):
 class HubFile(Hub):
     """A file in a dataset repository on the Hugging Face Hub."""
 
-    member: Member = Field(description="A file in the repository.")
+    member: Member
+    """A file in the repository."""
 
 
 class LocalSource(Source):
@@ -142,64 +137,58 @@ class LocalSource(Source):
     path: str = Field(description=_PATH)
 
 
+def _shape(key: str) -> Any:
+    return Field(ge=1, le=LARGEST[key])
+
+
+def _known_shape(key: str) -> Any:
+    return absent(ge=1, le=LARGEST[key])
+
+
 class Architecture(Settings):
     """Shapes of a model, under the names of Llama's config.json. The plan uses them before the
     model is on disk; the fetched model must have the same.
     """
 
-    model_type: Absent[str] = absent("Model family, such as llama.")
-    num_hidden_layers: int = Field(
-        ge=1, le=LARGEST["num_hidden_layers"], description="Number of decoder blocks."
-    )
-    hidden_size: int = Field(
-        ge=1, le=LARGEST["hidden_size"], description="Width of the residual stream."
-    )
-    intermediate_size: int = Field(
-        ge=1, le=LARGEST["intermediate_size"], description="Number of channels in the MLP."
-    )
-    num_attention_heads: int = Field(
-        ge=1, le=LARGEST["num_attention_heads"], description="Number of query heads."
-    )
-    num_key_value_heads: Absent[int] = absent(
-        "Number of key heads. Default: as many as query heads.",
-        ge=1,
-        le=LARGEST["num_key_value_heads"],
-    )
-    head_dim: Absent[int] = absent(
-        "Width of a head. Default: the family's, or else the hidden size divided by the number of "
-        "query heads.",
-        ge=1,
-        le=LARGEST["head_dim"],
-    )
-    vocab_size: int = Field(
-        ge=1, le=LARGEST["vocab_size"], description="Number of rows of the embedding."
-    )
-    tie_word_embeddings: Absent[bool] = absent(
-        "Whether the head shares the embedding's weights. Default: as in most models of the family."
-    )
+    model_type: Absent[str] = absent()
+    """Model family, such as llama."""
+    num_hidden_layers: int = _shape("num_hidden_layers")
+    """Number of decoder blocks."""
+    hidden_size: int = _shape("hidden_size")
+    """Width of the residual stream."""
+    intermediate_size: int = _shape("intermediate_size")
+    """Number of channels in the MLP."""
+    num_attention_heads: int = _shape("num_attention_heads")
+    """Number of query heads."""
+    num_key_value_heads: Absent[int] = _known_shape("num_key_value_heads")
+    """Number of key heads. Default: as many as query heads."""
+    head_dim: Absent[int] = _known_shape("head_dim")
+    """Width of a head. Default: the family's, or else the hidden size divided by the number of
+    query heads."""
+    vocab_size: int = _shape("vocab_size")
+    """Number of rows of the embedding."""
+    tie_word_embeddings: Absent[bool] = absent()
+    """Whether the head shares the embedding's weights. Default: as in most models of the family."""
 
 
 class Weights(Settings):
     """Settings of every model, whatever its source."""
 
-    dtype: Absent[Dtype] = absent(
-        "Precision of the stored model and of all passes through it; sums and statistics are "
-        "always float32. Default: the checkpoint's own dtype; float32 for a GGUF file."
-    )
-    architecture: Absent[Architecture] = absent(
-        "Shapes of the model, which the plan needs before the model is on disk."
-    )
-    max_length: Absent[int] = absent(
-        "Most tokens in a sequence that this model gets: where `length` of the calibration or of "
-        "the evaluation is larger, the model gets this many. Default: no limit.",
-        ge=2,
-    )
+    dtype: Absent[Dtype] = absent()
+    """Precision of the stored model and of all passes through it; sums and statistics are always
+    float32. Default: the checkpoint's own dtype; float32 for a GGUF file."""
+    architecture: Absent[Architecture] = absent()
+    """Shapes of the model, which the plan needs before the model is on disk."""
+    max_length: Absent[int] = absent(ge=2)
+    """Most tokens in a sequence that this model gets: where `length` of the calibration or of the
+    evaluation is larger, the model gets this many. Default: no limit."""
 
 
 class WheelModel(Wheel, Weights):
     """A GGUF file in a wheel on the Python Package Index, dequantised once."""
 
-    member: Member = Field(description="A GGUF file in the wheel; it is dequantised once.")
+    member: Member
+    """A GGUF file in the wheel; it is dequantised once."""
 
 
 class HubModel(Hub, Weights):
@@ -218,19 +207,16 @@ class LocalModel(LocalSource, Weights):
 class Documents(Settings):
     """How a file stores the documents of a text."""
 
-    format: DocumentFormat = Field(
-        description="How the file stores documents. lines: one per line. doc_tags: between <doc "
-        "...> and </doc>. plain: the file is one document. mediawiki: the articles of a wiki's XML "
-        "export, such as a dump of Wikipedia, as plain text. jsonl: one JSON object per line, with "
-        "the text under `field`. parquet: one per row, in the column `field`. parquet_rows: the "
-        "same, but every row is kept, as is customary for WikiText-2, whose perplexity is computed "
-        "on all rows joined. All other formats drop blank documents and repeats of equal ones. A "
-        "file whose name ends in .gz or .bz2 is decompressed, unless it is parquet."
-    )
-    field: str = Field(
-        default="text",
-        description="Key (jsonl) or column (parquet) that holds the text.",
-    )
+    format: DocumentFormat
+    """How the file stores documents. lines: one per line. doc_tags: between <doc ...> and </doc>.
+    plain: the file is one document. mediawiki: the articles of a wiki's XML export, such as a dump
+    of Wikipedia, as plain text. jsonl: one JSON object per line, with the text under `field`.
+    parquet: one per row, in the column `field`. parquet_rows: the same, but every row is kept, as
+    is customary for WikiText-2, whose perplexity is computed on all rows joined. All other formats
+    drop blank documents and repeats of equal ones. A file whose name ends in .gz or .bz2 is
+    decompressed, unless it is parquet."""
+    field: str = "text"
+    """Key (jsonl) or column (parquet) that holds the text."""
 
 
 class WheelText(Wheel, Documents):
@@ -259,10 +245,9 @@ class WheelFiles(InWheel):
     """Text files in a wheel on the Python Package Index, each of which is one document."""
 
     source: Literal["wheel_files"] = Field(description=_SOURCE)
-    members: Member = Field(
-        description="The files in the wheel, as a pattern with * and ?, such as data/*.txt. Their "
-        "order is that of their names."
-    )
+    members: Member
+    """The files in the wheel, as a pattern with * and ?, such as data/*.txt. Their order is that of
+    their names."""
 
 
 def _whole(parts: dict[str, float]) -> dict[str, float]:
@@ -283,37 +268,28 @@ class Mixture(Source):
 
     source: Literal["mixture"] = Field(description=_SOURCE)
     parts: Annotated[dict[Name, Share], AfterValidator(_whole)] = Field(
-        description="Share of the tokens of each of two or more parts, which are keys of `texts`. "
-        "The shares add up to 1, and every sample has them, to within a sequence.",
-        json_schema_extra={"minProperties": 2},
+        json_schema_extra={"minProperties": 2}
     )
-    evaluation_text: Literal["refuse", "leave_out"] = Field(
-        default=REFUSE,
-        description="What happens to a part's documents that share 13 tokens in a row with a "
-        "window of the evaluation text. refuse: the study stops, and says what share of the part "
-        "they are. leave_out: they are left out, which they have to be if the evaluation text is "
-        "a part itself.",
-    )
-    held_out: float = Field(
-        default=0.1,
-        gt=0,
-        lt=1,
-        description="Share of each part's documents that is set aside for held-out text: half for "
-        "`study.selection`, half for `study.evaluation.drift`.",
-    )
+    """Share of the tokens of each of two or more parts, which are keys of `texts`. The shares add
+    up to 1, and every sample has them, to within a sequence."""
+    evaluation_text: Literal["refuse", "leave_out"] = REFUSE
+    """What happens to a part's documents that share 13 tokens in a row with a window of the
+    evaluation text. refuse: the study stops, and says what share of the part they are. leave_out:
+    they are left out, which they have to be if the evaluation text is a part itself."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Share of each part's documents that is set aside for held-out text: half for
+    `study.selection`, half for `study.evaluation.drift`."""
 
 
 class TaskDocuments(Settings):
     """How a file stores the documents of a task, and how many there are."""
 
-    format: TaskFormat = Field(
-        description="How the file stores documents. arrow (a stream), parquet, jsonl: rows with "
-        "the fields of the dataset that lm-eval's own task uses. The others: OLMo's request files "
-        "of these tasks, which are converted to such rows."
-    )
-    documents: int = Field(
-        ge=1, description="Number of documents in the task; any other number is refused."
-    )
+    format: TaskFormat
+    """How the file stores documents. arrow (a stream), parquet, jsonl: rows with the fields of the
+    dataset that lm-eval's own task uses. The others: OLMo's request files of these tasks, which are
+    converted to such rows."""
+    documents: int = Field(ge=1)
+    """Number of documents in the task; any other number is refused."""
 
 
 class WheelTask(Wheel, TaskDocuments):
@@ -323,9 +299,8 @@ class WheelTask(Wheel, TaskDocuments):
 class HubTask(HubFile, TaskDocuments):
     """Documents of a task in a dataset repository on the Hugging Face Hub."""
 
-    member: Member = Field(
-        description="A file in the repository, with the split that the task is evaluated on."
-    )
+    member: Member
+    """A file in the repository, with the split that the task is evaluated on."""
 
 
 class LocalTask(LocalSource, TaskDocuments):

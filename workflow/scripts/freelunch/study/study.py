@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,14 +23,16 @@ from freelunch.study.config import (
     Part,
     PerplexitySettings,
     StudyBlock,
+    cells_of,
+    grids_in,
+    part_words,
+    resolve_budgets,
 )
 from freelunch.study.criteria import Criterion
-from freelunch.study.grids import cells_of, grids_in, part_words
 from freelunch.study.paths import Paths
 from freelunch.study.problems import refusal
 from freelunch.study.registry import find_base, names_part, read_config
-from freelunch.study.resolve_budget import resolve_budgets
-from freelunch.study.search import adaptation_of, candidates_of, compared_by
+from freelunch.study.search import adaptation_of, candidates_of, compared_by, is_searched
 from freelunch.study.settings import Settings
 from freelunch.study.source_files import files_at
 from freelunch.study.sources import AnyText, Mixture, Model
@@ -58,12 +59,7 @@ class Study:
         """Read and check a config file, whose path is relative to `root`.
 
         A file that only names a part of another study, its base, gives that study, restricted to
-        this part.
-
-        Args:
-            path: The file.
-            root: Folder that the path is relative to.
-            part: The part of the study, in place of the file's own.
+        this part; `part` takes the place of a file's own.
         """
         content, where = read_yaml(root / path), str(path)
         own: object = part.as_json() if part else None
@@ -78,10 +74,9 @@ class Study:
                     found=f"{path}, which is a part itself",
                     expected="the study of which it is a part",
                 )
-        if where != str(path) or own is not None:
-            block = content.get("study") if isinstance(content, dict) else None
-            if isinstance(block, dict):
-                content = {**content, "study": {**block, PART: own}}
+        block = content.get("study") if isinstance(content, dict) else None
+        if isinstance(block, dict) and (where != str(path) or own is not None):
+            content = {**content, "study": {**block, PART: own}}
         return cls.check(content, str(path), root, where)
 
     @classmethod
@@ -108,10 +103,8 @@ class Study:
         """Return the complete config as JSON data: with defaults, and without a base.
 
         Snakemake compares settings by their printed form, so the keys of each entry are in a fixed
-        order. The entries keep the study's order, which tables and figures follow.
-
-        Args:
-            licences: Whether to include licences, which only the audit shows.
+        order. The entries keep the study's order, which tables and figures follow. Only the audit
+        shows licences.
         """
         written: dict[str, Any] = {}
         for registry in REGISTRIES:
@@ -120,10 +113,6 @@ class Study:
             for entry in written[registry].values() if not licences else ():
                 entry.pop("licence", None)
         return {**written, "study": self.block.as_json()}
-
-    @property
-    def name(self) -> str:
-        return self.block.name
 
     @property
     def part_words(self) -> str:
@@ -139,29 +128,31 @@ class Study:
         """Return the command that makes a target of the study, or of the part of it that is run."""
         return f"make {target} STUDY={shlex.quote(self.source)}{self.part_words}"
 
+    # --- The `study` block, and what it names
+
     @property
     def block(self) -> StudyBlock:
-        """The `study` block."""
         return self.config.study
 
     @property
-    def calibration(self) -> Calibration:
-        """Settings of the calibration sample."""
-        return self.block.calibration
-
-    @property
-    def perplexity(self) -> PerplexitySettings:
-        """Settings of the perplexity by which the study is judged."""
-        return self.block.evaluation.perplexity
-
-    @property
-    def drift(self) -> DriftSettings | None:
-        """Settings of drift; None if it is not measured."""
-        return self.block.evaluation.drift
+    def name(self) -> str:
+        return self.block.name
 
     @property
     def paths(self) -> Paths:
         return Paths(self.name)
+
+    @property
+    def calibration(self) -> Calibration:
+        return self.block.calibration
+
+    @property
+    def perplexity(self) -> PerplexitySettings:
+        return self.block.evaluation.perplexity
+
+    @property
+    def drift(self) -> DriftSettings | None:
+        return self.block.evaluation.drift
 
     # --- Cells
 
@@ -207,9 +198,8 @@ class Study:
         return self.config.criteria[name]
 
     def source_files(self, registry: str, name: str) -> list[str]:
-        """Return the user's own files that an entry of `models`, `texts` or `tasks` points to.
-
-        They are inputs of the workflow: a change to one reruns everything that depends on it.
+        """Return the user's own files that an entry of a registry points to, which are inputs of
+        the workflow: a change to one reruns everything that depends on it.
         """
         entry = getattr(self.config, registry)[name]
         return files_at(entry.path) if hasattr(entry, "path") else []
@@ -217,14 +207,9 @@ class Study:
     def needs_gram(self, model: str, seed: int) -> bool:
         """Return whether any cell with this model and seed needs Gram matrices of dense inputs."""
         # Those of all parts: a part that is run first makes what the others need.
-        used = {
-            name
-            for grid in self.block.grids
-            if model in grid.models and seed in grid.seeds
-            for name in grid.criteria
-        }
-        entries = [self.criterion(name) for name in used]
-        return any(entry.needs_gram for entry in entries if entry.statistics == "dense")
+        grids = [grid for grid in self.block.grids if model in grid.models and seed in grid.seeds]
+        used = [self.criterion(name) for grid in grids for name in grid.criteria]
+        return any(entry.needs_gram for entry in used if entry.statistics == "dense")
 
     # --- Text and lengths
 
@@ -241,9 +226,7 @@ class Study:
         return list(dict.fromkeys([*sampled, self.perplexity.text]))
 
     def text_settings(self, name: str) -> dict[str, Any]:
-        """Return the settings of a text that decide a number, as JSON; those of a mixture with the
-        settings of its parts.
-        """
+        """Return what decides a number of a text, and of the parts of a mixture, as JSON."""
         entry = self.text(name)
         settings = entry.deciding()
         if isinstance(entry, Mixture):
@@ -271,12 +254,16 @@ class Study:
     @property
     def sequence_text(self) -> str:
         """How many tokens a calibration sequence has, in words."""
-        return _in_words(self.calibration_of(model).length for model in self.models)
+        return self._in_words(self.calibration.length)
 
     @property
     def window_text(self) -> str:
         """How many tokens a window of the evaluation text has, in words."""
-        return _in_words(self.perplexity_of(model).length for model in self.models)
+        return self._in_words(self.perplexity.length)
+
+    def _in_words(self, length: int) -> str:
+        lengths = {self._at_most(model, length) for model in self.models}
+        return " or ".join(f"{each:,}" for each in sorted(lengths))
 
     # --- Adaptations and how much text they see
 
@@ -286,9 +273,7 @@ class Study:
         return resolve_budgets(self.config)
 
     def adaptation(self, name: str) -> Adaptation | None:
-        """Return the settings of an adaptation, or of one of its candidates, as they are run; None
-        for `none`.
-        """
+        """Return the settings of an adaptation or a candidate as it is run; None for `none`."""
         return None if name == NONE else self.resolved[name]
 
     def candidate_names(self, adaptation: str) -> list[str]:
@@ -312,15 +297,11 @@ class Study:
         return samples or self.calibration.samples
 
     def tokens_of(self, model: str, adaptation: str) -> int:
-        """Return how many tokens of text an adaptation of a model trains on; for `none`, those of
-        the calibration sample.
-        """
+        """Return how many tokens of text an adaptation of a model, or `none`, trains on."""
         return self.samples(adaptation) * self.calibration_of(model).length
 
     def sizes(self, adaptation: str) -> list[int]:
-        """Return the numbers of sequences that an adaptation or its candidates train on, except the
-        calibration sample's.
-        """
+        """Return how many sequences an adaptation or its candidates train on, if not the sample."""
         names = self.candidate_names(adaptation) or [adaptation]
         return sorted({self.samples(name) for name in names} - {self.calibration.samples})
 
@@ -333,8 +314,8 @@ class Study:
 
     @property
     def held_out_samples(self) -> dict[str, int]:
-        """Return the numbers of held-out sequences: `samples`, on which candidates are compared,
-        and `measured`, on which drift and perplexity of the cells are measured.
+        """The numbers of held-out sequences on which candidates are compared, and on which drift
+        and perplexity of the cells are `measured`.
         """
         measured = self.drift.samples if self.drift else 0
         return {"samples": self.block.selection.samples, "measured": measured}
@@ -343,11 +324,11 @@ class Study:
         """Return whether a cell depends on held-out text: its drift is measured on it, its
         candidates are compared on it, or its extended sample leaves it out.
         """
+        adaptation = self.adaptation(cell.adaptation)
         if self.measures_drift(cell):
             return True
-        match self.adaptation(cell.adaptation):
-            case Training(is_searched=True, select_on="calibration"):
-                return True
+        if is_searched(adaptation) and compared_by(adaptation) == HELD_OUT:
+            return True
         return max(self.sizes(cell.adaptation), default=0) > self.calibration.samples
 
     @cached_property
@@ -433,7 +414,3 @@ class Study:
         written = settings.as_json()
         name = written["text"]
         return {**written, "text": {"name": name, **self.text_settings(name)}}
-
-
-def _in_words(lengths: Iterable[int]) -> str:
-    return " or ".join(f"{length:,}" for length in sorted(set(lengths)))

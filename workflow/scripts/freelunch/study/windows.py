@@ -28,11 +28,8 @@ KEEP_ALL, KEEP_NONE, KEEP_EVERY = "all", "none", "every_"
 
 
 def blocks_in(window: Window, num_blocks: int) -> int:
-    """Return how many blocks a window spans, which is 1 for a window within a block.
-
-    Raises:
-        UserError: The window is larger than the model.
-        ValueError: The window is `auto`, which a memory budget has to decide first.
+    """Return how many blocks a window spans, which is 1 for a window within a block; UserError if
+    it is larger than the model, ValueError if it is `auto`, which a memory budget decides first.
     """
     if window == ALL:
         return num_blocks
@@ -61,12 +58,8 @@ def window_size(window: Window) -> float:
 
 
 def split_windows(num_blocks: int, window: Window) -> list[range]:
-    """Return the blocks of each window; the last window may have fewer.
-
-    Windows within a block are kept together, since a job adapts at least one block.
-
-    Raises:
-        UserError: The window is larger than the model.
+    """Return the blocks of each window; the last window may have fewer. Windows within a block are
+    kept together, since a job adapts at least one block.
     """
     size = blocks_in(window, num_blocks)
     return [range(first, min(first + size, num_blocks)) for first in range(0, num_blocks, size)]

@@ -37,11 +37,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, path: Path) -> Any:
-    """Return the content of a text that is, or will be, that of a YAML file.
-
-    Raises:
-        UserError: As for `read_yaml`.
-    """
+    """Return the content of a text, that of a YAML file, as `read_yaml` does."""
     try:
         loader = _Loader(text)
         loader.path = path
