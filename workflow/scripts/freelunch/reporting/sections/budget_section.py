@@ -104,7 +104,7 @@ def times(value: float, row: Row) -> str:
 
     Args:
         value: A budget that reaches the reconstruction, or an end of its interval.
-        row: The row of `analysis.reach.reach_rows` that the value comes from.
+        row: The row of `analysis.budget_effect.reach_rows` that the value comes from.
     """
     if math.isnan(value):
         return NOT_FINITE
