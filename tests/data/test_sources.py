@@ -287,7 +287,7 @@ def test_takes_the_weights_that_the_index_names(tmp_path: Path, scratch: Path) -
         (("tokenizer.json", "model.safetensors"), "there is no config.json", "model.safetensors"),
         (("config.json", "model.safetensors"), "there is no tokenizer", "config.json"),
         (("config.json", "tokenizer.json", "model.bin"), "never pickle", "model.bin"),
-        (("config.json", "tokenizer.json"), "no file of weights", "config.json"),
+        (("config.json", "tokenizer.json"), "there are no weights", "config.json"),
         ((), "there is no config.json", "an empty folder"),
     ],
 )

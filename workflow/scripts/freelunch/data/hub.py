@@ -201,7 +201,8 @@ def _refusal(where: str, entry: Hub, error: Exception) -> UserError:
         # A subclass of RepositoryNotFoundError.
         case errors.GatedRepoError():
             found = " ".join(getattr(error, "server_message", "").split())
-            problem = "the hub gives this repository only to accounts that accepted its terms"
+            problem = "the repository is gated: the hub gives it only to accounts that have "
+            problem += "accepted its terms"
             todo = f"accept the terms at {page}, and set the environment variable HF_TOKEN to a "
             todo += "token of the same account that may read gated repositories "
             todo += f"({constants.ENDPOINT}/settings/tokens)"
@@ -215,11 +216,12 @@ def _refusal(where: str, entry: Hub, error: Exception) -> UserError:
             if entry.is_commit:
                 todo += "; if the commit was pinned, remove its entry from the files of pins "
                 todo += f"(*.pins), and {pin_again()}"
+        case errors.RemoteEntryNotFoundError() if is_file:
+            key, problem, todo = "member", "the file is not there", "copy its path from the page"
+            found = f"{getattr(entry, key)}, in {page} at {entry.revision}"
         case errors.RemoteEntryNotFoundError():
-            key = "member" if is_file else key
-            name = getattr(entry, key) if is_file else CONFIG
-            found, problem = f"no {name} in {page} at {entry.revision}", "the file is not there"
-            todo = "copy its path from the page" if is_file else "use a model with one"
+            found, problem = f"{page} at {entry.revision}", f"{CONFIG} is not there"
+            todo = "use a model with one"
         case _:
             # The library gives the reason (a refused connection, HF_HUB_OFFLINE) as the cause.
             reason = error.__cause__ or error

@@ -219,10 +219,10 @@ def model_files(where: str, folder: Path, listed: Iterable[str] = ()) -> list[st
     if CONFIG not in names:
         folders = (each for each in folder.iterdir() if each.is_dir())
         beside = [] if listed else sorted(f"{each.name}/" for each in folders)
-        raise _lacking(where, CONFIG, [*beside, *present])
+        raise _lacking(where, f"is no {CONFIG}", [*beside, *present])
     check_weights(where, present)
     if not any(name in names for name in TOKENIZERS):
-        raise _lacking(where, f"tokenizer ({', '.join(TOKENIZERS)})", present)
+        raise _lacking(where, f"is no tokenizer ({', '.join(TOKENIZERS)})", present)
     weights = _weights(where, folder, names)
     taken = [name for name in names if name in weights or not name.endswith(".safetensors")]
     for name in taken:
@@ -236,7 +236,7 @@ def check_weights(where: str, present: Sequence[str]) -> None:
         return
     pickles = [name for name in present if name.endswith(PICKLES)]
     if not pickles:
-        raise _lacking(where, "file of weights (*.safetensors)", present)
+        raise _lacking(where, "are no weights", present)
     raise UserError(
         "safetensors only, never pickle: opening a pickle can run any code",
         where=where,
@@ -341,4 +341,4 @@ def _weights(where: str, folder: Path, names: list[str]) -> set[str]:
 def _lacking(where: str, what: str, present: Sequence[str]) -> UserError:
     found = ", ".join(first_of(present, 8)) or "an empty folder"
     todo = "add it to the model, or name the folder that has it"
-    return UserError(f"there is no {what}", where=where, found=found, todo=todo)
+    return UserError(f"there {what}", where=where, found=found, todo=todo)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,16 +59,24 @@ class SourceFile:
 
     def check_no_table(self) -> None:
         """Refuse a table (CSV), whose separators and other columns would be read as text."""
-        separator = _TABLES.get(Path(unpacked_name(self._name)).suffix.lower())
-        if separator is not None:
-            columns = next(csv.reader(self.lines(), delimiter=separator), [])
-            raise self.error(
-                "this is a table",
-                found=f"columns {', '.join(columns) or '(none)'}",
-                expected="plain text, or a format whose `field` names the column with the text",
-                todo="convert it to Parquet or JSON Lines; if it is plain text, let its name end "
-                "in .txt",
-            )
+        name = Path(unpacked_name(self._name))
+        separator = _TABLES.get(name.suffix.lower())
+        if separator is None:
+            return
+        columns = next(csv.reader(self.lines(), delimiter=separator), [])
+        # A file from a package is in a scratch folder, which nobody can name in a command.
+        file = self._path if self._path.name == self._name else Path(self._name)
+        options = f"delimiter={json.dumps(separator)}, newlines_in_values=True"
+        read = f"csv.read_csv({json.dumps(str(file))}, parse_options=csv.ParseOptions({options}))"
+        target = json.dumps(str(file.with_name(f"{name.stem}.parquet")))
+        script = f"from pyarrow import csv, parquet; parquet.write_table({read}, {target})"
+        raise self.error(
+            "this is a table",
+            found=f"{file}: columns {', '.join(columns) or '(none)'}",
+            expected="plain text, or a format whose `field` names the column with the text",
+            todo="if it is plain text, let its name end in .txt; or convert it: python -c "
+            f"{shlex.quote(script)}",
+        )
 
     def batches(self, field: str | None = None, rows: int = 65_536) -> Iterator[Any]:
         """Yield batches of so many rows of a Parquet file: all of its columns, or one."""
