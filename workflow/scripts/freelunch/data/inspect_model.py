@@ -90,7 +90,8 @@ def inspect_path(path: Path, where: str) -> InspectedModel:
             where=where,
             found=f"{path.absolute()} {'is a file' if path.exists() else 'does not exist'}",
             expected=f"a folder with {CONFIG}, a tokenizer and safetensors, or a GGUF file",
-            todo="correct the path, which may be absolute, or relative to this folder",
+            todo="correct the path, which may be absolute, or relative to this folder; of a model "
+            "in a folder, name the folder",
         )
     return inspect_files(path, model_files(where, path), where)
 
