@@ -1,6 +1,6 @@
 """What `freelunch tidy` keeps and counts, and what follows for the disk that a study needs.
 
-`tests/workflow/test_windows_in_a_study.py` runs it on a study.
+`tests/workflow/test_wide_study.py` runs it on a study.
 """
 
 from collections import namedtuple
