@@ -13,7 +13,7 @@ LONG = (
     "workflow/test_paper_tiny.py",
     "workflow/test_interruption.py",
     "workflow/test_workflow.py",
-    "workflow/test_windows_in_a_study.py",
+    "workflow/test_wide_study.py",
     "workflow/test_warm_python.py",
     "project/test_peak_memory.py",
     "workflow/",

@@ -29,7 +29,6 @@ from freelunch.core.code_digest import (
     reachable_files,
 )
 from freelunch.study.criteria import CRITERIA
-from sources_read import forget_sources
 
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 LIBRARY = SCRIPTS / "freelunch"
@@ -53,6 +52,13 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(digest, "SCRIPTS", folder)
     monkeypatch.setattr(digest, "LIBRARY", folder / "freelunch")
     return folder
+
+
+def forget_sources() -> None:
+    """Let digests of code read all sources again, as another process would."""
+    for function in vars(digest).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -278,14 +284,12 @@ def test_each_rule_carries_the_digest_of_its_script() -> None:
 def changed(script: str, modules: list[str], edit: Callable[[], object]) -> set[str]:
     """Return the modules with which a script's digest differs after an edit, by their last name."""
 
-    def digests() -> dict[str, str]:
-        forget_sources()
-        return {name.rpartition(".")[2]: code_digest(script, name) for name in modules}
-
-    before = digests()
+    before = {name: code_digest(script, name) for name in modules}
     edit()
-    after = digests()
-    return {name for name in before if after[name] != before[name]}
+    forget_sources()
+    return {
+        name.rpartition(".")[2] for name in modules if code_digest(script, name) != before[name]
+    }
 
 
 @pytest.mark.parametrize(

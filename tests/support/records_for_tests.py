@@ -28,22 +28,14 @@ PERPLEXITIES = {
 }
 
 
-def _wheel(member: str, **more: str) -> dict[str, str]:
-    return {
-        "source": "wheel",
-        "package": "some-package",
-        "version": "1.2.3",
-        "sha256": "0" * 64,
-        "member": member,
-        **more,
-    }
+WHEEL = {"source": "wheel", "package": "some-package", "version": "1.2.3", "sha256": "0" * 64}
 
 
 CONFIG: dict[str, Any] = {
-    "models": {"tiny": _wheel("tiny.gguf"), "tiny-2": _wheel("tiny-2.gguf")},
+    "models": {name: {**WHEEL, "member": f"{name}.gguf"} for name in ("tiny", "tiny-2")},
     "texts": {
-        "calibration-text": _wheel("c4.utf8", format="lines"),
-        "evaluation-text": _wheel("wiki.utf8", format="doc_tags"),
+        "calibration-text": {**WHEEL, "member": "c4.utf8", "format": "lines"},
+        "evaluation-text": {**WHEEL, "member": "wiki.utf8", "format": "doc_tags"},
     },
     "criteria": {"magnitude": {"score": "magnitude"}, "wanda": {"score": "wanda"}},
     "adaptations": {"recon_block": {"method": "reconstruction", "learning_rate": 0.001}},
@@ -153,16 +145,20 @@ def write_records(study: Study, records: Mapping[Cell, Mapping[str, Any]]) -> No
 
 def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
     known = [loss for loss in losses if loss is not None]
-    finite = len(known) == len(losses)
     mean = math.fsum(known) / len(known)
     variance = math.fsum((loss - mean) ** 2 for loss in known) / (len(known) - 1)
     error = math.sqrt(variance / len(known))
-    settings = study.perplexity
+    facts = {
+        "perplexity": math.exp(mean),
+        "perplexity_standard_error": math.exp(mean) * error,
+        "loss": mean,
+        "loss_standard_error": error,
+        "byte_perplexity": math.exp(mean / 4),
+        "word_perplexity": math.exp(2 * mean),
+        "bits_per_byte": mean / 4 / math.log(2),
+    }
     return {
-        "perplexity": math.exp(mean) if finite else None,
-        "perplexity_standard_error": math.exp(mean) * error if finite else None,
-        "loss": mean if finite else None,
-        "loss_standard_error": error if finite else None,
+        **(facts if len(known) == len(losses) else dict.fromkeys(facts)),
         "window_losses": list(losses),
         "windows": len(losses),
         "length": LENGTH,
@@ -171,11 +167,8 @@ def _perplexity(study: Study, losses: Sequence[float | None]) -> dict[str, Any]:
         "predicted_tokens": len(losses) * (LENGTH - 1),
         "bytes": 4 * len(losses) * (LENGTH - 1),
         "words": len(losses) * (LENGTH - 1) // 2,
-        "byte_perplexity": math.exp(mean / 4) if finite else None,
-        "word_perplexity": math.exp(2 * mean) if finite else None,
-        "bits_per_byte": mean / 4 / math.log(2) if finite else None,
         "token_ids_sha256": hashlib.sha256(b"tokens").hexdigest(),
-        "settings": settings.model_dump(include={"length", "windows", "stride"}),
+        "settings": study.perplexity.model_dump(include={"length", "windows", "stride"}),
         "checkpoint": "1" * 64,
         "text": "2" * 64,
     }
@@ -206,20 +199,12 @@ def _choice(settings: Adaptation) -> dict[str, Any] | None:
     found = candidates_of("any", settings)
     if not found:
         return None
-    return {
-        "selected_on": settings.select_on,
-        "chosen": list(found)[-1],
-        "candidates": {
-            name: {
-                "learning_rate": each.rate,
-                "epochs": each.passes,
-                "perplexity": 50.0,
-                "perplexity_standard_error": 2.0,
-                "windows_kept_pruned": 0,
-            }
-            for name, each in found.items()
-        },
+    reached = {"perplexity": 50.0, "perplexity_standard_error": 2.0, "windows_kept_pruned": 0}
+    candidates = {
+        name: {"learning_rate": each.rate, "epochs": each.passes, **reached}
+        for name, each in found.items()
     }
+    return {"selected_on": settings.select_on, "chosen": [*found][-1], "candidates": candidates}
 
 
 def _cost(study: Study, cell: Cell) -> dict[str, Any]:

@@ -137,6 +137,17 @@ class Folder:
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
+    def freelunch(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run this library's command, whatever its exit status."""
+        return subprocess.run(
+            [sys.executable, "-m", "freelunch", *arguments],
+            cwd=self.path,
+            env={**self.environment, "PYTHONPATH": str(self.path / "workflow" / "scripts")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def planned(self, *arguments: str) -> dict[str, int]:
         """Return how many jobs of each rule a run would start."""
         output = self.run("--dry-run", *arguments, verbose=True)

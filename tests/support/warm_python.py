@@ -1,15 +1,13 @@
 """A Python in which programs start at once, since it imported torch and Snakemake before.
 
 A job of a tiny model spends nearly all its processor time on imports. `warm_folder()` is a folder
-for PATH, with `python` and `snakemake`. Whatever they are told to run runs in a fork of one process
-that has imported the large packages: the same program, with the same arguments, environment, folder
-and files. The library of this repository is not among what is imported before, so each program runs
-what stands in its files.
+for PATH, with `python` and `snakemake`, which run in a fork of one process that has imported the
+large packages (not the library): the same program, arguments, environment, folder and files.
 
 Three things differ from a process of its own. A signal to `python` or `snakemake` kills the
 program, which does not see which signal it was. Libraries have read variables of the environment,
-such as OMP_NUM_THREADS, before the program starts. What they asked Python to do at its end is not
-done. Tests interrupt real programs only.
+such as OMP_NUM_THREADS, before, and what they asked Python to do at its end is not done. Tests
+interrupt real programs only.
 """
 
 import atexit

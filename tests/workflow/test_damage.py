@@ -5,8 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,14 +55,6 @@ def restored(*paths):
             os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
 
 
-def test_a_finished_study_is_whole(opened):
-    check_intact(opened)
-    lines, whole = verify(opened)
-    assert whole
-    assert "checkpoints              5 whole" in lines.splitlines()
-    assert "damaged" not in lines and "missing" not in lines
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_of_any_kind_is_found(opened, kind):
     path = KINDS[kind]
@@ -83,6 +73,10 @@ def test_damage_of_any_kind_is_found(opened, kind):
 
 
 def test_a_change_that_leaves_size_and_time_is_found_by_reading_all(opened):
+    check_intact(opened)
+    lines, whole = verify(opened)
+    assert whole and "checkpoints              5 whole" in lines.splitlines()
+    assert "damaged" not in lines and "missing" not in lines
     path = KINDS["masks"]
     stamp = path.stat()
     with restored(path):
@@ -99,44 +93,39 @@ def swap(one: Path, other: Path) -> None:
 
 
 WANDA, MAGNITUDE = "tiny/wanda-u50", "tiny/magnitude-u50"
-# What is put in each other's place: two files or folders, the problem, and the file whose removal
-# makes it again.
+NOT_MADE_FROM = "this was not made from what is on disk"
+# What is put in each other's place: two files or folders, the problem, and the folder whose
+# manifest goes for it to be made again.
 SWAPS: dict[str, tuple[str, str, str, str]] = {
     "masks": (
         f"pruned/{WANDA}",
         f"pruned/{MAGNITUDE}",
         "this was made with other settings than the study's: criterion.scope",
-        f"pruned/{WANDA}/seed0/manifest.json",
+        f"pruned/{WANDA}/seed0",
     ),
     "adapted blocks": (
         f"windows/{WANDA}/recon_block",
         f"windows/{MAGNITUDE}/recon_block",
-        "this was not made from what is on disk (masks)",
-        f"windows/{WANDA}/recon_block/seed0/1-of-1/manifest.json",
-    ),
-    "checkpoints": (
-        f"checkpoints/{WANDA}/none",
-        f"checkpoints/{MAGNITUDE}/none",
-        "this was not made from what is on disk (masks)",
-        f"checkpoints/{WANDA}/none/seed0/manifest.json",
+        f"{NOT_MADE_FROM} (masks)",
+        f"windows/{WANDA}/recon_block/seed0/1-of-1",
     ),
     "checkpoints of one mask": (
         f"checkpoints/{WANDA}/none",
         f"checkpoints/{WANDA}/recon_block",
-        "this was not made from what is on disk (adapted)",
-        f"checkpoints/{WANDA}/recon_block/seed0/manifest.json",
+        f"{NOT_MADE_FROM} (adapted)",
+        f"checkpoints/{WANDA}/recon_block/seed0",
     ),
     "measurements": (
         f"metrics/{WANDA}/none",
         f"metrics/{MAGNITUDE}/none",
-        "this was not made from what is on disk (checkpoint)",
-        f"metrics/{WANDA}/none/seed0/manifest.json",
+        f"{NOT_MADE_FROM} (checkpoint)",
+        f"metrics/{WANDA}/none/seed0",
     ),
     "run facts": (
         f"pruned/{WANDA}/seed0/run.json",
         f"pruned/{MAGNITUDE}/seed0/run.json",
         "these run facts are not those of the step that filled this folder",
-        f"pruned/{WANDA}/seed0/manifest.json",
+        f"pruned/{WANDA}/seed0",
     ),
 }
 
@@ -144,17 +133,24 @@ SWAPS: dict[str, tuple[str, str, str, str]] = {
 @pytest.mark.parametrize("what", SWAPS)
 def test_what_is_whole_but_in_the_wrong_place_is_found(opened, what):
     """Each folder agrees with its own manifest, but not with the study or with other folders."""
-    one, other, said, target = SWAPS[what]
+    one, other, said, remade = SWAPS[what]
     swap(RESULTS / one, RESULTS / other)
     try:
         found = problems_of(opened, anew=True)
     finally:
         swap(RESULTS / one, RESULTS / other)
-    assert said in {str(output.target): found[output] for output in found}[str(RESULTS / target)]
+    by_target = {output.target: found[output] for output in found}
+    assert said in by_target[RESULTS / remade / "manifest.json"]
 
 
-def test_a_file_that_no_step_made_is_found_in_a_checkpoint(opened):
+def test_files_that_no_step_made(opened):
     """transformers takes a folder with this file for an adapter of another model."""
+    other = RESULTS / "tables" / "mine.csv"
+    other.write_text("a,b\n")
+    lines, whole = verify(opened)
+    other.unlink()
+    assert whole
+    assert "not of this study        1, which nothing reads: tables/mine.csv" in lines.splitlines()
     path = RESULTS / f"checkpoints/{WANDA}/none/seed0/adapter_config.json"
     path.write_text("{}")
     (problem,) = problems_of(opened, anew=False).values()
@@ -162,19 +158,14 @@ def test_a_file_that_no_step_made_is_found_in_a_checkpoint(opened):
     assert problem.startswith(f"{path}: this file does not belong to the checkpoint")
 
 
-def names_in(sums: str) -> list[str]:
-    return [line.split("  ", 1)[1] for line in sums.splitlines()]
-
-
 @pytest.mark.parametrize("name", [TABLE_SUMS, figure_sums("criteria"), AUDIT_SUMS])
 def test_digests_of_other_files_than_the_studys_are_found(opened, name):
-    """A list of digests that lost lines, or is another's, says nothing of the files."""
+    """A list of digests that lost lines says nothing of the files."""
     path = RESULTS / name
     lines = path.read_text().splitlines(keepends=True)
-    others = [each for each in (TABLE_SUMS, figure_sums("effects"), AUDIT_SUMS) if each != name]
     with restored(path):
-        for other in ("".join(lines[1:]), "".join(lines[:-1]), (RESULTS / others[0]).read_text()):
-            path.write_text(other)
+        for other in (lines[1:], lines[:-1], [line.replace("  ", "  x") for line in lines]):
+            path.write_text("".join(other))
             with pytest.raises(UserError, match="the results are not whole"):
                 check_intact(opened)
             output, problem = next(iter(problems_of(opened, anew=False).items()))
@@ -188,19 +179,11 @@ def test_digests_that_were_written_again_hide_no_edit(opened, name):
     with restored(edited, *sums):
         edited.write_text(edited.read_text().replace("5", "6"))
         for path in reversed(sums):
-            write_sums(path, RESULTS, [RESULTS / name for name in names_in(path.read_text())])
+            names = [line.split("  ", 1)[1] for line in path.read_text().splitlines()]
+            write_sums(path, RESULTS, [RESULTS / name for name in names])
         check_intact(opened)
         (problem,) = {*problems_of(opened, anew=True).values()}
     assert problem.startswith(f"{edited}: this file differs from what the records give")
-
-
-def test_files_that_are_not_the_studys_are_named_and_not_shown(opened):
-    other = RESULTS / "tables" / "mine.csv"
-    other.write_text("a,b\n")
-    lines, whole = verify(opened)
-    other.unlink()
-    assert whole
-    assert "not of this study        1, which nothing reads: tables/mine.csv" in lines.splitlines()
 
 
 def test_an_edited_study_is_not_called_damaged(opened):
@@ -212,16 +195,16 @@ def test_an_edited_study_is_not_called_damaged(opened):
     assert caught.value.todo.endswith(": make study STUDY=config.yaml")
 
 
-def test_what_may_be_removed_is_not_missed(study, monkeypatch):
+def test_what_may_be_removed_is_not_missed_as_the_exit_status_says(study):
     for part in ("hidden", "pruned", "windows", "metrics"):
         shutil.rmtree(study.path / RESULTS / part)
-    monkeypatch.chdir(study.path)
-    lines, whole = verify(open_study(Path("config.yaml")))
-    assert whole
-    assert "checkpoints              5 whole" in lines and "pruned" not in lines
+    done = study.freelunch("verify", "config.yaml")
+    assert done.returncode == 0
+    assert "checkpoints              5 whole" in done.stdout and "pruned" not in done.stdout
     shutil.rmtree(study.path / RESULTS / "checkpoints/tiny/dense")
-    lines, whole = verify(open_study(Path("config.yaml")))
-    assert not whole and "checkpoints/tiny/dense/none/seed0/manifest.json: missing" in lines
+    done = study.freelunch("verify", "config.yaml")
+    assert done.returncode == 1 and re.search(COMMAND, done.stderr)
+    assert "checkpoints/tiny/dense/none/seed0/manifest.json: missing" in done.stdout
 
 
 def mend(study, said):
@@ -286,9 +269,7 @@ def test_a_step_refuses_damaged_input_and_the_named_command_mends_it(study):
     DAMAGES["bit"](path)
     target = "results/smoke/checkpoints/tiny/wanda-u50/recon_block/seed0/manifest.json"
     output = study.run("--force", target, status=1)
-    assert (
-        f"{KINDS['adapted block']}: a file's content differs from what the manifest says" in output
-    )
+    assert f"{KINDS['adapted block']}: a file differs from what the manifest says" in output
     assert "Traceback" not in output
     mend(study, output)
     assert path.read_bytes() == before
@@ -324,15 +305,3 @@ def test_damaged_metadata_of_snakemake_is_removed_and_changes_nothing(study):
     output = study.run("--dry-run", "--rerun-triggers", "mtime")
     assert "removed, since Snakemake could not read" in output and "Traceback" not in output
     assert "Nothing to be done" in output
-
-
-def test_verify_says_by_its_status_whether_a_study_is_whole(study):
-    environment = {**study.environment, "PYTHONPATH": str(study.path / "workflow/scripts")}
-    command = [sys.executable, "-m", "freelunch", "verify", "config.yaml"]
-    options = {"cwd": study.path, "env": environment, "capture_output": True, "text": True}
-    assert subprocess.run(command, check=False, **options).returncode == 0
-    DAMAGES["zero length"](study.path / KINDS["figure"])
-    done = subprocess.run(command, check=False, **options)
-    assert done.returncode == 1
-    assert "figures                  1 whole, 1 damaged or missing" in done.stdout
-    assert re.search(COMMAND, done.stderr)

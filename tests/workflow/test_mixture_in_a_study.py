@@ -50,48 +50,33 @@ CONFIG = {
 }
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """The study, run to its end."""
-    folder = Folder.new(tmp_path_factory.mktemp("mixture") / "clone").warm()
+def test_a_mixture_reaches_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder.new(tmp_path / "clone").warm()
     lines = (folder.path / "tests" / "fixtures" / "paragraphs.jsonl").read_text().splitlines(True)
     (folder.path / "first.jsonl").write_text("".join(lines[::2]))
     (folder.path / "second.jsonl").write_text("".join(lines[1::2]))
     (folder.path / "studies" / "mixed.yaml").write_text(yaml.safe_dump(CONFIG))
     folder.run("--config", CHOSEN)
-    return folder
-
-
-def test_a_mixture_reaches_the_records(run: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(run.path)
+    monkeypatch.chdir(folder.path)
     study = Study.load(Path("studies/mixed.yaml"))
-    records = {cell: json.loads(study.paths.record(cell).read_text()) for cell in study.cells}
-    for cell, record in records.items():
+    for cell in study.cells:
+        record = json.loads(study.paths.record(cell).read_text())
         assert record["metrics"]["perplexity"]["perplexity"]
         if not cell.is_dense:
             assert record["metrics"]["drift"]
             calibration = record["spec"]["calibration"]
             assert calibration["length"] == 16 and set(calibration["text"]["parts"]) == PARTS
             assert record["adaptation"]["distinct_tokens"] == 16 * study.samples(cell.adaptation)
-
-
-def test_samples_have_the_parts_and_the_length_of_the_model(
-    run: Folder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(run.path)
-    paths = Study.load(Path("studies/mixed.yaml")).paths
-    folders = [each("tiny", 0) for each in (paths.calibration, paths.held_out)]
-    for folder in (*folders, paths.extended("tiny", 0, 16)):
-        facts = json.loads((folder / "manifest.json").read_text())["facts"]
+    # Samples have the parts and the length of the model.
+    paths = study.paths
+    samples = [each("tiny", 0) for each in (paths.calibration, paths.held_out)]
+    for sample in (*samples, paths.extended("tiny", 0, 16)):
+        facts = json.loads((sample / "manifest.json").read_text())["facts"]
         assert set(facts["parts"]) == PARTS and facts["settings"]["length"] == 16
-
-
-def test_nothing_is_left_to_do_until_a_share_changes(run: Folder) -> None:
-    assert run.planned("--config", CHOSEN) == {}
-    run.edit("studies/mixed.yaml", "first: 0.25", "first: 0.5")
-    run.edit("studies/mixed.yaml", "second: 0.75", "second: 0.5")
-    planned = run.planned("--config", CHOSEN)
-    assert {"mix_text", "sample_calibration", "sample_held_out", "extend_calibration"} < set(
-        planned
-    )
-    assert not {"fetch_text", "fetch_model", "cut_windows"} & set(planned)
+    # Nothing is left to do until a share changes.
+    assert folder.planned("--config", CHOSEN) == {}
+    folder.edit("studies/mixed.yaml", "first: 0.25", "first: 0.5")
+    folder.edit("studies/mixed.yaml", "second: 0.75", "second: 0.5")
+    planned = folder.planned("--config", CHOSEN).keys()
+    assert {"mix_text", "sample_calibration", "sample_held_out", "extend_calibration"} < planned
+    assert not {"fetch_text", "fetch_model", "cut_windows"} & planned

@@ -6,8 +6,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from freelunch.study.study import Study
 from repository import ROOT
 from study_folder import SHOWN, Folder
@@ -15,15 +13,9 @@ from study_folder import SHOWN, Folder
 CHOSEN = "study=studies/paper_tiny.yaml"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """The study, run to its end."""
-    folder = Folder.new(tmp_path_factory.mktemp("paper") / "clone").warm()
-    folder.run("--config", CHOSEN)
-    return folder
-
-
-def test_each_kind_of_cell_reaches_its_record(run: Folder) -> None:
+def test_each_kind_of_cell_reaches_its_record(tmp_path: Path) -> None:
+    run = Folder.new(tmp_path / "clone").warm()
+    run.run("--config", CHOSEN)
     root = run.path / "results" / "paper_tiny"
     records = [json.loads(path.read_text()) for path in (root / "records").glob("*.json")]
     cells = Study.load(Path("studies/paper_tiny.yaml"), ROOT).cells
@@ -35,9 +27,6 @@ def test_each_kind_of_cell_reaches_its_record(run: Folder) -> None:
         for record in records
     }
     assert lengths == {"opt": 16, "llama": 32, "qwen2": 32, "gemma2": 32}
-
-
-def test_a_part_of_a_finished_study_computes_nothing(run: Folder) -> None:
-    """It travels with `--config`, and only tables, figures and the audit are about fewer cells."""
+    # Of a part, which travels with `--config`, only tables, figures and the audit are others.
     planned = run.planned("--config", CHOSEN, "models=gemma2")
     assert planned and planned.keys() <= SHOWN

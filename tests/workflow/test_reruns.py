@@ -1,64 +1,143 @@
 """What runs again after an edit, and why: settings, code, files of the user, another machine."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
-import sys
 
 import pytest
 import yaml
 
 from study_folder import RECONSTRUCTED, SHOWN, WINDOWS, digests
 
+LIBRARY = "workflow/scripts/freelunch/"
+CONFIG = "config.yaml"
+DRAWN = {"draw_figure", "audit_study", "all", "total"}
+ALL_SHOWN = {"build_tables": 1, "draw_figure": 2, "audit_study": 1}
+# Edits: the file, what it holds and what it is to hold, how many jobs of some rules run again, and
+# the rules of which some may; of all others none do. An empty text stands for the file's end.
+COMPUTED = {"evaluate_cell", "collect_records", "build_tables", *DRAWN}
+ADAPTED = {"reconstruct_window", *COMPUTED}
+PRUNED = {"prune_model", *ADAPTED}
+SAMPLED = {"sample_calibration", "capture_dense", *PRUNED}
+EDITS = {
+    "a threshold shows and audits again": (
+        ("workflow/data/claims.yaml", "holds: {below: 0.05}", "holds: {below: 0.06}"),
+        ALL_SHOWN,
+        {"all", "total"},
+    ),
+    "a licence decides nothing": (
+        (CONFIG, "licence: public domain", "licence: CC0-1.0"),
+        {"audit_study": 1},
+        {"all", "total"},
+    ),
+    "an adaptation": (
+        (CONFIG, "method: reconstruction", "method: reconstruction\n    epochs: 2"),
+        {"reconstruct_window": 2, "evaluate_cell": 2, "collect_records": 2, **ALL_SHOWN},
+        ADAPTED,
+    ),
+    "windows of the evaluation": (
+        (CONFIG, "windows: 16", "windows: 8"),
+        {"cut_windows": 1, "evaluate_cell": 5, "collect_records": 5, **ALL_SHOWN},
+        COMPUTED,
+    ),
+    "the calibration": (
+        (CONFIG, "samples: 8", "samples: 6"),
+        {"capture_dense": 1, "evaluate_cell": 4},
+        SAMPLED,
+    ),
+    "another pattern": (
+        (CONFIG, "patterns: [u50]", "patterns: [u50, u60]"),
+        {"prune_model": 2, "evaluate_cell": 4},
+        PRUNED,
+    ),
+    "a text of the user": (
+        ("tests/fixtures/speeches.jsonl", "Fellow-Citizens", "Fellow Citizens"),
+        {"fetch_text": 1},
+        {"cut_windows", *SAMPLED},
+    ),
+    "a docstring": (
+        (LIBRARY + "pruning/masks.py", '"""Masks from scores:', '"""Masks out of scores:'),
+        {},
+        set(),
+    ),
+    "a comment": (
+        (LIBRARY + "model/mask_store.py", "        flat =", "        # Bits.\n        flat ="),
+        {},
+        set(),
+    ),
+    "one criterion has nothing to do with the other": (
+        (
+            LIBRARY + "pruning/criteria/wanda.py",
+            "weight.float().abs() *",
+            "weight.float().abs() * 1 *",
+        ),
+        {"prune_model": 1},
+        PRUNED,
+    ),
+    "code that all masks are stored by": (
+        (LIBRARY + "model/mask_store.py", "flat = np.unpackbits", "flat = 1 * np.unpackbits"),
+        {"prune_model": 2},
+        PRUNED,
+    ),
+    "a formula of costs, which records have": (
+        (LIBRARY + "costs/pass_costs.py", "", "\nEDITED = 1\n"),
+        {},
+        {"collect_records", "build_tables", *DRAWN},
+    ),
+    "a declaration": (
+        (LIBRARY + "study/settings.py", "", "\nEDITED = 1\n"),
+        {},
+        {"collect_records", "build_tables", *DRAWN},
+    ),
+    "a section of the summary": (
+        (LIBRARY + "reporting/sections.py", "", "\nEDITED = 1\n"),
+        {"build_tables": 1},
+        DRAWN,
+    ),
+}
 
-def test_another_threshold_shows_and_audits_again_and_computes_nothing(study):
-    study.edit("workflow/data/claims.yaml", "holds: {below: 0.05}", "holds: {below: 0.06}")
-    shown = {"build_tables": 1, "draw_figure": 2, "audit_study": 1}
-    assert study.planned() == {**shown, "all": 1, "total": 5}
+
+@pytest.fixture(scope="module")
+def shared(finished, tmp_path_factory):
+    """A finished study that is only planned: each test puts back what it edits."""
+    return finished.copy(tmp_path_factory.mktemp("reruns") / "study").warm()
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_runs_again_what_depends_on_it_and_no_more(shared, edit):
+    (file, old, new), counts, others = EDITS[edit]
+    path = shared.path / file
+    before, stamp = path.read_text(), path.stat()
+    assert old in before
+    path.write_text(before.replace(old, new) if old else before + new)
+    try:
+        planned = shared.planned()
+        said = shared.run("--dry-run") if "reconstruct_window" in counts else ""
+    finally:
+        path.write_text(before)
+        os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert {rule: planned.get(rule) for rule in counts} == counts
+    assert planned.keys() <= counts.keys() | others
+    why = "reconstruct_window tiny/wanda-u50/recon_block/seed0: Params have changed"
+    assert not said or f"\n  {why}" in said
 
 
 def test_second_run_does_nothing(study):
     assert study.planned() == {}
     assert "Nothing to be done" in study.run()
-
-
-# What an edit of a study's file runs again, how often at least, and what it leaves alone.
-AFTER_RECORDS = {"collect_records", "build_tables", "draw_figure", "audit_study", "all", "total"}
-EDITS = {
-    ("method: reconstruction", "method: reconstruction\n    epochs: 2"): (
-        {"reconstruct_window": 2, "evaluate_cell": 2, "collect_records": 2},
-        {"prune_model", "capture_dense"},
-    ),
-    ("windows: 16", "windows: 8"): (
-        {"cut_windows": 1, "evaluate_cell": 5, "collect_records": 5},
-        {"capture_dense", "prune_model", "reconstruct_window"},
-    ),
-    ("samples: 8", "samples: 6"): (
-        {"capture_dense": 1, "evaluate_cell": 4},
-        {"fetch_model", "fetch_text"},
-    ),
-    ("patterns: [u50]", "patterns: [u50, u60]"): (
-        {"prune_model": 2, "evaluate_cell": 4},
-        {"capture_dense"},
-    ),
-}
-
-
-@pytest.mark.parametrize("edit", EDITS)
-def test_a_setting_runs_again_what_depends_on_it_and_no_more(study, edit):
-    study.edit("config.yaml", *edit)
-    planned, (counts, left_alone) = study.planned(), EDITS[edit]
-    assert {rule: planned[rule] for rule in counts} == counts
-    assert not left_alone & planned.keys() and planned.keys() >= AFTER_RECORDS
-    if "reconstruct_window" in counts:
-        why = "reconstruct_window tiny/wanda-u50/recon_block/seed0: Params have changed"
-        assert f"\n  {why}" in study.run("--dry-run")
+    # A step made again with an equal result leaves the rest valid, though its manifest is newer.
+    target = "results/smoke/calibration/tiny/seed0/manifest.json"
+    before = (study.path / target).stat().st_mtime_ns
+    study.run("--force", target)
+    assert (study.path / target).stat().st_mtime_ns > before
+    assert study.planned() == {}
 
 
 def test_order_of_keys_makes_no_number_again(study):
     """Only the tables, whose order of rows and colours is that of the config."""
-    path = study.path / "config.yaml"
+    path = study.path / CONFIG
     config = yaml.safe_load(path.read_text())
 
     def reverse(value):
@@ -73,69 +152,6 @@ def test_order_of_keys_makes_no_number_again(study):
             config[registry][name] = reverse(entry)
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     assert study.planned().keys() <= SHOWN
-
-
-def test_step_made_again_with_an_equal_result_leaves_the_rest_valid(study):
-    """Its manifest is newer than what was made from it, but equal."""
-    target = "results/smoke/calibration/tiny/seed0/manifest.json"
-    before = (study.path / target).stat().st_mtime_ns
-    study.run("--force", target)
-    assert (study.path / target).stat().st_mtime_ns > before
-    assert study.planned() == {}
-
-
-def test_code_reruns_what_imports_it_and_comments_rerun_nothing(study):
-    library = "workflow/scripts/freelunch/"
-    study.edit(library + "pruning/masks.py", '"""Masks from scores:', '"""Masks out of scores:')
-    study.edit(
-        library + "model/mask_store.py",
-        "        flat = np.unpackbits",
-        "        # A comment.\n        flat = np.unpackbits",
-    )
-    assert study.planned() == {}
-    study.edit(
-        library + "pruning/criteria/wanda.py",
-        "weight.float().abs() *",
-        "weight.float().abs() * 1 *",
-    )
-    planned = study.planned()
-    assert planned["prune_model"] == 1, "the other criterion has nothing to do with it"
-    assert "capture_dense" not in planned
-    study.edit(
-        library + "model/mask_store.py",
-        "        flat = np.unpackbits",
-        "        flat = 1 * np.unpackbits",
-    )
-    planned = study.planned()
-    assert planned["prune_model"] == 2
-    assert "capture_dense" not in planned
-
-
-def test_what_predicts_declares_or_shows_computes_nothing_again(study):
-    """A memory formula, a setting, a section of the summary."""
-    for module in (
-        "costs/pass_costs.py",
-        "study/settings.py",
-        "reporting/sections.py",
-    ):
-        path = study.path / "workflow/scripts/freelunch" / module
-        path.write_text(path.read_text() + "\nEDITED = 1\n")
-    planned = study.planned()
-    shown = {"all", "collect_records", "build_tables", "audit_study", "total"}
-    assert {rule for rule in planned if not rule.startswith("draw_")} <= shown
-    assert "build_tables" in planned, "the summary is written anew"
-
-
-def test_a_licence_decides_nothing(study):
-    """It is shown in the audit."""
-    study.edit("config.yaml", "licence: public domain", "licence: CC0-1.0")
-    assert study.planned() == {"audit_study": 1, "all": 1, "total": 2}
-
-
-def test_changed_user_file_is_fetched_again(study):
-    speeches = study.path / "tests/fixtures/speeches.jsonl"
-    speeches.write_text(speeches.read_text().replace("Fellow-Citizens", "Fellow Citizens"))
-    assert study.planned()["fetch_text"] == 1
 
 
 def test_another_number_of_groups_keeps_the_windows(study):
@@ -155,8 +171,7 @@ def test_another_number_of_groups_keeps_the_windows(study):
         part = whole.parent / f"{index + 2}-of-5" / shard
         assert part.samefile(whole / shard), "it was made again"
     cost = json.loads((study.path / target).read_text())["cost"]["reconstruct_window"]
-    for key in ("flops", "tokens"):
-        assert cost[key] == once[key]
+    assert [cost[key] for key in ("flops", "tokens")] == [once[key] for key in ("flops", "tokens")]
     assert cost["jobs"] == 5 and cost["peak_bytes"] >= 0.9 * once["peak_bytes"]
 
 
@@ -177,24 +192,14 @@ def forced_by(study, said):
     return forced[1].split(", ") if forced else []
 
 
-def test_the_command_that_an_edited_study_names_computes_what_the_edit_asks_for(study):
-    environment = {**study.environment, "PYTHONPATH": str(study.path / "workflow/scripts")}
-    study.edit("config.yaml", "windows: 16", "windows: 8")
-    command = [sys.executable, "-m", "freelunch", "summary", "config.yaml"]
-    done = subprocess.run(
-        command, cwd=study.path, env=environment, capture_output=True, text=True, check=False
-    )
+def test_stale_steps_without_metadata_are_refused(study):
+    """What DVC or a copy brings without Snakemake's metadata cannot pass under new settings."""
+    study.edit(CONFIG, "windows: 16", "windows: 8")
+    done = study.freelunch("summary", CONFIG)
     assert done.returncode == 1
     assert "evaluation.perplexity.windows = 16" in done.stderr
     assert done.stderr.endswith(": make study STUDY=config.yaml\n")
-    planned = study.planned()
-    assert planned["cut_windows"] == 1 and "reconstruct_window" not in planned
-
-
-def test_stale_steps_without_metadata_are_refused(study):
-    """What DVC or a copy brings without Snakemake's metadata cannot pass under new settings."""
-    study.edit("config.yaml", "windows: 16", "windows: 8")
-    study.edit("config.yaml", "adaptations: [none, recon_block]", "adaptations: [none]")
+    study.edit(CONFIG, "adaptations: [none, recon_block]", "adaptations: [none]")
     for record in (study.path / "results/smoke/records").iterdir():
         record.unlink()
     for metadata in (study.path / ".snakemake/metadata").iterdir():

@@ -74,19 +74,20 @@ def test_least_squares_ask_for_the_time_of_their_own_pattern(folder):
     assert int(minutes["u20"]) > int(minutes["u50"]) > int(minutes["u90"])
 
 
-def test_gpus_that_are_there_are_used(asked):
-    resources = asked(gpus=True)
-    assert {rule for rule, each in resources.items() if each.get("gpu") == "1"} == COMPUTING
-
-
-def test_the_profile_keeps_gpus_off(asked):
-    resources = asked("--default-resources", "device=cpu", gpus=True)
-    assert not [rule for rule, each in resources.items() if "gpu" in each]
-
-
-def test_the_profile_asks_for_gpus_that_are_elsewhere(asked):
-    resources = asked("--default-resources", "device=cuda")
-    assert {rule for rule, each in resources.items() if each.get("gpu") == "1"} == COMPUTING
+@pytest.mark.parametrize(
+    ("arguments", "gpus", "asking"),
+    [
+        ((), True, COMPUTING),
+        (("--default-resources", "device=cpu"), True, set()),
+        # They are elsewhere.
+        (("--default-resources", "device=cuda"), False, COMPUTING),
+    ],
+)
+def test_gpus_that_are_there_are_used_unless_the_profile_says_otherwise(
+    asked, arguments, gpus, asking
+):
+    resources = asked(*arguments, gpus=gpus)
+    assert {rule for rule, each in resources.items() if each.get("gpu") == "1"} == asking
 
 
 def test_the_memory_of_a_gpu_that_no_job_would_use_is_refused(folder):

@@ -4,16 +4,14 @@ import csv
 import json
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
+from repository import ROOT
 from study_folder import RECONSTRUCTED, SHOWN
 
 MASKS = "results/smoke/pruned/tiny/wanda-u50/seed0/masks-001.safetensors"
@@ -124,9 +122,7 @@ def test_a_look_at_the_unfinished_study_goes_when_it_finishes(study):
     record = next(study.path.glob("results/smoke/records/*recon*.json"))
     record.unlink()
     shutil.rmtree(study.path / "results/smoke/audit")
-    environment = {**study.environment, "PYTHONPATH": str(study.path / "workflow/scripts")}
-    command = [sys.executable, "-m", "freelunch", "interim", "config.yaml"]
-    subprocess.run(command, cwd=study.path, env=environment, check=True)
+    assert study.freelunch("interim", "config.yaml").returncode == 0
     look = study.path / "results/smoke/interim"
     assert "unfinished" in (look / "audit/index.html").read_text()
     study.run("--", str(record.relative_to(study.path)))
@@ -135,30 +131,25 @@ def test_a_look_at_the_unfinished_study_goes_when_it_finishes(study):
     assert not look.exists()
 
 
-def test_bad_config_is_one_clear_error(study):
-    study.edit("config.yaml", "samples: 8", "sampels: 8")
-    output = study.run("--dry-run", status=1)
-    assert "study.calibration.sampels: unknown key; expected samples (nearest)" in output
-    assert "config.yaml: 2 problems" in output
-    assert "Traceback" not in output
-    (study.path / "config.yaml").rename(study.path / "studies" / "mine.yaml")
-    study.edit("studies/mine.yaml", "name: smoke", "name: mine")
-    (study.path / "config.yaml").write_text("study: {name: other}\n")
-    mine = ("--config", "study=studies/mine.yaml")
-    assert "studies/mine.yaml: 2 problems" in study.run("--dry-run", *mine, status=1)
-
-
-def test_without_a_core_no_run_waits_for_ever(study):
+def test_what_cannot_run_is_one_clear_error_at_once(study):
     output = study.run("fetch", "--cores", "0", status=1)
     assert "--cores: no job can start without a core" in output and "Traceback" not in output
-
-
-def test_results_are_not_replaced_by_those_of_another_study_file(study):
-    (study.path / "studies" / "mine.yaml").write_text((study.path / "config.yaml").read_text())
     mine = ("--config", "study=studies/mine.yaml")
+    path = study.path / "studies" / "mine.yaml"
+    path.write_text((study.path / "config.yaml").read_text())
     output = study.run("--dry-run", *mine, status=1)
     assert "results/smoke has the results of another study file" in output
-    (study.path / "config.yaml").unlink()
+    study.edit("studies/mine.yaml", "criteria: [magnitude, wanda]", "criteria: [magnitude]")
+    study.edit("studies/mine.yaml", "name: smoke", "name: mine")
+    study.edit("studies/mine.yaml", "patterns: [u50]", "patterns: [3of5]")
+    output = study.run("--dry-run", *mine, status=1)
+    assert "a linear layer has 32 inputs; expected a multiple of 5" in output
+    study.edit("studies/mine.yaml", "samples: 8", "sampels: 8")
+    output = study.run("--dry-run", *mine, status=1)
+    assert "study.calibration.sampels: unknown key; expected samples (nearest)" in output
+    assert "studies/mine.yaml: 2 problems" in output and "Traceback" not in output
+    # Where the other file is no longer there, its results are this one's.
+    (study.path / "config.yaml").rename(path)
     # Tables and the audit name the file.
     assert study.planned(*mine).keys() <= SHOWN
 
@@ -198,13 +189,12 @@ def test_report_is_made_without_a_network(study):
 
 def test_every_profile_that_is_named_exists():
     """Snakemake ignores a misspelled profile, with exit status 0, so names are checked here."""
-    root = Path(__file__).resolve().parents[2]
     named = [
         word
-        for line in (root / "Makefile").read_text().splitlines()
+        for line in (ROOT / "Makefile").read_text().splitlines()
         for word in line.split()
         if re.fullmatch(r"workflow/profiles/\w+", word)
     ]
     assert named
     for name in [*named, "profiles/default"]:
-        assert (root / name / "profile.yaml").is_file(), name
+        assert (ROOT / name / "profile.yaml").is_file(), name

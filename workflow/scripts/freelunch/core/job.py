@@ -83,19 +83,15 @@ class Job:
         self.shared: dict[str, Any] = {}
         self._earlier, self._lent = Spent(), Spent()
         self._first: tuple[int, float] | None = None
-        self._count_from_here()
 
     def begin(self) -> None:
         """Configure the libraries that are imported by now, and count time and memory from here.
         UserError if the job is to compute on a GPU that torch does not see.
         """
-        self._count_from_here()
-        _configure_libraries(self._settings)
-        begin_work()
-
-    def _count_from_here(self) -> None:
         self._said = self._started = time.perf_counter()
         self._cpu_started, self._waited_s = time.process_time(), waited_s()
+        _configure_libraries(self._settings)
+        begin_work()
 
     def report(self, done: int, total: int, note: str) -> None:
         """Show how far the job is and how long it will still take, at most every few seconds."""

@@ -43,14 +43,22 @@ def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path
             asks for, or a matrix has the wrong number of zeros for its pattern.
     """
     lineage = CellLineage(paths, cell, spec, adapted)
-    made_with, runs, place = lineage.spec(), _runs(lineage), paths.record(cell)
+    made_with, place = lineage.spec(), paths.record(cell)
+    runs = {step: [*map(read_run, folders)] for step, folders in lineage.folders.items()}
+    for run in [run for jobs in runs.values() for run in jobs]:
+        # Run facts of other steps' jobs, which a folder carries along.
+        runs |= run["shared"]
     check_spec(made_with, spec, cell, paths.checkpoint(cell))
+    metrics = {name: dict(each) for name, each in lineage.measured.items()}
+    del metrics[steps.IDENTITY]
+    if steps.TASKS in metrics:
+        metrics[steps.TASKS]["answers_sha256"] = file_digest(lineage.answers)
     record = sealed(
         {
             "cell": str(cell),
             "spec": made_with,
             "fingerprint": json_digest(made_with),
-            "metrics": _metrics(lineage),
+            "metrics": metrics,
             "identity": _identity(lineage),
             "pruning": None if lineage.masks is None else {"notes": _of_matrices(lineage, "notes")},
             "adaptation": _adaptation(lineage),
@@ -59,7 +67,7 @@ def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path
         }
     )
     validate(record, str(place))
-    if steps.TASKS in lineage.measured:
+    if steps.TASKS in metrics:
         # The answers go beside the record, so that copied records can be compared answer by answer.
         write_atomically(answers_beside(place), lineage.answers.read_bytes())
     write_json(place, record)
@@ -198,14 +206,6 @@ def _check_measured(where: Path, what: str, digest: str | None, artifact: Artifa
         )
 
 
-def _metrics(lineage: CellLineage) -> Facts:
-    metrics = {name: dict(each) for name, each in lineage.measured.items()}
-    del metrics[steps.IDENTITY]
-    if steps.TASKS in metrics:
-        metrics[steps.TASKS]["answers_sha256"] = file_digest(lineage.answers)
-    return metrics
-
-
 def _identity(lineage: CellLineage) -> Facts:
     """Return the sparsity as counted in the checkpoint; refuse what its masks do not ask for."""
     identity = lineage.measured[steps.IDENTITY]
@@ -295,12 +295,6 @@ def _cost(lineage: CellLineage, step: str, runs: Sequence[Facts]) -> Facts:
         whole = max if key.startswith("peak") or is_shared else sum
         total[key] = whole(job[key] for job in jobs if key in job)
     return total
-
-
-def _runs(lineage: CellLineage) -> dict[str, list[Facts]]:
-    found = {step: [read_run(folder) for folder in each] for step, each in lineage.folders.items()}
-    shared = [run["shared"] for runs in found.values() for run in runs]
-    return found | {step: runs for carried in shared for step, runs in carried.items()}
 
 
 def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Facts:

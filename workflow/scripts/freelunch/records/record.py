@@ -74,14 +74,6 @@ class MetricsFacts(TypedDict):
     tasks: NotRequired[TasksFacts]
 
 
-class MatrixFacts(TypedDict):
-    """The shape and the zeros of a matrix."""
-
-    rows: int
-    columns: int
-    zeros: int
-
-
 class IdentityFacts(TypedDict):
     """The sparsity and the size of a checkpoint, as the evaluation counted them."""
 
@@ -90,7 +82,8 @@ class IdentityFacts(TypedDict):
     weights: int
     parameters: int
     stored_bytes: int
-    matrices: dict[str, MatrixFacts]
+    # Of each matrix, `rows`, `columns` and `zeros`.
+    matrices: dict[str, dict[str, int]]
     checkpoint_sha256: str
 
 
