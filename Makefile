@@ -111,6 +111,9 @@ new: env
 	@python -m freelunch new "$(MODEL)" "$(TEXT)" $(if $(NAME),--name "$(NAME)") \
 	  $(if $(EVALUATION),--evaluation "$(EVALUATION)") $(if $(ELSEWHERE),--elsewhere)
 
+pin: env
+	@python -m freelunch pin "$(STUDY)" $(PART)
+
 # An interrupted run prints FREELUNCH_COMMAND, which resumes it.
 study: env
 	@FREELUNCH_COMMAND="$(strip make study $(MAKEOVERRIDES))" \
@@ -129,9 +132,24 @@ plan: env
 	@python -m freelunch plan "$(STUDY)" $(PART) $(if $(TFLOPS),--tflops "$(TFLOPS)") $(if $(DISK),--disk "$(DISK)") \
 	  $(if $(NETWORK),--network "$(NETWORK)") $(if $(DEVICE_MEMORY),--device-memory "$(DEVICE_MEMORY)")
 
-# DRY_RUN=1 only says what `tidy` would remove.
-audit interim pin summary tidy verify: env
-	@python -m freelunch $@ "$(STUDY)" $(PART) $(if $(DRY_RUN),--dry-run)
+summary: env
+	@python -m freelunch summary "$(STUDY)" $(PART)
+
+# Tables, verdicts and figures of the cells that have finished.
+interim: env
+	@python -m freelunch interim "$(STUDY)" $(PART)
+
+# The verdicts, and where the page with the evidence is.
+audit: env
+	@python -m freelunch audit "$(STUDY)" $(PART)
+
+# Reads everything that a study made, and compares it with the digests that were noted when it was made.
+verify: env
+	@python -m freelunch verify "$(STUDY)" $(PART)
+
+# Candidates of finished cells. DRY_RUN=1 only says what would be removed.
+tidy: env
+	@python -m freelunch tidy "$(STUDY)" $(PART) $(if $(DRY_RUN),--dry-run)
 
 repair: env
 	@python -m freelunch repair "$(STUDY)" $(RUN_OPTIONS) --profile "$(PROFILE)"
@@ -240,9 +258,10 @@ results: full
 # Make docs/ again from the kept records, after a change of wording or colours.
 kept: env
 	python -m freelunch.audit.rebuild_docs config.yaml docs/laptop
-	for name in full quirks budgets precision; do \
-	  python -m freelunch.audit.rebuild_docs studies/$$name.yaml docs/$$name; \
-	done
+	python -m freelunch.audit.rebuild_docs studies/full.yaml docs/full
+	python -m freelunch.audit.rebuild_docs studies/quirks.yaml docs/quirks
+	python -m freelunch.audit.rebuild_docs studies/budgets.yaml docs/budgets
+	python -m freelunch.audit.rebuild_docs studies/precision.yaml docs/precision
 
 # Generate the schema for editors and the settings page of the documentation from the settings classes.
 settings: env

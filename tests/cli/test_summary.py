@@ -1,31 +1,195 @@
-"""What a finished study says of itself at the terminal."""
+"""What a study says at the terminal, finished or not."""
 
 import json
+import random
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from freelunch.audit.output_files import PAGE
+from freelunch.audit.rebuild_docs import FIGURES, SUMMARY, VERDICTS, main, write_results
 from freelunch.cli import summary
-from freelunch.records.read import load_records
+from freelunch.cli.summary import interim_text
+from freelunch.core.errors import UserError
+from freelunch.records.read import load_finished, load_records, read_record
+from freelunch.study.cell import DENSE, NONE
 from freelunch.study.study import Study
 from repository import ROOT
 
+RECORDS = ROOT / "docs" / "laptop" / "records"
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Return the default study as it may stand while it runs: the records of the dense model, of
+    what Wanda pruned, and of one block reconstructed after it.
+    """
+    found = Study.load(Path("config.yaml"), ROOT)
+    monkeypatch.chdir(tmp_path)
+    found.paths.records.mkdir(parents=True)
+    for cell in found.cells:
+        if cell.criterion in (DENSE, "wanda") and cell.adaptation in (NONE, "recon_block"):
+            # With the answers to tasks beside it.
+            for path in RECORDS.glob(f"{Path(cell.record_name).stem}.*"):
+                shutil.copy(path, found.paths.records)
+    return found
+
+
+def rows_of(table: str) -> list[str]:
+    return [" ".join(line.split()) for line in table.splitlines() if line.startswith("| smollm2")]
+
+
+def test_finished_cells_have_the_numbers_that_the_whole_study_has(study: Study) -> None:
+    # Nothing is left of the look before.
+    stale = study.paths.interim / FIGURES / "windows.png"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    said = interim_text(study)
+    assert not stale.exists() and not [*study.paths.root.glob(".interim*")]
+    assert said.startswith(
+        "3 of the 15 cells of the study `laptop` (config.yaml) have finished.\n"
+        "Not yet: smollm2-135m/magnitude-u50/none/seed0, "
+    )
+    assert ", and 7 more.\n" in said and "Verdicts may change" in said
+    assert "pruned by Wanda" in said and "Magnitude" not in said
+    assert "not testable here: C1, C2, C2b, C2v1, C3, C3b, C4" in said
+    folder = study.paths.interim
+    shown = rows_of((folder / SUMMARY).read_text())
+    whole = rows_of((ROOT / "docs" / "laptop" / SUMMARY).read_text())
+    cells = [row for row in shown if "| wanda |" in row or "| dense |" in row]
+    assert len(cells) >= 3 and set(cells) <= set(whole)
+    assert "masklora" not in (folder / VERDICTS).read_text()
+    assert (folder / FIGURES / "effects.png").is_file()
+    assert f"page    {folder / PAGE}\n" in said
+    page = folder / PAGE
+    text = page.read_text()
+    assert "unfinished: 3 of 15 cells" in text
+    assert "No cells to test it on have finished." in (folder / VERDICTS).read_text()
+    links = set(re.findall(r'href="([^"#:]+)"', text))
+    assert len(links) > 10
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+
+
+def test_when_all_have_finished_nothing_is_missing(study: Study) -> None:
+    shutil.copytree(RECORDS, study.paths.records, dirs_exist_ok=True)
+    said = interim_text(study)
+    assert said.startswith("15 of the 15 cells ")
+    assert "Not yet" not in said and "may change" not in said
+    for name in (SUMMARY, VERDICTS):
+        assert (study.paths.interim / name).read_text() == (
+            ROOT / "docs" / "laptop" / name
+        ).read_text()
+
+
+def test_a_record_of_other_settings_has_not_finished_and_the_setting_is_named(
+    study: Study,
+) -> None:
+    """Its cell runs again."""
+    config = study.as_json()
+    rate = config["adaptations"]["recon_block"]["learning_rate"]
+    config["adaptations"]["recon_block"]["learning_rate"] *= 2
+    edited = Study.check(config, "config.yaml")
+    assert {cell.adaptation for cell in load_finished(edited).records} == {"none"}
+    cell = "smollm2-135m/wanda-u50/recon_block/seed0"
+    assert (
+        f"so that they run again: {cell}. For {cell}, adaptation.learning_rate was {rate} and is "
+        f"{2 * rate}.\n" in interim_text(edited)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("recon_block__seed0.json", "altered"), ("gz", "the answers differ")]
+)
+def test_what_is_damaged_is_made_again_and_the_look_before_stays(
+    study: Study, name: str, problem: str
+) -> None:
+    """`make repair` would also run all that has not finished."""
+    interim_text(study)
+    before = (study.paths.interim / PAGE).read_bytes()
+    path = next(study.paths.records.glob(f"*{name}"))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=problem) as raised:
+        interim_text(study)
+    assert "remove it, and run the study" in str(raised.value)
+    assert "make study STUDY=config.yaml" in str(raised.value)
+    assert "repair" not in str(raised.value)
+    assert (study.paths.interim / PAGE).read_bytes() == before
+
+
+def test_a_record_that_a_running_study_removes_meanwhile_has_not_finished(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(path: Path) -> None:
+        if "recon_block" in path.name:
+            path.unlink()
+        return read_record(path)
+
+    monkeypatch.setattr("freelunch.records.read.read_record", removed)
+    assert interim_text(study).startswith("2 of the 15 cells ")
+
+
+def test_without_a_pruned_cell_beside_its_dense_model_there_is_nothing_to_say(
+    study: Study,
+) -> None:
+    (study.paths.records / study.cells[0].record_name).unlink()
+    with pytest.raises(UserError, match="nothing can be compared yet") as raised:
+        interim_text(study)
+    assert "2 records of the study as it is, and 0 made with other settings" in str(raised.value)
+    assert not study.paths.interim.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("config.yaml", "laptop"), ("studies/full.yaml", "full")]
+)
+def test_any_cells_may_be_the_first_to_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, name: str
+) -> None:
+    """Cells finish in no fixed order: adapted ones before those without adaptation, some seeds."""
+    study, folder = Study.load(Path(file), ROOT), ROOT / "docs" / name / "records"
+    records = load_records(study, folder)
+    dense, pruned = (
+        [cell for cell in study.cells if cell.is_dense == is_dense] for is_dense in (True, False)
+    )
+    chance = random.Random(0)
+    for count in (1, len(pruned) // 4, len(pruned) // 2):
+        some = frozenset([*dense, *chance.sample(pruned, count)])
+        part = replace(study, finished=some)
+        write_results(
+            part, {cell: records[cell] for cell in part.cells}, folder, tmp_path, [".png"]
+        )
+        finished = f"Unfinished: {len(some)} of the {len(study.cells)} cells have finished"
+        assert finished in (tmp_path / SUMMARY).read_text()
+
+
+def test_kept_records_of_an_unfinished_study_are_shown_if_that_is_said(
+    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path("results/laptop").resolve()
+    monkeypatch.chdir(ROOT)
+    assert main(["config.yaml", str(folder)]) == 1
+    assert "a record is missing" in capsys.readouterr().err
+    assert main(["config.yaml", str(folder), "--so-far"]) == 0
+    assert (folder / FOUND).is_file()
+
+
+# --- Finished
+
 SCOPE = "a model; 8,192 tokens; number of seeds: 1."
 ANSWER = "Reconstruction lowers the perplexity."
-VERDICTS = {"C1": "found", "C2": "found in part", "C2b": "found", "C4": "not testable here"}
+FOUND = {"C1": "found", "C2": "found in part", "C2b": "found", "C4": "not testable here"}
 
 
-def of_kept(study_file, name, tmp_path, monkeypatch):
+def of_kept(file: str, name: str) -> list[str]:
     """Return the summary of a study whose records docs/ keeps."""
-    monkeypatch.chdir(ROOT)
-    study = Study.load(Path(study_file))
-    records = load_records(study, Path("docs") / name / "records")
-    monkeypatch.chdir(tmp_path)
+    study = Study.load(Path(file), ROOT)
+    records = load_records(study, ROOT / "docs" / name / "records")
     study.paths.audit.mkdir(parents=True)
     bearing = "not tested at this scale"
     claims = [
-        {"id": claim, "verdict": verdict, "bearing": bearing} for claim, verdict in VERDICTS.items()
+        {"id": claim, "verdict": verdict, "bearing": bearing} for claim, verdict in FOUND.items()
     ]
     published = [{"id": "C3", "verdict": "found in part"}]
     found = {"answer": ANSWER, "scope": SCOPE, "claims": claims, "published_claims": published}
@@ -34,8 +198,8 @@ def of_kept(study_file, name, tmp_path, monkeypatch):
     return summary.summary_text(study, records).splitlines()
 
 
-def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
-    lines = of_kept("config.yaml", "laptop", tmp_path, monkeypatch)
+def test_the_best_of_each_kind_is_named_with_its_number() -> None:
+    lines = of_kept("config.yaml", "laptop")
     assert len(lines) <= 15
     assert lines[:3] == ["The study `laptop` (config.yaml) is finished.", ANSWER, f"Scope: {SCOPE}"]
     row = next(line for line in lines if line.startswith("  smollm2-135m"))
@@ -57,9 +221,11 @@ def test_the_best_of_each_kind_is_named_with_its_number(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("rows", "hidden"), [(4, 0), (2, 1)])
-def test_what_has_no_room_is_in_the_tables(tmp_path, monkeypatch, rows, hidden):
+def test_what_has_no_room_is_in_the_tables(
+    monkeypatch: pytest.MonkeyPatch, rows: int, hidden: int
+) -> None:
     monkeypatch.setattr(summary, "_ROWS", rows)
-    lines = of_kept("studies/full.yaml", "full", tmp_path, monkeypatch)
+    lines = of_kept("studies/full.yaml", "full")
     shown = [line for line in lines if line.startswith("  smollm2-135m")]
     more = [line for line in lines if "more: " in line]
     assert len(shown) == min(rows, len(shown) + hidden)

@@ -50,24 +50,15 @@ def running(study: OnSlurm) -> list[str]:
 
 
 @contextlib.contextmanager
-def first_doing(slurm: Slurm, script: str) -> Iterator[None]:
-    """Have the commands by which Snakemake asks how jobs are first run this line of shell."""
-
-    def write(command: Path, text: str) -> None:
-        part = command.with_suffix(".part")
-        part.write_text(text)
-        part.chmod(0o755)
-        part.replace(command)
-
-    commands = [slurm.folder / "bin" / name for name in ("sacct", "squeue")]
-    answers = {command: command.read_text() for command in commands}
-    for command, text in answers.items():
-        write(command, text.replace("\n", f"\n{script}\n", 1))
+def silent(slurm: Slurm) -> Iterator[None]:
+    """Have the command by which Snakemake asks how jobs are fail."""
+    command = slurm.folder / "bin" / "squeue"
+    aside = command.rename(command.with_suffix(".aside"))
+    command.symlink_to("/bin/false")
     try:
         yield
     finally:
-        for command, text in answers.items():
-            write(command, text)
+        aside.replace(command)
 
 
 def interrupt(process: subprocess.Popen[str]) -> str:
@@ -121,18 +112,12 @@ def test_results_equal_those_of_the_local_profile(finished, local):
         )
         for part in ("spec", "metrics", "identity", "pruning", "adaptation"):
             assert one[part] == other[part], f"{record.name}: {part}"
-
-
-def test_few_jobs_go_to_the_scheduler(finished):
-    """One for the dense pass, one for each pruning, one for each cell; the plan says so."""
+    # One job for the dense pass, one for each pruning, one for each cell; the plan says so.
     said = finished.said.read_text()
     assert len(submitted(said)) == 1 + 2 + 5
     assert "the scheduler gets 8 jobs" in said
     assert "device: cpu, as the profile says" in said
     assert len(re.findall(r"^localrule (?:fetch|sample|cut)_", said, re.M)) == 4
-
-
-def test_a_second_run_submits_nothing(finished):
     assert "Nothing to be done" in finished.run_study()
 
 
@@ -219,24 +204,15 @@ def test_a_job_killed_for_memory_says_what_to_raise_and_gets_more(study):
     study.edit(REQUESTS, "AROUND_BYTES = 400_000_000", "AROUND_BYTES = -450_000_000")
     # With its evaluation and record, the whole hour that a job may take.
     study.edit(REQUESTS, "LEAST_MINUTES = 10", "LEAST_MINUTES = 25")
+    study.verbose = False
     output = study.cold().run_study("--retries", "0", "--", target, status=1)
-    assert re.search(r"killed for memory; it had asked for \d+M", output), output
+    assert "FAILED" in output and "killed for memory" in output, output
     assert "--set-resources reconstruct_window:mem_mb=MB" in output
+    study.verbose = True
     output = study.run_study("--", target)
     assert len(submitted(output)) > 1 and (study.path / target).exists()
     # More time than the first attempt's could not be had.
     assert set(re.findall(r"runtime=(\d+)", output)) == {"25"}
-
-
-@pytest.mark.long
-def test_scancel_of_a_job_loses_nothing(study, finished):
-    target = without_windows(study)
-    process = study.cold().start_study("--", target)
-    wait_for(lambda: running(study))
-    study.slurm.run("scancel", *running(study))
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0 and len(submitted(output)) == 2, output
-    assert made_in(study, target) == made_in(finished, target)
 
 
 @pytest.mark.long
@@ -246,7 +222,7 @@ def test_a_study_outlives_an_outage_of_slurm(study, finished):
     study.options = study.options[:2]
     process = study.cold().start_study("--", target)
     wait_for(lambda: running(study))
-    with first_doing(study.slurm, "exit 1"):
+    with silent(study.slurm):
         wait_for((study.path / target).exists)
         # Longer than the pause between two questions.
         time.sleep(15)
@@ -276,14 +252,14 @@ def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
     what to do.
     """
     target = without_windows(study)
+    study.verbose = False
     command = " ".join(
         [f"'{option}'" for option in ("snakemake", *study.options, "--config", f"study={STUDY}")]
     )
     master = subprocess.run(
         ["sbatch", "--parsable", "--output=master.log", f"--wrap=exec {command} -- '{target}'"],
         cwd=study.path,
-        # What a user reads, rather than all that Snakemake says.
-        env={key: value for key, value in study.cold().environment.items() if key != "VERBOSE"},
+        env=study.cold().environment,
         capture_output=True,
         text=True,
         check=True,

@@ -103,12 +103,12 @@ class Fuzzer:
         """Damage files in place; return what was done."""
         files = [path for part in ("resources", RESULTS) for path in (root / part).rglob("*")]
         files = sorted(path for path in files if path.is_file() and path.stat().st_size)
-        done = []
-        for path in self.random.sample(files, count):
-            way = self.random.choice(list(DAMAGES))
-            DAMAGES[way](path)
-            done.append(f"{way.partition(' ')[0]} {path.relative_to(root)}")
-        return ", ".join(done)
+        return ", ".join(self._damage_one(root, path) for path in self.random.sample(files, count))
+
+    def _damage_one(self, root: Path, path: Path) -> str:
+        way = self.random.choice(list(DAMAGES))
+        DAMAGES[way](path)
+        return f"{way.partition(' ')[0]} {path.relative_to(root)}"
 
     def _swap_(self, root: Path) -> str:
         """Put two unlike files of one name, or their folders, in each other's place."""
@@ -133,24 +133,19 @@ class Fuzzer:
             return f"swap {one.relative_to(root)} and {other.relative_to(root)}"
 
     def _repair(self) -> tuple[str, str]:
-        root = self._copy()
-        if self.random.random() < 0.5:
-            said = self._damage_(root, self.random.randint(1, 3))
-        else:
-            said = self._swap_(root)
+        root, is_damage = self._copy(), self.random.random() < 0.5
+        said = self._damage_(root, self.random.randint(1, 3)) if is_damage else self._swap_(root)
         return self._end(root, said, ["make", "repair", "STUDY=config.yaml"])
 
     # --- Kills
 
     def _kill(self) -> tuple[str, str]:
         root = self._copy()
-        removed = self._remove_(root)
-        return self._end(root, f"{removed}, {self._run_and_kill(root)}")
+        return self._end(root, self._run_and_kill(root))
 
     def _resume(self) -> tuple[str, str]:
         root = self._copy()
-        removed = self._remove_(root)
-        said = f"{removed}, {self._run_and_kill(root)}"
+        said = self._run_and_kill(root)
         half = sorted(
             path
             for journal in (root / RESULTS).rglob("journal.jsonl")
@@ -158,11 +153,9 @@ class Fuzzer:
             for path in journal.parent.iterdir()
             if path.is_file() and path.stat().st_size
         )
-        for path in half[:2]:
-            way = self.random.choice(list(DAMAGES))
-            DAMAGES[way](path)
-            said += f", {way} {path.relative_to(root)}"
-        return self._end(root, said)
+        return self._end(
+            root, ", ".join([said, *(self._damage_one(root, path) for path in half[:2])])
+        )
 
     def _remove_(self, root: Path) -> str:
         """Remove some results, as if they were not made yet; the last phases more often."""
@@ -178,6 +171,7 @@ class Fuzzer:
         return f"without {len(set(parts))} files from {min(parts)}"
 
     def _run_and_kill(self, root: Path) -> str:
+        removed = self._remove_(root)
         process = Folder(root).start()
         seconds = self.random.uniform(1.0, 14.0)
         try:
@@ -187,8 +181,8 @@ class Fuzzer:
             os.killpg(process.pid, kill)
             process.communicate()
             # A job that got a signal may still clean up.
-            return f"{kill.name} after {seconds:.1f} s"
-        return "not killed"
+            return f"{removed}, {kill.name} after {seconds:.1f} s"
+        return f"{removed}, not killed"
 
     # --- The end
 

@@ -57,7 +57,3 @@ def write_study(changes: Mapping[str, Mapping[str, Any]] | None = None) -> None:
 def pins() -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load(PINS.read_text())
     return found
-
-
-def entry_of(model: str) -> Any:
-    return yaml.safe_load(STUDY.read_text())["models"][model]

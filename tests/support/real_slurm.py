@@ -23,17 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
-COMMANDS = (
-    "sacct",
-    "sacctmgr",
-    "sbatch",
-    "scancel",
-    "scontrol",
-    "sinfo",
-    "squeue",
-    "srun",
-    "sshare",
-)
+COMMANDS = ("sacct", "sacctmgr", "sbatch", "scancel", "scontrol")
+COMMANDS += ("sinfo", "squeue", "srun", "sshare")
 NODES = ("n1", "n2")
 # Megabytes of memory of a node.
 MEMORY = 4000

@@ -19,6 +19,8 @@ class OnSlurm(Folder):
     """
 
     slurm: Slurm
+    # Most tests read what Snakemake says of jobs that Slurm gets.
+    verbose = True
     options = (
         "--workflow-profile",
         "workflow/profiles/slurm",
@@ -41,8 +43,8 @@ class OnSlurm(Folder):
         ours = super().environment
         slurm = self.slurm.environment
         path = f"{self.slurm.folder / 'bin'}{os.pathsep}{ours['PATH']}"
-        # Tests read what Snakemake says of jobs that Slurm gets.
-        return {**ours, "SLURM_CONF": slurm["SLURM_CONF"], "PATH": path, "VERBOSE": "1"}
+        ours |= {"VERBOSE": "1"} if self.verbose else {}
+        return {**ours, "SLURM_CONF": slurm["SLURM_CONF"], "PATH": path}
 
     def run_study(self, *arguments: str, status: int = 0) -> str:
         """Run the study, or a part of it that comes after `--`; return what Snakemake said."""

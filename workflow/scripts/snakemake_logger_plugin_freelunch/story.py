@@ -123,14 +123,26 @@ class RunningJob:
 
 
 class Failure(NamedTuple):
-    """A job that failed: its message in full, the logs that say more, and whether a signal ended
-    it, which is no failure if the run was interrupted.
+    """A job that failed: what was said of it, the logs that say more, those of a scheduler if the
+    job itself said nothing, and whether a signal ended it, which is no failure if the run was
+    interrupted.
     """
 
     name: str
-    error: str
+    said: str
     logs: Sequence[str]
+    of_scheduler: Sequence[str]
     by_signal: bool
+
+    def message(self) -> str:
+        """Return the error in full. A scheduler may write its log after the job has ended."""
+        texts = [self.said, *(_text(Path(log)) for log in self.of_scheduler)]
+        for words, (why, resource) in _BY_SCHEDULER.items() if self.of_scheduler else ():
+            if re.search(words, "\n".join(texts)):
+                more = f"`--set-resources {self.name.partition(' ')[0]}:{resource}`"
+                todo = f"ask for more: {more} (or a line of the profile)"
+                return f"{why}\n  found:    {self.said}\n  to do:    {todo}"
+        return self.said
 
 
 class Story:
@@ -236,25 +248,21 @@ class Story:
             return _line("stopped", f"{job.name}, {job.age()}: interrupted")
         # If the job wrote no log, the log that is there is from an earlier run.
         logs = [log for log in logs if Path(log) != job.log or job.has_begun]
+        of_scheduler: list[str] = []
         if error is None:
-            rule = job.name.partition(" ")[0]
-            end = self._script_ends.pop(rule, "ended")
+            end = self._script_ends.pop(job.name.partition(" ")[0], "ended")
             by_signal = _BY_SIGNAL.search(end) is not None
             # The system ends the process that takes the most memory when memory is short.
             end = end.replace("<Signals.SIGKILL: 9>", "SIGKILL, perhaps since memory was short")
             error = said or f"its process {end}, without a message of its own"
-            texts = [error, *(_text(Path(log)) for log in logs if Path(log) != job.log)]
-            for words, (why, resource) in _BY_SCHEDULER.items():
-                if re.search(words, "\n".join(texts)):
-                    error = f"{why}\n  found:    {error}\n  to do:    ask for more: "
-                    error += f"`--set-resources {rule}:{resource}` (or a line of the profile)"
-                    break
+            of_scheduler = [log for log in logs if Path(log) != job.log]
             logs = [*logs, *([str(self.said)] if self.said else [])]
-        self.failures[number] = Failure(job.name, error, logs, by_signal)
+        failure = Failure(job.name, error, logs, of_scheduler, by_signal)
+        self.failures[number] = failure
         if by_signal:
             # The message that the whole run was interrupted may come after this event.
             return _line("stopped", f"{job.name}, {job.age()}: interrupted")
-        return _line("FAILED", f"{job.name}, {job.age()}: {error.splitlines()[0]}")
+        return _line("FAILED", f"{job.name}, {job.age()}: {failure.message().splitlines()[0]}")
 
     def _message(self, record: logging.LogRecord) -> Iterator[str]:
         """Yield Snakemake's own messages: warnings and errors, and before a run all others."""
@@ -282,7 +290,7 @@ class Story:
         alike: dict[str, list[Failure]] = {}
         for failure in self.failures.values():
             if not (self._interrupted and failure.by_signal):
-                alike.setdefault(failure.error, []).append(failure)
+                alike.setdefault(failure.message(), []).append(failure)
         self.failures = {}
         if alike:
             yield f"\n{_number_of(sum(map(len, alike.values())))} failed:"
