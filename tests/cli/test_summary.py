@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from freelunch.audit.output_files import PAGE
-from freelunch.audit.rebuild_docs import FIGURES, SUMMARY, VERDICTS, main, write_results
+from freelunch.audit.rebuild_docs import FIGURES, SUMMARY, VERDICTS, write_results
 from freelunch.cli import summary
 from freelunch.cli.summary import interim_text
 from freelunch.core.errors import UserError
@@ -162,17 +162,6 @@ def test_any_cells_may_be_the_first_to_finish(
         )
         finished = f"Unfinished: {len(some)} of the {len(study.cells)} cells have finished"
         assert finished in (tmp_path / SUMMARY).read_text()
-
-
-def test_kept_records_of_an_unfinished_study_are_shown_if_that_is_said(
-    study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = Path("results/laptop").resolve()
-    monkeypatch.chdir(ROOT)
-    assert main(["config.yaml", str(folder)]) == 1
-    assert "a record is missing" in capsys.readouterr().err
-    assert main(["config.yaml", str(folder), "--so-far"]) == 0
-    assert (folder / FOUND).is_file()
 
 
 # --- Finished
