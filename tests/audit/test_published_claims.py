@@ -177,7 +177,7 @@ def test_they_stand_apart_at_the_terminal(
 ) -> None:
     """Each line of a study's claims names its scope."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("freelunch.cli.summary.check_sums", lambda *_: None)
+    monkeypatch.setattr("freelunch.cli.summary.check_sealed", lambda *_: None)
     study = make_study()
     study.paths.audit.mkdir(parents=True)
     (study.paths.audit / "index.html").touch()

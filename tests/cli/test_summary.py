@@ -124,7 +124,7 @@ def test_a_record_that_a_running_study_removes_meanwhile_has_not_finished(
 ) -> None:
     def removed(path: Path) -> None:
         if "recon_block" in path.name:
-            path.unlink()
+            path.unlink(missing_ok=True)
         return read_record(path)
 
     monkeypatch.setattr("freelunch.records.read.read_record", removed)
