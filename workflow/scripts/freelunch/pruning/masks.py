@@ -21,10 +21,14 @@ _CHUNK = 16384
 
 
 def keep_mask(scores: Tensor, pattern: Pattern, scope: str, where: object = None) -> Tensor:
-    """Return which weights are kept, (rows, columns), bool, given their scores, (rows, columns),
-    any float dtype, of which the lowest are pruned, and a pattern that is not structured. Scores
-    are compared with each other within the scope, a "row" or the "matrix"; an NofM pattern
-    compares them within each group of a row, whatever the scope.
+    """Return which weights are kept, (rows, columns), bool.
+
+    Args:
+        scores: (rows, columns), any float dtype; the lowest are pruned.
+        pattern: How many weights are pruned; not a structured pattern.
+        scope: Where scores are compared with each other: within a "row" or the "matrix". An NofM
+            pattern compares them within each group of a row, whatever the scope.
+        where: Name of the weight, for error messages.
 
     Raises:
         UserError: A score is not finite, or the pattern does not divide the columns.
