@@ -115,6 +115,15 @@ def test_residency_follows_the_device() -> None:
     whole = retrain(SHAPES, *SAMPLE, settings).memory(device=True).device
     for device, streamed in ((whole, False), (whole - 1, True), (1, True)):
         assert decide_residency(SHAPES, *SAMPLE, settings, device)[0] is streamed
+        # A search over epochs, whose memory is that of each of them.
+        for method in ("masklora", "full"):
+            once, search = (
+                read_adaptation({"method": method, "epochs": epochs}) for epochs in (1, [1, 2])
+            )
+            found, expected = (
+                decide_residency(SHAPES, *SAMPLE, each, device) for each in (search, once)
+            )
+            assert found == expected
     budget = settings.model_copy(update={"memory_gb": 1.0})
     with refused(where="memory_gb", found="1 GB", expected="at least", todo="micro_batch"):
         decide_residency(SHAPES, *SAMPLE, budget, whole)

@@ -41,7 +41,7 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
         assert torch.equal((weight == 0).sum(1), torch.full((32,), 32))
     record = json.loads((results / "records" / records[4]).read_text())
     card = ModelCard.load(checkpoint / "README.md")
-    assert card.data.model_name == record["cell"] and record["sha256"] in card.text
+    assert record["cell"] in card.text and record["sha256"] in card.text
     assert record["identity"]["sparsity"] == 0.5
     assert set(record["cost"]) >= {"capture_dense", "reconstruct_window", "evaluate_cell"}
     assert all(step["wall_s"] > 0 for step in record["cost"].values())

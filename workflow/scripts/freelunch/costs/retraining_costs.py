@@ -84,8 +84,6 @@ class _PlannedRun:
         state_bytes: Bytes of what a retraining moves, with its moments, in float32.
         staged_bytes: What passes through the host's memory besides the dense model: a state that is
             saved, or a block that comes with its weights in training from the disk.
-        moved_bytes: What the steps of a streamed training read between their passes, and as much
-            that they write: gradients, weights and moments, one after another.
     """
 
     def __init__(
@@ -97,7 +95,6 @@ class _PlannedRun:
         self.is_full = settings.trained.weights == FULL
         self.batch = min(settings.batch, samples)
         self.micro_batch = min(settings.micro_batch or self.batch, self.batch)
-        self.steps = settings.passes * -(-samples // self.batch)
         self.checked = min(CHECK_SEQUENCES, samples)
         self.recomputes = streamed or settings.gradient_checkpointing
         sizes = {"model": shapes.bytes_each, "float32": 4, "bfloat16": 2}
@@ -107,11 +104,22 @@ class _PlannedRun:
         self.numbers = shapes.blocks * self.block.parameters
         head = shapes.head_weights if self.is_full and settings.trained.head else 0
         self.staged_bytes = self.state_bytes = self.number_bytes * (self.numbers + head)
-        self.moved_bytes = 0
         if streamed and self.is_full:
             self.staged_bytes = shapes.block_bytes + 4 * self.block.parameters
-            # Without a trained head, which stays in memory. A gradient is in float32, too.
-            self.moved_bytes = self.steps * (self.number_bytes + 4) * self.numbers
+
+    @property
+    def steps(self) -> int:
+        """The steps of a run; its memory does not depend on them, nor on a list of epochs."""
+        return self.settings.passes * -(-self.samples // self.batch)
+
+    @property
+    def moved_bytes(self) -> int:
+        """What the steps of a streamed training read between their passes, and as much that they
+        write: gradients, weights and moments, one after another.
+        """
+        # Without a trained head, which stays in memory. A gradient is in float32, too.
+        moves = self.streamed and self.is_full
+        return self.steps * (self.number_bytes + 4) * self.numbers if moves else 0
 
     def traffic(self) -> tuple[int, int]:
         """Return the bytes that are read and written, except for the retrained model itself and for
