@@ -101,7 +101,7 @@ def test_the_tests_that_recipes_add_or_reach_pass(followed):
         *command, "-k", chosen, folder=followed.path, environment=followed.environment
     )
     for said in (
-        "-huber] PASSED",
+        "[huber] PASSED",
         "[product] PASSED",
         "-magnitude_lora] PASSED",
         *(f"{name}::" for name in added),
