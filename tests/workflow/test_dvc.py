@@ -253,14 +253,14 @@ def test_equal_shards_are_stored_and_pushed_once(origin, remote):
 
 def test_edit_after_pull_computes_again(origin, pulled):
     before = {name: pulled.record(name) for name in (RECONSTRUCTED, PRUNED)}
-    pulled.edit_config("recon_block:\n", "recon_block:\n    epochs: 2\n")
+    pulled.edit_config("recon_block:\n", "recon_block:\n    learning_rate: 0.002\n")
     assert list(pulled.status()) == ["study"]
     # Hidden states are not pulled; the reconstruction makes what it needs of them.
     planned = set(pulled.planned())
     assert {"reconstruct_window", "collect_records"} <= planned and "capture_dense" not in planned
     pulled.dvc("repro")
     after = {name: pulled.record(name) for name in (RECONSTRUCTED, PRUNED)}
-    assert after[RECONSTRUCTED]["spec"]["adaptation"]["epochs"] == 2
+    assert after[RECONSTRUCTED]["spec"]["adaptation"]["learning_rate"] == 0.002
     assert perplexity(after[RECONSTRUCTED]) != perplexity(before[RECONSTRUCTED])
     # What does not depend on the edit is what it was, to the last bit, also where it ran again.
     assert after[PRUNED]["spec"] == before[PRUNED]["spec"]
@@ -325,7 +325,7 @@ def test_metrics_and_plots_show_the_study(pulled):
     images = [path for path in (page.parent / "static").iterdir() if path.suffix == ".png"]
     figures = (pulled.path / "results" / "laptop" / "figures").glob("*.png")
     drawn = sorted(figure.read_bytes() for figure in figures)
-    assert len(drawn) == 5 and sorted(image.read_bytes() for image in images) == drawn
+    assert len(drawn) == 6 and sorted(image.read_bytes() for image in images) == drawn
 
 
 def test_experiment_has_readable_columns(pulled):
