@@ -10,6 +10,7 @@ from freelunch.cli.slurm import (
     Cluster,
     SlurmJob,
     check_requests,
+    endings,
     minutes_in,
     slurm_jobs,
     status_command,
@@ -184,3 +185,51 @@ def test_the_most_that_later_attempts_ask_for(cluster: Cluster) -> None:
     assert cluster.most(asked | {"slurm_partition": "main,long"}) == Limits(9000, 4320)
     assert cluster.most(asked | {"slurm_partition": "free"}) == Limits()
     assert cluster.most(asked | {"runtime": 61}) == Limits()
+
+
+# --- Jobs that ended
+
+
+def ended(tmp_path: Path, state: str, said: str = "") -> str:
+    """Return what is told of a job of two steps that ended in a state and left a log. An earlier
+    attempt at it was late.
+    """
+    folder = tmp_path / "slurm logs" / "group_cell_evaluate_cell_retrain_model"
+    folder.mkdir(parents=True)
+    (folder / "8.log").write_text(said)
+    run = tmp_path / "run.log"
+    run.write_text(
+        f"Job 3 has been submitted with SLURM jobid 7 (log: {folder / '7.log'}).\n"
+        f"Job 3 has been submitted with SLURM jobid 8 (log: {folder / '8.log'}).\n"
+    )
+    stand_in(tmp_path, "squeue", f"echo '7|TIMEOUT|10:00|900M'; echo '8|{state}|20:00|900M'")
+    return endings([run])
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "why", "todo"),
+    [
+        ("TIMEOUT", "", "out of time; it had asked for 20:00", "retrain_model:runtime=MINUTES"),
+        ("FAILED", "x CANCELLED DUE TO TIME LIMIT x", "out of time", "evaluate_cell:runtime="),
+        ("OUT_OF_MEMORY", "", "killed for memory; it had asked for 900M", "retrain_model:mem_mb="),
+        ("FAILED", "Detected 1 oom_kill event in StepId=8.0", "killed for memory", "mem_mb=MB"),
+        ("FAILED", "slurmstepd: error: Exceeded job memory limit", "killed for memory", "mem_mb="),
+        ("NODE_FAIL", "", "ended as NODE_FAIL", "run the same command again"),
+    ],
+)
+def test_an_early_end_says_why(tmp_path: Path, state: str, said: str, why: str, todo: str) -> None:
+    text = ended(tmp_path, state, said)
+    assert text.startswith("Slurm job 8, group_cell_evaluate_cell_retrain_model: ")
+    assert why in text and todo in text and "8.log" in text
+
+
+def test_accounting_is_asked_first(tmp_path: Path) -> None:
+    stand_in(tmp_path, "sacct", "echo '8|CANCELLED by 0|20:00|900M'")
+    assert "ended as CANCELLED" in ended(tmp_path, "COMPLETED")
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED"])
+def test_what_ended_by_itself_is_not_told_of(tmp_path: Path, state: str) -> None:
+    """The error of a job is in its own log."""
+    (tmp_path / "bin" / "sacct").unlink()
+    assert ended(tmp_path, state) == ""

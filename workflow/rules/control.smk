@@ -231,5 +231,6 @@ def finish_run():
 
 
 def stop_run(logs):
-    """Say how to resume."""
-    tell(story.STOPPED, stopped_text(logs))
+    """Say why jobs ended early, and how to resume."""
+    ended = slurm.endings([Path(file) for file in logs]) if on_slurm() else ""
+    tell(story.STOPPED, "\n\n".join(filter(None, [ended, stopped_text(logs)])))

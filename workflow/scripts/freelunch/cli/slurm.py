@@ -9,10 +9,12 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from typing import Any, Self
 
 from freelunch.core.errors import UserError
 from freelunch.costs.job_requests import Limits
+from freelunch.costs.jobs import RULES
 
 # Options of sbatch by the resource that sets them, if it is set.
 _OPTIONS = {
@@ -27,6 +29,16 @@ _OPTIONS = {
 _LEAST_AGE_S = 210
 _TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 _WORKING = {"idle", "mix", "alloc"}
+
+
+_SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
+# What Slurm says of a job: its number, its state, the time and the memory that it had asked for.
+_ENDED = (
+    ("sacct", "-X", "-n", "-P", "--format=JobID,State,Timelimit,ReqMem"),
+    ("squeue", "-h", "--states=all", "--format=%i|%T|%l|%m"),
+)
+_AGAIN = "run the same command again; finished files are kept"
+_MORE = "ask for more: {} (Snakemake option, or a line of the profile)"
 
 
 def output_of(*command: str) -> str | None:
@@ -168,7 +180,8 @@ def check_requests(jobs: Iterable[SlurmJob], cluster: Cluster) -> None:
                     for name, each in limits.items()
                 ),
                 todo="choose another `slurm_partition` in the profile, or ask for less: "
-                f"{_set_resources(job.rules)}; with `--retries N`, what runs out of time goes on",
+                f"{_set_resources(job.rules, 'KEY=VALUE')}; with `--retries N`, what runs out of "
+                "time goes on",
             )
         largest[job.rules] = max(largest.get(job.rules, job), job, key=_size)
     for job in largest.values():
@@ -197,9 +210,60 @@ def _check_accepted(job: SlurmJob) -> None:
             expected=f"a request that it takes: {' '.join(options)}",
             todo="correct what it names in the profile's default-resources (`sinfo` and `sacctmgr "
             "show associations user=$USER` list partitions and accounts), or "
-            f"{_set_resources(job.rules)}",
+            f"{_set_resources(job.rules, 'KEY=VALUE')}",
         )
 
 
-def _set_resources(rules: Iterable[str]) -> str:
-    return " ".join(f"`--set-resources {rule}:KEY=VALUE`" for rule in rules)
+def endings(logs: Iterable[Path]) -> str:
+    """Return which jobs of a run Slurm ended before their time, why, and what to do; empty if it
+    ended none.
+
+    Args:
+        logs: Snakemake's logs of the run.
+    """
+    said = "".join(log.read_text(encoding="utf-8") for log in logs)
+    # The last of several attempts at a job counts.
+    last = {match[1]: (match[2], Path(match[3])) for match in _SUBMITTED.finditer(said)}
+    jobs = dict(last.values())
+    rows = _rows(list(jobs))
+    told = (_ending(row, jobs[row[0]]) for row in rows if row[0] in jobs)
+    return "\n\n".join(filter(None, told))
+
+
+def _rows(numbers: list[str]) -> list[list[str]]:
+    """Return what Slurm still knows of jobs: from its accounting, or else from its queue."""
+    for query in _ENDED if numbers else ():
+        if listed := output_of(*query, f"--jobs={','.join(numbers)}"):
+            return [line.split("|") for line in listed.splitlines()]
+    return []
+
+
+def _ending(row: list[str], log: Path) -> str | None:
+    number, state, time, memory = row
+    said = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    name = log.parent.name
+    rules = tuple(rule for rule in RULES if rule in name)
+    # sacct also says who cancelled a job: `CANCELLED by 0`.
+    why, todo = _early_end(state.partition(" ")[0], said, time, memory, rules)
+    if not why:
+        return None
+    return f"Slurm job {number}, {name}: {why}\n  log:      {log}\n  to do:    {todo}"
+
+
+def _early_end(
+    state: str, said: str, time: str, memory: str, rules: tuple[str, ...]
+) -> tuple[str, str]:
+    """Return what ended a job from outside, and what to do; both are empty if nothing did."""
+    if state == "OUT_OF_MEMORY" or re.search(r"oom_kill event|Exceeded job memory limit", said):
+        more = _MORE.format(_set_resources(rules, "mem_mb=MB"))
+        return f"killed for memory; it had asked for {memory}", more
+    if state == "TIMEOUT" or "DUE TO TIME LIMIT" in said:
+        more = _MORE.format(_set_resources(rules, "runtime=MINUTES"))
+        return f"out of time; it had asked for {time}", f"{more}; finished files are kept"
+    if state in ("NODE_FAIL", "BOOT_FAIL", "CANCELLED", "PREEMPTED", "DEADLINE"):
+        return f"ended as {state}", _AGAIN
+    return "", ""
+
+
+def _set_resources(rules: tuple[str, ...], value: str) -> str:
+    return " ".join(f"`--set-resources {rule}:{value}`" for rule in rules) or f"`{value}`"
