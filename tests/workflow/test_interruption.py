@@ -28,7 +28,7 @@ def wait_for(process: subprocess.Popen[str], condition: Callable[[], object]) ->
 def slow(finished, tmp_path_factory):
     """A study with a reconstruction that takes long enough to be interrupted, and its result."""
     folder = finished.copy(tmp_path_factory.mktemp("slow") / "study").warm()
-    folder.edit("config.yaml", "method: reconstruction", "method: reconstruction\n    epochs: 60")
+    folder.edit("config.yaml", "method: reconstruction", "method: reconstruction\n    epochs: 240")
     folder.run(SLOW)
     return folder
 
