@@ -24,7 +24,7 @@ DENSE, NONE, RECON = (
     Cell.parse(f"tiny/{name}")
     for name in ("dense/none/seed0", "wanda-u50/none/seed0", "wanda-u50/recon_block/seed0")
 )
-# Of each document, whether the answer is right.
+# Whether the answer to each document is right.
 RIGHT: dict[Cell, dict[str, str]] = {
     DENSE: {"rte": "1111000011", "boolq": "110110"},
     NONE: {"rte": "1100000011", "boolq": "010010"},

@@ -57,7 +57,7 @@ def test_the_rows_are_the_numbers_of_the_verdict() -> None:
     assert len(found) == len(ratio_rows(evidence)) == 4
     assert all({*row} == {*FIGURE.columns} for row in found.values())
     tokens = found["recon_block", "tokens"]
-    # Of all weights, between one and three times the tokens.
+    # `full` reaches it between one and three times the tokens.
     share = math.log(50 / 40) / math.log(50 / 38)
     assert tokens["ratio"] == pytest.approx(3**share)
     assert [tokens[it] for it in ("smallest", "known_from", "largest")] == pytest.approx([1, 1, 10])

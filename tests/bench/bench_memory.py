@@ -44,7 +44,7 @@ WINDOWS: tuple[Entry, ...] = tuple(
 )
 # Solving for a matrix of thousands of inputs takes two cores hours.
 EXACT: Entry = {"method": "least_squares"}
-# Of a 72B model, one step; passes in float32, because few processors multiply in bfloat16.
+# One step of a 72B model; passes in float32, because few processors multiply in bfloat16.
 OF_72B = ({**WINDOWS[at], "precision": "float32"} for at in (2, 1, 0))
 STREAMED: Entry = {"method": "masklora", "batch": 4, "micro_batch": 1}
 # The steps of a model: its config, dtype and sequences, and the adaptations, the last one streamed.

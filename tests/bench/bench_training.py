@@ -50,7 +50,7 @@ STEPS: tuple[Entry, ...] = ({"batch": 2}, {"batch": 8, "micro_batch": 2})
 # The least rate, and the most seconds in proportion to another piece of work.
 RATES = {"block": "0.80", "full": "0.75", "masklora": "0.65"}
 RATIOS = {"matrix": "1", "block, bfloat16": "1", "attention_mlp": "none", "2 blocks": "none"}
-# Of the finished default study: its model, Wanda's masks, its hidden states.
+# The finished default study's model, Wanda's masks and hidden states.
 Studied = tuple[StreamedModel, Artifact, DenseStates]
 
 

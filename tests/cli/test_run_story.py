@@ -220,35 +220,6 @@ def test_of_a_group_the_job_that_stopped_has_failed(run):
     assert "slurm.log" in "".join(run.stopped()) and not run.story.running
 
 
-@pytest.mark.parametrize(
-    ("said", "why", "todo"),
-    [
-        ("slurmstepd: error: *** JOB 8 CANCELLED DUE TO TIME LIMIT ***", "out of time", "runtime"),
-        ("slurmstepd: error: Detected 1 oom_kill event in x", "killed for memory", "mem_mb"),
-        ("slurmstepd: error: Exceeded job memory limit", "killed for memory", "mem_mb"),
-        ("ValueError: no", None, None),
-    ],
-)
-@pytest.mark.parametrize(("is_group", "is_early"), [(True, True), (True, False), (False, True)])
-def test_what_a_scheduler_ended_says_what_to_ask_for(
-    run, tmp_path, said, why, todo, is_group, is_early
-):
-    """The scheduler's log says it, which Snakemake's event names, perhaps only after the event."""
-    log = tmp_path / "8.log"
-    run.planned(1.0, queues=True).job(1, "retrain_model")
-    error = "SLURM-job '8' failed, SLURM status is: 'FAILED'"
-    logs = [str(log)]
-    if is_early:
-        log.write_text(said)
-    (line,) = run.group_failed(1, logs=logs) if is_group else run.failed(1, error, logs)
-    log.write_text(said)
-    shown = "".join(run.stopped())
-    assert str(log) in shown and (why is None) == ("--set-resources" not in shown)
-    if why is not None:
-        assert line.endswith(f": {why}") == is_early
-        assert f"`--set-resources retrain_model:{todo}=" in shown
-
-
 def test_warnings_and_errors_of_snakemake_are_told_and_its_usual_words_are_not(run):
     for usual in ("Building DAG of jobs...", "No SLURM account given, ...", "Adding x (1 B)."):
         assert run.said(usual) == []

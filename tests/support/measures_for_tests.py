@@ -98,7 +98,7 @@ def make_evidence(
             criteria, adaptations and models that these name, unless `grid` names others.
         left_out: Cells that were not run.
         folder: Where the answers are written.
-        answers: Of each adaptation to a task, a bit for each question.
+        answers: For each adaptation, a bit for each question of a task.
         peaks: The peak memory of each adaptation's own work, for each seed.
         data: The distinct tokens of each adaptation.
         grid: Entries of the study's grid.

@@ -190,7 +190,7 @@ def test_second_run_has_nothing_to_do(origin):
     assert origin.dvc("config", "cache.type").strip() == "reflink,copy"
     metadata = [path for path in (origin.path / ".snakemake/metadata").rglob("*") if path.is_file()]
     assert {path.stat().st_nlink for path in metadata} == {1}
-    # Of all studies' metadata, DVC keeps that of this one.
+    # DVC keeps the metadata of this study, and of no other.
     for path, kept in {
         "results/laptop/records/some.json": True,
         "resources/texts/speeches/manifest.json": True,

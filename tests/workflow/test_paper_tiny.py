@@ -27,6 +27,6 @@ def test_each_kind_of_cell_reaches_its_record(tmp_path: Path) -> None:
         for record in records
     }
     assert lengths == {"opt": 16, "llama": 32, "qwen2": 32, "gemma2": 32}
-    # Of a part, which travels with `--config`, only tables, figures and the audit are others.
+    # A part travels with `--config`; only its tables, figures and audit differ.
     planned = run.planned("--config", CHOSEN, "models=gemma2")
     assert planned and planned.keys() <= SHOWN

@@ -67,7 +67,7 @@ def test_a_program_runs_and_ends_as_it_would(programs: Path, arguments: str) -> 
     asked = shlex.split(arguments.replace("HERE", str(programs)))
     warm, cold = (python(programs, *asked, warm=warm) for warm in (True, False))
     assert (warm.returncode, warm.stdout) == (cold.returncode, cold.stdout)
-    # Of a traceback, the last line.
+    # The last line of a traceback.
     assert warm.stderr.splitlines()[-1:] == cold.stderr.splitlines()[-1:]
     assert (warm.returncode == 0) is (len(asked) > 1)
 

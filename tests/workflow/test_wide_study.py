@@ -136,7 +136,7 @@ def test_a_criterions_zeros_notes_and_costs_are_recorded(wide):
         for matrix, counts in each["identity"]["matrices"].items():
             assert counts["zeros"] == counts["rows"] * counts["columns"] / 2, (name, matrix)
     flap = record(wide, "recon_block", "flap-s50")["identity"]
-    # Of all units together: no more than asked for, and less by less than one of them.
+    # All units together lose no more than asked for, and at most one unit less.
     assert 0.4 < flap["sparsity"] <= 0.5
     assert len({counts["zeros"] for counts in flap["matrices"].values()}) > 2
     notes = found["swapped"]["pruning"]["notes"]
@@ -169,7 +169,7 @@ def test_drift_is_measured_of_every_pruned_cell(wide):
     assert found["spec"]["evaluation"]["drift"] == {"samples": 2}
     assert found["spec"]["selection"] == {"samples": 4}
     assert found["cost"]["capture_reference"]["flops"] > 0
-    # Of the same tokens for all.
+    # All cells are measured on the same tokens.
     tokens = {record(wide, name)["metrics"]["drift"]["token_ids_sha256"] for name in ADAPTATIONS}
     assert tokens == {metrics["token_ids_sha256"]}
     dense = record(wide, "recon_auto")["metrics"]["drift"]["dense"]

@@ -30,11 +30,6 @@ _POINTERS = (
 _SCRIPT_ENDED = re.compile(r"CalledProcessError in file .*\.(\w+)\.py' (.+?)\.?\s*$", re.S)
 # How a process ends that is interrupted or terminated; a shell reports it of its own processes.
 _BY_SIGNAL = re.compile(r"<Signals\.SIG(?:INT|TERM): \d+>|exit status (?:130|143)\b")
-# What a scheduler or its log says of a job that it ended, and the resource to ask for more of.
-_BY_SCHEDULER = {
-    r"oom_kill event|Exceeded job memory limit|'OUT_OF_MEMORY'": ("killed for memory", "mem_mb=MB"),
-    r"DUE TO TIME LIMIT|'TIMEOUT'": ("out of time", "runtime=MINUTES"),
-}
 # Snakemake's message if another run makes some of the same files, and ours. No option is needed
 # against the locks of a killed run, which are removed at the start.
 _LOCKED = "Directory cannot be locked."
@@ -123,26 +118,14 @@ class RunningJob:
 
 
 class Failure(NamedTuple):
-    """A job that failed: what was said of it, the logs that say more, those of a scheduler if the
-    job itself said nothing, and whether a signal ended it, which is no failure if the run was
-    interrupted.
+    """A job that failed: its message in full, the logs that say more, and whether a signal ended
+    it, which is no failure if the run was interrupted.
     """
 
     name: str
-    said: str
+    error: str
     logs: Sequence[str]
-    of_scheduler: Sequence[str]
     by_signal: bool
-
-    def message(self) -> str:
-        """Return the error in full. A scheduler may write its log after the job has ended."""
-        texts = [self.said, *(_text(Path(log)) for log in self.of_scheduler)]
-        for words, (why, resource) in _BY_SCHEDULER.items() if self.of_scheduler else ():
-            if re.search(words, "\n".join(texts)):
-                more = f"`--set-resources {self.name.partition(' ')[0]}:{resource}`"
-                todo = f"ask for more: {more} (or a line of the profile)"
-                return f"{why}\n  found:    {self.said}\n  to do:    {todo}"
-        return self.said
 
 
 class Story:
@@ -248,21 +231,18 @@ class Story:
             return _line("stopped", f"{job.name}, {job.age()}: interrupted")
         # If the job wrote no log, the log that is there is from an earlier run.
         logs = [log for log in logs if Path(log) != job.log or job.has_begun]
-        of_scheduler: list[str] = []
         if error is None:
             end = self._script_ends.pop(job.name.partition(" ")[0], "ended")
             by_signal = _BY_SIGNAL.search(end) is not None
             # The system ends the process that takes the most memory when memory is short.
             end = end.replace("<Signals.SIGKILL: 9>", "SIGKILL, perhaps since memory was short")
             error = said or f"its process {end}, without a message of its own"
-            of_scheduler = [log for log in logs if Path(log) != job.log]
             logs = [*logs, *([str(self.said)] if self.said else [])]
-        failure = Failure(job.name, error, logs, of_scheduler, by_signal)
-        self.failures[number] = failure
+        self.failures[number] = Failure(job.name, error, logs, by_signal)
         if by_signal:
             # The message that the whole run was interrupted may come after this event.
             return _line("stopped", f"{job.name}, {job.age()}: interrupted")
-        return _line("FAILED", f"{job.name}, {job.age()}: {failure.message().splitlines()[0]}")
+        return _line("FAILED", f"{job.name}, {job.age()}: {error.splitlines()[0]}")
 
     def _message(self, record: logging.LogRecord) -> Iterator[str]:
         """Yield Snakemake's own messages: warnings and errors, and before a run all others."""
@@ -290,7 +270,7 @@ class Story:
         alike: dict[str, list[Failure]] = {}
         for failure in self.failures.values():
             if not (self._interrupted and failure.by_signal):
-                alike.setdefault(failure.message(), []).append(failure)
+                alike.setdefault(failure.error, []).append(failure)
         self.failures = {}
         if alike:
             yield f"\n{_number_of(sum(map(len, alike.values())))} failed:"

@@ -82,7 +82,7 @@ class IdentityFacts(TypedDict):
     weights: int
     parameters: int
     stored_bytes: int
-    # Of each matrix, `rows`, `columns` and `zeros`.
+    # The `rows`, `columns` and `zeros` of each matrix.
     matrices: dict[str, dict[str, int]]
     checkpoint_sha256: str
 
@@ -116,7 +116,7 @@ class AdaptationFacts(TypedDict):
     distinct_tokens: int
     steps: int
     trained_parameters: int
-    # Of each window, `before` and `after`.
+    # The loss of each window, `before` and `after`.
     losses: dict[str, dict[str, float]]
     choice: ChoiceFacts | None
 

@@ -11,7 +11,6 @@ from freelunch.study.settings import Absent, Searched, Settings, absent
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import MATRIX, Window, WindowName
 
-RECONSTRUCTION = "reconstruction"
 # Beyond the largest rate, training diverges at once.
 Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1, le=10_000)]

@@ -100,7 +100,7 @@ def pin_command(study: str) -> str:
 
 
 def read_pins(study: str) -> Pins:
-    """Return the pins beside a study, none if there is no such file; UserError if it is damaged."""
+    """Return the pins beside a study; none without such a file, UserError if it is damaged."""
     path = pins_file(study)
     if not path.exists():
         return Pins()
