@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from freelunch.audit.crate import config_text
+
 from freelunch.audit.output_files import AUDIT_SUMS, CONFIG, digested, seal
 from freelunch.cli.options import Running, profile_folder
 from freelunch.cli.run import check_start, run_snakemake

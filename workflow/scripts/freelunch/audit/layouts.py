@@ -1,4 +1,4 @@
-"""The layouts of `workflow/report/audit/`: the page, the cards, the appendix, the checklist."""
+"""The layouts of `workflow/report/audit/`: the page, the cards, the verdicts."""
 
 import shlex
 from collections.abc import Iterable

@@ -6,7 +6,6 @@ from functools import partial
 
 import yaml
 
-from freelunch.audit.crate import config_text
 from freelunch.audit.figures import TABLES_OF_CLAIMS
 from freelunch.audit.output_files import (
     AUDIT_SUMS,
@@ -18,7 +17,7 @@ from freelunch.audit.output_files import (
     digested,
     own_files,
 )
-from freelunch.audit.texts import audit_texts
+from freelunch.audit.texts import audit_texts, config_text
 from freelunch.core.digest import check_sums
 from freelunch.core.errors import UserError
 from freelunch.records.integrity import Output

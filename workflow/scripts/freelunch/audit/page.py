@@ -26,7 +26,7 @@ from freelunch.audit.claims import REPORT
 from freelunch.audit.figures import figures
 from freelunch.audit.layouts import layout
 from freelunch.audit.measures import MEASURES
-from freelunch.audit.output_files import APPENDIX, AUDIT, METADATA, REFORMS, own_files
+from freelunch.audit.output_files import AUDIT, CONFIG, VERDICTS, own_files
 from freelunch.audit.protocol import ABSENT, DIFFERENT, PARTLY, SAME, UNKNOWN
 from freelunch.audit.published import AGREES, DIFFERS, NOT_RUN
 from freelunch.audit.published_claims import TableClaimVerdict
@@ -132,7 +132,7 @@ def page_text(
     adapted = {(cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE}
     untested = [claim for claim in audit.claims if claim.verdict == UNTESTED]
     not_run = [row for row in audit.published if row.verdict == NOT_RUN]
-    names = [APPENDIX, REFORMS, AUDIT, METADATA, *own_files(study)]
+    names = [AUDIT, VERDICTS, CONFIG, *own_files(study)]
     page = layout(
         "page.html",
         criterion=criterion_label,

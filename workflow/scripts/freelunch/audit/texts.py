@@ -1,13 +1,14 @@
 """The files of an audit that are functions of the records."""
 
+import yaml
+
 from freelunch.analysis.pairing import Records
 from freelunch.audit.audit import audit_records
 from freelunch.audit.cards import card_texts
 from freelunch.audit.output_files import (
-    APPENDIX,
     AUDIT,
+    CONFIG,
     PAGE,
-    REFORMS,
     VERDICTS,
     audit_outputs,
 )
@@ -27,8 +28,12 @@ def audit_texts(study: Study, records: Records) -> dict[str, str]:
     return {
         AUDIT: json_text(audit.as_json()),
         VERDICTS: audit.verdicts,
-        APPENDIX: audit.appendix_text,
-        REFORMS: audit.reforms_text,
+        CONFIG: config_text(study),
         PAGE: page_text(results, audit, study.paths.root, later=audit_outputs(study)),
         **card_texts(study, records),
     }
+
+
+def config_text(study: Study) -> str:
+    """Return the study that was run, with what it takes from its base and with all defaults."""
+    return str(yaml.safe_dump(study.as_json(), sort_keys=False, allow_unicode=True))
