@@ -2,7 +2,6 @@
 verdict.
 """
 
-import math
 from typing import Any
 
 import pytest
@@ -104,31 +103,6 @@ def test_what_was_chosen_on_the_evaluation_text_counts_only_without_others() -> 
     (finding,) = audited("budget_ratio", {"above": 2}, only, TOKENS | {"apart": 40})["findings"]
     assert 0.5 < finding["value"] < 20
     assert "recon_on_test were chosen on the evaluation text" in finding["reason"]
-
-
-def test_budgets_come_in_the_order_of_their_unit() -> None:
-    """More tokens, in more epochs, may be fewer data."""
-    values = BASE | {"wanda full_half": 38, "wanda full": 45, "wanda full_20": 55}
-    data = {"recon_block": 8000, "full_half": 16000, "full": 8000, "full_20": 4000}
-    settings = TOKENS | {"unit": "distinct_tokens"}
-    part = audited("budget_ratio", {"above": 10}, values, settings, data=data)
-    (finding,) = part["findings"]
-    assert finding["value"] == pytest.approx(2 ** (math.log(45 / 40) / math.log(45 / 38)))
-    assert kind(part["verdict"]) == FAILS
-
-
-def test_seeds_that_disagree_about_infinity() -> None:
-    """One reaches it with half of the budget, the other with none."""
-    values = {}
-    for seed, level in ((0, 40.0), (1, 80.0)):
-        cell = "tiny/wanda-u50/{}/seed{}".format
-        values |= {cell("none", seed): 90.0, cell("recon_block", seed): level}
-        values |= {cell("full_half", seed): 70, cell("full", seed): 66, cell("full_20", seed): 60}
-    part = audited("budget_ratio", {"above": 10}, values, TOKENS, seeds=[0, 1])
-    (finding,) = part["findings"]
-    assert finding["of_seeds"] == ["infinity", 0.5]
-    assert finding["text_of_seeds"] == ["more than 20 times", "at most 0.5 times"]
-    assert kind(part["verdict"]) == UNDECIDED
 
 
 def test_a_large_budget_with_fewer_seeds_takes_none_from_the_others() -> None:

@@ -134,12 +134,6 @@ def test_there_is_a_line_for_each_criterion() -> None:
     assert places["not finite"] == (81920, 1.0)
 
 
-def test_amounts_have_three_digits() -> None:
-    tokens = (512, 8192, 131072, 524288, 999936, 1572864, 1.6e6)
-    amounts = [criteria_by_budget._amount(of) for of in tokens]
-    assert amounts == ["512", "8.19k", "131k", "524k", "1M", "1.57M", "1.6M"]
-
-
 # --- By themselves
 
 

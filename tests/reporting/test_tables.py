@@ -1,9 +1,9 @@
 """Tables: what they hold, and that each uncertainty is what it says."""
 
 import csv
-import json
 import math
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -14,12 +14,12 @@ import pytest
 from freelunch.analysis.pairing import mean_over_seeds, paired_difference, seed_groups
 from freelunch.audit.figures import TABLES_OF_CLAIMS
 from freelunch.core.errors import UserError
-from freelunch.reporting.cells import cell_rows, means_over_seeds
+from freelunch.reporting.cells import cell_rows, choice_text, means_over_seeds
 from freelunch.reporting.main_metrics import main_perplexities
 from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results
 from freelunch.reporting.sections import cells_section
-from freelunch.reporting.summary import escaped, summary_text
+from freelunch.reporting.summary import summary_text
 from freelunch.reporting.tables import build_tables, table_texts
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
@@ -72,8 +72,7 @@ class Built:
 
     def __init__(self, study: Study, records: Made) -> None:
         texts = table_texts(Results(study, records, Path("nowhere")))
-        self.summary_md, self.summary_tex = texts["tables/summary.md"], texts["tables/summary.tex"]
-        self.numbers = json.loads(texts["tables/numbers.json"])
+        self.summary_md = texts["tables/summary.md"]
         self.summary, self.gaps, self.pairs, self.criteria = (
             list(csv.DictReader(texts[file].splitlines())) for file in HEADERS
         )
@@ -102,9 +101,9 @@ def test_files_headers_and_rows_keep_the_contract(
     build_tables(study, TABLES_OF_CLAIMS)
     paths = (*study.paths.tables.iterdir(), *study.paths.figures.iterdir())
     assert {path.name for path in paths} == {
-        *("summary.csv", "summary.md", "summary.tex", "numbers.json"),
+        *("summary.csv", "summary.md"),
         *("criteria.csv", "gaps.csv", "sizes.csv", "criteria_pairs.csv", "windows.csv"),
-        *("drift.csv", "budgets.csv", "budget_ratios.csv", "effects.csv", "criteria_budgets.csv"),
+        *("drift.csv", "budgets.csv", "effects.csv", "criteria_budgets.csv"),
         *("reach.csv", "tasks.csv"),
     }
     for file, header in HEADERS.items():
@@ -239,9 +238,6 @@ def test_perplexity_that_is_not_finite_stays_visible() -> None:
     assert built.wanda["perplexity"] == "nan"
     assert built.wanda_line.count("not finite") == 2  # perplexity and ratio
     assert built.cells_md.count("not finite") == 2
-    # JSON cannot express it.
-    number = built.numbers["tiny/wanda-u50/none"]["perplexity"]
-    assert (number["value"], number["text"]) == (None, "not finite")
 
 
 def test_two_seeds_have_a_mean_an_error_and_a_spread() -> None:
@@ -332,40 +328,19 @@ def test_summary_says_what_was_measured_and_on_what() -> None:
         assert said in text
 
 
-def test_one_table_in_two_forms() -> None:
-    study = make_study(seeds=[0, 1])
-    built = Built(study, make_records(study, PERPLEXITIES))
-    markdown = [line.strip("|").split("|") for line in built.summary_md.splitlines()[:7]]
-    cells = built.summary_tex.partition(r"\end{longtable}")[0]
-    lines = [line for line in cells.splitlines() if line.endswith(r" \\")]
-    assert lines[0] == lines[1], "the head stands on the first page and on those after it"
-    for fields, line in zip([markdown[0], *markdown[2:]], lines[1:], strict=True):
-        plain = line.removesuffix(r"\\").replace(r"$\pm$", "±").replace("\\", "")
-        assert [field.strip() for field in plain.split("&")] == [field.strip() for field in fields]
-    tex = built.summary_tex
-    assert "not on WikiText-2" in tex and "`" not in tex and r"recon\_block" in tex
-    assert tex.count(r"\begin{longtable}") == tex.count(r"\caption{") == 2
-    assert r"\label{tab:made-up-cells}" in tex and r"\label{tab:made-up-gaps}" in tex
-    assert escaped("5 % ± a_b & x^2~") == (
-        r"5 \% $\pm$ a\_b \& x\textasciicircum{}2\textasciitilde{}"
-    )
-
-
-def test_numbers_for_text() -> None:
-    study = make_study(seeds=[0, 1])
-    built = Built(study, make_records(study, PERPLEXITIES))
-    pruned = [f"{name}-u50" for name in ("magnitude", "wanda")]
-    subjects = {f"tiny/{of}/{how}" for of in ("u50", *pruned) for how in ("none", "recon_block")}
-    assert set(built.numbers) == {"tiny/dense/none", *subjects}
-    dense = built.numbers["tiny/dense/none"]
-    assert dense["perplexity"]["value"] == pytest.approx(20.5)
-    assert dense["perplexity"]["text"].startswith("20.50 ± ")
-    assert f"| {dense['perplexity']['text']}" in built.summary_md.splitlines()[2]
-    assert "perplexity_over_dense" not in dense
-    wanda = built.numbers["tiny/wanda-u50/none"]
-    assert wanda["perplexity_over_dense"]["seeds"] == 2
-    sparsity = {"value": 0.5, "standard_error": None, "text": "0.500", "seeds": 2}
-    assert wanda["sparsity"] == sparsity
-    left = built.numbers["tiny/u50/recon_block"]["gap_left"]
-    assert 0 < left["standard_error"] < left["value"] and "±" in left["text"]
-    assert "gap_left" not in built.numbers["tiny/u50/none"]
+@pytest.mark.parametrize(
+    ("rates", "epochs", "chosen", "expected"),
+    [
+        ([0.1, 0.2, 0.3], [1], (0.2, 1), "learning rate 0.2"),
+        ([0.1, 0.2], [1], (0.1, 1), "learning rate 0.1 (the lowest tried)"),
+        ([0.3, 0.1], [1, 2], (0.3, 2), "learning rate 0.3 (the highest tried) and epochs 2"),
+        ([0.1], [1, 2], (0.1, 1), "learning rate 0.1 and epochs 1"),
+    ],
+)
+def test_what_was_chosen_in_words(
+    rates: list[float], epochs: list[int], chosen: tuple[float, int], expected: str
+) -> None:
+    """Where the best lies at an end of the list, a better one may lie beyond it."""
+    pairs: Any = [{"learning_rate": r, "epochs": e} for r, e in product(rates, epochs)]
+    one = dict(zip(("learning_rate", "epochs"), chosen, strict=True))
+    assert choice_text(pairs, one) == expected

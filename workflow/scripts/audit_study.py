@@ -1,7 +1,7 @@
 """Audit the study: verdicts on the paper's claims, as data and as a page."""
 
+from freelunch.audit.output_checks import audit_texts
 from freelunch.audit.output_files import AUDIT_SUMS, check_before_audit, seal
-from freelunch.audit.texts import audit_texts
 from freelunch.core.files import write_atomically
 from freelunch.records.read import load_records
 from freelunch.study.study import Study

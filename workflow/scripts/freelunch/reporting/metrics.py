@@ -29,7 +29,7 @@ class Metric:
         read_error: Returns its standard error, the column `<column>_standard_error`; None for a
             metric without one.
         text: Returns a value and its error as text for people.
-        summary_heading: Its column in `summary.md` and `summary.tex`; None to leave it out.
+        summary_heading: Its column in `summary.md`; None to leave it out.
         page_heading: Its column in the table of cells on the audit's page; None to leave it out.
         note: Returns the note below the summary that explains it; None if the name suffices.
         compared_as: Its name in `make compare`; None if `make compare` leaves it out.

@@ -15,7 +15,7 @@ from freelunch.reporting.cells import SUMMARY_COLUMNS
 from freelunch.reporting.figures import figures
 from freelunch.reporting.results import Results, Table
 from freelunch.reporting.sections import summary_sections
-from freelunch.reporting.summary import latex_text, summary_text
+from freelunch.reporting.summary import summary_text
 from freelunch.study.study import Study
 
 TABLES = (
@@ -111,7 +111,6 @@ are between the same documents, and their standard errors are those of the paire
 # The other files: tables for people and for papers.
 DOCUMENTS: dict[str, Callable[[Results], str]] = {
     "tables/summary.md": lambda results: summary_text(summary_sections(results)),
-    "tables/summary.tex": lambda results: latex_text(summary_sections(results), results.study.name),
 }
 
 

@@ -294,13 +294,8 @@ MEASURES = (
         "gain missed, as a share of the other adaptation's gain",
         {"beside": {"type": "string"}, "adaptations": _ADAPTATIONS},
     ),
-    Measure(
-        matrix_penalty,
-        MISSED,
-        {"exact": {"type": "boolean"}, "windows": WINDOWS},
-        windows=(MATRIX,),
-    ),
-    Measure(halves_missed, MISSED, {"windows": WINDOWS}, windows=(HALVES,)),
+    Measure(matrix_penalty, MISSED, {"exact": {"type": "boolean"}, "windows": WINDOWS}),
+    Measure(halves_missed, MISSED, {"windows": WINDOWS}),
     Measure(
         halves_memory,
         "memory of the work itself, relative to the smallest window's",
@@ -308,6 +303,5 @@ MEASURES = (
         unit="times",
         metrics=(),
         repeated_by=RECONSTRUCT_WINDOW,
-        windows=(HALVES,),
     ),
 )
