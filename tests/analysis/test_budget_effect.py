@@ -136,24 +136,6 @@ def test_what_diverged_is_not_compared_with() -> None:
     assert "full cannot be compared: recon_block diverged." in next(reach_sentences(rows))
 
 
-def test_budgets_in_words() -> None:
-    said = list(reach_sentences(reach_rows(made(), STUDY)))
-    for sentence, words in zip(
-        said, ("2.4 times its tokens", "does not", "at most 2"), strict=True
-    ):
-        assert words in sentence
-
-
-def test_a_line_of_the_table() -> None:
-    row = budget(made(), "full_4")
-    line = budget_line(row)
-    assert line["tokens"] == "32,768"
-    assert line["TFLOP"] == "20.0"
-    assert line["trained"] == "1.0 k"
-    assert line["loss \N{MINUS SIGN} reconstruction"].startswith("-0.10")
-    assert budget_line(row | {"search_flops": 7e12})["TFLOP"] == "20.0 + 7"
-
-
 def test_operations_include_the_dense_pass_that_made_the_targets() -> None:
     records = made()
     cost = record_of(records, "recon_block")["cost"]["reconstruct_window"]

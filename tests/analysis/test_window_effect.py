@@ -191,10 +191,6 @@ def test_a_study_compares_windows_only_if_they_see_the_same_amount_of_text() -> 
 
 def test_one_window_is_compared_with_nothing() -> None:
     assert rows_of("recon_block") == {}
-    other_rate = {"other": {**RECON, "learning_rate": 0.5}}
-    study = make_study(other_rate, criteria=["wanda"], adaptations=["none", "recon_block", "other"])
-    losses = {"other": LOSSES["two"]}
-    assert window_rows(records_of(study, losses), study) == []
     study = study_of("recon_block", "matrix")
     without = {c: r for c, r in records_of(study).items() if c.adaptation != "none" or c.is_dense}
     assert window_rows(without, study) == []

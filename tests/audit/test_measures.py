@@ -372,17 +372,6 @@ def test_the_reason_names_what_is_not_finite() -> None:
     assert (finding["text"], finding["value"]) == ("not finite", None)
 
 
-def test_seeds_are_shown() -> None:
-    values = {f"tiny/wanda-u50/none/seed{seed}": 60.0 for seed in (0, 1)}
-    values |= {"tiny/wanda-u50/recon_block/seed0": 40.0, "tiny/wanda-u50/recon_block/seed1": 45.0}
-    (finding,) = audited("recovery", {"above": 0}, values, WANDA, seeds=[0, 1])["findings"]
-    wanted = [math.log(60 / adapted) / math.log(3) for adapted in (40, 45)]
-    assert finding["of_seeds"] == pytest.approx(wanted)
-    # Two seeds say little: the t of one degree of freedom is 12.7.
-    assert finding["low"] < 0 and finding["high"] > 0.9
-    assert "one seed" not in finding["reason"]
-
-
 # --- Several budgets of the reconstruction
 
 BUDGETS = {"none": 60.0, "recon_block": 40.0, "block_3": 35.0}
@@ -397,13 +386,6 @@ def test_windows_are_compared_at_each_amount_of_text_that_all_were_adapted_on() 
         "whole model vs. one block, 8,192 tokens": {"none", "recon_block", "recon_all"},
         "whole model vs. one block, 24,576 tokens": {"none", "block_3", "all_3"},
     }
-    # A window that no amount of text has beside the others is not there.
-    absent = asked_of(
-        "window_difference", {"beside": 1, "windows": ["all", 5]}, make_evidence(AMOUNTS)
-    )
-    assert [it.reason for it in absent if isinstance(it, Absent)] == [
-        *["windows that were not run: 5"] * 2
-    ]
     # Two of three windows at one amount, and all of them at the other.
     more, settings = AMOUNTS | {"recon_matrix": 50.0}, {"exact": False, **TWO}
     *there, missing = asked_of("matrix_penalty", settings, make_evidence(more))

@@ -2,18 +2,16 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from freelunch.audit.audit import audit_records, json_of
+from freelunch.audit.audit import json_of
 from freelunch.audit.claims import Claim, load_claims
 from freelunch.audit.published import Published, load_meaning, load_published
 from freelunch.audit.published_claims import NO_NUMBERS, audit_published_claims
 from freelunch.audit.verdicts import HOLDS, IN_PART, UNTESTED
 from measures_for_tests import make_claim
-from records_for_tests import make_records, make_study
 
 # Shin et al., EMNLP 2024: perplexity of LLaMA-7B and OPT-125M at 50 %: only pruned, with one block
 # and global propagation, and with two overlapping blocks.
@@ -147,25 +145,6 @@ def test_the_papers_own_rows_count_as_soon_as_they_are_there() -> None:
     assert [it["value"] for it in claim["parts"][0]["findings"]] == pytest.approx([-0.04, 0.2])
     assert claim["verdict"] == IN_PART
     assert claim["scope"].endswith(" and the paper, arXiv 2306.11695")
-
-
-def test_they_stand_apart_in_the_markdown_table(tmp_path: Path) -> None:
-    study = make_study()
-    audit = audit_records(study, make_records(study, {}), tmp_path)
-    own, text = replace(audit, published_claims=[]).verdicts, audit.verdicts
-    assert text.startswith(own) and "published tables say" not in own
-    rest = text.removeprefix(own)
-    assert "They carry no intervals" in rest
-    assert (
-        "| **C3b: Wanda and SparseGPT come within 0.1 perplexity of each other** | **found** |"
-        in rest
-    )
-    assert (
-        "wanda minus sparsegpt: -0.04 (llama-1-7b wanda: recon_block_sparse 6.68; "
-        "llama-1-7b sparsegpt: recon_block_sparse 6.72) (threshold: within \N{PLUS-MINUS SIGN}0.1)"
-    ) in rest
-    columns = {line.count(" | ") for line in rest.splitlines() if line.startswith("|")}
-    assert columns == {3}
 
 
 @pytest.mark.parametrize(

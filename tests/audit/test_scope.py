@@ -7,11 +7,11 @@ import pytest
 
 from freelunch.audit.evidence import HELD_OUT_PERPLEXITY, PERPLEXITY, Evidence
 from freelunch.audit.scope import Scope, load_regimes, worth_text
-from freelunch.audit.verdicts import BEARINGS, HOLDS, TOO_SMALL, of_few_seeds
+from freelunch.audit.verdicts import BEARINGS, HOLDS, TOO_SMALL
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.config import Part
 from freelunch.study.study import Study
-from measures_for_tests import BASE, NOWHERE, audited, make_claim, verdicts_on
+from measures_for_tests import NOWHERE, make_claim, verdicts_on
 from records_for_tests import make_records, make_study
 
 PAPER = Study.load(Path("studies/paper.yaml"))
@@ -99,11 +99,3 @@ def test_only_windows_of_joined_documents_are_neighbours(cut: str) -> None:
     assert (held_out.neighbours, held_out.nested) == (False, True)
     # Each seed has held-out text of its own, on which the dense model was measured, too.
     assert held_out.strata[0].tolist() == [[[3.0] * 4, [4.0] * 4], [[1.0] * 4, [2.0] * 4]]
-
-
-@pytest.mark.parametrize(("seeds", "few"), [([0], True), ([0, 1], True), ([0, 1, 2], False)])
-def test_fewer_than_three_seeds_say_what_holds_on_their_samples(
-    seeds: list[int], few: bool
-) -> None:
-    part = audited("recovery", {"above": 0}, BASE, {"criteria": ["wanda"]}, seeds=seeds)
-    assert part["verdict"] == (of_few_seeds(HOLDS) if few else HOLDS)

@@ -66,7 +66,6 @@ def test_figures_of_the_studies_of_this_repository(source: str, expected: str) -
     ("expected", "grid"),
     [
         ("criteria", {"adaptations": "none"}),
-        ("criteria effects", {"adaptations": "none recon_block"}),
         ("effects windows", {"adaptations": "none recon_block recon_all"}),
         ("budgets effects", {"adaptations": "none recon_block full"}),
         (
