@@ -112,7 +112,7 @@ def test_numbers_that_cannot_be_drawn_as_others_are() -> None:
     assert "<" in markers(draw([row_of(value="-inf", low="-inf", high="-inf")], {}))
     bound = {"value": "2", "low": "2", "high": "2", "known_from": "2", "threshold": "5"}
     shown = markers(draw([row_of(unit="times", **bound)], {}))
-    assert shown["<"] == 2 and ">" not in shown
+    assert shown["<"] == 2 and ">" not in shown and shown[SIDES["above"]] == 5
 
 
 @pytest.mark.parametrize(

@@ -162,8 +162,9 @@ def record_of(cell: Cell, path: Path) -> Record:
     if steps.TASKS in record["metrics"]:
         expected, answers = record["metrics"][steps.TASKS]["answers_sha256"], answers_beside(path)
         if not answers.is_file() or file_digest(answers) != expected:
-            problem = "the answers differ from what the record says"
-            raise UserError(problem, where=answers, todo=mend())
+            raise UserError(
+                "the answers differ from what the record says", where=answers, todo=mend()
+            )
     return record
 
 
