@@ -24,7 +24,6 @@
 #   make verify, make repair   whether a study is whole; make what is damaged or missing again
 #   make tidy                  remove the candidates of finished cells, which take most of the disk of a search
 #   make report                run a study, and build its audit page and Snakemake's report
-#   make check-exports         whether a study's RO-Crate is valid, by the format's validator
 #   make anchors               our masks, perplexities and times beside llm-compressor's, in docs/results/anchors.md
 #   make compare A=... B=...   differences between two studies, and what may explain them
 #   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
@@ -83,10 +82,10 @@ SNAKEMAKE = snakemake $(if $(shell grep -s "^executor:" "$(PROFILE_FOLDER)" | gr
 RUN_OPTIONS = $(PART) --cores "$(CORES)" $(if $(SCATTER),--scatter "$(SCATTER)") \
 	$(if $(TFLOPS),--tflops "$(TFLOPS)") $(if $(DEVICE_MEMORY),--device-memory "$(DEVICE_MEMORY)")
 
-.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: anchors gpu-check help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format fuzz bench docs results kept lock settings large
 
 help:
-	@sed -n '3,34s/^#   //p' Makefile
+	@sed -n '3,33s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -158,18 +157,6 @@ report: env
 	$(SNAKEMAKE)
 	folder="results/$$(python -m freelunch name "$(STUDY)")" && \
 	$(SNAKEMAKE) --report "$$folder/report.zip" && echo "The audit: $$folder/audit/index.html"
-
-# roc-validator wants an older rich than import-linter.
-VALIDATORS := .venv-validators
-
-$(VALIDATORS)/.ready: envs/validators.txt
-	@echo "Making the environment of the validators in $(VALIDATORS)"
-	@$(PYTHON) -m venv $(VALIDATORS)
-	@$(VALIDATORS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r envs/validators.txt
-	@touch $@
-
-check-exports: env $(VALIDATORS)/.ready
-	$(VALIDATORS)/bin/python tests/exports/check_crate.py results/$$(python -m freelunch name "$(STUDY)")
 
 # llm-compressor wants an older transformers than the program.
 ANCHORS := .venv-anchors

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from freelunch.audit.crate import config_text
+from freelunch.audit.output_checks import config_text
 from freelunch.audit.output_files import AUDIT_SUMS, CONFIG, digested, seal
 from freelunch.cli.options import Running, profile_folder
 from freelunch.cli.run import check_start, run_snakemake
@@ -65,7 +65,7 @@ def test_a_plan_imports_nothing_slow() -> None:
         "import sys; sys.argv = ['freelunch', 'plan', '--tflops', '1']\n"
         "from freelunch.cli.main import main\n"
         "assert main() == 0\n"
-        "slow = {'torch', 'pandas', 'scipy', 'rocrate', 'huggingface_hub'}\n"
+        "slow = {'torch', 'pandas', 'scipy', 'huggingface_hub'}\n"
         "assert not slow & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -62,7 +62,7 @@ def test_finished_cells_have_the_numbers_that_the_whole_study_has(study: Study) 
     cells = [row for row in shown if "| wanda |" in row or "| dense |" in row]
     assert len(cells) >= 3 and set(cells) <= set(whole)
     assert "masklora" not in (folder / VERDICTS).read_text()
-    assert (folder / FIGURES / "effects.png").is_file()
+    assert (folder / FIGURES / "criteria.png").is_file()
     assert f"page    {folder / PAGE}\n" in said
     page = folder / PAGE
     text = page.read_text()

@@ -278,7 +278,7 @@ def test_each_rule_carries_the_digest_of_its_script() -> None:
         assert f'code=code_digest("{script}", *figures.figure_modules())' in RULES["show"]
         covered = {path.stem for path in covered_files(script, *figure_modules())}
         by_name = {module.rpartition(".")[2] for module in figure_modules()}
-        assert covered >= by_name | {"effects", "budget_ratios"}
+        assert covered >= by_name | {"effects"}
 
 
 def changed(script: str, modules: list[str], edit: Callable[[], object]) -> set[str]:

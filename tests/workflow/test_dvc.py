@@ -21,7 +21,7 @@ pytestmark = pytest.mark.long
 METRICS = "perplexity.json"
 PARTS = (
     *("calibration", "dense", "checkpoints", "metrics", "records", "figures", "tables", "audit"),
-    *(METRICS, "ro-crate-metadata.json", "audit.sha256"),
+    *(METRICS, "audit.sha256"),
 )
 TRACKED = ("resources", ".snakemake/metadata", *(f"results/laptop/{part}" for part in PARTS))
 RECONSTRUCTED = "tiny__wanda-u50__recon_block__seed0"

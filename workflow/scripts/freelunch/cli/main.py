@@ -2,8 +2,8 @@
 
 `freelunch --help` lists the commands. Each `make` target of the same name runs one of them.
 
-Commands that read results import what they need when they run: scipy and the writer of the crate
-would double the time that a plan takes to start.
+Commands that read results import what they need when they run: scipy would double the time that a
+plan takes to start.
 """
 
 import inspect
