@@ -7,7 +7,7 @@
 #   make study FORCE=RULE      run a rule again, and all that follows from it
 #   make new MODEL=... TEXT=...  write a study of a model and a text of your own: MODEL is a folder, a GGUF file or a
 #                              name on the hub; NAME=..., EVALUATION=... (another text) and ELSEWHERE=1 (another machine)
-#   make pin STUDY=...         write the commits of a study's branches and tags on the hub into a file beside it
+#   make pin STUDY=...         write the commits of a study's branches and tags on the hub into pins.yaml
 #   make plan                  what a study would run, and its cost; TFLOPS=400 DISK=2GB/s NETWORK=1GB/s
 #                              DEVICE_MEMORY=80: on another machine, with a GPU of 80 GB
 #   make study MODELS=... CLAIMS=... SEEDS=...   a part of a study: some models, the cells of some claims, some seeds;
@@ -53,7 +53,6 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 # that one's words, too, and cannot tell them from its own.
 WORDS := PYTHON STUDY PROFILE CORES MODELS CLAIMS SEEDS DEVICE_MEMORY TFLOPS DISK NETWORK SCATTER FORCE ELSEWHERE VERBOSE
 WORDS_new := MODEL TEXT NAME EVALUATION
-WORDS_tidy := DRY_RUN
 WORDS_compare := A B
 WORDS_fuzz := SECONDS SEED
 WORDS_anchors := ARGS
@@ -147,9 +146,8 @@ audit: env
 verify: env
 	@python -m freelunch verify "$(STUDY)" $(PART)
 
-# Candidates of finished cells. DRY_RUN=1 only says what would be removed.
 tidy: env
-	@python -m freelunch tidy "$(STUDY)" $(PART) $(if $(DRY_RUN),--dry-run)
+	@python -m freelunch tidy "$(STUDY)" $(PART)
 
 repair: env
 	@python -m freelunch repair "$(STUDY)" $(RUN_OPTIONS) --profile "$(PROFILE)"
