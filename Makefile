@@ -19,7 +19,6 @@
 #   make test-workflow         the tests that run Snakemake on small studies
 #   make test-long             the tests that take minutes: memory limits, damaged files, DVC
 #   make test-cluster          the tests that run studies on a real Slurm, which they start
-#   make fuzz SECONDS=60       damage, kill and edit a study at random, and check that each fault is reported
 #   make test-fast             the tests of the settings, the costs and the statistics alone
 #   make verify, make repair   whether a study is whole; make what is damaged or missing again
 #   make tidy                  remove the candidates of finished cells, which take most of the disk of a search
@@ -54,7 +53,6 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 WORDS := PYTHON STUDY PROFILE CORES MODELS CLAIMS SEEDS DEVICE_MEMORY TFLOPS DISK NETWORK SCATTER FORCE ELSEWHERE VERBOSE
 WORDS_new := MODEL TEXT NAME EVALUATION
 WORDS_compare := A B
-WORDS_fuzz := SECONDS SEED
 WORDS_anchors := ARGS
 WORDS_gpu-check := ARGS
 WORDS_test-cluster := ARGS
@@ -82,10 +80,10 @@ SNAKEMAKE = snakemake $(if $(shell grep -s "^executor:" "$(PROFILE_FOLDER)" | gr
 RUN_OPTIONS = $(PART) --cores "$(CORES)" $(if $(SCATTER),--scatter "$(SCATTER)") \
 	$(if $(TFLOPS),--tflops "$(TFLOPS)") $(if $(DEVICE_MEMORY),--device-memory "$(DEVICE_MEMORY)")
 
-.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format bench docs results kept lock settings large
 
 help:
-	@sed -n '3,34s/^#   //p' Makefile
+	@sed -n '3,33s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -218,11 +216,6 @@ check: env
 	mypy
 	lint-imports
 	for study in config.yaml studies/*.yaml; do python -m freelunch check $$study --elsewhere; done
-
-# SEED chooses what is done.
-fuzz: env
-	PYTHONPATH=$(PYTHONPATH):tests/support OMP_NUM_THREADS=1 python tests/fuzz/fuzz.py \
-	  --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0)
 
 format: env
 	ruff format .

@@ -14,8 +14,7 @@ import pytest
 from freelunch.audit.crate import config_text
 from freelunch.audit.output_files import AUDIT_SUMS, CONFIG, digested, seal
 from freelunch.cli.options import Running, profile_folder
-from freelunch.cli.run import check_start, run_snakemake
-from freelunch.core.errors import UserError
+from freelunch.cli.run import run_snakemake
 from freelunch.core.files import write_atomically
 from freelunch.study.open_study import open_study
 from freelunch.study.registry import REPOSITORY
@@ -251,12 +250,3 @@ def test_an_interrupted_run_names_what_the_user_typed(
     monkeypatch.setenv(COMMAND, "make study")
     run_snakemake(command, summary=False)
     assert capfd.readouterr().out.splitlines() == ["freelunch run 'my study.yaml'", "make study"]
-
-
-def test_what_could_never_start_or_would_harm_another_run_is_refused() -> None:
-    check_start(["snakemake", "--unlock"], None, alone=True)
-    check_start(["snakemake"], 1, alone=False)
-    for where, arguments in (("--unlock", (["--unlock"], 1)), ("--cores", ([], 0))):
-        with pytest.raises(UserError) as error:
-            check_start(*arguments, alone=False)
-        assert error.value.where == where
