@@ -12,7 +12,6 @@ from freelunch.cli.slurm import (
     check_answers,
     check_requests,
     endings,
-    minutes_in,
     slurm_jobs,
 )
 from freelunch.costs.job_requests import Limits
@@ -92,13 +91,6 @@ def test_partitions_are_read(cluster: Cluster, tmp_path: Path) -> None:
     assert counts == {"main,long": 12, "no": 0} and cluster.count_nodes({}) == 5
     stand_in(tmp_path, "sinfo", "exit 1")
     assert Cluster.here().count_nodes({}) == 0
-
-
-@pytest.mark.parametrize(
-    ("time", "minutes"), [("30:30", 30.5), ("1:00:00", 60), ("2-12:00:00", 3600), ("infinite", inf)]
-)
-def test_times_are_read(time: str, minutes: float) -> None:
-    assert minutes_in(time) == minutes
 
 
 def test_jobs_of_a_group_are_one_job() -> None:

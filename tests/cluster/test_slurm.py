@@ -256,23 +256,6 @@ def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
 # --- Windows side by side
 
 
-@pytest.mark.long
-def test_windows_run_as_an_array(study, finished):
-    """Jobs of one reconstruction ask for the same, so that one submission may have them all."""
-    cell = RESULTS / "windows" / CELL.format("recon_block")
-    targets = [str(cell / f"{number}-of-2" / "manifest.json") for number in (1, 2)]
-    arguments = ["--set-scatter", "windows=2", "--slurm-array-jobs", "reconstruct_window"]
-    # Otherwise they would take over what the finished study has.
-    output = study.run_study(*arguments, "--forcerun", "reconstruct_window", "--", *targets)
-    assert "Submitted array job" in output and "task IDs are 1-2" in output, output
-    shards = {}
-    for number in (1, 2):
-        shards |= digests(study.path / cell / f"{number}-of-2")
-    assert shards == digests(finished.path / cell / "1-of-1")
-    shard = next(iter(digests(finished.path / cell / "1-of-1")))
-    assert not (study.path / cell / "1-of-2" / shard).samefile(study.path / cell / "1-of-1" / shard)
-
-
 # --- What Slurm refuses
 
 
@@ -291,18 +274,9 @@ def test_a_request_that_slurm_refuses_stops_the_study_at_once(study, resource, s
     assert re.search(f"found: .*{said}", output) and not submitted(output), output
 
 
-@pytest.fixture(scope="module")
-def lenient(tmp_path_factory):
-    """A Slurm with its default settings: it takes jobs that it can never start."""
-    with Slurm(tmp_path_factory.mktemp("lenient"), enforces_limits=False) as slurm:
-        yield slurm
-
-
-@pytest.mark.parametrize("enforces_limits", [True, False])
 @pytest.mark.parametrize("more", ["runtime=61", "mem_mb=4001"])
-def test_a_request_beyond_the_limits_stops_the_study_at_once(study, lenient, enforces_limits, more):
+def test_a_request_beyond_the_limits_stops_the_study_at_once(study, more):
     """The partition ends jobs after 60 minutes, and its nodes have 4000 MB."""
-    study.slurm = study.slurm if enforces_limits else lenient
     target = without_windows(study)
     arguments = ["--set-resources", f"reconstruct_window:{more}", "--", target]
     output = study.run_study(*arguments, status=1)

@@ -86,21 +86,6 @@ def test_a_registry_may_be_left_to_the_base() -> None:
     assert not VALIDATOR.is_valid({**given, "base": ["studies/base.yaml"]})
 
 
-@pytest.mark.parametrize(
-    ("given", "valid"),
-    [
-        ({"base": "x.yaml", "study": {"part": {"models": ["one"], "seeds": [0]}}}, True),
-        ({"base": "x.yaml", "study": {"part": {"models": "one"}}}, False),
-        ({"base": "x.yaml", "study": {"part": None}}, False),
-        ({"study": {"part": {"models": ["one"]}}}, False),
-        ({"base": "x.yaml", "texts": {}, "study": {"part": {"models": ["one"]}}}, False),
-        ({"base": "x.yaml", "study": {"name": "mine", "part": {"models": ["one"]}}}, False),
-    ],
-)
-def test_a_file_may_name_a_part_of_another_study(given: dict[str, Any], valid: bool) -> None:
-    assert VALIDATOR.is_valid(given) is valid
-
-
 def test_the_page_has_every_setting_of_every_entry() -> None:
     text = settings_page()
     sections = {part.partition("\n")[0]: part for part in text.split("\n## ")}

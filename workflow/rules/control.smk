@@ -16,7 +16,7 @@ from freelunch.cli.run import (
     stopped_text,
 )
 from freelunch.core import lock
-from freelunch.core.devices import CUDA, SCHEDULED, check_devices, chosen_devices, device_text
+from freelunch.core.devices import CUDA, SCHEDULED, check_device_memory, chosen_devices, device_text
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
 from freelunch.costs.checks import checked_plan
@@ -161,7 +161,7 @@ def start_run():
     try:
         # Downloads are made where there is a network, which need not be where there are GPUs.
         if not all(targets_are(r"fetch(_\w+)?")):
-            check_devices(DEVICES, ASKED_DEVICE, config.get(DEVICE), workflow.local_exec)
+            check_device_memory(DEVICES, ASKED_DEVICE, config.get(DEVICE))
         if on_slurm():
             slurm.check_answers(workflow.executor_settings.status_command)
             slurm.check_requests(for_scheduler, cluster())

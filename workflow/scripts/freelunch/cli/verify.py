@@ -89,31 +89,29 @@ def repair(study: Study, command: Sequence[str]) -> None:
         UserError: The study has no results, a run failed, or something is still damaged.
     """
     _check_ran(study)
-    tried: set[Path] = set()
-    # After a repair, the files that no step touched are not read again before all else is right.
-    while problems := (tried and problems_of(study, anew=False)) or problems_of(study, anew=True):
-        rule = min((output.rule for output in problems), key=RULES.index)
-        damaged = [output for output in problems if output.rule == rule]
-        if tried.issuperset(output.target for output in damaged):
+    outputs = list(outputs_of(study))
+    # The summary after each run would only repeat itself.
+    environment = {**os.environ, "MAKELEVEL": "1"}
+    for rule in RULES:
+        targets = []
+        for output in outputs:
+            if output.rule == rule and (problem := output.problem(anew=True)):
+                _say(problem)
+                output.remove()
+                targets += [] if output.is_cache else [str(output.target)]
+        done = subprocess.run([*command, *targets], env=environment) if targets else None
+        if done is not None and done.returncode:
             raise UserError(
-                "this is still damaged or missing after it was made again",
-                found=problems[damaged[0]],
-                todo="read the message of the step above; if there is none, report this",
+                "the repair stopped",
+                found=f"exit status {done.returncode} of {shlex.join([*command, *targets])}",
+                todo="fix the error above, then run the same command again",
             )
-        for output in damaged:
-            _say(problems[output])
-            output.remove()
-            tried.add(output.target)
-        if targets := [str(output.target) for output in damaged if not output.is_cache]:
-            # The summary after each run would only repeat itself.
-            environment = {**os.environ, "MAKELEVEL": "1"}
-            done = subprocess.run([*command, *targets], check=False, env=environment)
-            if done.returncode:
-                raise UserError(
-                    "the repair stopped",
-                    found=f"exit status {done.returncode} of {shlex.join([*command, *targets])}",
-                    todo="fix the error above, then run the same command again",
-                )
+    if problems := problems_of(study, anew=False):
+        raise UserError(
+            "this is still damaged or missing after all that is damaged was made again",
+            found=", ".join(first_of(problems.values(), 1)),
+            todo="run the same command again; if it is of no use, report this",
+        )
     _say("The study is whole.")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.study.config import BASE, PART, REGISTRIES, Config
+from freelunch.study.config import BASE, REGISTRIES, Config
 from freelunch.study.settings import PATTERNS
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
@@ -35,21 +35,8 @@ def config_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """Return the content of the schema's file: a study, or a file that names a part of one."""
-    whole = config_schema()
-    shared = {key: whole.pop(key) for key in ("$schema", "title", "description", "$defs")}
-    (block,) = whole["properties"]["study"]["$ref"].rsplit("/", 1)[1:]
-    of_part = shared["$defs"][block]["properties"][PART]
-    base = {"type": "string", "description": "The study of which this file runs a part."}
-    part = {
-        "type": "object",
-        "properties": {BASE: base, "study": {"type": "object", "properties": {PART: of_part}}},
-        "required": [BASE, "study"],
-        "additionalProperties": False,
-    }
-    only_part = {"type": "object", "required": [PART], "maxProperties": 1}
-    is_part = {"type": "object", "required": ["study"], "properties": {"study": only_part}}
-    return json.dumps({**shared, "if": is_part, "then": part, "else": whole}, indent=1) + "\n"
+    """Return the content of the schema's file."""
+    return json.dumps(config_schema(), indent=1) + "\n"
 
 
 def _without_titles(value: Any) -> Any:
