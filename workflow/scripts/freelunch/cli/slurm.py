@@ -134,11 +134,8 @@ def minutes_in(time: str) -> float:
 
 
 def check_answers(status_command: str) -> None:
-    """Refuse a Slurm that does not answer, or not by the command with which Snakemake asks how jobs
-    are: it would wait for ever.
-
-    Raises:
-        UserError: This is so.
+    """Refuse, by UserError, a Slurm that does not answer, or not by the command with which
+    Snakemake asks how jobs are: it would wait for ever.
     """
     if shutil.which("sbatch") is None or output_of("scontrol", "show", "config") is None:
         found = "`sbatch` is not here, or `scontrol show config` fails"
@@ -157,11 +154,8 @@ def check_answers(status_command: str) -> None:
 
 
 def check_requests(jobs: Iterable[SlurmJob], cluster: Cluster) -> None:
-    """Check that Slurm would take each job and could start it; nothing is submitted.
-
-    Raises:
-        UserError: A job asks for what no partition has (with its default settings, Slurm would take
-            it and never start it), or Slurm refuses a job.
+    """Refuse, by UserError, jobs that Slurm would refuse, or that ask for what no partition has:
+    with its default settings, Slurm would take them and never start them. Nothing is submitted.
     """
     largest: dict[tuple[str, ...], SlurmJob] = {}
     for job in jobs:

@@ -39,21 +39,15 @@ def problems_of(study: Study, anew: bool) -> dict[Output, str]:
 
 
 def check_intact(study: Study) -> None:
-    """Check that a finished study is intact, as cheaply as possible.
-
-    Raises:
-        UserError: A file is damaged or missing.
-    """
+    """Check, as cheaply as possible, that a finished study is intact; UserError if it is not."""
     if problems := problems_of(study, anew=False):
         found = ", ".join(first_of(problems.values(), 1))
         raise UserError("the results are not whole", found=found, todo=mend())
 
 
 def verify(study: Study) -> tuple[str, bool]:
-    """Read all that a study made; return a line for each kind, and whether all is intact.
-
-    Raises:
-        UserError: The study has no results, or was edited since it ran to its end.
+    """Read all that a study made; return a line for each kind, and whether all is intact. UserError
+    if the study has no results, or was edited since it ran to its end.
     """
     _check_ran(study)
     check_unedited(study)
@@ -83,10 +77,8 @@ def repair(study: Study, command: Sequence[str]) -> None:
     Snakemake on the targets that are appended.
 
     A step that is made again with an equal result leaves what was made from it valid, but only for
-    the next run of Snakemake. So each rule gets a run of its own.
-
-    Raises:
-        UserError: The study has no results, a run failed, or something is still damaged.
+    the next run of Snakemake. So each rule gets a run of its own. UserError if the study has no
+    results, a run failed, or something is still damaged.
     """
     _check_ran(study)
     outputs = list(outputs_of(study))
@@ -127,10 +119,7 @@ def tidy(study: Study) -> str:
     which it was chosen. Nothing runs again because of what is removed, as long as the candidates
     need not be measured or compared again. The study may be running: a cell keeps its candidates
     if it has no record, or one of other settings, or if a candidate was made or measured after the
-    record.
-
-    Raises:
-        UserError: A record is damaged.
+    record. UserError if a record is damaged.
     """
     records = study.paths.records
     cells = finished_records(study, records)[0] if records.is_dir() else {}

@@ -86,11 +86,8 @@ def read_study(path: Path, part: Part | None = None) -> Study:
     """Return the study that this process is about as it is written, which is enough for a plan;
     messages name it from now on.
 
-    A part takes the place of the file's own.
-
-    Raises:
-        UserError: The study is not there or not valid, Snakemake cannot take its path, or another
-            study file has results under its name.
+    A part takes the place of the file's own. UserError if the study is not there or not valid,
+    Snakemake cannot take its path, or another study file has results under its name.
     """
     if os.path.isdir(path) or not os.path.exists(path):
         here = [Path(DEFAULT_STUDY), *Path("studies").glob("*.yaml")]

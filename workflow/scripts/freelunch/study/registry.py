@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from freelunch.core.errors import UserError, nearest
+from freelunch.core.errors import UserError
 from freelunch.study.config import BASE, REGISTRIES, Config, Registries, budget_of
 from freelunch.study.problems import TOP, read_settings, refusal
 from freelunch.study.sources import Mixture
@@ -23,18 +23,11 @@ def find_base(named: object, study: Path) -> Path:
         # Unlike Path.is_file, this returns False for names that no file can have.
         if name and os.path.isfile(folder / name):
             return folder / name
-    inside = {os.path.dirname(name)[:255].replace("\0", ""), "config"}
-    there = [
-        os.path.join(part, file.name)
-        for folder in folders
-        for part in inside
-        for file in (folder / part).glob("*.y*ml")
-    ]
     raise UserError(
         "the base of a study is a file beside the study or in the repository",
         where=f"{study}: {BASE}",
         found=repr(named)[:60],
-        expected=nearest(name, there),
+        expected="such a file, as config/registry.yaml",
     )
 
 
