@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-from repository import ROOT
 from study_folder import RECONSTRUCTED, SHOWN
 
 MASKS = "results/smoke/pruned/tiny/wanda-u50/seed0/masks-001.safetensors"
@@ -182,16 +181,3 @@ def test_report_is_made_without_a_network(study):
         names = archive.namelist()
     assert any(name.endswith("criteria.png") for name in names), names
     assert any(name.endswith("index.html") for name in names), names
-
-
-def test_every_profile_that_is_named_exists():
-    """Snakemake ignores a misspelled profile, with exit status 0, so names are checked here."""
-    named = [
-        word
-        for line in (ROOT / "Makefile").read_text().splitlines()
-        for word in line.split()
-        if re.fullmatch(r"workflow/profiles/\w+", word)
-    ]
-    assert named
-    for name in [*named, "profiles/default"]:
-        assert (ROOT / name / "profile.yaml").is_file(), name
