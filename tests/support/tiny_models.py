@@ -44,7 +44,6 @@ from freelunch.core.files import scratch_folder
 from freelunch.core.progress import Report, silent
 from freelunch.data.models import fetch_model
 from freelunch.model import token_ids
-from freelunch.model.block_pass import DensePass
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
@@ -222,8 +221,8 @@ def capture(
     _SAMPLES[sample.digest] = sample
     with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
         hidden = hidden_folder(folder)
-        dense = DensePass(model, sample, keep, folder, hidden, fingerprint, scratch, report)
-        return capture_dense(dense, gram, dense_limit)
+        settings = {"keep": keep, "gram": gram, "dense_limit": dense_limit, "report": report}
+        return capture_dense(model, sample, folder, hidden, fingerprint, scratch, **settings)
 
 
 def hidden_folder(dense: Path) -> Path:
