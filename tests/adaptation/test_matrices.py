@@ -233,21 +233,6 @@ def test_each_layer_draws_its_own() -> None:
     assert torch.equal(start("two")["two"], both["two"])
 
 
-def test_dropout_is_of_the_branch_and_of_training_only() -> None:
-    net, untouched = Net(), Net()
-    trained = net.train_("lora", dropout=0.5)
-    trained.parameters[1].data += 1
-    assert torch.equal(net(INPUTS), net(INPUTS))
-    assert not torch.equal(net(INPUTS), untouched(INPUTS))
-    trained.drop_(3)
-    once, again = net(INPUTS), net(INPUTS)
-    assert not torch.equal(once, again)
-    trained.drop_(3)
-    assert torch.equal(net(INPUTS), once)
-    trained.drop_(None)
-    assert torch.equal(net(INPUTS), net(INPUTS))
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_frozen_weights_stay_in_the_precision_in_which_they_are_stored(method: str) -> None:
     """Passes in float32 equal those of a net that is widened beforehand; so do gradients."""

@@ -38,8 +38,7 @@ from tiny_models import BLOCKS, CROSSED, OTHERS, SEQUENCES, Prepared
 def test_resumed_equals_uninterrupted_bit_for_bit(
     llama: Prepared, method: str, optimiser: str, streamed: bool, tmp_path: Path
 ) -> None:
-    dropout = {"dropout": 0.2} if method == "lora" else {}
-    settings = tiny.retraining_entry(method, epochs=3, optimiser=optimiser, **dropout)
+    settings = tiny.retraining_entry(method, epochs=3, optimiser=optimiser)
     expected = tiny.retrain(llama, tmp_path / "whole", **settings)
     folder = tmp_path / "resumed"
     # A state is saved after each step: the fourth is lost with the interrupt.
@@ -236,7 +235,7 @@ STREAMED: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         if (first + second) % 3 == 0 and (method != "biases" or family in ("gpt_neox", "bloom"))
     ),
     *(
-        ("llama", "float32", {}, tiny.retraining_entry("lora", dropout=0.3, **changes))
+        ("llama", "float32", {}, tiny.retraining_entry("lora", **changes))
         for changes in (
             {},
             {"batch": 4, "micro_batch": 2, "gradient_checkpointing": True},

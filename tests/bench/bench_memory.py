@@ -73,7 +73,7 @@ PARTS: Entry = {"micro_batch": 1}
 RETRAINED: dict[str, tuple[Entry, ...]] = {
     "float32": (
         *({"method": method} for method in ("full", "masklora", "norms")),
-        {"method": "lora", "dropout": 0.1},
+        {"method": "lora"},
         {"method": "full", **PARTS},
         {"method": "full", "precision": "bfloat16", **PARTS},
         {"method": "norms", "precision": "bfloat16"},

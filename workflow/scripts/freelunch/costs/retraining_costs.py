@@ -260,11 +260,7 @@ class _PlannedRun:
         elif not full and precision != stored:
             # A frozen matrix that is converted while it is used.
             computed = precision * largest
-        saved = shapes.saved_bytes(tokens, self.length)
-        if self.block.has_branches and settings.trained.dropout:
-            # Dropout keeps inputs in float32 and a mask of each branch.
-            saved += (4 + 1) * tokens * sum(matrix.inputs for matrix in self.block.matrices)
-        saved *= passed
+        saved = shapes.saved_bytes(tokens, self.length) * passed
         # Gradients of scores, in the backward pass of a block.
         scores = shapes.scores_bytes(tokens, self.length)
         hidden = 4 * tokens * shapes.hidden

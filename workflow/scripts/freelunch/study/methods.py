@@ -59,7 +59,6 @@ class Trained:
         head: Whether the language-model head is trained, in the same way as matrices.
         rank: Rank of A and B.
         alpha: The scale s times the rank.
-        dropout: Share of a branch's inputs that is dropped.
         linears: Ends of the names of the linear layers whose matrices are trained; None for all.
     """
 
@@ -69,7 +68,6 @@ class Trained:
     head: bool = False
     rank: int = RANK
     alpha: float = ALPHA
-    dropout: float = 0.0
     linears: tuple[str, ...] | None = None
 
     @classmethod

@@ -11,7 +11,7 @@ from freelunch.study.steps import RETRAIN_MODEL
 from freelunch.study.windows import MODEL, Window
 
 # Settings of the low-rank factors through which a matrix is trained, in the classes that have them.
-LOW_RANK_SETTINGS = ("rank", "alpha", "dropout")
+LOW_RANK_SETTINGS = ("rank", "alpha")
 _METHOD = "How the model is retrained; freelunch.study.methods has the formulas."
 
 
@@ -97,8 +97,8 @@ class Scaled(LowRank):
 class Branching(Scaled):
     """Settings of the methods that train a branch beside a matrix."""
 
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of a branch's inputs that is dropped in training."""
+    dropout: float = Field(default=0.0, ge=0, le=0)
+    """Share of a branch's inputs that is dropped in training: always 0, as in the paper."""
 
 
 class Full(OfMatrices):

@@ -38,7 +38,6 @@ class TrainedParameters:
     ) -> None:
         layers = list(masked)
         given = None if parameters is None else iter(parameters)
-        self._dropout = trained.dropout
         self._matrices: list[TrainedMatrix] = []
         chosen = set() if trained.weights is None else _chosen(layers, trained)
         for name, linear, keep in layers:
@@ -89,14 +88,6 @@ class TrainedParameters:
         """Set the gradients of pruned weights to 0, once all gradients are accumulated."""
         for matrix in self._matrices:
             matrix.mask_gradient_()
-
-    def drop_(self, seed: int | None) -> None:
-        """Turn the dropout of branches on, with numbers drawn from a seed, or off, with None."""
-        if self._dropout:
-            for matrix in self._matrices:
-                matrix.drop_(seed is not None)
-            if seed is not None:
-                torch.manual_seed(seed)
 
     def merge_(self) -> None:
         """Leave the trained weights in the linear layers, and remove everything else."""
