@@ -206,8 +206,8 @@ class _PlannedRun:
         """Return the operations of the last product in a block's forward pass; no gradient needs
         them again. A matrix that is computed from A and B is the exception: 0.
         """
-        block, last = self.block, self.shapes.matrices[-1]
-        if not block.is_low_rank or last not in block.matrices[-1:]:
+        block = self.block
+        if not block.is_low_rank:
             return 2 * tokens * self.shapes.weights[-1]
         return 2 * tokens * block.trained.rank * last.outputs if block.has_branches else 0
 

@@ -4,7 +4,7 @@ the blocks: embeddings, norm, head.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -108,8 +108,7 @@ class TrainedOuter:
         }
         others = other_parameters(modules.values(), trained)
         given = state.parameters(self.part) if self.part in state else None
-        head_alone = replace(trained, linears=None)
-        self.trained = TrainedParameters(layers, others, head_alone, seed, given)
+        self.trained = TrainedParameters(layers, others, trained, seed, given)
         if given is None and self.trained.parameters:
             state.add(self.part, self.trained.parameters)
         if trained.head and tied:
