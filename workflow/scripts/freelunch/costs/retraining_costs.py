@@ -209,7 +209,8 @@ class _PlannedRun:
         block = self.block
         if not block.is_low_rank:
             return 2 * tokens * self.shapes.weights[-1]
-        return 2 * tokens * block.trained.rank * last.outputs if block.has_branches else 0
+        last = self.shapes.matrices[-1].outputs if block.has_branches else 0
+        return 2 * tokens * block.trained.rank * last
 
     def memory_bytes(self) -> int:
         """Return the peak memory, in bytes.
