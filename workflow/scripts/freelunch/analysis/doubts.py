@@ -224,10 +224,9 @@ def _training(record: Record) -> _Found:
 
 def _beginning(bos: Mapping[str, Any] | None) -> _Found:
     """Yield that the dense model is better if sequences begin the other way than they do."""
-    losses = [bos["loss_without"], bos["loss_with"]] if bos else [None]
-    if bos is None or None in losses:
+    if bos is None or None in (bos["loss_without"], bos["loss_with"]):
         return
-    used, other = losses[:: -1 if bos["used"] else 1]
+    used, other = (bos[key] for key in ("loss_without", "loss_with")[:: -1 if bos["used"] else 1])
     clear = CLEAR * (math.inf if bos["standard_error"] is None else bos["standard_error"])
     if used - other > min(clear, FAR):
         how = "without" if bos["used"] else "with"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from freelunch.analysis.pairing import Row
 
@@ -39,7 +40,7 @@ def adaptation_name(row: Row, *metrics: str) -> str:
     return marked(row["adaptation"], row.get("selected_on"), row_marks(row, *metrics))
 
 
-def row_marks(row: Row, *metrics: str) -> list[str]:
+def row_marks(row: Mapping[str, Any], *metrics: str) -> list[str]:
     """Return the marks of what is doubted of a row in some metrics, or in all."""
     about = [doubt for doubt in row.get("doubts", ()) if doubt.is_about({}, *metrics)]
     return list(dict.fromkeys(doubt.mark for doubt in about))
