@@ -55,7 +55,7 @@ def summary_sections(results: Results) -> list[Section]:
     if results.tasks:
         lines = task_lines(results.tasks)
         notes = [*told(results.doubts, ACCURACY), *task_notes(results.tasks)]
-        sections.append(Section("tasks", "Zero-shot accuracy", lines, notes, CELL))
+        sections.append(Section("Zero-shot accuracy", lines, notes, CELL))
     if results.gaps:
         sections.append(gaps_section(study, means, results.gaps))
     if results.windows:
@@ -78,7 +78,7 @@ def cells_section(study: Study, means: Rows, doubts: Sequence[Doubt] = ()) -> Se
     ]
     lines = [_cell_line(mean, several, metrics) for mean in means]
     notes = [*told(doubts, *_SHOWN), *_cell_notes(study, means, several, metrics)]
-    return Section("cells", "All cells", lines, notes, (*CELL, "adaptation cost"))
+    return Section("All cells", lines, notes, (*CELL, "adaptation cost"))
 
 
 def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str, str]:
@@ -297,7 +297,7 @@ def gaps_section(study: Study, means: Rows, gaps: Rows) -> Section:
             )
     notes += [*_unequal_sparsities(means), *_gap_notes(gaps, several)]
     words = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
-    return Section("gaps", "Gap between criteria", lines, notes, words)
+    return Section("Gap between criteria", lines, notes, words)
 
 
 def _gap_line(gap: Row, adaptation: str, several: bool) -> dict[str, str]:

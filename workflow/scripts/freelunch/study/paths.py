@@ -143,10 +143,8 @@ def run(folder: Path) -> str:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the run facts of the step that filled a folder.
-
-    Raises:
-        UserError: They are damaged, or those of another folder.
+    """Return the run facts of the step that filled a folder; UserError if they are damaged, or
+    those of another folder.
     """
     path = folder / RUN
     facts = read_sealed(path, problem="the run facts of a step are damaged")
