@@ -21,7 +21,6 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,23 +97,22 @@ def prune(
     UserError: the model is pruned already: a quarter of its weights are 0, or about as many as the
     pattern asks for.
     """
-    asked = {"criterion": {"score": criterion, **settings}, "pattern": pattern}
-    with _work(model, text, tokenizer, (samples, length, seed), asked) as work:
-        zeros, share = sparsity(model), Pattern.parse(pattern).sparsity
-        if zeros >= min(_MOST_ZEROS_OF_DENSE, 0.9 * share):
+    sampling, entry = (samples, length, seed), {"score": criterion, **settings}
+    with _work(model, text, tokenizer, sampling, criterion=entry, pattern=pattern) as work:
+        (dense, config, states), zeros = work, sparsity(model)
+        if zeros >= min(_MOST_ZEROS_OF_DENSE, 0.9 * Pattern.parse(pattern).sparsity):
             raise UserError(
                 "this model is pruned already",
                 where=type(model).__name__,
                 found=f"{100 * zeros:.1f} % zeros",
-                expected="a dense model",
                 todo="prune the model that you loaded, which `prune` has left as it is",
             )
-        chosen, dense, states = work.config.criteria[_NAME], work.model, work.states()
-        kept = KEEP_NONE, work.folder / "dense", work.folder / "hidden", _NAME, states.scratch
+        chosen, scratch = config.criteria[_NAME], states.scratch
+        kept = KEEP_NONE, scratch / "dense", scratch / "hidden", _NAME, scratch
         with _bar("dense pass", progress) as report:
-            passing = DensePass(dense, work.sample, *kept, report)
+            passing = DensePass(dense, states.calibration, *kept, report)
             statistics = capture_dense(passing, chosen.needs_gram, math.inf)
-        job = seed, work.folder / "masks", _NAME, dense.artifact, statistics
+        job = seed, scratch / "masks", _NAME, dense.artifact, statistics
         with _bar(f"prune by {criterion}", progress) as report:
             pruning = Pruning.of(chosen.as_json(), pattern, *job)
             masks = prune_model(dense, statistics, pruning, states, report)
@@ -203,11 +201,11 @@ def evaluate(
         length: Tokens in a window.
         settings: Settings of study.evaluation.perplexity: `windows`, `cut`, `stride`.
     """
-    asked = {"evaluation": settings}
-    with _work(model, text, tokenizer, (2, length, 0), asked) as work:
-        windows = TextPerplexity(work.model, work.sample, work.folder)
+    with _work(model, text, tokenizer, (2, length, 0), evaluation=settings) as work:
+        loaded, _, states = work
+        windows = TextPerplexity(loaded, states.calibration, states.scratch)
         with _bar("evaluate", progress) as report:
-            pass_through(work.model, [windows], report)
+            pass_through(loaded, [windows], report)
         return dict(windows.result().metrics)
 
 
@@ -218,60 +216,39 @@ def sparsity(model: PreTrainedModel) -> float:
     return zeros / sum(linear.weight.numel() for linear in linears)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A model, checked settings and token ids, in a temporary folder."""
-
-    folder: Path
-    model: LoadedModel
-    config: Config
-    sample: Artifact
-
-    def states(self) -> DenseStates:
-        """Return the model's hidden states on the sample, which are computed when needed."""
-        scratch = self.folder / "scratch"
-        scratch.mkdir()
-        return DenseStates(self.model, self.sample, None, scratch)
-
-
 @contextmanager
 def _work(
     module: PreTrainedModel,
     text: Text,
     tokenizer: Any,
     sampling: tuple[int, int, int],
-    asked: dict[str, Any],
-) -> Iterator[_Work]:
-    """Check settings and make token ids: windows if an evaluation is asked for, else the sample of
-    (samples, length, seed). Meanwhile, transformers reports nothing.
+    **asked: Any,
+) -> Iterator[tuple[LoadedModel, Config, DenseStates]]:
+    """Open a model, check settings, and make token ids: windows if an evaluation is asked for, else
+    the sample of (samples, length, seed). Meanwhile, transformers reports nothing.
     """
+    found = None if tokenizer is not None and not isinstance(text, str) else "no list and tokenizer"
     if isinstance(text, Tensor):
-        if text.dim() != 2 or text.dtype != torch.int64 or asked.get("evaluation"):
-            raise UserError(
-                "these are no token ids, or settings come with them that cut a text into windows",
-                where="text",
-                found=f"{text.dtype} of shape {tuple(text.shape)}",
-                expected="int64 of shape (sequences, length), and no such setting",
-            )
-        sampling = (*text.shape, sampling[2])
-    elif tokenizer is None or isinstance(text, str):
+        is_ids = text.dim() == 2 and text.dtype == torch.int64 and not asked.get("evaluation")
+        found = None if is_ids else f"{text.dtype}, {tuple(text.shape)}, {asked}"
+        sampling = (*text.shape[:1], *text.shape[-1:], sampling[2])
+    if found is not None:
         raise UserError(
-            "a text is a list of documents, with a tokenizer, or a tensor of token ids",
+            "neither a list of documents, with a tokenizer, nor token ids",
             where="text",
-            found="one string" if isinstance(text, str) else "no tokenizer",
-            todo="call with (model, [document, ...], tokenizer)",
+            found=found,
+            expected="strings; or int64 of shape (sequences, length), and no settings of windows",
         )
     said: Any = transformers.logging
     level, has_bars = said.get_verbosity(), said.is_progress_bar_enabled()
     said.set_verbosity_error()
     said.disable_progress_bar()
     try:
-        with tempfile.TemporaryDirectory(prefix="freelunch-") as name:
-            folder = Path(name)
-            model = LoadedModel(module, folder / "model", tokenizer)
+        with tempfile.TemporaryDirectory(prefix="freelunch-") as folder:
+            model = LoadedModel(module, Path(folder) / "model", tokenizer)
             config = _checked(model, sampling, **asked)
-            sample = _tokens(model, text, folder, config, sampling[2], "evaluation" in asked)
-            yield _Work(folder, model, config, sample)
+            sample = _tokens(model, text, config, "evaluation" in asked)
+            yield model, config, DenseStates(model, sample, None, Path(folder))
     finally:
         said.set_verbosity(level)
         if has_bars:
@@ -287,47 +264,43 @@ def _checked(
     evaluation: dict[str, Any] | None = None,
 ) -> Config:
     """Return settings as those of a study with one cell; UserError as for a study."""
-    (samples, length, seed), name = sampling, {"text": _NAME}
+    samples, length, seed = sampling
     local, dtype = {"source": "path", "path": str(model.folder)}, str(model.dtype)
+    cell = {"models": [_NAME], "criteria": [_NAME], "patterns": [pattern], "seeds": [seed]}
+    study = {
+        "name": _NAME,
+        "calibration": {"text": _NAME, "samples": samples, "length": length},
+        "evaluation": {"perplexity": {"text": _NAME, "length": length, **(evaluation or {})}},
+        "grids": [{**cell, "adaptations": [_NAME if adaptation else NONE]}],
+    }
     content = {
         "models": {_NAME: {**local, "dtype": dtype.removeprefix("torch.")}},
         "texts": {_NAME: {**local, "format": "plain"}},
         "criteria": {_NAME: criterion or {"score": "wanda"}},
         "adaptations": {_NAME: adaptation} if adaptation else {},
-        "study": {
-            "name": _NAME,
-            "calibration": {**name, "samples": samples, "length": length},
-            "evaluation": {"perplexity": {**name, "length": length, **(evaluation or {})}},
-            "grids": [
-                {
-                    **{"models": [_NAME], "criteria": [_NAME], "patterns": [pattern]},
-                    **{"adaptations": [_NAME if adaptation else NONE], "seeds": [seed]},
-                }
-            ],
-        },
+        "study": study,
     }
     return Study.check(content, _NAME).config
 
 
-def _tokens(
-    model: LoadedModel, text: Text, folder: Path, config: Config, seed: int, is_evaluation: bool
-) -> Artifact:
-    """Return the artifact of token ids, given or drawn or cut from documents."""
-    at = folder / "tokens"
+def _tokens(model: LoadedModel, text: Text, config: Config, is_evaluation: bool) -> Artifact:
+    """Return the artifact of token ids, given, or drawn or cut from documents."""
+    folder, study = model.folder.parent, config.study
     if isinstance(text, Tensor):
         check_vocabulary(text, model.artifact, "text")
-        # What is known of windows of a text only.
-        facts = dict.fromkeys(("bytes", "words", "documents", "text"))
-        kind = TEXT_WINDOWS if is_evaluation else CALIBRATION
-        return write_tokens(at, _NAME, text.cpu(), kind=kind, stride=text.shape[1], **facts)
+        # What is known of windows of documents only.
+        unknown: dict[str, Any] = dict.fromkeys(("bytes", "words", "documents", "text"))
+        facts = {"kind": TEXT_WINDOWS if is_evaluation else CALIBRATION, **unknown}
+        return write_tokens(folder / "tokens", _NAME, text.cpu(), stride=text.shape[1], **facts)
     path = folder / "documents.jsonl"
     path.write_text("".join(map(document_line, text)), encoding="utf-8")
     entry = LocalText(source="path", path=str(path), format="jsonl")
-    job = TokenJob(model.artifact, fetch_text(_NAME, entry, folder / "text", _NAME), at, _NAME)
+    documents = fetch_text(_NAME, entry, folder / "text", _NAME)
+    job = TokenJob(model.artifact, documents, folder / "tokens", _NAME)
     if is_evaluation:
-        return cut_windows(job, config.study.evaluation.perplexity.cutting())
-    asked = config.study.calibration
-    return sample_text(job, {"samples": asked.samples, "length": asked.length, "seed": seed})
+        return cut_windows(job, study.evaluation.perplexity.cutting())
+    drawn = study.calibration.model_dump(include={"samples", "length"})
+    return sample_text(job, {**drawn, "seed": study.grids[0].seeds[0]})
 
 
 def _adapted(
@@ -340,25 +313,26 @@ def _adapted(
     progress: bool,
 ) -> PreTrainedModel:
     """Return a copy of a pruned model, adapted by an entry of `adaptations`."""
-    several = [key for key in ("window", *SEARCHED) if isinstance(entry.get(key), list)]
-    several += [key for key in entry if key in ("budget", "memory_gb") or entry[key] == AUTO]
-    if several:
-        raise UserError(
-            "only a study can decide this setting",
-            where=several[0],
-            found=entry[several[0]],
-            expected="one value; `samples` and `length` say how much text there is",
-            todo="choose a value, or run a study (docs/guide/own_study.md)",
-        )
-    with _work(dense, text, tokenizer, sampling, {"adaptation": entry}) as work:
-        settings, model = work.config.adaptations[_NAME], work.model
-        writer = ArtifactWriter(work.folder / "masks", MASKS, _NAME)
-        model.write_difference(LoadedModel(pruned, work.folder / "pruned"), writer)
-        masks = writer.finish(model=model.artifact.digest, calibration=work.sample.digest)
-        folder = work.folder / "adapted"
+    for key, value in entry.items():
+        is_open = value == AUTO or (key in SEARCHED and isinstance(value, list))
+        if is_open or key in ("budget", "memory_gb"):
+            raise UserError(
+                "only a study can decide this setting",
+                where=key,
+                found=value,
+                expected="one value; `samples` and `length` say how much text there is",
+                todo="choose a value, or run a study (docs/guide/own_study.md)",
+            )
+    with _work(dense, text, tokenizer, sampling, adaptation=entry) as work:
+        model, config, states = work
+        settings, folder = config.adaptations[_NAME], states.scratch / "adapted"
+        writer = ArtifactWriter(states.scratch / "masks", MASKS, _NAME)
+        model.write_difference(LoadedModel(pruned, states.scratch / "pruned"), writer)
+        belongs = {"model": model.artifact.digest, "calibration": states.calibration.digest}
+        masks = writer.finish(**belongs)
         with _bar(settings.rule, progress) as report:
             given = settings, sampling[2], folder, _NAME, report
-            job: AdaptationJob[Any] = AdaptationJob(model, masks, work.states(), *given)
+            job: AdaptationJob[Any] = AdaptationJob(model, masks, states, *given)
             if isinstance(settings, Retraining):
                 made = retrain_model(job, streamed=settings.residency == "streamed")
             else:

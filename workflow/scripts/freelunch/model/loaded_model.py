@@ -30,25 +30,20 @@ class LoadedModel(StreamedModel):
 
     def __init__(self, module: PreTrainedModel, folder: Path, tokenizer: Any = None) -> None:
         self.module, self._state = module, module.state_dict()
-        where = type(module).__name__
-        tensors = [*module.parameters(), *module.buffers()]
-        devices = sorted({str(tensor.device) for tensor in tensors})
-        if len(devices) > 1 or devices == ["meta"]:
-            raise UserError(
-                "this model is not in the memory of one device",
-                where=where,
-                found=", ".join(devices),
-                expected="all weights on one device, and none on meta",
-                todo="load it without device_map and without meta device, or to one device",
-            )
+        devices = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
         dtypes = {parameter.dtype for parameter in module.parameters()}
-        if len(dtypes) > 1 or not dtypes.issubset(_DTYPES):
+        if (
+            len(devices | dtypes) > 2
+            or torch.device("meta") in devices
+            or not dtypes.issubset(_DTYPES)
+        ):
             raise UserError(
-                "this model's weights cannot be pruned in the form in which they are loaded",
-                where=where,
-                found=", ".join(sorted(map(str, dtypes))),
-                expected=f"all weights in one of: {', '.join(get_args(Dtype))}",
-                todo="load it with `dtype=`, and without quantisation",
+                "this model is not in the memory of one device in one dtype",
+                where=type(module).__name__,
+                found=", ".join(sorted(map(str, devices | dtypes))),
+                expected=f"a single device, not meta, and one of: {', '.join(get_args(Dtype))}",
+                todo="load it with `dtype=`, without quantisation, and with `device_map` to one "
+                "device, if any",
             )
         config = copy.deepcopy(module.config.get_text_config(decoder=True))
         config.dtype = dtypes.pop()
@@ -60,7 +55,7 @@ class LoadedModel(StreamedModel):
         writer.add_text(CONFIG, config.to_json_string(use_diff=False))
         writer.finish()
         check_blocks(module, find_blocks(module, config.num_hidden_layers))
-        super().__init__(folder, devices[0])
+        super().__init__(folder, devices.pop())
 
     def outer_tensors(self) -> dict[str, Tensor]:
         """Return the tensors outside the blocks, which share their memory with the model's."""
