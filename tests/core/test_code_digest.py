@@ -345,6 +345,7 @@ ROOMS = {
     "sample_text": {"data", "model"},
     "cut_windows": {"data", "model"},
     "capture_reference": {"evaluation", "model"},
+    "decide_bos": {"data", "evaluation", "model"},
     "evaluate_cell": {"evaluation", "model"},
     "capture_dense": {"model", "pruning"},
     "prune_model": {"model", "pruning"},

@@ -43,7 +43,13 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
     card = ModelCard.load(checkpoint / "README.md")
     assert record["cell"] in card.text and record["sha256"] in card.text
     assert record["identity"]["sparsity"] == 0.5
-    assert set(record["cost"]) >= {"capture_dense", "reconstruct_window", "evaluate_cell"}
+    assert record["provenance"]["bos"]["used"] is False
+    assert set(record["cost"]) >= {
+        "decide_bos",
+        "capture_dense",
+        "reconstruct_window",
+        "evaluate_cell",
+    }
     assert all(step["wall_s"] > 0 for step in record["cost"].values())
     for name in ("capture_dense", "prune_model", "reconstruct_window", "evaluate_cell"):
         step = record["cost"][name]

@@ -52,6 +52,7 @@ from freelunch.reporting.labels import criterion_label, pattern_label
 from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results
 from freelunch.study.adaptations import Reconstruction
+from freelunch.study.beginnings import decided_text
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 
@@ -156,6 +157,12 @@ def page_text(
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         pruned=pruned,
         size=cells_text(study),
+        # Records of earlier versions do not say it.
+        beginnings={
+            cell.model: decided_text(record["provenance"]["bos"])
+            for cell, record in results.records.items()
+            if cell.is_dense and "bos" in record["provenance"]
+        },
         seeds=range_text([len(cells) for cells in seed_groups(pruned)] or [1], ","),
         ways=len({name for _, name in adapted}),
         tokens=[study.tokens_of(*each) for each in adapted],

@@ -17,6 +17,7 @@ from freelunch.study.cell import Cell
 from freelunch.study.steps import (
     CAPTURE_DENSE,
     CAPTURE_REFERENCE,
+    DECIDE_BOS,
     EXTEND_CALIBRATION,
     PRUNE_MODEL,
     SAMPLE_CALIBRATION,
@@ -204,6 +205,8 @@ def _job(step: str, cell: Cell, record: Record) -> tuple[Any, ...]:
         return cell.model, cell.seed, adaptation_facts(record)["samples"]
     if step == PRUNE_MODEL:
         return cell.model, cell.pruning, cell.seed
+    if step == DECIDE_BOS:
+        return (cell.model,)
     return (cell.model, cell.seed) if step in _OF_A_SAMPLE else (cell,)
 
 

@@ -119,6 +119,13 @@ def write_study(
     study["grids"], why_cells = choose_grids(model_name, inspected, machine, study_of)
     seen = "" if evaluation else "; calibration has seen parts of this text"
     seen += ", so also read the held-out perplexity" if seen and held_out else ""
+    beginning = inspected.beginning
+    if beginning is None or beginning.token is not None:
+        does = "may begin a text with one" if beginning is None else beginning.text
+        about.append(
+            f"beginning-of-sequence token: the tokenizer {does}; `bos: auto` in the model's entry, "
+            "the default, measures the dense model with and without it; or set `always` or `never`"
+        )
     about += [
         f"calibration: {sample['samples']} sequences of {sample['length']} tokens "
         f"({lengths.why_calibration})",

@@ -39,7 +39,7 @@ def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str
     work = Work()
     if rule == steps.CAPTURE_DENSE:
         work = capture_work(shapes, *_sample(counts), counts["gram"])
-    elif rule == steps.CAPTURE_REFERENCE:
+    elif rule in (steps.CAPTURE_REFERENCE, steps.DECIDE_BOS):
         work = reference_work(shapes, *_sample(counts))
     elif rule == steps.PRUNE_MODEL:
         work = prune_work(shapes, *_sample(counts), read_criterion(counts["criterion"]))

@@ -29,7 +29,7 @@ from freelunch.costs.cost import (
 )
 from freelunch.costs.shapes import Shapes
 from freelunch.study.criteria import Criterion, OfUnits, OfWeights
-from freelunch.study.steps import BATCH_TOKENS, HEAD_PLACES
+from freelunch.study.steps import BATCH_TOKENS, BOS_LENGTH, BOS_WINDOWS, HEAD_PLACES
 from freelunch.study.windows import KEEP_ALL, kept_boundaries
 
 # Bytes of a weight in a GGUF file: 4 bits, and the scale of each group.
@@ -98,6 +98,13 @@ def fetch_model(shapes: Shapes, source: str, is_gguf: bool) -> Cost:
         disk_bytes=model,
         scratch_bytes=scratch,
     )
+
+
+def decide_bos(shapes: Shapes, length: int) -> Cost:
+    """Return the cost of measuring the dense model with and without the token `bos`."""
+    cost = measure_perplexity(shapes, 2 * BOS_WINDOWS, min(BOS_LENGTH, length))
+    read = cost.read_bytes + shapes.model_bytes
+    return replace(cost, staged_bytes=shapes.staged_bytes, read_bytes=read, overlaps=True)
 
 
 def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: str) -> Cost:

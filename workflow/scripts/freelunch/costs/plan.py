@@ -82,6 +82,8 @@ class Plan:
         if job.rule == steps.FETCH_MODEL:
             source = study.model(cell.model).source
             return pass_costs.fetch_model(shapes, source, is_gguf(study, cell.model))
+        if job.rule == steps.DECIDE_BOS:
+            return pass_costs.decide_bos(shapes, length)
         if job.rule == steps.CAPTURE_DENSE:
             seeds = {each.seed for each in study.cells if each.model == cell.model}
             gram = any(study.needs_gram(cell.model, seed) for seed in seeds)

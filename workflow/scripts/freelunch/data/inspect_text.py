@@ -194,7 +194,7 @@ class Amounts:
                 lengths.append(round(len(document) / ratio))
                 exact = False
                 continue
-            length = len(tokenizer.encode(document[:left]).ids)
+            length = len(tokenizer.encode(document[:left], add_special_tokens=False).ids)
             counted += min(len(document), left)
             tokens += length
             if len(document) > left:

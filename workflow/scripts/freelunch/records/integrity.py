@@ -90,6 +90,7 @@ def step_outputs(study: Study) -> Iterator[Output]:
     for task in study.tasks.get("tasks", {}):
         yield _artifact("tasks", steps.FETCH_TASKS, paths.task(task), needed=True)
     for model in study.models:
+        yield _artifact("bos", steps.DECIDE_BOS, paths.bos(model))
         yield _artifact("text_windows", steps.CUT_WINDOWS, paths.text_windows(model))
     for of_model in pruned:
         extended = sorted(paths.extended(*of_model, "").glob("[!.]*"))

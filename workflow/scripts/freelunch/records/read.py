@@ -198,6 +198,8 @@ def check_spec(found_spec: object, spec: object, cell: Cell, where: object) -> N
     rules = _RULES[key.partition(".")[0]]
     if ".text." in key:
         rules = (steps.FETCH_TEXT,)
+    elif key == "model.bos":
+        rules = (steps.DECIDE_BOS,)
     elif key.startswith("evaluation.tasks.tasks."):
         rules = (steps.FETCH_TASKS,)
     more = f" ({len(unlike)} settings differ)" if len(unlike) > 1 else ""

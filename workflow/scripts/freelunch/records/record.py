@@ -134,6 +134,22 @@ class CostFacts(TypedDict):
     dense_flops: NotRequired[int]
 
 
+class BosFacts(TypedDict):
+    """How sequences begin: the setting, what decided, and the dense model's losses on windows of
+    the calibration text, in nats per token; None if they were not measured, or are not finite.
+    """
+
+    setting: str
+    token: str | None
+    added_by_tokenizer: bool
+    used: bool
+    loss_without: float | None
+    loss_with: float | None
+    # With the token minus without, and its standard error over windows.
+    difference: float | None
+    standard_error: float | None
+
+
 class ProvenanceFacts(TypedDict):
     """Where the numbers come from; environments are those of `freelunch.core.job`, by step."""
 
@@ -144,6 +160,7 @@ class ProvenanceFacts(TypedDict):
     model_origin: dict[str, Any]
     text_origins: dict[str, dict[str, Any]]
     task_origins: NotRequired[dict[str, dict[str, Any]]]
+    bos: NotRequired[BosFacts]
     seed: int
 
 

@@ -52,6 +52,10 @@ class Paths:
         """Run facts of fetching the study's tasks."""
         return self.root / "tasks"
 
+    def bos(self, model: str) -> Path:
+        """Whether sequences begin with the model's beginning-of-sequence token."""
+        return self.root / "bos" / model
+
     def calibration(self, model: str, seed: object) -> Path:
         """Token ids of the calibration sample."""
         return self.root / "calibration" / model / f"seed{seed}"

@@ -24,6 +24,7 @@ from freelunch.study.settings import (
     is_commit,
     read_entry,
 )
+from freelunch.study.windows import AUTO
 
 WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
@@ -51,6 +52,8 @@ TaskFormat = Literal[
     "lambada_requests",
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
+ALWAYS: Final = "always"
+NEVER: Final = "never"
 # Nothing is trained in float16: why, and what is expected instead.
 UNTRAINED = "float16"
 NO_GRADIENTS, TRAINED = f"gradients vanish in {UNTRAINED}", "bfloat16 or float32"
@@ -77,14 +80,14 @@ class Source(Settings):
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide a number, as JSON: no licence, no announced shapes, no
-        tags of a wheel, whose SHA-256 says all, and no `max_length`, which shows in the lengths of
-        samples and windows.
+        tags of a wheel, whose SHA-256 says all, no `max_length`, which shows in the lengths of
+        samples and windows, and no `bos`, which `Weights.beginning` has.
         """
         written = self.as_json()
         return {key: value for key, value in written.items() if key not in _DESCRIPTIVE}
 
 
-_UNFETCHED = ("licence", "max_length")
+_UNFETCHED = ("licence", "max_length", "bos")
 _DESCRIPTIVE = (*_UNFETCHED, "architecture", "tags")
 
 
@@ -189,6 +192,19 @@ class Weights(Settings):
     max_length: Absent[int] = absent(ge=2)
     """Most tokens in a sequence that this model gets: where `length` of the calibration or of the
     evaluation is larger, the model gets this many. Default: no limit."""
+    bos: Literal["auto", "always", "never"] = Field(
+        default="auto", exclude_if=lambda setting: setting == AUTO
+    )
+    """Whether sequences begin with the tokenizer's beginning-of-sequence token, in the place of
+    their first token: those of calibration, training and held-out text, and evaluation windows
+    within documents; prompts of tasks get it in front. Windows with `cut: joined` are those of
+    published numbers whatever this says. auto: as the tokenizer does with a text, unless the dense
+    model's loss on calibration text is lower the other way by more than two standard errors."""
+
+    @property
+    def beginning(self) -> dict[str, str]:
+        """The setting `bos` if it is not the default: it decides numbers, not what is fetched."""
+        return {} if self.bos == AUTO else {"bos": self.bos}
 
 
 class WheelModel(Wheel, Weights):

@@ -388,9 +388,10 @@ class Study:
         A record carries its spec; a record whose spec differs from the current one is refused.
         """
         evaluation = {"perplexity": self._with_text(self.perplexity_of(cell.model))}
+        model = self.model(cell.model)
         spec: dict[str, Any] = {
             "cell": str(cell),
-            "model": self.model(cell.model).deciding(),
+            "model": {**model.deciding(), **model.beginning},
             "evaluation": evaluation,
         }
         if self.drift is not None and self.measures_drift(cell):
