@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import tiny_models as tiny
 from freelunch.core.artifact import Artifact
-from freelunch.data.samples import sample_text
+from freelunch.data.samples import TokenJob, sample_text
 from freelunch.data.text_windows import cut_windows
 from freelunch.evaluation.measurements import MeasurementSpec, evaluate_cell
 from freelunch.model.checkpoint import StreamedModel
@@ -27,6 +28,7 @@ from token_jobs import job_of, text_of
 
 QUIET: dict[str, Any] = {"seed": SEED, "progress": False}
 IDS = tiny.random_tokens(6)
+TEXT = list(tiny.TRAINING_TEXT)
 
 
 @pytest.fixture(scope="module", params=["llama", "opt", "gemma2"])
@@ -99,20 +101,30 @@ def test_each_way_of_retraining_gives_the_workflow_s_weights(
     assert sparsity(found) == sparsity(pruned)
 
 
-def test_a_text_is_drawn_and_cut_as_by_the_workflow(prepared: Prepared, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bos", "token"), [("auto", None), ("always", 0)])
+def test_a_text_is_drawn_and_cut_as_by_the_workflow(
+    prepared: Prepared, tmp_path: Path, bos: str, token: int | None
+) -> None:
     documents = [" ".join([sentence] * 3) for sentence in tiny.TRAINING_TEXT]
     text, checkpoint = text_of(tmp_path / "text", documents), prepared.model.artifact
+
+    def job(name: str) -> TokenJob:
+        return replace(job_of(checkpoint, text, tmp_path / name), bos=token)
+
+    model, tokenizer = loaded(prepared), copy.deepcopy(tiny.tokenizer())
+    if bos == "always":
+        tokenizer.bos_token = tokenizer.eos_token
     drawn = {"samples": 6, "length": LENGTH, "seed": SEED}
-    sample = sample_text(job_of(checkpoint, text, tmp_path / "sample"), drawn)
-    model, tokenizer = loaded(prepared), tiny.tokenizer()
-    of_ids = prune(model, read_tokens(sample), **QUIET)
-    assert_equal(prune(model, documents, tokenizer, **drawn, progress=False), of_ids)
-    asked = {"length": LENGTH, "windows": 4, "cut": JOINED, "stride": 5}
-    windows = cut_windows(job_of(checkpoint, text, tmp_path / "windows"), asked)
-    expected = measured(prepared.model.folder, windows, asked, tmp_path)
-    found = evaluate(model, documents, tokenizer, **asked, progress=False)
-    # The text's own digest depends on where it came from.
-    assert found | {"text": None} == {key: expected[key] for key in found} | {"text": None}
+    ids = read_tokens(sample_text(job("sample"), drawn))
+    found = prune(model, documents, tokenizer, **drawn, bos=bos, progress=False)
+    assert_equal(found, prune(model, ids, **QUIET))
+    for number, asked in enumerate(({"windows": 4}, {"windows": 4, "cut": JOINED, "stride": 5})):
+        settings = {"length": LENGTH, **asked}
+        windows = cut_windows(job(f"windows{number}"), settings)
+        expected = measured(prepared.model.folder, windows, settings, tmp_path / f"{number}")
+        got = evaluate(model, documents, tokenizer, **settings, bos=bos, progress=False)
+        # The text's own digest depends on where it came from.
+        assert got | {"text": None} == {key: expected[key] for key in got} | {"text": None}
     whole = evaluate(model, read_tokens(windows), progress=False)
     assert whole["predicted_tokens"] == 4 * (LENGTH - 1) and math.isfinite(whole["perplexity"])
 
@@ -122,7 +134,7 @@ def measured(
 ) -> dict[str, Any]:
     spec = MeasurementSpec(PERPLEXITY, settings, [windows.folder], "code")
     for name in ("measured", "hidden"):
-        (scratch / name).mkdir()
+        (scratch / name).mkdir(parents=True)
     evaluate_cell(StreamedModel(folder), [spec], scratch / "measured", scratch / "hidden")
     found: dict[str, Any] = json.loads((scratch / "measured" / "perplexity.json").read_text())
     return found
@@ -156,6 +168,7 @@ def test_what_cannot_be_computed_is_refused_with_one_error(tmp_path: Path) -> No
         ({"where": "learning_rate"}, lambda: retrain(pruned, IDS, learning_rate=[1e-3, 1e-4])),
         ({"where": "dense"}, lambda: retrain(pruned, IDS, loss="distillation")),
         ({"where": "text"}, lambda: prune(dense, ["a document"])),
+        ({"expected": "bos_token"}, lambda: evaluate(dense, TEXT, tiny.tokenizer(), bos="always")),
         ({"where": "text"}, lambda: evaluate(dense, IDS, windows=3)),
         ({"where": "text"}, lambda: prune(dense, IDS[0])),
         ({"where": "text"}, lambda: prune(dense, IDS + 300)),

@@ -10,6 +10,8 @@ temporary folder (`TMPDIR`) until it returns.
 
 - `text` is a list of documents, from which the seed draws `samples` sequences of `length` tokens;
   or it is token ids, int64, (sequences, length), all of which are used, and needs no tokenizer.
+- `bos` says whether sequences begin with the beginning-of-sequence token (always, never); auto
+  measures the model on the text, as a study does. Token ids are used as they are.
 - `progress` says whether there are progress bars.
 - Further settings have the names and the defaults of docs/guide/settings.md.
 
@@ -42,6 +44,7 @@ from freelunch.data.documents import document_line
 from freelunch.data.samples import TokenJob, sample_text
 from freelunch.data.text_windows import cut_windows
 from freelunch.data.texts import fetch_text
+from freelunch.evaluation.bos import decide_bos
 from freelunch.evaluation.measurements import pass_through
 from freelunch.evaluation.perplexity import TextPerplexity
 from freelunch.model.block_pass import DensePass
@@ -82,6 +85,7 @@ def prune(
     samples: int = 32,
     length: int = 256,
     seed: int = 0,
+    bos: str = "auto",
     progress: bool = True,
     **settings: Any,
 ) -> PreTrainedModel:
@@ -98,7 +102,8 @@ def prune(
     pattern asks for.
     """
     sampling, entry = (samples, length, seed), {"score": criterion, **settings}
-    with _work(model, text, tokenizer, sampling, criterion=entry, pattern=pattern) as work:
+    asked = {"criterion": entry, "pattern": pattern, "bos": bos}
+    with _work(model, text, tokenizer, sampling, **asked) as work:
         (dense, config, states), zeros = work, sparsity(model)
         if zeros >= min(_MOST_ZEROS_OF_DENSE, 0.9 * Pattern.parse(pattern).sparsity):
             raise UserError(
@@ -130,6 +135,7 @@ def reconstruct(
     samples: int = 32,
     length: int = 256,
     seed: int = 0,
+    bos: str = "auto",
     progress: bool = True,
     **settings: Any,
 ) -> PreTrainedModel:
@@ -145,7 +151,7 @@ def reconstruct(
     UserError: the model is not pruned, or has fewer blocks than the window.
     """
     sampling, entry = (samples, length, seed), {"method": method, **settings}
-    return _adapted(pruned, dense, text, tokenizer, sampling, entry, progress)
+    return _adapted(pruned, dense, text, tokenizer, sampling, entry, bos, progress)
 
 
 def retrain(
@@ -158,6 +164,7 @@ def retrain(
     samples: int = 32,
     length: int = 256,
     seed: int = 0,
+    bos: str = "auto",
     progress: bool = True,
     **settings: Any,
 ) -> PreTrainedModel:
@@ -180,7 +187,7 @@ def retrain(
             found="none",
             todo="give it: retrain(pruned, text, tokenizer, dense=model, ...)",
         )
-    return _adapted(pruned, dense or pruned, text, tokenizer, sampling, entry, progress)
+    return _adapted(pruned, dense or pruned, text, tokenizer, sampling, entry, bos, progress)
 
 
 def evaluate(
@@ -189,6 +196,7 @@ def evaluate(
     tokenizer: Any = None,
     *,
     length: int = 256,
+    bos: str = "auto",
     progress: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -201,7 +209,7 @@ def evaluate(
         length: Tokens in a window.
         settings: Settings of study.evaluation.perplexity: `windows`, `cut`, `stride`.
     """
-    with _work(model, text, tokenizer, (2, length, 0), evaluation=settings) as work:
+    with _work(model, text, tokenizer, (2, length, 0), evaluation=settings, bos=bos) as work:
         loaded, _, states = work
         windows = TextPerplexity(loaded, states.calibration, states.scratch)
         with _bar("evaluate", progress) as report:
@@ -262,6 +270,7 @@ def _checked(
     pattern: str = "u50",
     adaptation: dict[str, Any] | None = None,
     evaluation: dict[str, Any] | None = None,
+    bos: str = AUTO,
 ) -> Config:
     """Return settings as those of a study with one cell; UserError as for a study."""
     samples, length, seed = sampling
@@ -274,7 +283,7 @@ def _checked(
         "grids": [{**cell, "adaptations": [_NAME if adaptation else NONE]}],
     }
     content = {
-        "models": {_NAME: {**local, "dtype": dtype.removeprefix("torch.")}},
+        "models": {_NAME: {**local, "dtype": dtype.removeprefix("torch."), "bos": bos}},
         "texts": {_NAME: {**local, "format": "plain"}},
         "criteria": {_NAME: criterion or {"score": "wanda"}},
         "adaptations": {_NAME: adaptation} if adaptation else {},
@@ -296,7 +305,11 @@ def _tokens(model: LoadedModel, text: Text, config: Config, is_evaluation: bool)
     path.write_text("".join(map(document_line, text)), encoding="utf-8")
     entry = LocalText(source="path", path=str(path), format="jsonl")
     documents = fetch_text(_NAME, entry, folder / "text", _NAME)
-    job = TokenJob(model.artifact, documents, folder / "tokens", _NAME)
+    (scratch := folder / "windows").mkdir()
+    asked = config.models[_NAME].bos, study.calibration.length
+    begins = decide_bos(model, documents, *asked, folder / "bos", _NAME, scratch)
+    token = begins.facts["token_id"]
+    job = TokenJob(model.artifact, documents, folder / "tokens", _NAME, bos=token)
     if is_evaluation:
         return cut_windows(job, study.evaluation.perplexity.cutting())
     drawn = study.calibration.model_dump(include={"samples", "length"})
@@ -310,6 +323,7 @@ def _adapted(
     tokenizer: Any,
     sampling: tuple[int, int, int],
     entry: dict[str, Any],
+    bos: str,
     progress: bool,
 ) -> PreTrainedModel:
     """Return a copy of a pruned model, adapted by an entry of `adaptations`."""
@@ -323,7 +337,7 @@ def _adapted(
                 expected="one value; `samples` and `length` say how much text there is",
                 todo="choose a value, or run a study (docs/guide/own_study.md)",
             )
-    with _work(dense, text, tokenizer, sampling, adaptation=entry) as work:
+    with _work(dense, text, tokenizer, sampling, adaptation=entry, bos=bos) as work:
         model, config, states = work
         settings, folder = config.adaptations[_NAME], states.scratch / "adapted"
         writer = ArtifactWriter(states.scratch / "masks", MASKS, _NAME)
