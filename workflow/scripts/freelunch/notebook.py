@@ -47,7 +47,6 @@ from freelunch.data.texts import fetch_text
 from freelunch.evaluation.bos import decide_bos
 from freelunch.evaluation.measurements import pass_through
 from freelunch.evaluation.perplexity import TextPerplexity
-from freelunch.model.block_pass import DensePass
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER
 from freelunch.model.hidden_states import DenseStates
@@ -113,10 +112,16 @@ def prune(
                 todo="prune the model that you loaded, which `prune` has left as it is",
             )
         chosen, scratch = config.criteria[_NAME], states.scratch
-        kept = KEEP_NONE, scratch / "dense", scratch / "hidden", _NAME, scratch
         with _bar("dense pass", progress) as report:
-            passing = DensePass(dense, states.calibration, *kept, report)
-            statistics = capture_dense(passing, chosen.needs_gram, math.inf)
+            statistics = capture_dense(
+                dense,
+                states.calibration,
+                *(scratch / "dense", scratch / "hidden", _NAME, scratch),
+                keep=KEEP_NONE,
+                gram=chosen.needs_gram,
+                dense_limit=math.inf,
+                report=report,
+            )
         job = seed, scratch / "masks", _NAME, dense.artifact, statistics
         with _bar(f"prune by {criterion}", progress) as report:
             pruning = Pruning.of(chosen.as_json(), pattern, *job)
