@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
-from repository import ROOT
 from study_folder import RECONSTRUCTED, SHOWN
 
 MASKS = "results/smoke/pruned/tiny/wanda-u50/seed0/masks-001.safetensors"
@@ -44,12 +43,8 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
     assert record["cell"] in card.text and record["sha256"] in card.text
     assert record["identity"]["sparsity"] == 0.5
     assert record["provenance"]["bos"]["used"] is False
-    assert set(record["cost"]) >= {
-        "decide_bos",
-        "capture_dense",
-        "reconstruct_window",
-        "evaluate_cell",
-    }
+    assert set(record["cost"]) >= {"capture_dense", "reconstruct_window", "evaluate_cell"}
+    assert "decide_bos" in record["cost"]
     assert all(step["wall_s"] > 0 for step in record["cost"].values())
     for name in ("capture_dense", "prune_model", "reconstruct_window", "evaluate_cell"):
         step = record["cost"][name]
@@ -182,16 +177,3 @@ def test_report_is_made_without_a_network(study):
         names = archive.namelist()
     assert any(name.endswith("criteria.png") for name in names), names
     assert any(name.endswith("index.html") for name in names), names
-
-
-def test_every_profile_that_is_named_exists():
-    """Snakemake ignores a misspelled profile, with exit status 0, so names are checked here."""
-    named = [
-        word
-        for line in (ROOT / "Makefile").read_text().splitlines()
-        for word in line.split()
-        if re.fullmatch(r"workflow/profiles/\w+", word)
-    ]
-    assert named
-    for name in [*named, "profiles/default"]:
-        assert (ROOT / name / "profile.yaml").is_file(), name

@@ -20,7 +20,6 @@ from freelunch.audit.output_files import (
     audit_outputs,
     check_sealed,
     digested,
-    own_files,
 )
 from freelunch.audit.page import page_text
 from freelunch.core.digest import check_sums
@@ -125,18 +124,3 @@ def check_unedited(study: Study) -> None:
         expected=f"{expected}, as in {study.source}",
         todo=f"run it, which computes only what depends on the edit: {study.run_command}",
     )
-
-
-def files_of_others(study: Study) -> list[str]:
-    """Return the files among a study's records, tables, figures and audit that are not of it.
-
-    They may be of cells that it no longer has; nothing reads them.
-    """
-    root, own = study.paths.root, {*own_files(study), *audit_outputs(study)}
-    names = [
-        path.relative_to(root).as_posix()
-        for folder in ("records", "tables", "figures", "audit")
-        for path in sorted((root / folder).rglob("[!.]*"))
-        if not path.is_dir()
-    ]
-    return [name for name in names if name not in own]
