@@ -27,6 +27,7 @@ def pruned(criterion: str) -> str:
 def test_jobs_are_those_of_the_cells() -> None:
     assert Counter(job.rule for job in jobs_of(smoke())) == {
         "capture_dense": 1,
+        "decide_bos": 1,
         "evaluate_cell": 5,
         "fetch_model": 1,
         "prune_model": 2,

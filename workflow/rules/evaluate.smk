@@ -5,6 +5,7 @@ rule cut_windows:
     input:
         model=paths.manifest(PATHS.model("{model}")),
         text=paths.manifest(PATHS.text(STUDY.perplexity.text)),
+        bos=paths.manifest(PATHS.bos("{model}")),
     output:
         manifest=paths.manifest(PATHS.text_windows("{model}")),
         run=paths.run(PATHS.text_windows("{model}")),

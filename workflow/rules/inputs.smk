@@ -38,6 +38,7 @@ def text_of_samples(wildcards):
     """Return what every sample is drawn from, and of a mixture also what its samples leave out."""
     found = {
         "model": PATHS.model(wildcards.model),
+        "bos": PATHS.bos(wildcards.model),
         "text": PATHS.text(STUDY.calibration.text),
     }
     if STUDY.mixture:
@@ -99,7 +100,7 @@ def measured_with(wildcards):
         steps.PERPLEXITY: [PATHS.text_windows(model)],
         steps.HELD_OUT: [held_out],
         steps.DRIFT: [PATHS.model(model), held_out],
-        steps.TASKS: [PATHS.task(name) for name in TASKS],
+        steps.TASKS: [PATHS.bos(model), *(PATHS.task(name) for name in TASKS)],
     }
     return {
         name: [paths.manifest(folder) for folder in needed.get(name, [])]
@@ -121,7 +122,8 @@ def steps_of(wildcards):
     """Return what a record is collected from: the manifest of each step."""
     cell = cell_of(wildcards)
     texts = {STUDY.perplexity.text}
-    folders = [PATHS.model(cell.model), PATHS.checkpoint(cell), PATHS.metrics(cell)]
+    folders = [PATHS.model(cell.model), PATHS.bos(cell.model)]
+    folders += [PATHS.checkpoint(cell), PATHS.metrics(cell)]
     if not cell.is_dense:
         texts.add(STUDY.calibration.text)
         folders += [

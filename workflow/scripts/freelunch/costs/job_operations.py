@@ -39,6 +39,8 @@ def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str
     work = Work()
     if rule == steps.CAPTURE_DENSE:
         work = capture_work(shapes, *_sample(counts), counts["gram"])
+    elif rule == steps.DECIDE_BOS:
+        work = loss_work(shapes, *_sample(counts))
     elif rule == steps.PRUNE_MODEL:
         work = prune_work(shapes, *_sample(counts), read_criterion(counts["criterion"]))
     elif rule == steps.EVALUATE_CELL:

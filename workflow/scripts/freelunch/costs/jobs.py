@@ -14,7 +14,7 @@ from freelunch.study.study import Study
 ADAPTING = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
 # Rules whose jobs compute, in the order of the data.
 RULES = (
-    *(steps.FETCH_MODEL, steps.CAPTURE_DENSE, steps.PRUNE_MODEL),
+    *(steps.FETCH_MODEL, steps.DECIDE_BOS, steps.CAPTURE_DENSE, steps.PRUNE_MODEL),
     *ADAPTING,
     steps.EVALUATE_CELL,
 )
@@ -38,7 +38,7 @@ class PlannedJob(NamedTuple):
         """Return a cell's job of a rule."""
         if rule == steps.CAPTURE_DENSE:
             return cls(rule, replace(Cell.dense(cell.model), seed=cell.seed))
-        if rule == steps.FETCH_MODEL:
+        if rule in (steps.FETCH_MODEL, steps.DECIDE_BOS):
             return cls(rule, Cell.dense(cell.model))
         return cls(rule, replace(cell, adaptation=NONE) if rule == steps.PRUNE_MODEL else cell)
 
@@ -76,7 +76,7 @@ def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[PlannedJob]:
     """
     jobs: list[PlannedJob] = []
     for cell in study.cells:
-        jobs.append(PlannedJob.of(steps.FETCH_MODEL, cell))
+        jobs += (PlannedJob.of(rule, cell) for rule in (steps.FETCH_MODEL, steps.DECIDE_BOS))
         if not cell.is_dense:
             jobs += (PlannedJob.of(rule, cell) for rule in (steps.CAPTURE_DENSE, steps.PRUNE_MODEL))
         candidates = adapted = study.candidates(cell)

@@ -83,10 +83,12 @@ class CellLineage:
         self.cell, self._paths = cell, paths
         self.model = Artifact(paths.model(cell.model), steps.CHECKPOINT)
         self.checkpoint = Artifact(paths.checkpoint(cell), steps.CHECKPOINT)
+        self.bos = Artifact(paths.bos(cell.model), steps.BOS)
+        check_belongs(self.bos, "model", self.model)
         self.text_names = {"evaluation": spec["evaluation"]["perplexity"]["text"]["name"]}
         text = Artifact(paths.text(self.text_names["evaluation"]), steps.TEXT)
         self.texts = {"evaluation": text}
-        self.folders: dict[str, list[Path]] = {}
+        self.folders: dict[str, list[Path]] = {steps.DECIDE_BOS: [self.bos.folder]}
         self.masks: Artifact | None = None
         self.windows: list[Artifact] = []
         self.choice: Facts | None = None
@@ -172,7 +174,7 @@ class CellLineage:
             evaluation[steps.TASKS] |= {"tasks": entries}
         spec: Facts = {
             "cell": str(self.cell),
-            "model": self.model.facts["settings"],
+            "model": {**self.model.facts["settings"], **self.bos.facts["settings"]},
             "evaluation": evaluation,
         }
         if self.masks is not None:
@@ -325,5 +327,6 @@ def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Fa
         "model_origin": lineage.model.facts["origin"],
         "text_origins": {use: text.facts["origin"] for use, text in lineage.texts.items()},
         **({"task_origins": task_origins} if task_origins else {}),
+        "bos": lineage.bos.facts["bos"],
         "seed": lineage.cell.seed,
     }

@@ -52,6 +52,10 @@ class Paths:
         """Run facts of fetching the study's tasks."""
         return self.root / "tasks"
 
+    def bos(self, model: str) -> Path:
+        """Whether sequences begin with the model's beginning-of-sequence token."""
+        return self.root / "bos" / model
+
     def calibration(self, model: str, seed: object) -> Path:
         """Token ids of the calibration sample."""
         return self.root / "calibration" / model / f"seed{seed}"
@@ -131,10 +135,8 @@ def run(folder: Path) -> str:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the run facts of the step that filled a folder.
-
-    Raises:
-        UserError: They are damaged, or those of another folder.
+    """Return the run facts of the step that filled a folder; UserError if they are damaged, or
+    those of another folder.
     """
     path = folder / RUN
     facts = read_sealed(path, problem="the run facts of a step are damaged")
