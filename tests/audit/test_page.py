@@ -303,7 +303,7 @@ def test_cells_and_tasks_are_named_and_sorted_by_what_was_measured(audited):
     task |= dict.fromkeys(("accuracy_minus_unadapted", "accuracy_minus_unadapted_standard_error"))
     task |= {"accuracy": 0.4, "accuracy_standard_error": 0.07}
     tasks = [{**task, "task": "rte"}, {**task, "task": "mean", "accuracy": 0.3}]
-    results = SimpleNamespace(study=audited.study, cells=[dense, other], tasks=tasks)
+    results = SimpleNamespace(study=audited.study, cells=[dense, other], tasks=tasks, records={})
     page = page_text(results, audited.audit, audited.root)
     cells, text = part_of(page, "cells", "method")
     marked = "other/wanda-none/none (chosen on the evaluation text)"
