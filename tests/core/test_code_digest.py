@@ -271,7 +271,6 @@ ROOMS = {
     "sample_mixture": {"data", "model"},
     "sample_text": {"data", "model"},
     "cut_windows": {"data", "model"},
-    "capture_reference": {"evaluation", "model"},
     "decide_bos": {"data", "evaluation", "model"},
     "evaluate_cell": {"evaluation", "model"},
     "capture_dense": {"model", "pruning"},

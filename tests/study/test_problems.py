@@ -41,8 +41,6 @@ def test_all_problems_are_told_at_once() -> None:
         ("adaptations.recon_block.shuffle", 1, "true or false"),
         ("adaptations.recon_block.batch", "2", "a whole number"),
         ("adaptations.recon_block.learning_rate", [0.1, "0.2"], "a number"),
-        ("adaptations.full.linears", "q_proj", "a list"),
-        ("adaptations.full.linears", ["q_proj", "q_proj"], "each value only once"),
         ("adaptations.recon_block.samples", None, "a value, or no such key"),
         ("adaptations.recon_block.window", 0, "at least 1"),
         ("adaptations.recon_block.window", "al", "all (nearest) out of: all, attention_mlp, auto"),

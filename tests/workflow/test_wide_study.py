@@ -109,7 +109,7 @@ def test_each_criterion_adaptation_and_candidate_has_its_jobs(wide):
     first = wide.planned_first
     assert wide.planned() == {}
     # `wanda_swaps` needs Gram matrices, so the dense pass is made again.
-    assert first["capture_dense"] == first["capture_reference"] == 1
+    assert first["capture_dense"] == 1
     assert first["prune_model"] == 1 + len(CRITERIA) and first["fetch_tasks"] == 1
     # Wanda's five, two candidates, and two of other criteria.
     assert first["reconstruct_window"] == 5 + 2 + 2
@@ -167,7 +167,6 @@ def test_drift_is_measured_of_every_pruned_cell(wide):
     assert metrics["drift"]["local"][0] == metrics["drift"]["accumulated"][0]
     assert found["spec"]["evaluation"]["drift"] == {"samples": 2}
     assert found["spec"]["selection"] == {"samples": 4}
-    assert found["cost"]["capture_reference"]["flops"] > 0
     # All cells are measured on the same tokens.
     tokens = {record(wide, name)["metrics"]["drift"]["token_ids_sha256"] for name in ADAPTATIONS}
     assert tokens == {metrics["token_ids_sha256"]}

@@ -9,7 +9,6 @@ from freelunch.records.record import Record, adaptation_facts
 from freelunch.study.cell import Cell
 from freelunch.study.steps import (
     CAPTURE_DENSE,
-    CAPTURE_REFERENCE,
     DECIDE_BOS,
     EXTEND_CALIBRATION,
     PRUNE_MODEL,
@@ -18,8 +17,8 @@ from freelunch.study.steps import (
 )
 from freelunch.study.study import Study
 
-# Steps that all cells of a model and seed share.
-_OF_A_SAMPLE = (SAMPLE_CALIBRATION, SAMPLE_HELD_OUT, CAPTURE_DENSE, CAPTURE_REFERENCE)
+# Steps that all cells of a model and seed share; the last is in earlier records only.
+_OF_A_SAMPLE = (SAMPLE_CALIBRATION, SAMPLE_HELD_OUT, CAPTURE_DENSE, "capture_reference")
 _MACHINE = ("python", "platform", "processor", "cores", "device", "device_name")
 _SUMMED = ("jobs", "wall_s", "cpu_s", "flops", "tokens")
 Value = TypeVar("Value")

@@ -100,8 +100,6 @@ def step_outputs(study: Study) -> Iterator[Output]:
         yield from (_artifact("extended", steps.EXTEND_CALIBRATION, each) for each in extended)
         yield _artifact("dense", steps.CAPTURE_DENSE, dense, needed=True)
         yield _artifact("hidden", steps.CAPTURE_DENSE, paths.hidden(*of_model))
-        yield _artifact("reference", steps.CAPTURE_REFERENCE, paths.reference(*of_model))
-        yield _artifact("hidden", steps.CAPTURE_REFERENCE, paths.reference_hidden(*of_model))
     masks = {_masks(study, cell): cell for cell in study.cells if not cell.is_dense}
     for folder, cell in masks.items():
         statistics = {"dense": paths.dense(cell.model, cell.seed)}

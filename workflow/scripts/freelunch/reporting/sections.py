@@ -205,17 +205,11 @@ def _sizes(means: Rows) -> Iterator[str]:
         of_model = [mean for mean in means if mean["model"] == model]
         megabytes = range_text([mean["stored_bytes"] / 1e6 for mean in of_model], ",.0f")
         left = range_text([mean["nonzero_parameters"] / 1e6 for mean in of_model], ",.1f")
-        note = (
+        yield (
             f"{model} has {of_model[0]['parameters']:,} parameters, of which {left} million are "
-            f"not zero, and takes {megabytes} MB on disk: zeros are stored like other numbers."
+            f"not zero, and takes {megabytes} MB on disk: zeros are stored and multiplied like "
+            "other numbers."
         )
-        speeds = (mean["tokens_per_second_over_dense"] for mean in of_model)
-        if known := [speed for speed in speeds if speed is not None]:
-            note += (
-                f" Zeros are also multiplied like other numbers: pruned, it processes "
-                f"{range_text(known, '.2f')} times as many tokens per second as the dense model."
-            )
-        yield note
 
 
 def _origin(name: str, text: AnyText) -> str:
