@@ -248,15 +248,15 @@ def test_of_a_poisoned_study_no_verdict_stands() -> None:
     assert "17 of 18 windows kept" in found["parts"][0]["reason"]
     answer = answer_text(study, gather_answers(evidence))
     assert "no finding (tiny/dense/none/seed0: the dense perplexity" in answer
-    marks = {row["adaptation"]: row["no_finding"] for row in evidence.means[1:]}
-    assert marks == {
-        "none": HALVED,
-        "recon_block": f"{HALVED}; {KEPT_PRUNED}",
-        "full": f"{HALVED}; {BELOW}",
+    of_all, of_recon, of_full = (f"no finding: {each}" for each in (HALVED, KEPT_PRUNED, BELOW))
+    assert {row["adaptation"]: row["marks"] for row in evidence.means[1:]} == {
+        "none": of_all,
+        "recon_block": f"{of_all}; {of_recon}",
+        "full": f"{of_all}; {of_full}",
     }
-    assert f"{HALVED}; {KEPT_PRUNED}" in csv_text(SUMMARY_COLUMNS, evidence.cells)
+    assert f"{of_all}; {of_recon}" in csv_text(SUMMARY_COLUMNS, evidence.cells)
     tables = summary_text(summary_sections(evidence))
-    assert f"full (no finding: {HALVED}; no finding: {BELOW})" in tables
+    assert f"full ({of_all}; {of_full})" in tables
     doubts = [asdict(each) for each in evidence.doubts]
     said = findings({"answer": answer, "scope": "", "claims": [], "doubts": doubts})
     assert any(

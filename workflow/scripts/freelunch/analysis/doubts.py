@@ -86,7 +86,8 @@ class Doubt:
     @property
     def mark(self) -> str:
         """Return what marks the numbers that are meant."""
-        return self.kind if self.kind == LOWER else f"no finding: {self.kind}"
+        where = " held out" if self.metric == HELD_OUT_PERPLEXITY else ""
+        return self.kind if self.kind == LOWER else f"no finding{where}: {self.kind}"
 
     def __str__(self) -> str:
         return f"{self.cell}: {self.words}"
@@ -104,12 +105,12 @@ def find_doubts(records: Records, folder: Path) -> list[Doubt]:
 
 
 def doubted(rows: Rows, doubts: Sequence[Doubt]) -> list[Row]:
-    """Return rows with the `doubts` about their cells, and their kinds in words: `no_finding`."""
+    """Return rows with the `doubts` about their cells, and with their `marks` in words."""
     marked = []
     for row in rows:
         of_row = [doubt for doubt in doubts if doubt.is_about(row)]
-        kinds = dict.fromkeys(doubt.kind for doubt in of_row)
-        marked.append({**row, "doubts": of_row, "no_finding": "; ".join(kinds) or None})
+        marks = dict.fromkeys(doubt.mark for doubt in of_row)
+        marked.append({**row, "doubts": of_row, "marks": "; ".join(marks) or None})
     return marked
 
 
