@@ -100,9 +100,9 @@ there are several.
             """\
 Zero-shot accuracy of each cell that was evaluated on tasks, by task; seeds are averaged, document
 by document. ``accuracy`` is lm-eval's ``acc`` without examples: the share of documents whose
-correct choice has the highest log-likelihood; ``chance`` is that of guessing. ``mean`` is the plain mean over tasks. Differences
-are between the same documents, and their standard errors are those of the paired differences.
-``documents`` of ``documents_in_all`` were asked.
+correct choice has the highest log-likelihood; ``chance`` is that of guessing. ``mean`` is the plain
+mean over tasks. Differences are between the same documents, and their standard errors are those of
+the paired differences. ``documents`` of ``documents_in_all`` were asked.
 """
         ),
         TASK_COLUMNS,
