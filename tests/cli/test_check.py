@@ -207,7 +207,7 @@ def _token_ids(config: dict[str, Any], path: str) -> None:
     ("change", "problem"),
     [
         (_set("models", "mine", path="model/model.safetensors"), "name the folder"),
-        (_set("texts", "notes", path="model"), "the text must be one file"),
+        (_set("texts", "notes", path="model"), "this cannot be read as text"),
         (_set("texts", "notes", format="jsonl"), "not valid JSON"),
         (
             _set("study", "evaluation", "perplexity", windows=900),

@@ -26,6 +26,7 @@ from freelunch.data.tasks import stock_task
 from freelunch.records.read import is_finished
 from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
 from freelunch.study.pins import hub_entries, pin_command, unpinned
+from freelunch.study.source_files import files_at
 from freelunch.study.sources import Hub, LocalModel, LocalTask, LocalText, Tokens
 from freelunch.study.steps import DOCUMENTS
 from freelunch.study.study import Study
@@ -147,14 +148,15 @@ def _documents(study: Study, name: str) -> Documents | None:
     """Return the documents of a text; None if they are not here yet."""
     entry, where = study.text(name), f"texts.{name}.path"
     if isinstance(entry, LocalText):
-        return read_documents(Path(entry.path), entry.format, entry.field, where)
+        paths = [Path(file) for file in files_at(entry.path)]
+        return read_documents(paths or [Path(entry.place)], entry.format, entry.field, where)
     if isinstance(entry, Tokens):
         _check_is_file(entry.path, where)
         return None
     fetched = fetched_text(study, name)
     if not fetched or not (fetched / DOCUMENTS).is_file():
         return None
-    return read_documents(fetched / DOCUMENTS, "jsonl", "text", f"texts.{name}", is_fetched=True)
+    return read_documents([fetched / DOCUMENTS], "jsonl", "text", f"texts.{name}", is_fetched=True)
 
 
 def _check_mixture(study: Study, documents: Mapping[str, Documents]) -> None:

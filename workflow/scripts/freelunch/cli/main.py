@@ -119,14 +119,18 @@ def new(
         str, argument("MODEL", "A folder, a GGUF file, or owner/name on the Hugging Face hub.")
     ],
     text: Annotated[
-        str,
-        argument("TEXT", "A file: text, JSON Lines or a wiki's XML, also .gz or .bz2; or Parquet."),
+        list[str],
+        argument(
+            "TEXT...",
+            "Files or folders: text, JSON Lines or a wiki's XML, also .gz or .bz2; or Parquet. Or "
+            "a text of config/registry.yaml; or owner/name:file, of a dataset on the hub.",
+        ),
     ],
     name: Annotated[
         str | None, option("NAME", "The study's name. Default: both names, joined.")
     ] = None,
     evaluation: Annotated[
-        str | None, option("TEXT", "A text to evaluate on. Default: the same text.")
+        str | None, option("TEXT", "A text to evaluate on, given as TEXT. Default: the same text.")
     ] = None,
     elsewhere: Elsewhere = False,
 ) -> None:

@@ -15,6 +15,7 @@ from freelunch.study.settings import (
     Package,
     Repository,
     Revision,
+    Searched,
     Settings,
     Sha256,
     Tags,
@@ -28,8 +29,10 @@ from freelunch.study.windows import AUTO
 WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
 REFUSE: Final = "refuse"
+# Parts of a document that would be too long to be the only one.
+PARAGRAPHS: Final = "paragraphs"
 DocumentFormat = Literal[
-    "lines", "doc_tags", "plain", "mediawiki", "jsonl", "parquet", "parquet_rows"
+    "lines", "doc_tags", "plain", "paragraphs", "mediawiki", "jsonl", "parquet", "parquet_rows"
 ]
 # Every row counts, blank and equal ones included.
 ROWS = "parquet_rows"
@@ -134,7 +137,11 @@ class LocalSource(Source):
     """A file or folder of your own."""
 
     source: Literal["path"] = Field(description=_SOURCE)
-    path: str = Field(description=_PATH)
+    path: Searched[str] = Field(description=_PATH)
+
+    @property
+    def place(self) -> str:
+        return ", ".join([self.path] if isinstance(self.path, str) else self.path)
 
 
 def _shape(key: str) -> Any:
@@ -222,12 +229,13 @@ class Documents(Settings):
 
     format: DocumentFormat
     """How the file stores documents. lines: one per line. doc_tags: between <doc ...> and </doc>.
-    plain: the file is one document. mediawiki: the articles of a wiki's XML export, such as a dump
-    of Wikipedia, as plain text. jsonl: one JSON object per line, with the text under `field`.
-    parquet: one per row, in the column `field`. parquet_rows: the same, but every row is kept, as
-    is customary for WikiText-2, whose perplexity is computed on all rows joined. All other formats
-    drop blank documents and repeats of equal ones. A file whose name ends in .gz or .bz2 is
-    decompressed, unless it is parquet."""
+    plain: the file is one document. paragraphs: the file is one document that is divided into
+    several, of 2,000 characters or more, at blank lines (at any line end from 4,000 on). mediawiki:
+    the articles of a wiki's XML export, such as a dump of Wikipedia, as plain text. jsonl: one JSON
+    object per line, with the text under `field`. parquet: one per row, in the column `field`.
+    parquet_rows: the same, but every row is kept, as is customary for WikiText-2, whose perplexity
+    is computed on all rows joined. All other formats drop blank documents and repeats of equal
+    ones. A file whose name ends in .gz or .bz2 is decompressed, unless it is parquet."""
     field: str = "text"
     """Key (jsonl) or column (parquet) that holds the text."""
 
@@ -241,7 +249,12 @@ class HubText(HubFile, Documents):
 
 
 class LocalText(LocalSource, Documents):
-    """A text file of your own."""
+    """Text files of your own."""
+
+    path: Searched[str] = Field(
+        description="A file, a folder of files, or a list of these. Their documents are one text, "
+        f"in the order of the list and of the names in a folder. {_PATH}"
+    )
 
 
 class Tokens(Source):
@@ -318,6 +331,8 @@ class HubTask(HubFile, TaskDocuments):
 
 class LocalTask(LocalSource, TaskDocuments):
     """Documents of a task in a file of your own."""
+
+    path: str = Field(description=_PATH)
 
 
 Model = WheelModel | HubModel | LocalModel
