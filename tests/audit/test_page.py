@@ -268,6 +268,16 @@ def test_what_the_numbers_are_is_said_once():
     assert texts == ["share: 3 %", "Of 2, 1", "3 %", "times: 3 %"]
 
 
+def test_what_is_no_finding_is_marked_where_it_is_shown(audited):
+    page = page_of(audited)
+    assert "<dt>Doubts</dt><dd>No finding: accuracy at chance. smollm2-135m/wanda-u50/none" in page
+    cells, tasks = (
+        part_of(page, f'id="{each}-table"', "</table>")[1] for each in ("cells", "tasks")
+    )
+    for shown in (cells, tasks):
+        assert shown.count("no finding: accuracy at chance") == 2
+
+
 def test_claims_with_both_answers_their_scope_and_thresholds(audited):
     """The claims that the study does not ask are one line."""
     page = page_of(audited)
@@ -303,8 +313,7 @@ def test_cells_and_tasks_are_named_and_sorted_by_what_was_measured(audited):
     task |= dict.fromkeys(("accuracy_minus_unadapted", "accuracy_minus_unadapted_standard_error"))
     task |= {"accuracy": 0.4, "accuracy_standard_error": 0.07}
     tasks = [{**task, "task": "rte"}, {**task, "task": "mean", "accuracy": 0.3}]
-    numbers = {"cells": [dense, other], "tasks": tasks, "records": {}}
-    results = SimpleNamespace(study=audited.study, **numbers)
+    results = SimpleNamespace(study=audited.study, cells=[dense, other], tasks=tasks, records={})
     page = page_text(results, audited.audit, audited.root)
     cells, text = part_of(page, "cells", "method")
     marked = "other/wanda-none/none (chosen on the evaluation text)"

@@ -43,7 +43,7 @@ HEADERS = {
     "adaptation_distinct_tokens,adaptation_steps,trained_parameters,adaptation_cpu_s,"
     "adaptation_window,adaptation_windows,adaptation_windows_kept_pruned,"
     "selected_on,learning_rate,epochs,search_flops,search_wall_s,"
-    "calibration_wall_s,pruning_wall_s,evaluation_wall_s,checkpoint_sha256,record",
+    "calibration_wall_s,pruning_wall_s,evaluation_wall_s,checkpoint_sha256,marks,record",
     "tables/gaps.csv": "model,pattern,adaptation,criteria,left_out,seeds,"
     "best,worst,perplexity_best,perplexity_worst,"
     "loss_gap,loss_gap_standard_error,loss_gap_standard_deviation_over_seeds,"
