@@ -12,7 +12,6 @@ import pytest
 from snakemake.exceptions import LockException
 
 from freelunch.cli.run import stopped_text
-from snakemake_logger_plugin_freelunch import LogHandler
 from snakemake_logger_plugin_freelunch.screen import Screen
 from snakemake_logger_plugin_freelunch.story import (
     COMMAND,
@@ -302,15 +301,6 @@ def test_a_terminal_has_a_bar_and_the_running_jobs_below_it(run, clock):
     assert "evaluate_cell m/wanda-u50/recon_block/seed0  15/30 blocks, 9 s gone, 9 s left" in shown
 
 
-def test_no_terminal_gets_plain_lines():
-    stream, line = io.StringIO(), "11-27 02:31:05  FAILED    x, 3 s: " + 200 * "y"
-    screen = Screen(Story(), stream)
-    screen.show_bar()
-    screen.say(line)
-    screen.hide_bar()
-    assert stream.getvalue() == line + "\n"
-
-
 @pytest.mark.parametrize("said", [INTERRUPTED, TERMINATED, "Error in x"])
 def test_an_interrupted_run_needs_no_fix(tmp_path, monkeypatch, said):
     monkeypatch.setenv(COMMAND, "make study")
@@ -320,17 +310,6 @@ def test_an_interrupted_run_needs_no_fix(tmp_path, monkeypatch, said):
     assert "    make study" in text.splitlines()
     interrupted = not said.startswith("Error")
     assert ("was interrupted" in text) == interrupted == ("Fix any error" not in text)
-
-
-def test_verbose_leaves_the_terminal_to_snakemake(monkeypatch):
-    settings = SimpleNamespace(dryrun=False, stdout=False, nocolor=False)
-    monkeypatch.delenv("VERBOSE", raising=False)
-    assert LogHandler(settings, None).writes_to_stream
-    monkeypatch.setenv("VERBOSE", "1")
-    handler = LogHandler(settings, None)
-    assert not handler.writes_to_stream
-    handler.emit(logging.makeLogRecord({"msg": "x"}))
-    handler.close()
 
 
 def python(code):

@@ -62,7 +62,7 @@ def test_finished_cells_have_the_numbers_that_the_whole_study_has(study: Study) 
     cells = [row for row in shown if "| wanda |" in row or "| dense |" in row]
     assert len(cells) >= 3 and set(cells) <= set(whole)
     assert "masklora" not in (folder / VERDICTS).read_text()
-    assert (folder / FIGURES / "effects.png").is_file()
+    assert (folder / FIGURES / "criteria.png").is_file()
     assert f"page    {folder / PAGE}\n" in said
     page = folder / PAGE
     text = page.read_text()
@@ -207,15 +207,3 @@ def test_the_best_of_each_kind_is_named_with_its_number() -> None:
         "In published tables: found in part: C3",
     ]
     assert "tables       results/laptop/tables/summary.md, and more beside it" in lines
-
-
-@pytest.mark.parametrize(("rows", "hidden"), [(4, 0), (2, 1)])
-def test_what_has_no_room_is_in_the_tables(
-    monkeypatch: pytest.MonkeyPatch, rows: int, hidden: int
-) -> None:
-    monkeypatch.setattr(summary, "_ROWS", rows)
-    lines = of_kept("studies/full.yaml", "full")
-    shown = [line for line in lines if line.startswith("  smollm2-135m")]
-    more = [line for line in lines if "more: " in line]
-    assert len(shown) == min(rows, len(shown) + hidden)
-    assert len(more) == (hidden > 0) and all("results/full/tables/summary.md" in x for x in more)

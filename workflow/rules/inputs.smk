@@ -99,7 +99,7 @@ def measured_with(wildcards):
     needed = {
         steps.PERPLEXITY: [PATHS.text_windows(model)],
         steps.HELD_OUT: [held_out],
-        steps.DRIFT: [PATHS.model(model), held_out, PATHS.reference(model, seed)],
+        steps.DRIFT: [PATHS.model(model), held_out],
         steps.TASKS: [PATHS.bos(model), *(PATHS.task(name) for name in TASKS)],
     }
     return {
@@ -136,8 +136,6 @@ def steps_of(wildcards):
             PATHS.extended(cell.model, cell.seed, samples)
             for samples in STUDY.sizes(cell.adaptation)
         ]
-    if STUDY.measures_drift(cell):
-        folders.append(PATHS.reference(cell.model, cell.seed))
     folders += [PATHS.text(text) for text in sorted(texts)]
     if STUDY.asks_tasks(cell):
         folders += [PATHS.task(task) for task in TASKS]

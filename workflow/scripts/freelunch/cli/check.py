@@ -8,12 +8,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from freelunch.cli.pin import ask_for_all
 from freelunch.core.errors import UserError
 from freelunch.costs.capacity import lacking
 from freelunch.costs.checks import SELECTION, checked_plan, samples_drawn
 from freelunch.costs.machine import Machine
-from freelunch.data.hub import check_download, is_offline
+from freelunch.data.hub import Unreachable, check_download, is_offline
 from freelunch.data.inspect_model import (
     TOKENIZER,
     InspectedModel,
@@ -30,7 +29,7 @@ from freelunch.study.beginnings import Beginning, check_beginning
 from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
 from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.source_files import files_at
-from freelunch.study.sources import ALWAYS, LocalModel, LocalTask, LocalText, Tokens
+from freelunch.study.sources import ALWAYS, Hub, LocalModel, LocalTask, LocalText, Tokens
 from freelunch.study.steps import DOCUMENTS
 from freelunch.study.study import Study
 
@@ -74,7 +73,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     # Offline, the hub's cache may have what is waiting, which only the download can tell.
     if fetches and not finished and not is_offline():
         asked = {where: each for where, each in hub_entries(study).items() if where in waiting}
-        ask_for_all(asked, check_download, "sources cannot be downloaded", study.source)
+        _check_downloads(asked, study.source)
     if machine is not None and not finished and (problems := lacking(plan, machine)):
         raise UserError(
             "the study does not fit this machine\n" + "\n".join(f"  {each}" for each in problems),
@@ -101,6 +100,26 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     if unpinned(study):
         said += f"; still to be pinned: `{pin_command(study.source)}{study.part_words}`"
     return f"{study.source}: all is well ({said})."
+
+
+def _check_downloads(entries: Mapping[str, Hub], study: str) -> None:
+    """Ask the hub for several sources, by the places of their entries, and tell all problems at
+    once: each licence to accept would need a run of its own. If the hub itself fails, ask no more.
+    """
+    problems: list[UserError] = []
+    for where, entry in entries.items():
+        try:
+            check_download(where, entry)
+        except UserError as error:
+            problems.append(error)
+            if isinstance(error, Unreachable):
+                break
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        lines = [f"  {line}" for each in problems for line in str(each).splitlines()]
+        said = "\n".join([f"{len(problems)} sources cannot be downloaded", *lines])
+        raise UserError(said, where=study)
 
 
 def _look_at(study: Study, name: str) -> InspectedModel | None:

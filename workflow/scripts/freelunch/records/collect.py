@@ -142,9 +142,6 @@ class CellLineage:
     def _open_evaluation(self, asked: Facts) -> None:
         artifact = Artifact(self._paths.metrics(self.cell), steps.METRICS)
         self.folders[steps.EVALUATE_CELL] = [artifact.folder]
-        if steps.DRIFT in asked:
-            reference = self._paths.reference(self.cell.model, self.cell.seed)
-            self.folders[steps.CAPTURE_REFERENCE] = [reference]
         self.answers = artifact.folder / steps.ANSWERS
         names = asked.get("tasks", {}).get("tasks", {})
         self.tasks = {name: Artifact(self._paths.task(name), steps.TASK) for name in names}

@@ -77,7 +77,7 @@ def windows_section(windows: Rows) -> Section:
     favoured = [FAVOURED] if any(row["selected_on"] == "evaluation" for row in windows) else []
     notes = [*window_sentences(windows), *WINDOW_NOTES, *favoured]
     words = (*PRUNED, "adaptation", "window", "inputs, targets")
-    return Section("windows", "Effect of the window size", lines, notes, words)
+    return Section("Effect of the window size", lines, notes, words)
 
 
 def window_sentences(windows: Rows) -> Iterator[str]:
@@ -119,7 +119,7 @@ def budgets_section(budgets: Rows, reaches: Rows) -> Section:
     """Return the section that compares retraining with reconstruction, budget by budget."""
     notes = [*reach_sentences(reaches), *BUDGET_NOTES]
     title, words = "Retraining beside reconstruction", (*PRUNED, "adaptation", "what")
-    return Section("budgets", title, list(map(budget_line, budgets)), notes, words)
+    return Section(title, list(map(budget_line, budgets)), notes, words)
 
 
 def budget_line(row: Row) -> dict[str, str]:

@@ -50,7 +50,7 @@ def summary_sections(results: Results) -> list[Section]:
     sections = [cells_section(study, means)]
     if results.tasks:
         lines, notes = task_lines(results.tasks), list(task_notes(results.tasks))
-        sections.append(Section("tasks", "Zero-shot accuracy", lines, notes, CELL))
+        sections.append(Section("Zero-shot accuracy", lines, notes, CELL))
     if results.gaps:
         sections.append(gaps_section(study, means, results.gaps))
     if results.windows:
@@ -73,7 +73,7 @@ def cells_section(study: Study, means: Rows) -> Section:
     ]
     lines = [_cell_line(mean, several, metrics) for mean in means]
     notes = list(_cell_notes(study, means, several, metrics))
-    return Section("cells", "All cells", lines, notes, (*CELL, "adaptation cost"))
+    return Section("All cells", lines, notes, (*CELL, "adaptation cost"))
 
 
 def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str, str]:
@@ -286,7 +286,7 @@ def gaps_section(study: Study, means: Rows, gaps: Rows) -> Section:
             )
     notes += [*_unequal_sparsities(means), *_gap_notes(gaps, several)]
     words = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
-    return Section("gaps", "Gap between criteria", lines, notes, words)
+    return Section("Gap between criteria", lines, notes, words)
 
 
 def _gap_line(gap: Row, adaptation: str, several: bool) -> dict[str, str]:

@@ -120,8 +120,7 @@ class Hub(Source):
     repository: Repository
     """Owner and name on the hub."""
     revision: Revision
-    """A full commit; or a branch or a tag, whose commit `make pin` writes into a file beside the
-    study."""
+    """A full commit; or a branch or a tag, whose commit `make pin` writes into `pins.yaml`."""
 
     @property
     def is_commit(self) -> bool:

@@ -16,7 +16,6 @@ SAMPLE_HELD_OUT = "sample_held_out"
 EXTEND_CALIBRATION = "extend_calibration"
 CUT_WINDOWS = "cut_windows"
 CAPTURE_DENSE = "capture_dense"
-CAPTURE_REFERENCE = "capture_reference"
 PRUNE_MODEL = "prune_model"
 RECONSTRUCT_WINDOW = "reconstruct_window"
 RETRAIN_MODEL = "retrain_model"
@@ -29,7 +28,6 @@ AUDIT_STUDY = "audit_study"
 RULES = (
     *(FETCH_MODEL, FETCH_TEXT, FETCH_TEXT_FILES, MIX_TEXT, FETCH_TASKS, DECIDE_BOS),
     *(SAMPLE_CALIBRATION, SAMPLE_HELD_OUT, EXTEND_CALIBRATION, CUT_WINDOWS, CAPTURE_DENSE),
-    CAPTURE_REFERENCE,
     *(PRUNE_MODEL, RECONSTRUCT_WINDOW, RETRAIN_MODEL, CHOOSE_CANDIDATE, EVALUATE_CELL),
     *(COLLECT_RECORDS, BUILD_TABLES, DRAW_FIGURE, AUDIT_STUDY),
 )
@@ -46,7 +44,6 @@ CALIBRATION = "calibration"
 TEXT_WINDOWS = "text windows"
 DENSE_ACTIVATIONS = "dense activations"
 HIDDEN_STATES = "hidden states"
-REFERENCE = "dense reference"
 MASKS = "masks"
 ADAPTED_BLOCKS = "adapted blocks"
 METRICS = "metrics"
