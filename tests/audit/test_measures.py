@@ -132,7 +132,7 @@ BARELY, ONE = {"below": 0.05}, {"within": 1}
         ("gap_left", GROUPS, ONE, magnitude(120, 80.2), UNDECIDED),
         # In the other order, with a smaller and with a larger gap.
         ("gap_left", GROUPS, ONE, magnitude(120, 32), HOLDS),
-        ("gap_left", GROUPS, ONE, magnitude(120, 14), FAILS),
+        ("gap_left", GROUPS, ONE, magnitude(70, 25), FAILS),
         ("gap_growth", GROUPS, BELOW, magnitude(90, 50), HOLDS),
         ("gap_growth", GROUPS, BELOW, magnitude(90, 80), FAILS),
         # In the other order, with a smaller and with a larger gap.

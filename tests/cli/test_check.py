@@ -70,7 +70,7 @@ def test_all_is_well(config: dict[str, Any]) -> None:
     assert said(config).startswith("mine.yaml: all is well (settings, files and texts, memory")
 
 
-@pytest.mark.parametrize("token", [None, "<|end|>", {"content": "<|end|>"}])
+@pytest.mark.parametrize("token", [None, "<|end|>", {"__type": "AddedToken", "content": "<|end|>"}])
 def test_how_sequences_begin(config: dict[str, Any], token: object) -> None:
     file = Path("model/tokenizer_config.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), "bos_token": token}))
@@ -78,9 +78,9 @@ def test_how_sequences_begin(config: dict[str, Any], token: object) -> None:
     if token is None:
         assert "models.mine.bos: " in refused(config) and "no bos_token" in refused(config)
         config["models"]["mine"]["bos"] = "never"
-        assert "mine (bos: never) has no beginning-of-sequence token" in said(config)
+        assert "mine: `bos: never`, the tokenizer has no beginning-of-sequence" in said(config)
     else:
-        assert "mine (bos: always) does not begin a text with `<|end|>`" in said(config)
+        assert "`bos: always`, the tokenizer does not begin a text with `<|end|>`" in said(config)
 
 
 def test_repeated_documents_count_once(config: dict[str, Any]) -> None:

@@ -43,12 +43,8 @@ def test_study_leaves_records_tables_figures_and_loadable_checkpoints(finished):
     assert record["cell"] in card.text and record["sha256"] in card.text
     assert record["identity"]["sparsity"] == 0.5
     assert record["provenance"]["bos"]["used"] is False
-    assert set(record["cost"]) >= {
-        "decide_bos",
-        "capture_dense",
-        "reconstruct_window",
-        "evaluate_cell",
-    }
+    assert set(record["cost"]) >= {"capture_dense", "reconstruct_window", "evaluate_cell"}
+    assert "decide_bos" in record["cost"]
     assert all(step["wall_s"] > 0 for step in record["cost"].values())
     for name in ("capture_dense", "prune_model", "reconstruct_window", "evaluate_cell"):
         step = record["cost"][name]

@@ -14,8 +14,6 @@ rule decide_bos:
         run=paths.run(PATHS.bos("{model}")),
     log:
         PATHS.log("decide_bos", "{model}"),
-    # All samples wait for it.
-    priority: 1
     conda:
         "../../envs/freelunch.yaml"
     threads: 2

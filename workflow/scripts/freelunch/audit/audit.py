@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from freelunch.analysis.doubts import Doubt, told
 from freelunch.analysis.pairing import Records
 from freelunch.audit.answers import PrunedModelAnswer, answer_text, gather_answers
 from freelunch.audit.claim_verdicts import ClaimVerdict, PartVerdict, audit_claims
@@ -45,6 +46,7 @@ class Audit:
     scope: str
     worth: str
     answer: str
+    doubts: list[Doubt]
     found: list[PrunedModelAnswer]
     claims: list[ClaimVerdict]
     published_claims: list[TableClaimVerdict]
@@ -57,6 +59,11 @@ class Audit:
     def as_json(self) -> dict[str, Any]:
         """Return the content of `audit.json`."""
         return json_of(self)
+
+    @property
+    def told_doubts(self) -> list[str]:
+        """Return what makes numbers of the study no finding, a paragraph for each kind."""
+        return [*told(self.doubts)]
 
     @property
     def verdicts(self) -> str:
@@ -98,6 +105,7 @@ def audit_records(study: Study, records: Records, folder: Path) -> Audit:
         scope=scope_text(study, records, regimes),
         worth=worth_text(study, records, regimes),
         answer=answer_text(study, answers),
+        doubts=evidence.doubts,
         found=answers,
         claims=audit_claims(evidence, asked),
         published_claims=audit_published_claims(asked, published, meaning),

@@ -16,7 +16,6 @@ from freelunch.data.hub import Unreachable, check_download, is_offline
 from freelunch.data.inspect_model import (
     TOKENIZER,
     InspectedModel,
-    beginning_of,
     check_as_fetched,
     inspect_path,
     read_tokenizer,
@@ -25,11 +24,10 @@ from freelunch.data.inspect_text import Amounts, read_documents
 from freelunch.data.mixture import documents_of_parts
 from freelunch.data.tasks import stock_task
 from freelunch.records.read import is_finished
-from freelunch.study.beginnings import Beginning, check_beginning
 from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
 from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.source_files import files_at
-from freelunch.study.sources import ALWAYS, Hub, LocalModel, LocalTask, LocalText, Tokens
+from freelunch.study.sources import Hub, LocalModel, LocalTask, LocalText, Tokens
 from freelunch.study.steps import DOCUMENTS
 from freelunch.study.study import Study
 
@@ -82,11 +80,11 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
             "another machine; `freelunch run --elsewhere` runs the study here all the same",
         )
     known = machine is not None and not set(study.models) - plan.shapes.keys()
-    for name in study.models:
-        beginning, setting = _beginning(study, name, models), study.model(name).bos
-        if beginning is not None:
-            check_beginning(beginning, setting == ALWAYS, f"models.{name}.bos")
-            begins.append(f"; {name} (bos: {setting}) {beginning.text}")
+    for name, model in models.items():
+        if model.beginning is not None:
+            setting = study.model(name).bos
+            model.beginning.check(setting, f"models.{name}.bos")
+            begins.append(f"; {name}: `bos: {setting}`, the tokenizer {model.beginning.text}")
     said = f"settings, files and texts{', memory and disk' if known else ''}; "
     said += f"{len(study.cells)} cells"
     config, local = study.config, LocalModel | LocalText | Tokens
@@ -137,16 +135,6 @@ def _look_at(study: Study, name: str) -> InspectedModel | None:
             todo=f"set `dtype` in the entry of {name}",
         )
     return model
-
-
-def _beginning(study: Study, name: str, models: Mapping[str, InspectedModel]) -> Beginning | None:
-    """Return how a model's tokenizer begins a text; None if it is not here yet."""
-    if name in models and models[name].beginning:
-        return models[name].beginning
-    file = (fetched_model(study, name) or Path()) / TOKENIZER
-    if not file.is_file():
-        return None
-    return beginning_of(file.parent, read_tokenizer(file, f"models.{name}"))
 
 
 def _check_is_file(path: str, where: str) -> None:

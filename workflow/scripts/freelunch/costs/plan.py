@@ -213,7 +213,8 @@ def decide_window(
         return settings.window, None
     assert isinstance(settings, Reconstruction) and settings.memory_gb is not None  # Checked.
     limit, larger = _limit(settings.memory_gb, device_bytes), ""
-    for window, memory in windows_by_size(shapes, samples, length, settings):
+    on_device = device_bytes is not None
+    for window, memory in windows_by_size(shapes, samples, length, settings, on_device=on_device):
         needs = f"{limit.needs(memory):.3f}"
         if limit.holds(memory):
             of = f"of {limit.owner}{limit.size / 1e9:g} GB"
@@ -224,7 +225,7 @@ def decide_window(
     todo = "raise memory_gb, or shorten study.calibration.length or `batch`"
     if settings.train_norms:
         matrix = with_window(settings, MATRIX)
-        least = window_costs.memory_bytes(shapes, samples, length, matrix)
+        least = window_costs.memory_bytes(shapes, samples, length, matrix, on_device=on_device)
         todo += f"; with `train_norms: false` a window `matrix` needs {limit.needs(least):.3f} GB"
     raise UserError(
         "no window fits into the memory budget",
@@ -236,9 +237,9 @@ def decide_window(
 
 
 def windows_by_size(
-    shapes: Shapes, samples: int, length: int, settings: Reconstruction
+    shapes: Shapes, samples: int, length: int, settings: Reconstruction, *, on_device: bool
 ) -> Iterator[tuple[Window, int]]:
-    """Yield windows and the memory that each takes, the largest first."""
+    """Yield windows and the memory that each takes, the largest first, with that of the process."""
     windows: list[Window] = [ALL, *range(shapes.blocks - 1, 0, -1)]
     if has_halves(shapes.model_type, shapes.whole):
         windows.append(HALVES)
@@ -246,7 +247,8 @@ def windows_by_size(
         windows.append(MATRIX)
     for window in windows:
         decided = with_window(settings, window)
-        yield window, window_costs.memory_bytes(shapes, samples, length, decided)
+        memory = window_costs.memory_bytes(shapes, samples, length, decided, on_device=on_device)
+        yield window, memory
 
 
 def decide_residency(

@@ -69,9 +69,8 @@ class TokenJob:
         ]
         earlier = [sample for sample in (calibration, held_out) if sample is not None]
         depends_on = fingerprint(code, settings, model, text, bos, *earlier)
-        samples = {"calibration": calibration, "held_out": held_out}
         folder, token = Path(output).parent, bos.facts["token_id"]
-        return cls(model, text, folder, depends_on, **samples, bos=token)
+        return cls(model, text, folder, depends_on, calibration, held_out, token)
 
     def write(
         self, input_ids: Tensor, last: Mapping[str, Any] | None = None, **facts: Any

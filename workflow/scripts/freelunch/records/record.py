@@ -7,6 +7,7 @@ lack is `NotRequired`: read it by `get`. Numbers that were not finite are null i
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
+from freelunch.study.beginnings import BosFacts
 from freelunch.study.cell import Cell
 
 
@@ -132,22 +133,6 @@ class CostFacts(TypedDict):
     tokens: NotRequired[int]
     flops: NotRequired[int]
     dense_flops: NotRequired[int]
-
-
-class BosFacts(TypedDict):
-    """How sequences begin: the setting, what decided, and the dense model's losses on windows of
-    the calibration text, in nats per token; None if they were not measured, or are not finite.
-    """
-
-    setting: str
-    token: str | None
-    added_by_tokenizer: bool
-    used: bool
-    loss_without: float | None
-    loss_with: float | None
-    # With the token minus without, and its standard error over windows.
-    difference: float | None
-    standard_error: float | None
 
 
 class ProvenanceFacts(TypedDict):

@@ -5,6 +5,7 @@ reconstruction, budget by budget.
 import math
 from collections.abc import Iterator
 
+from freelunch.analysis.doubts import PERPLEXITY
 from freelunch.analysis.pairing import Row, Rows
 from freelunch.analysis.window_effect import compared_together, usual_windows
 from freelunch.reporting.formatting import (
@@ -60,7 +61,7 @@ def windows_section(windows: Rows) -> Section:
     lines = [
         {
             **{column: row[column] for column in PRUNED},
-            "adaptation": adaptation_name(row),
+            "adaptation": adaptation_name(row, PERPLEXITY),
             "window": f"{row['window']}{', least squares' if row['exact'] else ''}",
             "inputs, targets": f"{row['inputs']}, {row['targets']}",
             "tokens": f"{row['tokens']:,}",
@@ -128,7 +129,7 @@ def budget_line(row: Row) -> dict[str, str]:
     trained = row["trained_parameters"]
     return {
         **{column: row[column] for column in PRUNED},
-        "adaptation": adaptation_name(row),
+        "adaptation": adaptation_name(row, PERPLEXITY),
         "what": row["series"],
         "tokens": f"{row['tokens']:,.0f}",
         "distinct": f"{row['distinct_tokens']:,.0f}",

@@ -1,15 +1,12 @@
-"""How the sequences of a model begin, in words: what its tokenizer does, and what was decided."""
+"""How the sequences of a model begin: what its tokenizer does, and what was decided."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from freelunch.core.errors import UserError
 
 
 class Beginning(NamedTuple):
-    """The beginning-of-sequence token of a tokenizer, if it has one, and whether it begins a text
-    with it.
-    """
+    """A tokenizer's beginning-of-sequence token, and whether it begins a text with it."""
 
     token: str | None
     added: bool
@@ -21,25 +18,40 @@ class Beginning(NamedTuple):
             return "has no beginning-of-sequence token"
         return f"{'begins' if self.added else 'does not begin'} a text with `{self.token}`"
 
+    def check(self, setting: str, where: object) -> None:
+        """Refuse, by UserError, the setting `always` without a token."""
+        if setting == "always" and self.token is None:
+            raise UserError(
+                "the tokenizer has no beginning-of-sequence token",
+                where=where,
+                found="`bos: always`, and no bos_token in the tokenizer's config",
+                expected="a bos_token, or another setting",
+                todo="remove `bos` from the model's entry, or use the model's own tokenizer",
+            )
 
-def check_beginning(beginning: Beginning, always: bool, where: object) -> None:
-    """Refuse, by UserError, that sequences always begin with a token that a tokenizer lacks."""
-    if always and beginning.token is None:
-        raise UserError(
-            "sequences cannot begin with a token that the tokenizer does not have",
-            where=where,
-            found="no bos_token",
-            expected="a bos_token, since the model's entry says `bos: always`",
-            todo="remove `bos` from the model's entry, or use the tokenizer that belongs to it",
-        )
+
+class BosFacts(TypedDict):
+    """How sequences begin, as records have it: the setting, what decided, and the dense model's
+    losses on calibration text without and with the token, in nats per token; their difference, with
+    minus without, and its standard error over windows. None: not measured, or not finite.
+    """
+
+    setting: str
+    token: str | None
+    added_by_tokenizer: bool
+    used: bool
+    loss_without: float | None
+    loss_with: float | None
+    difference: float | None
+    standard_error: float | None
 
 
-def decided_text(bos: Mapping[str, Any]) -> str:
-    """Return what was decided, from `bos` of a record's provenance, as a sentence's predicate."""
+def decided_text(bos: BosFacts) -> str:
+    """Return what was decided, after `sequences`."""
     tokenizer = Beginning(bos["token"], bos["added_by_tokenizer"])
-    said = f"`bos: {bos['setting']}`; its tokenizer {tokenizer.text}"
+    said = f"`bos: {bos['setting']}`; the tokenizer {tokenizer.text}"
     if bos["standard_error"] is not None:
         said += f"; with it, the dense loss changes by {bos['difference']:+.3f} nats "
         said += f"± {bos['standard_error']:.3f}"
-    token = f"`{bos['token']}`" if bos["used"] else "a token of the text"
-    return f"begin with {token} ({said})"
+    begin = f" `{bos['token']}`" if bos["used"] else "out such a token"
+    return f"begin with{begin} ({said})"

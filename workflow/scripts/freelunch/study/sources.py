@@ -52,8 +52,6 @@ TaskFormat = Literal[
     "lambada_requests",
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
-ALWAYS: Final = "always"
-NEVER: Final = "never"
 # Nothing is trained in float16: why, and what is expected instead.
 UNTRAINED = "float16"
 NO_GRADIENTS, TRAINED = f"gradients vanish in {UNTRAINED}", "bfloat16 or float32"
