@@ -109,14 +109,6 @@ def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
     assert "parts.notes" not in message
 
 
-def test_parts_of_a_mixture_that_overlap(config: dict[str, Any]) -> None:
-    """As `mix_text` would refuse them, but before anything runs."""
-    mix(config, DOCUMENTS[::2])
-    message = refused(config)
-    assert "the parts of the mixture overlap" in message and "texts.mixed.parts.notes" in message
-    assert "50.0% of its characters, in 32 of its 64 documents" in message
-
-
 # --- Models
 
 

@@ -257,8 +257,7 @@ def test_the_command_ends_with_the_next_command(
 
 
 @given(st.text())
-@example("CON.x")
-@example(f"aux.{'a' * 60}")
+@example("a" * 60)
 @example(f"{'a' * 45}-2024")
 def test_every_name_is_made_valid(text: str) -> None:
     name = valid_name(text)
@@ -330,10 +329,6 @@ def test_a_study_that_is_there_is_kept(models: Path, tmp_path: Path) -> None:
     Path("studies/other.yaml").write_text("study: {name: laptop}\n")
     with refusal(where="studies/other.yaml", todo="NAME=laptop-3"):
         new(*given, name="laptop")
-    shutil.rmtree("studies")
-    Path("studies").touch()
-    with refusal(where="studies", todo="rename it"):
-        new(*given)
 
 
 @pytest.mark.parametrize(

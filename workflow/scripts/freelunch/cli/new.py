@@ -22,7 +22,7 @@ from freelunch.data.inspect_text import Amounts, InspectedText, inspect_text, re
 from freelunch.data.sources import obtain
 from freelunch.study.families import FAMILIES
 from freelunch.study.registry import REPOSITORY
-from freelunch.study.settings import NAME_LENGTH, RESERVED
+from freelunch.study.settings import NAME_LENGTH
 from freelunch.study.source_files import files_at
 from freelunch.study.sources import (
     PARAGRAPHS,
@@ -166,8 +166,6 @@ def valid_name(text: str) -> str:
     """Return a text as a name that every registry accepts."""
     name = re.sub(r"[^a-z0-9._-]+|[._-]{2,}", "-", text.lower())
     name = re.sub(r"[._-]{2,}", "-", name).strip("._-") or "unnamed-1"
-    stem, dot, rest = name.partition(".")
-    name = f"{stem}-1{dot}{rest}" if stem in RESERVED else name
     return name[:NAME_LENGTH].strip("._-")
 
 
@@ -220,13 +218,6 @@ def _check_free(name: str, others: dict[Path, Config]) -> None:
             found=name,
             todo=f"run it (make study STUDY={files[name]}), or give the new one another name: "
             f"NAME={other}",
-        )
-    if os.path.lexists(STUDIES) and not STUDIES.is_dir():
-        raise UserError(
-            "a new study is written into the folder of this name, and this is none",
-            where=STUDIES,
-            expected="a folder, or nothing yet",
-            todo="rename it, or write the study in another folder",
         )
 
 

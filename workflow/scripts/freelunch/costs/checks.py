@@ -1,32 +1,23 @@
-"""Checks of a study before anything runs: cells against the shapes of their models, and numbers
-that a model, a text or time cannot hold.
+"""Checks of a study before anything runs: cells, and lengths of sequences, against the
+shapes of their models.
 """
 
 from collections.abc import Iterable, Iterator
 
 from freelunch.core.errors import UserError
-from freelunch.costs.jobs import PlannedJob
-from freelunch.costs.known_inputs import bytes_of, characters_of, config_of, dtype_of
+from freelunch.costs.known_inputs import config_of, dtype_of
 from freelunch.costs.plan import Plan
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptations import Local, Reconstruction, Training
-from freelunch.study.cell import NONE, Cell
+from freelunch.study.cell import Cell
 from freelunch.study.criteria import Criterion, OfUnits
 from freelunch.study.families import biases_of, check_dropout, halves_of, units_of
 from freelunch.study.methods import FULL, LOW_RANK
 from freelunch.study.model_limits import check_supported
 from freelunch.study.patterns import Pattern
-from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, LocalText
+from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
 from freelunch.study.study import Study
 from freelunch.study.windows import HALVES, MODEL, blocks_in
-
-# How often the sample of an adaptation may draw each token of its text.
-MOST_DRAWS = 10
-SELECTION = "study.selection.samples"
-# A year at 300 PFLOP/s, more than the training of any published model.
-MOST_OPERATIONS = 1e25
-# Documents are joined by two characters, and each may consist of one.
-_WITH_SEPARATORS = 3
 
 
 def checked_plan(study: Study, device_bytes: int | None = None, device: str = "") -> Plan:
@@ -34,7 +25,7 @@ def checked_plan(study: Study, device_bytes: int | None = None, device: str = ""
 
     Raises:
         UserError: A model is of a kind that is not supported, or cannot be pruned or adapted as a
-            cell requires; or a number is beyond what a model, a text or time can hold.
+            cell requires; or sequences are longer than a model's positions.
     """
     for model in sorted(study.models):
         check_supported(config_of(study, model), f"models.{model}")
@@ -46,7 +37,7 @@ def checked_plan(study: Study, device_bytes: int | None = None, device: str = ""
         for problem in _cell_problems(plan, cell)
     }
     _refuse(study, sorted(problems), "problem{} in the grids")
-    _refuse(study, _number_problems(plan), "number{} in the study cannot be meant")
+    _refuse(study, _length_problems(study), "length{} beyond a model")
     return plan
 
 
@@ -145,14 +136,7 @@ def _training_problems(settings: Training, shapes: Shapes) -> Iterator[str]:
         )
 
 
-# --- Numbers that cannot be meant
-
-
-def _number_problems(plan: Plan) -> Iterator[str]:
-    """Yield each length beyond the positions of a model, each number that needs more text than
-    there is, and each adaptation that no machine finishes.
-    """
-    study = plan.study
+def _length_problems(study: Study) -> Iterator[str]:
     for model in study.models:
         config = config_of(study, model)
         part = config.get("text_config")
@@ -167,76 +151,3 @@ def _number_problems(plan: Plan) -> Iterator[str]:
                     f"no more positions (max_position_embeddings); `models.{model}.max_length` "
                     "shortens the sequences of this model alone"
                 )
-    yield from _text_problems(study)
-    cells = {(cell.model, cell.adaptation, cell.pattern): cell for cell in study.cells}
-    for cell in cells.values():
-        for each in study.candidates(cell) or [cell]:
-            settings = study.adaptation(each.adaptation)
-            cost = plan.cost(PlannedJob(settings.rule, each)) if settings else None
-            if cost is not None and cost.flops > MOST_OPERATIONS:
-                yield (
-                    f"adaptations.{cell.adaptation}: its samples and epochs take {cost.flops:.1e} "
-                    f"operations of the model {cell.model}; expected at most "
-                    f"{MOST_OPERATIONS:.0e}, a year at 300 PFLOP/s"
-                )
-
-
-def _text_problems(study: Study) -> Iterator[str]:
-    """Yield each number that needs more text than there is; a token is at least a byte of it."""
-    evaluated = max(map(study.perplexity_of, study.models), key=lambda settings: settings.length)
-    # The sample of the model whose sequences are longest.
-    sample = max(map(study.calibration_of, study.models), key=lambda sample: sample.length)
-    steps = (evaluated.windows or 2) - 1
-    needed = evaluated.length + steps * (evaluated.stride or evaluated.length)
-    most = _most_tokens(study, evaluated.text)
-    if most is not None and needed > most > 0:
-        yield (
-            f"study.evaluation.perplexity.windows: found {evaluated.windows}, {needed:,} tokens in "
-            f"all; the text {evaluated.text} holds at most {most:,}"
-        )
-    for text in (evaluated.text, sample.text):
-        if _most_tokens(study, text) == 0:
-            yield f"texts.{text}: the file is empty"
-    if most := _most_tokens(study, sample.text):
-        if sample.length > most:
-            yield (
-                f"study.calibration.length: found {sample.length}; the text {sample.text} holds at "
-                f"most {most:,} tokens"
-            )
-        for key, samples, times in samples_drawn(study):
-            if samples * sample.length > times * most:
-                yield (
-                    f"{key}: {samples:,} sequences draw {samples * sample.length:,} tokens from "
-                    f"the text {sample.text}, which holds at most {most:,}; expected at most "
-                    f"{'' if times == 1 else f'{times} times '}as many"
-                )
-    # Each part of a mixture has to be long enough for its share of the largest sample.
-    drawn = study.most_samples * sample.length
-    for part, share in study.mixture.parts.items() if study.mixture else ():
-        most = _most_tokens(study, part)
-        if most is not None and share * drawn > most:
-            yield (
-                f"texts.{study.calibration.text}.parts.{part}: {share:g} of {drawn:,} tokens are "
-                f"drawn from it, each once; it holds at most {most:,}"
-            )
-
-
-def samples_drawn(study: Study) -> Iterator[tuple[str, int, int]]:
-    """Yield each number of sequences that is drawn from the calibration text: its key, the number,
-    and how often a token may be drawn.
-    """
-    yield "study.calibration.samples", study.calibration.samples, 1
-    yield SELECTION, study.block.selection.samples, 1
-    for name in dict.fromkeys(cell.adaptation for cell in study.cells):
-        if name != NONE:
-            yield f"adaptations.{name}", max(study.sizes(name), default=0), MOST_DRAWS
-
-
-def _most_tokens(study: Study, text: str) -> int | None:
-    entry = study.config.texts.get(text)
-    if isinstance(entry, LocalText):
-        size = bytes_of(entry)
-        return None if size is None else _WITH_SEPARATORS * size
-    characters = characters_of(study, text)
-    # A character has at most 4 bytes in UTF-8.
-    return None if characters is None else _WITH_SEPARATORS * 4 * characters
