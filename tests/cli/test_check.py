@@ -13,7 +13,7 @@ from artifacts import write_facts
 from freelunch.cli import check
 from freelunch.cli.check import check_study
 from freelunch.core.errors import UserError
-from freelunch.costs import capacity
+from freelunch.costs import checks
 from freelunch.data import inspect_model
 from freelunch.data.inspect_text import Amounts
 from freelunch.data.samples import Drawing
@@ -273,7 +273,7 @@ def test_a_study_that_does_not_fit_on_the_disk(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(capacity.shutil, "disk_usage", lambda folder: usage(1, 1, 1000))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage(1, 1, 1000))
     problem = refused(config)
     assert "more on disk, but" in problem and "has only 0 MB free" in problem
     # What a fetch that was stopped has on the disk already is not needed once more.

@@ -25,7 +25,7 @@ from freelunch.cli.check import check_study
 from freelunch.cli.choices import adaptations_of as chosen_for
 from freelunch.cli.choices import smaller_cells
 from freelunch.cli.new import about_model, numbered, study_text, valid_name, write_study
-from freelunch.costs import capacity
+from freelunch.costs import checks
 from freelunch.costs.machine import Machine
 from freelunch.data.documents import read_documents
 from freelunch.data.inspect_model import CONVERTED, InspectedModel
@@ -188,7 +188,7 @@ def test_windows_that_do_not_fit_into_memory_are_left_out(
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     edit_config(folder, **large, **heads, vocab_size=128256, dtype="bfloat16")
     # Whatever is free on the disk of this machine; and there are no weights of this size.
-    monkeypatch.setattr(capacity, "lacking_disk", lambda plan: None)
+    monkeypatch.setattr(checks, "lacking_disk", lambda plan: None)
     monkeypatch.setattr(new_module, "check_as_fetched", lambda *arguments: None)
     fast = replace(machine(1e15, 24), disk_per_s=1e12)
     study = new(folder, write_lines(tmp_path), on=fast)

@@ -319,12 +319,10 @@ def _number_of(jobs: int) -> str:
 
 
 def _line(what: str, text: str) -> str:
-    """Return a line with the time, what happened, and to which job."""
     return f"{time.strftime('%m-%d %H:%M:%S')}  {what:<8}  {text}"
 
 
 def _name_of(rule: str, wildcards: Mapping[str, str]) -> str:
-    """Return a job's rule and what it is about, such as `prune_model tiny/wanda-u50/seed0`."""
     parts = {key: value for key, value in wildcards.items() if value != "1-of-1"}
     if "pattern" in parts:
         parts["criterion"] += f"-{parts.pop('pattern')}"

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from freelunch.core.errors import UserError
-from freelunch.costs.capacity import lacking
-from freelunch.costs.checks import checked_plan
+from freelunch.costs.checks import checked_plan, lacking
 from freelunch.costs.machine import Machine
 from freelunch.data.hub import check_download, is_offline
 from freelunch.data.inspect_model import (
@@ -23,7 +22,6 @@ from freelunch.data.inspect_text import Amounts, read_documents
 from freelunch.data.tasks import stock_task
 from freelunch.records.read import is_finished
 from freelunch.study.cell import NONE
-from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
 from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.source_files import files_at
 from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
@@ -43,10 +41,8 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     """Check a study and what it needs, and return a line that says that all is well.
 
     It needs files, models and texts; also memory and disk of the machine, unless this cannot be
-    asked here; and if this machine fetches what is not there yet, the hub.
-
-    Raises:
-        UserError: Something in the study, or in what it needs, would stop a run.
+    asked here; and if this machine fetches what is not there yet, the hub. UserError: something in
+    the study, or in what it needs, would stop a run.
     """
     plan = checked_plan(study, machine.device_bytes if machine else None)
     models = {name: model for name in study.models if (model := _look_at(study, name))}
@@ -67,18 +63,18 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
         raise UserError("there is too little text\n" + "\n".join(problems), where=study.source)
     for name in models:
         entry = study.model(name)
-        if isinstance(entry, LocalModel) and not fetched_model(study, name):
+        if isinstance(entry, LocalModel) and not study.fetched("models", name):
             check_as_fetched(Path(entry.path), f"models.{name}.path")
-    waiting = [f"models.{name}" for name in study.models if not fetched_model(study, name)]
-    waiting += [f"texts.{name}" for name in sorted(study.texts) if not fetched_text(study, name)]
-    waiting += [f"tasks.{name}" for name in tasks if not fetched_task(study, name)]
+    named = {"models": study.models, "texts": sorted(study.texts), "tasks": tasks}
+    entries = [(registry, name) for registry, names in named.items() for name in names]
+    waiting = [".".join(entry) for entry in entries if not study.fetched(*entry)]
     # A finished study needs nothing more; one that was edited since is not finished.
     finished = is_finished(study)
     # Offline, the hub's cache may have what is waiting, which only the download can tell.
     if fetches and not finished and not is_offline():
-        for where, entry in hub_entries(study).items():
+        for where, source in hub_entries(study).items():
             if where in waiting:
-                check_download(where, entry)
+                check_download(where, source)
     if machine is not None and not finished and (problems := lacking(plan, machine)):
         raise UserError(
             "the study does not fit this machine\n" + "\n".join(f"  {each}" for each in problems),
@@ -135,7 +131,7 @@ def _documents(study: Study, name: str) -> Documents | None:
     if isinstance(entry, Tokens):
         _check_is_file(entry.path, where)
         return None
-    fetched = fetched_text(study, name)
+    fetched = study.fetched("texts", name)
     if not fetched or not (fetched / DOCUMENTS).is_file():
         return None
     return read_documents([fetched / DOCUMENTS], "jsonl", "text", f"texts.{name}", is_fetched=True)
@@ -146,7 +142,7 @@ def _too_short(
 ) -> Iterator[str]:
     """Yield the settings for which a text is too short, by each model's tokenizer."""
     for model in study.models:
-        fetched = fetched_model(study, model)
+        fetched = study.fetched("models", model)
         tokenizer = models[model].tokenizer if model in models else None
         if model not in models and fetched and (fetched / TOKENIZER).is_file():
             tokenizer = read_tokenizer(fetched / TOKENIZER, f"models.{model}")

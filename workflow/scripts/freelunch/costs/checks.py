@@ -1,11 +1,20 @@
 """Checks of a study before anything runs: cells, and lengths of sequences, against the
-shapes of their models.
+shapes of their models; and whether a machine has the memory and the disk.
 """
 
+import os
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
 
 from freelunch.core.errors import UserError
+from freelunch.core.units import amount
+from freelunch.costs.cost import Cost, together
+from freelunch.costs.jobs import ADAPTING, PlannedJob, adaptation_jobs, jobs_of
 from freelunch.costs.known_inputs import config_of, dtype_of
+from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptations import Local, Reconstruction, Training
@@ -15,17 +24,24 @@ from freelunch.study.families import biases_of, check_dropout, halves_of, units_
 from freelunch.study.methods import FULL, LOW_RANK
 from freelunch.study.model_limits import check_supported
 from freelunch.study.patterns import Pattern
+from freelunch.study.search import adaptation_of
+from freelunch.study.source_files import downloads_of, scratch_of
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
+from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
 from freelunch.study.study import Study
 from freelunch.study.windows import HALVES, MODEL, blocks_in
 
+_NEEDS_LESS = {
+    RECONSTRUCT_WINDOW: "; a smaller `window`, `batch` or study.calibration.length needs less",
+    RETRAIN_MODEL: "; `residency: streamed`, a smaller `micro_batch` or study.calibration.length "
+    "needs less",
+}
+
 
 def checked_plan(study: Study, device_bytes: int | None = None, device: str = "") -> Plan:
-    """Return the plan of a study that can be run.
-
-    Raises:
-        UserError: A model is of a kind that is not supported, or cannot be pruned or adapted as a
-            cell requires; or sequences are longer than a model's positions.
+    """Return the plan of a study that can be run; UserError if a model is of a kind that is not
+    supported, or cannot be pruned or adapted as a cell requires, or sequences are longer than its
+    positions.
     """
     for model in sorted(study.models):
         check_supported(config_of(study, model), f"models.{model}")
@@ -116,7 +132,6 @@ def _check_window(plan: Plan, cell: Cell, shapes: Shapes) -> None:
 
 
 def _training_problems(settings: Training, shapes: Shapes) -> Iterator[str]:
-    """Yield which parameters of an adaptation a model lacks, each after the key."""
     trained = settings.trained
     if trained.weights is None and not trained.norms and shapes.biases is False:
         yield (
@@ -151,3 +166,82 @@ def _length_problems(study: Study) -> Iterator[str]:
                     f"no more positions (max_position_embeddings); `models.{model}.max_length` "
                     "shortens the sequences of this model alone"
                 )
+
+
+# --- Memory and disk
+
+
+class Misfit(NamedTuple):
+    """A kind of job, named by the adaptation or else the rule, that does not fit into the memory of
+    a machine: what it needs, what the machine has, and what needs less.
+    """
+
+    name: str
+    model: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.model} {self.problem}"
+
+
+def lacking(plan: Plan, machine: Machine) -> list[str]:
+    """Return what does not fit a machine: kinds of jobs, and the whole study on its disk."""
+    disk = lacking_disk(plan)
+    return [*map(str, misfits(plan, machine)), *([f"the study {disk}"] if disk else [])]
+
+
+def misfits(plan: Plan, machine: Machine) -> list[Misfit]:
+    """Return the kinds of jobs that do not fit into the memory of a machine, each once."""
+    jobs = list(adaptation_jobs(plan.study).values())
+    jobs += [job for job in jobs_of(plan.study) if job.rule not in ADAPTING]
+    found = dict[Misfit, None]()
+    for job in jobs:
+        if problem := misfit(plan, job, machine):
+            name = adaptation_of(job.cell.adaptation) if job.rule in ADAPTING else job.rule
+            found[Misfit(name, job.cell.model, problem)] = None
+    return list(found)
+
+
+def misfit(plan: Plan, job: PlannedJob, machine: Machine) -> str | None:
+    """Return in words that a job does not fit into a machine, and what needs less; None if it fits,
+    or if the machine's memory is not known.
+    """
+    host, device = (plan.cost(job) or Cost()).memory(machine.device_bytes is not None)
+    for needs, owner, size in (
+        (device, "the device", machine.device_bytes),
+        (host, "this machine", machine.memory_bytes),
+    ):
+        if size is not None and needs > size:
+            less = _NEEDS_LESS.get(job.rule, "")
+            return f"does not fit: needs {amount(needs)}, {owner} has {amount(size)}{less}"
+    return None
+
+
+def lacking_disk(plan: Plan) -> str | None:
+    """Return in words that a study does not fit on the disk; None if it fits. What it made earlier
+    counts as space that it already has.
+    """
+    study = plan.study
+    models = [study.paths.model(name) for name in plan.shapes]
+    places = [study.paths.root, *models, *(downloads_of(scratch_of(folder)) for folder in models)]
+    # Hard links count once.
+    sizes = [{each.st_ino: each.st_size for each in files_in(place)} for place in places]
+    there = sum(sum(of_place.values()) for of_place in sizes)
+    cost = together([plan.cost(job) or Cost() for job in jobs_of(study)])
+    needed = cost.disk_bytes + cost.scratch_bytes - there
+    folder = study.paths.root.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed <= free:
+        return None
+    return f"needs {amount(needed)} more on disk, but {folder} has only {amount(free)} free"
+
+
+def files_in(folder: Path) -> Iterator[os.stat_result]:
+    """Yield the status of each file below a folder, of a hard link once for each of its names."""
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            # A job that is at work may remove a file meanwhile.
+            with suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(inside, name))

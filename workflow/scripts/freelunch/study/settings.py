@@ -1,7 +1,7 @@
 """The base of all settings classes: the values they accept, and their form as JSON.
 
 Each setting is defined once, as a field of a class, with type, default, bounds and description.
-Messages about wrong values (`study.problems`), the JSON Schema for editors and the page of the
+Messages about wrong values (`study.registry`), the JSON Schema for editors and the page of the
 documentation (`study.schema`) are generated from these fields.
 """
 

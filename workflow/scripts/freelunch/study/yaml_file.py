@@ -10,11 +10,8 @@ from freelunch.core.errors import UserError
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file.
-
-    Raises:
-        UserError: The file does not exist, is not valid YAML, is nested beyond any
-            study, or gives a key of a mapping twice, of which YAML would keep the last.
+    """Return the content of a YAML file; UserError if it does not exist, is not valid, is nested
+    beyond any study, or gives a key of a mapping twice, of which YAML would keep the last.
     """
     try:
         text = path.read_text(encoding="utf-8")
