@@ -68,8 +68,8 @@ from freelunch.study.study import Study
 from freelunch.study.windows import AUTO, KEEP_NONE, split_windows
 
 Text = Tensor | Sequence[str]
-# Some quantised models have a fifth of their weights at 0.
-_MOST_ZEROS_OF_DENSE = 0.25
+# Some quantised models have a fifth of their weights at 0; u01 prunes every hundredth.
+_MOST_ZEROS_OF_DENSE, _LEAST_ZEROS_OF_PRUNED = 0.25, 0.005
 # The name of entries, and the digest of code: a temporary folder has the work of one call.
 _NAME = "notebook"
 
@@ -101,7 +101,7 @@ def prune(
     pattern asks for.
     """
     sampling, entry = (samples, length, seed), {"score": criterion, **settings}
-    asked = {"criterion": entry, "pattern": pattern, "bos": bos}
+    asked: dict[str, Any] = {"criterion": entry, "pattern": pattern, "bos": bos}
     with _work(model, text, tokenizer, sampling, **asked) as work:
         (dense, config, states), zeros = work, sparsity(model)
         if zeros >= min(_MOST_ZEROS_OF_DENSE, 0.9 * Pattern.parse(pattern).sparsity):
@@ -112,16 +112,10 @@ def prune(
                 todo="prune the model that you loaded, which `prune` has left as it is",
             )
         chosen, scratch = config.criteria[_NAME], states.scratch
+        folders = scratch / "dense", scratch / "hidden", _NAME, scratch
         with _bar("dense pass", progress) as report:
-            statistics = capture_dense(
-                dense,
-                states.calibration,
-                *(scratch / "dense", scratch / "hidden", _NAME, scratch),
-                keep=KEEP_NONE,
-                gram=chosen.needs_gram,
-                dense_limit=math.inf,
-                report=report,
-            )
+            asked = {"keep": KEEP_NONE, "gram": chosen.needs_gram, "dense_limit": math.inf}
+            statistics = capture_dense(dense, states.calibration, *folders, **asked, report=report)
         job = seed, scratch / "masks", _NAME, dense.artifact, statistics
         with _bar(f"prune by {criterion}", progress) as report:
             pruning = Pruning.of(chosen.as_json(), pattern, *job)
@@ -346,7 +340,16 @@ def _adapted(
         model, config, states = work
         settings, folder = config.adaptations[_NAME], states.scratch / "adapted"
         writer = ArtifactWriter(states.scratch / "masks", MASKS, _NAME)
-        model.write_difference(LoadedModel(pruned, states.scratch / "pruned"), writer)
+        loaded, zeros = LoadedModel(pruned, states.scratch / "pruned"), sparsity(pruned)
+        if zeros < _LEAST_ZEROS_OF_PRUNED or (dense is not pruned and zeros <= sparsity(dense)):
+            raise UserError(
+                "this model is not pruned",
+                where=type(pruned).__name__,
+                found=f"{100 * zeros:.2f} % zeros",
+                expected="more zeros than the dense model has",
+                todo="prune it first",
+            )
+        model.write_difference(loaded, writer)
         belongs = {"model": model.artifact.digest, "calibration": states.calibration.digest}
         masks = writer.finish(**belongs)
         with _bar(settings.rule, progress) as report:

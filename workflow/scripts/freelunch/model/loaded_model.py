@@ -78,21 +78,10 @@ class LoadedModel(StreamedModel):
     def write_difference(self, other: "LoadedModel", writer: ArtifactWriter) -> None:
         """Write, as masks and changed parameters of this dense model, what a pruned one of its
         architecture differs by: its zeros are the masks.
-
-        UserError: a matrix has no zeros, so that it is not pruned.
         """
         for index in range(self.num_blocks):
             dense, block = self.load_block(index), other.load_block(index)
             pruned = Pruned({name: each.weight != 0 for name, each in block_linears(block).items()})
-            whole = [name for name, keep in pruned.masks.items() if keep.all()]
-            if whole:
-                raise UserError(
-                    "this model is not pruned",
-                    where=other.sharding.name(index, whole[0]),
-                    found="no zeros",
-                    expected="the zeros of a mask in each linear layer of the blocks",
-                    todo="prune it first",
-                )
             with torch.no_grad():
                 for name, linear in block_linears(dense).items():
                     mask_(linear.weight, pruned.masks[name])
