@@ -46,8 +46,8 @@ _OF_MODEL = (HALVED, LOWER)
 # A lower loss by as much is no effect of a text or a method: half the perplexity.
 FAR = math.log(2)
 # A rate that leaves a larger share of windows pruned does not fit. Rates that fit left at most 6 of
-# 30 windows of SmolLM2, whose perplexity fell by a seventh. Three times Gemma's left 8 of 18, and it
-# fell by 1 %. Ten times SmolLM2's left 12 of the first 15, and twenty times left all of them.
+# 30 windows of SmolLM2, whose perplexity fell by a seventh. Three times Gemma's left 8 of 18, and
+# it fell by 1 %. Ten times SmolLM2's left 12 of the first 15, and twenty times left all of them.
 MANY = 1 / 3
 # Standard errors of a clear difference.
 CLEAR = 1.96
