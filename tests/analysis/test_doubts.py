@@ -46,23 +46,11 @@ ADAPTED = {"full": {"method": "full"}, "distilled": {"method": "full", "loss": "
 # All cells of the kept studies whose numbers are no finding. Reconstruction with 8,192 tokens after
 # SparseGPT left 6 of 30 windows pruned, and `masklora_524k` is 0.06 nats below its dense model,
 # which may be chance: both are findings.
+CHANCE, HELD_OUT = (GUESSED, ACCURACY), (LEARNT, HELD_OUT_PERPLEXITY)
 DOUBTED = {
-    "laptop": {
-        "wanda-u50/none/seed0": (GUESSED, ACCURACY),
-        "wanda-u50/recon_block/seed0": (GUESSED, ACCURACY),
-    },
-    "full": {
-        "wanda-u50/none/seed0": (GUESSED, ACCURACY),
-        "wanda-u50/recon_block/seed0": (GUESSED, ACCURACY),
-        "wanda-u50/masklora_3/seed0": (GUESSED, ACCURACY),
-    },
-    "budgets": {
-        "wanda-u50/full_524k/seed0": (LEARNT, HELD_OUT_PERPLEXITY),
-        "wanda-u50/full_1600k/seed0": (LEARNT, HELD_OUT_PERPLEXITY),
-        "wanda-u50/masklora_1600k/seed0": (LEARNT, HELD_OUT_PERPLEXITY),
-    },
-    "precision": {},
-    "quirks": {},
+    "laptop": {"none": CHANCE, "recon_block": CHANCE},
+    "full": {"none": CHANCE, "recon_block": CHANCE, "masklora_3": CHANCE},
+    "budgets": dict.fromkeys(("full_524k", "full_1600k", "masklora_1600k"), HELD_OUT),
 }
 
 
@@ -70,8 +58,9 @@ DOUBTED = {
 def test_of_the_kept_cells_these_are_no_finding(name: str) -> None:
     folder = ROOT / "docs" / name / "records"
     doubts = find_doubts(load_records(Study.load(Path(KEPT[name]), ROOT), folder), folder)
-    found = {each.cell.partition("/")[2]: (each.kind, each.metric) for each in doubts}
-    assert found == DOUBTED[name] and len(found) == len(doubts)
+    found = {each.cell: (each.kind, each.metric) for each in doubts}
+    known = DOUBTED.get(name, {}).items()
+    assert found == {f"smollm2-135m/wanda-u50/{cell}/seed0": doubt for cell, doubt in known}
 
 
 def records_of(
@@ -248,15 +237,15 @@ def test_of_a_poisoned_study_no_verdict_stands() -> None:
     assert "17 of 18 windows kept" in found["parts"][0]["reason"]
     answer = answer_text(study, gather_answers(evidence))
     assert "no finding (tiny/dense/none/seed0: the dense perplexity" in answer
-    marks = {row["adaptation"]: row["no_finding"] for row in evidence.means[1:]}
-    assert marks == {
-        "none": HALVED,
-        "recon_block": f"{HALVED}; {KEPT_PRUNED}",
-        "full": f"{HALVED}; {BELOW}",
+    of_all, of_recon, of_full = (f"no finding: {each}" for each in (HALVED, KEPT_PRUNED, BELOW))
+    assert {row["adaptation"]: row["marks"] for row in evidence.means[1:]} == {
+        "none": of_all,
+        "recon_block": f"{of_all}; {of_recon}",
+        "full": f"{of_all}; {of_full}",
     }
-    assert f"{HALVED}; {KEPT_PRUNED}" in csv_text(SUMMARY_COLUMNS, evidence.cells)
+    assert f"{of_all}; {of_recon}" in csv_text(SUMMARY_COLUMNS, evidence.cells)
     tables = summary_text(summary_sections(evidence))
-    assert f"full (no finding: {HALVED}; no finding: {BELOW})" in tables
+    assert f"full ({of_all}; {of_full})" in tables
     doubts = [asdict(each) for each in evidence.doubts]
     said = findings({"answer": answer, "scope": "", "claims": [], "doubts": doubts})
     assert any(

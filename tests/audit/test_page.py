@@ -24,7 +24,7 @@ from freelunch.audit.verdicts import (
     VERDICTS,
     of_few_seeds,
 )
-from freelunch.study.cell import NONE
+from freelunch.study.cell import NONE, Cell
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)> & `code`'
 # What is a sentence or a name for people.
@@ -268,6 +268,14 @@ def test_what_the_numbers_are_is_said_once():
     assert texts == ["share: 3 %", "Of 2, 1", "3 %", "times: 3 %"]
 
 
+def test_what_is_no_finding_is_marked_where_it_is_shown(audited):
+    page = page_of(audited)
+    assert "<dt>Doubts</dt><dd>No finding: accuracy at chance. smollm2-135m/wanda-u50/none" in page
+    for name in ("cells", "tasks"):
+        shown = page.partition(f'id="{name}-table"')[2].partition("</table>")[0]
+        assert shown.count("no finding: accuracy at chance") == 2
+
+
 def test_claims_with_both_answers_their_scope_and_thresholds(audited):
     """The claims that the study does not ask are one line."""
     page = page_of(audited)
@@ -303,8 +311,13 @@ def test_cells_and_tasks_are_named_and_sorted_by_what_was_measured(audited):
     task |= dict.fromkeys(("accuracy_minus_unadapted", "accuracy_minus_unadapted_standard_error"))
     task |= {"accuracy": 0.4, "accuracy_standard_error": 0.07}
     tasks = [{**task, "task": "rte"}, {**task, "task": "mean", "accuracy": 0.3}]
-    results = SimpleNamespace(study=audited.study, cells=[dense, other], tasks=tasks)
-    page = page_text(results, audited.audit, audited.root)
+    bos = {"setting": "auto", "token": "<bos>", "added_by_tokenizer": True, "used": True}
+    bos |= {"loss_without": 4.5, "loss_with": 3.0, "difference": -1.5, "standard_error": 0.09}
+    records = {Cell.dense("tiny"): {"provenance": {"bos": bos}}}
+    rows = {"records": records, "cells": [dense, other], "tasks": tasks}
+    page = page_text(SimpleNamespace(study=audited.study, **rows), audited.audit, audited.root)
+    assert "of tiny begin with <bos> (bos: auto; the tokenizer begins a text" in Elements(page).text
+    assert "the dense loss changes by -1.500 nats ± 0.090" in Elements(page).text
     cells, text = part_of(page, "cells", "method")
     marked = "other/wanda-none/none (chosen on the evaluation text)"
     assert re.findall(r'<a href="[^"]*">([^<]*)</a></th>', cells) == ["smollm2-135m/dense", marked]

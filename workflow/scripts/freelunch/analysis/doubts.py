@@ -28,14 +28,15 @@ BELOW, LEARNT = "below its dense model", "learnt the text"
 KEPT, NO_FALL = "most windows kept as pruned", "its own loss did not fall"
 HALVED, LOWER = "half the perplexity with another beginning", "better with another beginning"
 GUESSED = "accuracy at chance"
+_RATE = "The learning rate does not fit: search for it, the lower rates first."
 _TODO = {
     BELOW: "Pruning repairs no sound model: look at the dense perplexity, the tokenizer, and how "
     "sequences begin (`bos`).",
     LEARNT: "Retraining also learns text of the kind that it is measured on, of which the dense "
     "model knows less, so its recovery is above 100 % and is no measure of repair: compare it on "
     "another text, or beside a distilled one, which learns from the dense model alone.",
-    KEPT: "The learning rate does not fit: search for it, the lower rates first.",
-    NO_FALL: "The learning rate does not fit: search for it, the lower rates first.",
+    KEPT: _RATE,
+    NO_FALL: _RATE,
     HALVED: "Remove `bos` from the model's entry, or set it to the other choice.",
     LOWER: "Compare a study with the other choice of `bos`.",
     GUESSED: "Ask more documents or easier tasks; this accuracy says nothing about the method.",
@@ -85,7 +86,8 @@ class Doubt:
     @property
     def mark(self) -> str:
         """Return what marks the numbers that are meant."""
-        return self.kind if self.kind == LOWER else f"no finding: {self.kind}"
+        where = " held out" if self.metric == HELD_OUT_PERPLEXITY else ""
+        return self.kind if self.kind == LOWER else f"no finding{where}: {self.kind}"
 
     def __str__(self) -> str:
         return f"{self.cell}: {self.words}"
@@ -103,12 +105,12 @@ def find_doubts(records: Records, folder: Path) -> list[Doubt]:
 
 
 def doubted(rows: Rows, doubts: Sequence[Doubt]) -> list[Row]:
-    """Return rows with the `doubts` about their cells, and their kinds in words: `no_finding`."""
+    """Return rows with the `doubts` about their cells, and with their `marks` in words."""
     marked = []
     for row in rows:
         of_row = [doubt for doubt in doubts if doubt.is_about(row)]
-        kinds = dict.fromkeys(doubt.kind for doubt in of_row)
-        marked.append({**row, "doubts": of_row, "no_finding": "; ".join(kinds) or None})
+        marks = dict.fromkeys(doubt.mark for doubt in of_row)
+        marked.append({**row, "doubts": of_row, "marks": "; ".join(marks) or None})
     return marked
 
 
@@ -154,15 +156,12 @@ def _of_cell(cell: Cell, record: Record, records: Records, folder: Path) -> _Fou
     if record["metrics"].get("tasks"):
         answers = load_answers(folder / cell.record_name)
         shares, guesses = accuracies(answers), guessing(answers)
-        above = [
-            task
-            for task, (chance, error) in guesses.items()
-            if shares[task] > chance + CLEAR * error
-        ]
+        excess = {task: shares[task] - chance for task, (chance, _) in guesses.items()}
+        above = [task for task in excess if excess[task] > CLEAR * guesses[task][1]]
         if MEAN not in above:
             chance, error = (100 * each for each in guesses[MEAN])
             words = f"accuracy {100 * shares[MEAN]:.1f} %, where guessing has {chance:.1f} ± "
-            but = f", and clearly more than guessing only on {', '.join(above)}" if above else ""
+            but = f", and is clearly better only on {', '.join(above)}" if above else ""
             yield GUESSED, ACCURACY, f"{words}{error:.1f} %{but}"
 
 
@@ -184,6 +183,7 @@ def _below_dense(cell: Cell, record: Record, records: Records) -> _Found:
     for metric, (losses, dense), neighbours in texts:
         differences = np.array(losses) - np.array(dense)
         lower = -float(differences.mean())
+        # Too few windows have no interval.
         if not (lower > half_width(differences, neighbours) or lower > FAR):
             continue
         text, own_kind = "held-out calibration text", True
@@ -192,13 +192,9 @@ def _below_dense(cell: Cell, record: Record, records: Records) -> _Found:
             sampled = record["spec"]["calibration"]["text"]
             own_kind = not _origins(sampled).isdisjoint(_origins(evaluated["text"]))
         kind = LEARNT if learns and own_kind and lower <= FAR else BELOW
-        level = float(np.mean(dense))
-        yield (
-            kind,
-            metric,
-            f"perplexity {exp(level - lower):.1f} on {text}, where the dense model has "
-            f"{exp(level):.1f}",
-        )
+        own, dense_own = (exp(float(np.mean(each))) for each in (losses, dense))
+        words = f"perplexity {own:.1f} on {text}, where the dense model has {dense_own:.1f}"
+        yield kind, metric, words
 
 
 def _origins(text: Mapping[str, Any]) -> set[str]:
@@ -210,14 +206,13 @@ def _origins(text: Mapping[str, Any]) -> set[str]:
 
 
 def _training(record: Record) -> _Found:
-    facts = adaptation_facts(record)
-    losses = facts["losses"].values()
+    losses = adaptation_facts(record)["losses"].values()
     stuck = sum(not loss["after"] < loss["before"] for loss in losses)
     if read_adaptation(record["spec"]["adaptation"] or {}).is_retraining:
         if stuck:
             (loss,) = losses
-            words = f"its loss went from {loss['before']:.3f} to {loss['after']:.3f}"
-            yield NO_FALL, None, f"{words} nats on sequences that it was trained on"
+            ends = f"from {loss['before']:.3f} to {loss['after']:.3f} nats"
+            yield NO_FALL, None, f"its loss went {ends} on sequences that it was trained on"
     elif stuck >= MOST * len(losses):
         yield KEPT, None, f"{stuck} of {len(losses)} windows kept their pruned weights"
 
@@ -227,12 +222,9 @@ def _beginning(bos: Mapping[str, Any] | None) -> _Found:
     if bos is None or None in (bos["loss_without"], bos["loss_with"]):
         return
     used, other = (bos[key] for key in ("loss_without", "loss_with")[:: -1 if bos["used"] else 1])
-    clear = CLEAR * (math.inf if bos["standard_error"] is None else bos["standard_error"])
-    if used - other > min(clear, FAR):
-        how = "without" if bos["used"] else "with"
-        yield (
-            HALVED if used - other > FAR else LOWER,
-            None,
-            f"the dense perplexity on calibration text is {exp(used):.1f}, and {exp(other):.1f} "
-            f"{how} `{bos['token']}` before each sequence",
-        )
+    how = f"{'without' if bos['used'] else 'with'} `{bos['token']}` before each sequence"
+    words = f"the dense perplexity on calibration text is {exp(used):.1f}, and {exp(other):.1f} "
+    if used - other > FAR:
+        yield HALVED, None, words + how
+    elif bos["standard_error"] is not None and used - other > CLEAR * bos["standard_error"]:
+        yield LOWER, None, words + how

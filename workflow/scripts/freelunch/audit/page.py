@@ -19,7 +19,6 @@ from typing import Any
 import yaml
 from markupsafe import Markup, escape
 
-from freelunch.analysis.doubts import PERPLEXITY, told
 from freelunch.analysis.pairing import seed_groups
 from freelunch.audit.audit import Audit
 from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
@@ -153,9 +152,7 @@ def page_text(
         seeds=range_text([len(cells) for cells in seed_groups(pruned)] or [1], ","),
         ways=len({name for _, name in adapted}),
         tokens=[study.tokens_of(*each) for each in adapted],
-        figures=_figures(
-            study, root, [claim.id for claim in audit.claims], [*told(audit.doubts, PERPLEXITY)]
-        ),
+        figures=_figures(study, root, [claim.id for claim in audit.claims]),
         claims=[claim for claim in audit.claims if claim not in untested],
         untested=untested,
         cells=results.cells,
@@ -185,12 +182,9 @@ def _prose(text: str) -> Markup:
     return Markup(marked.replace(" %", "\N{NO-BREAK SPACE}%"))
 
 
-def _figures(
-    study: Study, root: Path, claims: Sequence[str], notes: Sequence[str]
-) -> list[ShownFigure]:
+def _figures(study: Study, root: Path, claims: Sequence[str]) -> list[ShownFigure]:
     """Return the figures that are there, numbered: those that sum up the study, then what each
-    adaptation reaches for its cost, then the others in the order of the claims they belong to. The
-    notes follow each caption.
+    adaptation reaches for its cost, then the others in the order of the claims they belong to.
     """
 
     def place(figure: Figure) -> int:
@@ -211,7 +205,7 @@ def _figures(
         if path and not empty and (figure.sums_up or at):
             content = base64.b64encode(path.read_bytes()).decode()
             image = f"data:{_TYPES[path.suffix]};base64,{content}"
-            caption = [*re.split(r"\n\s*\n", figure.caption(study).strip()), *notes]
+            caption = re.split(r"\n\s*\n", figure.caption(study).strip())
             at = None if figure.sums_up or figure.name == OF_COSTS else at
             shown.append(ShownFigure(figure, len(shown) + 1, image, caption, at, has_data))
     return shown

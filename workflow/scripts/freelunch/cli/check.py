@@ -47,8 +47,14 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     Raises:
         UserError: Something in the study, or in what it needs, would stop a run.
     """
-    plan, begins = checked_plan(study, machine.device_bytes if machine else None), list[str]()
+    plan = checked_plan(study, machine.device_bytes if machine else None)
     models = {name: model for name in study.models if (model := _look_at(study, name))}
+    begins = ""
+    for name, beginning in ((name, model.beginning) for name, model in models.items()):
+        if beginning is not None:
+            setting = study.model(name).bos
+            beginning.check(setting, f"models.{name}.bos")
+            begins += f"; {name}: `bos: {setting}`, the tokenizer {beginning.text}"
     documents = {name: each for name in study.texts if (each := _documents(study, name))}
     _check_mixture(study, documents)
     tasks = study.tasks.get("tasks", {})
@@ -80,11 +86,6 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
             "another machine; `freelunch run --elsewhere` runs the study here all the same",
         )
     known = machine is not None and not set(study.models) - plan.shapes.keys()
-    for name, model in models.items():
-        if model.beginning is not None:
-            setting = study.model(name).bos
-            model.beginning.check(setting, f"models.{name}.bos")
-            begins.append(f"; {name}: `bos: {setting}`, the tokenizer {model.beginning.text}")
     said = f"settings, files and texts{', memory and disk' if known else ''}; "
     said += f"{len(study.cells)} cells"
     config, local = study.config, LocalModel | LocalText | Tokens
@@ -94,7 +95,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
         if registry != "tasks" and not isinstance(getattr(config, registry)[name], local)
     ]
     said += f"; still to be downloaded: {', '.join(later)}" if later else ""
-    said += "".join(begins)
+    said += begins
     if unpinned(study):
         said += f"; still to be pinned: `{pin_command(study.source)}{study.part_words}`"
     return f"{study.source}: all is well ({said})."

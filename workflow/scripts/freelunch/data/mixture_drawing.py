@@ -95,7 +95,7 @@ class MixtureDrawing:
         self._settings: dict[str, Any] = job.text.facts["settings"]
         self.documents = read_documents(job.text.folder)
         tokenizer = load_tokenizer(job.model)
-        self.tokens: list[list[int]] = encode(tokenizer, self.documents)["input_ids"]
+        self.tokens: list[list[int]] = encode(tokenizer, self.documents)
         evaluated = read_documents(evaluation.folder)
         if windows.facts["documents"] is not None:
             evaluated = [evaluated[index] for index in set(windows.facts["documents"])]

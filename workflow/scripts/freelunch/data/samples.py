@@ -90,11 +90,11 @@ def load_tokenizer(model: Artifact) -> Any:
     return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
 
 
-def encode(tokenizer: Any, text: str | list[str], **more: bool) -> Any:
-    """Return what a tokenizer makes of a document, or of several, without special tokens: a
-    sequence from within a document gets its beginning-of-sequence token afterwards, or none.
+def encode(tokenizer: Any, documents: str | list[str]) -> Any:
+    """Return the token ids of a document, or of each of several, without special tokens: sequences
+    from within documents get a beginning-of-sequence token afterwards, or none.
     """
-    return tokenizer(text, verbose=False, add_special_tokens=False, **more)
+    return tokenizer(documents, verbose=False, add_special_tokens=False)["input_ids"]
 
 
 def sample_text(job: TokenJob, settings: Mapping[str, int]) -> Artifact:
@@ -273,7 +273,7 @@ class Drawing:
     def _tokens(self, index: int) -> list[int]:
         if index not in self._encoded:
             document = self._documents[index]
-            self._encoded[index] = encode(self._tokenizer, document)["input_ids"]
+            self._encoded[index] = encode(self._tokenizer, document)
         return self._encoded[index]
 
     def _nothing_left(self, refused: int) -> UserError:

@@ -14,7 +14,7 @@ from torch import Tensor
 from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.samples import Span, TokenJob, encode, load_tokenizer
+from freelunch.data.samples import Span, TokenJob, load_tokenizer
 from freelunch.model.token_ids import begin_with
 from freelunch.model.token_loss import scored_tokens
 from freelunch.study.cell import derive_seed
@@ -78,11 +78,8 @@ def text_windows(
     tokenizer, is_joined = load_tokenizer(model), cut == JOINED
     documents = read_documents(text.folder)
     pieces = ["\n\n".join(documents)] if is_joined else documents
-    asked = {"return_offsets_mapping": tokenizer.is_fast}
-    encoded = [
-        tokenizer(piece, verbose=False, **asked) if is_joined else encode(tokenizer, piece, **asked)
-        for piece in pieces
-    ]
+    asked = {"add_special_tokens": is_joined, "return_offsets_mapping": tokenizer.is_fast}
+    encoded = [tokenizer(piece, verbose=False, **asked) for piece in pieces]
     lengths = [len(each["input_ids"]) for each in encoded]
     stride = stride or length
     starts = ((0, start) for start in range(0, lengths[0] - length + 1, stride))

@@ -89,7 +89,7 @@ def bos_windows(text: Artifact, tokenizer: Any, length: int) -> Tensor:
         return load_file(text.path(TOKEN_IDS))["input_ids"][:BOS_WINDOWS, :length]
     documents = read_documents(text.folder)
     random.Random(derive_seed(0, BOS)).shuffle(documents)
-    encoded = (encode(tokenizer, document)["input_ids"] for document in documents)
+    encoded = (encode(tokenizer, document) for document in documents)
     long = [*islice((tokens for tokens in encoded if len(tokens) >= length), BOS_WINDOWS)]
     spans = islice(drawn([*map(len, long)], length), BOS_WINDOWS)
     rows = [long[document][start : start + length] for document, start in spans]

@@ -125,7 +125,7 @@ SUMMARY_COLUMNS = (
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
     *METRIC_COLUMNS,
     *(each.column for each in FACTS),
-    *("no_finding", "record"),
+    *("marks", "record"),
 )
 CRITERIA_COLUMNS = (
     *("criterion", "pattern", "model", "adaptation", "seeds"),

@@ -249,8 +249,8 @@ def task_notes(tasks: Rows) -> Iterator[str]:
         for task, (count, whole) in asked.items()
     )
     yield f"Documents of each task, the same for all cells: {of_each}."
-    chances = {row["task"]: f"{row['task']} {100 * row['chance']:.1f} %" for row in tasks}
-    yield f"Chance, the accuracy of guessing: {', '.join(chances.values())}."
+    chances = dict.fromkeys(f"{row['task']} {100 * row['chance']:.1f} %" for row in tasks)
+    yield f"Chance, the accuracy of guessing: {', '.join(chances)}."
     # All cells of a model have the same documents and tokenizer, so they truncate the same.
     truncated = {row["model"]: row for row in tasks if row["truncated_requests"]}
     for model, row in truncated.items():

@@ -31,7 +31,8 @@ One row per cell of the study ``{study.name}``, one column per fact, with units 
 {study.window_text} tokens; standard errors are over windows. ``loss_minus_dense`` is in
 nats per token, and its standard error comes from the differences window by window. Columns that
 compare with the dense model are empty for the dense model, and ``adaptation_*`` for cells that
-were not adapted. ``nan`` is a number that is not finite.
+were not adapted. ``marks`` names what makes numbers of a cell no finding; the summary says why.
+``nan`` is a number that is not finite.
 """
         ),
         SUMMARY_COLUMNS,
@@ -99,9 +100,9 @@ there are several.
             """\
 Zero-shot accuracy of each cell that was evaluated on tasks, by task; seeds are averaged, document
 by document. ``accuracy`` is lm-eval's ``acc`` without examples: the share of documents whose
-correct choice has the highest log-likelihood. ``mean`` is the plain mean over tasks. Differences
-are between the same documents, and their standard errors are those of the paired differences.
-``documents`` of ``documents_in_all`` were asked.
+correct choice has the highest log-likelihood; ``chance`` is that of guessing. ``mean`` is the plain
+mean over tasks. Differences are between the same documents, and their standard errors are those of
+the paired differences. ``documents`` of ``documents_in_all`` were asked.
 """
         ),
         TASK_COLUMNS,

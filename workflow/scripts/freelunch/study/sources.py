@@ -24,7 +24,6 @@ from freelunch.study.settings import (
     is_commit,
     read_entry,
 )
-from freelunch.study.windows import AUTO
 
 WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
@@ -190,7 +189,7 @@ class Weights(Settings):
     """Most tokens in a sequence that this model gets: where `length` of the calibration or of the
     evaluation is larger, the model gets this many. Default: no limit."""
     bos: Literal["auto", "always", "never"] = Field(
-        default="auto", exclude_if=lambda setting: setting == AUTO
+        default="auto", exclude_if=lambda setting: setting == "auto"
     )
     """Whether sequences begin with the tokenizer's beginning-of-sequence token, in the place of
     their first token: those of calibration, training and held-out text, and evaluation windows
@@ -201,7 +200,7 @@ class Weights(Settings):
     @property
     def beginning(self) -> dict[str, str]:
         """The setting `bos` if it is not the default: it decides numbers, not what is fetched."""
-        return {} if self.bos == AUTO else {"bos": self.bos}
+        return {} if self.bos == "auto" else {"bos": self.bos}
 
 
 class WheelModel(Wheel, Weights):
