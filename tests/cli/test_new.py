@@ -130,6 +130,7 @@ def test_a_gguf_file_needs_no_edit(tmp_path: Path) -> None:
     assert study.calibration.length == 64
     assert {"recon_attention_mlp", "recon_all"} < adaptations_of(study)
     assert "all is well" in check_study(study, HERE, fetches=True)
+    assert "the tokenizer does not begin a text with `token 0`; `bos: auto`" in said_in(study)
 
 
 # --- What is chosen
