@@ -14,7 +14,7 @@ from freelunch.costs.shapes import DTYPE_BYTES, Shapes
 from freelunch.study.fetched import facts_at, fetched_model, fetched_text
 from freelunch.study.gguf_header import read_header
 from freelunch.study.model_limits import check_shapes
-from freelunch.study.source_files import gguf_of
+from freelunch.study.source_files import files_at, gguf_of
 from freelunch.study.sources import PACKED, TABLES, WIKI, LocalModel, LocalText, Mixture, WheelModel
 from freelunch.study.study import Study
 
@@ -154,10 +154,12 @@ def characters_of(study: Study, text: str) -> int | None:
 
 
 def bytes_of(text: object) -> int | None:
-    """Return the size of a text in a file of one's own; None if it is elsewhere, or packed. A
+    """Return the size of a text in files of one's own; None if it is elsewhere, or packed. A
     character has 1 to 4 bytes, and lines of JSON also have what is not text.
     """
     if not isinstance(text, LocalText) or text.format in (*TABLES, WIKI):
         return None
-    path = Path(text.path)
-    return path.stat().st_size if path.is_file() and path.suffix not in PACKED else None
+    paths = [Path(file) for file in files_at(text.path)]
+    if any(path.suffix in PACKED or not path.is_file() for path in paths):
+        return None
+    return sum(path.stat().st_size for path in paths)

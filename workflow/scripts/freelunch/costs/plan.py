@@ -82,13 +82,12 @@ class Plan:
         if job.rule == steps.FETCH_MODEL:
             source = study.model(cell.model).source
             return pass_costs.fetch_model(shapes, source, is_gguf(study, cell.model))
+        if job.rule == steps.DECIDE_BOS:
+            return pass_costs.decide_bos(shapes, length)
         if job.rule == steps.CAPTURE_DENSE:
             seeds = {each.seed for each in study.cells if each.model == cell.model}
             gram = any(study.needs_gram(cell.model, seed) for seed in seeds)
             return pass_costs.capture_dense(shapes, samples, length, gram, keep)
-        if job.rule == steps.CAPTURE_REFERENCE:
-            assert study.drift is not None  # The reference exists for drift.
-            return pass_costs.capture_reference(shapes, study.drift.samples, length, keep)
         if job.rule == steps.PRUNE_MODEL:
             criterion = study.criterion(cell.criterion)
             return pass_costs.prune_model(shapes, samples, length, criterion)
@@ -125,8 +124,7 @@ class Plan:
                 samples = study.block.selection.samples
                 yield pass_costs.measure_perplexity(shapes, samples, length)
             elif name == steps.DRIFT:
-                keep = study.block.keep_hidden_states
-                yield pass_costs.measure_drift(shapes, settings["samples"], length, keep)
+                yield pass_costs.measure_drift(shapes, settings["samples"], length)
             elif name == steps.TASKS:
                 counts = {task: each["documents"] for task, each in study.tasks["tasks"].items()}
                 limit = settings["limit"] or max(counts.values())

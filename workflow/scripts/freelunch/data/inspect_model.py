@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from freelunch.core.errors import REFUSED, UserError, first_line, first_of
+from freelunch.study.beginnings import Beginning
 from freelunch.study.families import sizes_of
 from freelunch.study.gguf_header import read_header
 from freelunch.study.model_limits import check_shapes, check_supported
@@ -47,13 +48,15 @@ COMPLETE = "complete the download of the model, or correct the file"
 class InspectedModel:
     """A model: the decoder's config, under the keys of a transformers config (of a GGUF file what
     its header tells); the precision in which a study keeps it unless it says otherwise, None if its
-    config states none that can be used; its tokenizer, None if it is not in a `tokenizer.json`.
+    config states none that can be used; its tokenizer, and how this begins a text, None if it is
+    not in a `tokenizer.json`.
     """
 
     config: Mapping[str, Any]
     dtype: str | None
     tokenizer: "Tokenizer | None"
     gguf: bool = False
+    beginning: Beginning | None = None
 
     @property
     def family(self) -> str:
@@ -111,7 +114,20 @@ def inspect_files(folder: Path, names: Iterable[str], where: str) -> InspectedMo
     rows = config.get("vocab_size")
     if tokenizer is not None and isinstance(rows, int):
         check_rows(tokenizer.get_vocab(), tokenizer.get_added_tokens_decoder(), rows, where)
-    return InspectedModel(config, dtype, tokenizer)
+    beginning = beginning_of(folder, tokenizer) if tokenizer is not None else None
+    return InspectedModel(config, dtype, tokenizer, beginning=beginning)
+
+
+def beginning_of(folder: Path, tokenizer: "Tokenizer") -> Beginning:
+    """Return how the tokenizer in a folder begins a text."""
+    stated: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        content = read_json(folder / name) if (folder / name).is_file() else {}
+        stated |= content if isinstance(content, dict) else {}
+    token = stated.get("bos_token")
+    token = token.get("content") if isinstance(token, Mapping) else token
+    first = tokenizer.encode("a").tokens[:1]
+    return Beginning(token, token is not None and first == [token])
 
 
 def check_as_fetched(path: Path, where: str) -> None:
