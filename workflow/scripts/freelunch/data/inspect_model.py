@@ -77,7 +77,7 @@ class InspectedModel:
     @property
     def positions(self) -> int | None:
         """Return the longest sequence that the model takes; None if its config states none."""
-        longest = self.config.get("max_position_embeddings")
+        longest = self.sizes.get("max_position_embeddings")
         return longest if isinstance(longest, int) else None
 
 
