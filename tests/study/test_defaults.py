@@ -5,65 +5,11 @@ from typing import Any
 
 import pytest
 
-from configs import checked, config, everything
+from configs import everything
 from freelunch.study.criteria import read_criterion
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.settings import Settings
 from freelunch.study.study import Study
-
-# Each of these decides a number. Whoever changes one changes what every study that leaves it out
-# computes.
-RECONSTRUCTION: dict[str, Any] = {
-    "method": "reconstruction",
-    "window": 1,
-    "inputs": "dense",
-    "targets": "dense",
-    "loss": "mean_squared_error",
-    "train_norms": True,
-    "train_biases": True,
-    "optimiser": "adamw",
-    "learning_rate": 0.001,
-    "schedule": "linear",
-    "warmup": 0.1,
-    "epochs": 1,
-    "batch": 2,
-    "shuffle": True,
-    "precision": "model",
-    "select_on": "calibration",
-}
-
-
-def test_every_default_is_filled_in() -> None:
-    filled = checked().as_json()
-    # Without a dtype a model keeps its checkpoint's own.
-    assert filled["models"]["one"] == config()["models"]["one"]
-    assert filled["texts"]["wiki"] == {**config()["texts"]["wiki"], "field": "text"}
-    assert filled["tasks"] == {}
-    assert filled["criteria"] == {
-        "magnitude": {"score": "magnitude", "scope": "matrix", "statistics": "dense", "swaps": 0},
-        "wanda": {"score": "wanda", "scope": "row", "statistics": "dense", "swaps": 0},
-    }
-    assert filled["adaptations"] == {
-        "recon_block": RECONSTRUCTION,
-        "recon_two": {**RECONSTRUCTION, "window": 2},
-    }
-    assert filled["study"] == {
-        "name": "tests",
-        "dense_limit": 1000,
-        "calibration": {"text": "c4", "samples": 4, "length": 8},
-        "evaluation": {
-            "perplexity": {
-                "text": "wiki",
-                "length": 8,
-                "windows": None,
-                "cut": "documents",
-                "stride": None,
-            }
-        },
-        "selection": {"samples": 16},
-        "keep_hidden_states": "all",
-        "grids": [{**config()["study"]["grids"][0], "seeds": [0], "tasks": False}],
-    }
 
 
 def instances(value: object) -> Iterator[Settings]:
@@ -98,13 +44,6 @@ def test_no_setting_is_left_out_of_what_is_written() -> None:
                 assert field.exclude_if(field.default), f"{type(settings).__name__}.{name}"
     some = {"Architecture", "Budget", "DriftSettings", "Tasks", "Spp", "Flap", "Tokens", "Mixture"}
     assert some <= kinds
-
-
-def test_defaults_of_units_are_the_papers() -> None:
-    """FLAP compares all units of a model and compensates; Wanda-sp each block's, and does not."""
-    flap, wanda_sp = (read_criterion({"score": score}) for score in ("flap", "wanda_sp"))
-    assert (flap.scope, flap.metric, flap.bias_compensation) == ("model", "WIFV", True)
-    assert (wanda_sp.scope, wanda_sp.bias_compensation) == ("block", False)
 
 
 def test_the_order_of_keys_is_not_kept() -> None:
