@@ -60,6 +60,13 @@ def held_out_of_extended(wildcards):
     return [paths.manifest(PATHS.held_out(wildcards.model, wildcards.seed))]
 
 
+def rate_of(wildcards):
+    """Return the manifest of what found the learning rate of a cell's adaptation; nothing if none did."""
+    cell = cell_of(wildcards)
+    found = search.finds_rate(STUDY.adaptation(cell.adaptation))
+    return [paths.manifest(PATHS.rate(cell))] if found else []
+
+
 def adapted_of(wildcards):
     """Return the manifests of a cell's adapted blocks; nothing if it is not adapted."""
     return adapted_of_cell(cell_of(wildcards))

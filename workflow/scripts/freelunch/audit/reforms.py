@@ -19,7 +19,7 @@ from freelunch.records.record import adaptation_facts
 from freelunch.reporting.formatting import parts_text
 from freelunch.study.cell import NONE
 from freelunch.study.registry import REPOSITORY
-from freelunch.study.search import is_searched
+from freelunch.study.search import finds_rate, is_searched
 from freelunch.study.study import Study
 
 
@@ -59,7 +59,7 @@ def gather_reforms(study: Study, records: Records, audit: Any) -> list[ReformsIt
         records=records,
         audit=audit,
         adaptations=list(names),
-        # What each cell chose, by the adaptation that lists candidates.
+        # What each cell chose, by the adaptation that has candidates.
         choices={
             name: [
                 adaptation_facts(record)["choice"]
@@ -67,7 +67,7 @@ def gather_reforms(study: Study, records: Records, audit: Any) -> list[ReformsIt
                 if cell.adaptation == name
             ]
             for name in names
-            if is_searched(study.config.adaptations[name])
+            if is_searched(entry := study.config.adaptations[name]) or finds_rate(entry)
         },
         all_unadapted=all((cell.model, cell.pruning) in unadapted for cell in records),
         has_held_out=any(map(study.needs_held_out, study.cells)),

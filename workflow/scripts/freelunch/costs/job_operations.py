@@ -22,6 +22,7 @@ from freelunch.study import steps
 from freelunch.study.adaptations import with_window
 from freelunch.study.criteria import read_criterion
 from freelunch.study.retraining import read_adaptation
+from freelunch.study.windows import split_windows
 
 
 def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
@@ -36,6 +37,8 @@ def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str
     """
     if rule in (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL):
         return _adapting(rule, shapes, counts)
+    if rule == steps.FIND_RATE:
+        return _finding(shapes, counts)
     work = Work()
     if rule == steps.CAPTURE_DENSE:
         work = capture_work(shapes, *_sample(counts), counts["gram"])
@@ -72,6 +75,21 @@ def _adapting(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str,
     if learns:
         flops["dense_flops"] = shapes.forward_flops(sequences * length, length, blocks)
     return flops
+
+
+def _finding(shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
+    """Return the operations of probes, which are those of an adaptation of fewer sequences and
+    windows.
+    """
+    probe, settings = counts["probe"], read_adaptation(counts["adaptation"])
+    rule, blocks = settings.rule, 0
+    if rule == steps.RECONSTRUCT_WINDOW:
+        windows = split_windows(shapes.blocks, counts["window"])
+        blocks = sum(len(windows[at]) for at in probe["windows"])
+    probed = {"sequences": probe["sequences"], "blocks": blocks}
+    adaptation = {**counts["adaptation"], "epochs": probe["epochs"]}
+    of_one = _adapting(rule, shapes, {**counts, **probed, "adaptation": adaptation})
+    return {"flops": counts["rates"] * of_one["flops"]}
 
 
 def _sample(counts: Mapping[str, Any]) -> tuple[int, int]:

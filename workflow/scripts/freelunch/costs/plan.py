@@ -19,13 +19,23 @@ from freelunch.costs.jobs import PlannedJob
 from freelunch.costs.known_inputs import is_gguf, shapes_of, text_windows
 from freelunch.costs.shapes import Shapes
 from freelunch.study import steps
-from freelunch.study.adaptations import Reconstruction, Windowed, with_window
+from freelunch.study.adaptations import Reconstruction, Training, Windowed, with_window
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.families import has_halves
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining
+from freelunch.study.search import PLANNED_RATES, probe_of
 from freelunch.study.study import Study
-from freelunch.study.windows import ALL, AUTO, HALVES, KEEP_NONE, MATRIX, Window
+from freelunch.study.windows import (
+    ALL,
+    AUTO,
+    HALVES,
+    KEEP_NONE,
+    MATRIX,
+    MODEL,
+    Window,
+    split_windows,
+)
 
 STREAMED = "streamed"
 # The learning rate in the name of a candidate.
@@ -97,23 +107,35 @@ class Plan:
             writes = cell.adaptation == NONE and not cell.is_dense
             return pass_costs.evaluate_cell(shapes, parts, writes)
         settings, drawn = study.adaptation(cell.adaptation), study.samples(cell.adaptation)
-        # Hidden states are on disk only for the sample of the dense pass.
-        keep = keep if drawn == samples else KEEP_NONE
-        if isinstance(settings, Retraining):
-            streamed, _ = self.streamed(cell.model, cell.adaptation)
-            return retraining_costs.retrain(shapes, drawn, length, settings, keep, streamed)
-        assert isinstance(settings, Windowed)
+        assert isinstance(settings, Windowed | Retraining)
         window, _ = self.window(cell.model, cell.adaptation)
         assert window is not None  # The shapes are known.
-        return window_costs.reconstruct(
-            shapes,
-            drawn,
-            length,
-            with_window(settings, window),
-            Pattern.parse(cell.pattern).sparsity,
-            keep,
-            1 if settings.is_sequential else groups,
-        )
+        share, remade = 1.0, drawn != samples
+        if job.rule == steps.FIND_RATE:
+            assert isinstance(settings, Training)
+            count = 1 if window == MODEL else len(split_windows(shapes.blocks, window))
+            probe = probe_of(settings, drawn, count)
+            if probe is None:
+                return Cost()
+            share = PLANNED_RATES * len(probe.windows) / count
+            drawn, groups = probe.sequences, 1
+            settings = settings.model_copy(update={"epochs": probe.epochs})
+        # Hidden states are on disk only for the sample of the dense pass.
+        keep = KEEP_NONE if remade else keep
+        if isinstance(settings, Retraining):
+            streamed, _ = self.streamed(cell.model, cell.adaptation)
+            cost = retraining_costs.retrain(shapes, drawn, length, settings, keep, streamed)
+        else:
+            cost = window_costs.reconstruct(
+                shapes,
+                drawn,
+                length,
+                with_window(settings, window),
+                Pattern.parse(cell.pattern).sparsity,
+                keep,
+                1 if settings.is_sequential else groups,
+            )
+        return cost if share == 1 else cost.part(share)
 
     def _measurements(self, cell: Cell, shapes: Shapes) -> Iterator[Cost]:
         study, length = self.study, self.study.calibration_of(cell.model).length
@@ -146,11 +168,12 @@ class Plan:
         return decide_window(shapes, *self.sample(model, adaptation), settings, self.device_bytes)
 
     def streamed(self, model: str, adaptation: str) -> tuple[bool, str | None]:
-        """Return whether a retraining of a model is streamed, and the reason if its entry says
-        `auto`. UserError: it fits into the memory budget neither way.
+        """Return whether an adaptation of a model is streamed, and the reason if its entry says
+        `auto`; only retrainings are. UserError: it fits into the memory budget neither way.
         """
         settings, shapes = self.study.adaptation(adaptation), self._shapes_now(model)
-        assert isinstance(settings, Retraining)
+        if not isinstance(settings, Retraining):
+            return False, None
         if shapes is None:
             return settings.residency == STREAMED, None
         sample = self.sample(model, adaptation)

@@ -21,7 +21,7 @@ from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths, read_run
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import read_adaptation
-from freelunch.study.search import chosen_of
+from freelunch.study.search import chosen_of, finds_rate, is_searched
 from freelunch.study.windows import adapted_windows, window_order
 
 # What manifests and measurements hold, and what a job wrote in its `run.json`
@@ -125,7 +125,12 @@ class CellLineage:
         self.windows = [Artifact(folder, steps.ADAPTED_BLOCKS) for folder in folders]
         facts = self.windows[0].facts
         self.choice = facts.get("choice")
-        step = steps.CHOOSE_CANDIDATE if self.choice else read_adaptation(settings).rule
+        adaptation = read_adaptation(settings)
+        step = adaptation.rule
+        if is_searched(adaptation):
+            step = steps.CHOOSE_CANDIDATE
+        elif finds_rate(adaptation):
+            self.folders[steps.SEARCH] = [self._paths.rate(self.cell)]
         self.folders[step] = list(folders)
         if facts["sample"] != self.calibration.digest:
             # So many sequences the cell, or the candidate chosen for it, was trained on.

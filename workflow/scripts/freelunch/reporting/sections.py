@@ -30,7 +30,11 @@ from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
 
 CELL = (*PRUNED, "adaptation")
-SELECTED_ON = {"calibration": "held-out calibration text", "evaluation": "the evaluation text"}
+SELECTED_ON = {
+    "calibration": "held-out calibration text",
+    "evaluation": "the evaluation text",
+    "probes": "held-out sequences of the sample, by short trainings",
+}
 _ORIGINS = {
     "wheel": "`{member}` of the package {package} {version}",
     "hub": "`{member}` of {repository} at {revision:.7}",
