@@ -351,6 +351,7 @@ ROOMS = {
     "reconstruct_window": {"adaptation", "model"},
     "retrain_model": {"adaptation", "model"},
     "choose_candidate": {"adaptation", "model"},
+    "find_rate": {"adaptation", "model"},
 }
 # Rooms and modules of the library that no computing script may reach.
 APART = (
@@ -393,7 +394,7 @@ def test_an_edit_of_what_stands_apart_computes_nothing_again(copy: Path, name: s
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("Searched[Rate] = 0.001", "Searched[Rate] = 0.002"),
+        ("Found[Rate] = 0.001", "Found[Rate] = 0.002"),
         ("default=0.1, ge=0, lt=1)", "default=0.1, ge=0, lt=2)"),
         ('"constant"] = "linear"', '"constant"] = "cosine"'),
     ],

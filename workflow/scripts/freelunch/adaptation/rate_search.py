@@ -16,7 +16,7 @@ from freelunch.core.files import json_text
 from freelunch.model.blocks import block_linears
 from freelunch.model.hidden_file import hidden_file
 from freelunch.model.mask_store import load_pruned_block
-from freelunch.study.adaptations import Reconstruction, Training
+from freelunch.study.adaptations import Training
 from freelunch.study.search import (
     PROBES,
     Probe,
@@ -25,6 +25,7 @@ from freelunch.study.search import (
     first_rate,
     next_rate,
     probe_of,
+    probe_settings,
 )
 from freelunch.study.steps import LEARNING_RATE
 from freelunch.study.windows import MODEL, Window, split_windows
@@ -93,11 +94,7 @@ class _Probes:
         windows: list[range],
     ) -> None:
         self._window, self._streamed, self._windows = window, streamed, windows
-        settings = job.settings.model_copy(update={"epochs": probe.epochs})
-        if isinstance(settings, Reconstruction) and settings.is_sequential:
-            targets = "dense" if settings.local_targets else settings.targets
-            changed = {"inputs": "dense", "targets": targets, "lost_residual": False}
-            settings = settings.model_copy(update=changed)
+        settings = probe_settings(job.settings, probe)
         self._job: AdaptationJob[Any] = replace(
             job,
             settings=settings,

@@ -22,6 +22,7 @@ from freelunch.study import steps
 from freelunch.study.adaptations import with_window
 from freelunch.study.criteria import read_criterion
 from freelunch.study.retraining import read_adaptation
+from freelunch.study.search import Probe, probe_settings
 from freelunch.study.windows import split_windows
 
 
@@ -81,14 +82,14 @@ def _finding(shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
     """Return the operations of probes, which are those of an adaptation of fewer sequences and
     windows.
     """
-    probe, settings = counts["probe"], read_adaptation(counts["adaptation"])
+    probe = Probe(**counts["probe"])
+    settings = probe_settings(read_adaptation(counts["adaptation"]), probe)
     rule, blocks = settings.rule, 0
     if rule == steps.RECONSTRUCT_WINDOW:
         windows = split_windows(shapes.blocks, counts["window"])
-        blocks = sum(len(windows[at]) for at in probe["windows"])
-    probed = {"sequences": probe["sequences"], "blocks": blocks}
-    adaptation = {**counts["adaptation"], "epochs": probe["epochs"]}
-    of_one = _adapting(rule, shapes, {**counts, **probed, "adaptation": adaptation})
+        blocks = sum(len(windows[at]) for at in probe.windows)
+    probed = {"sequences": probe.sequences, "blocks": blocks, "adaptation": settings.as_json()}
+    of_one = _adapting(rule, shapes, {**counts, **probed})
     return {"flops": counts["rates"] * of_one["flops"]}
 
 

@@ -19,20 +19,20 @@ from freelunch.costs.jobs import PlannedJob
 from freelunch.costs.known_inputs import is_gguf, shapes_of, text_windows
 from freelunch.costs.shapes import Shapes
 from freelunch.study import steps
-from freelunch.study.adaptations import Reconstruction, Training, Windowed, with_window
+from freelunch.study.adaptations import Adaptation, Reconstruction, Training, Windowed, with_window
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.families import has_halves
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining
-from freelunch.study.search import PLANNED_RATES, probe_of
+from freelunch.study.search import PLANNED_RATES, probe_of, probe_settings
 from freelunch.study.study import Study
 from freelunch.study.windows import (
     ALL,
     AUTO,
     HALVES,
+    KEEP_ALL,
     KEEP_NONE,
     MATRIX,
-    MODEL,
     Window,
     split_windows,
 )
@@ -107,35 +107,60 @@ class Plan:
             writes = cell.adaptation == NONE and not cell.is_dense
             return pass_costs.evaluate_cell(shapes, parts, writes)
         settings, drawn = study.adaptation(cell.adaptation), study.samples(cell.adaptation)
-        assert isinstance(settings, Windowed | Retraining)
-        window, _ = self.window(cell.model, cell.adaptation)
-        assert window is not None  # The shapes are known.
-        share, remade = 1.0, drawn != samples
-        if job.rule == steps.FIND_RATE:
-            assert isinstance(settings, Training)
-            count = 1 if window == MODEL else len(split_windows(shapes.blocks, window))
-            probe = probe_of(settings, drawn, count)
-            if probe is None:
-                return Cost()
-            share = PLANNED_RATES * len(probe.windows) / count
-            drawn, groups = probe.sequences, 1
-            settings = settings.model_copy(update={"epochs": probe.epochs})
         # Hidden states are on disk only for the sample of the dense pass.
-        keep = KEEP_NONE if remade else keep
+        keep = keep if drawn == samples else KEEP_NONE
+        if job.rule == steps.FIND_RATE:
+            return self._finding(cell, shapes, settings, drawn, keep)
+        return self._adapting(cell, shapes, settings, drawn, keep, groups)
+
+    def _adapting(
+        self,
+        cell: Cell,
+        shapes: Shapes,
+        settings: Adaptation | None,
+        drawn: int,
+        keep: str,
+        groups: int = 1,
+    ) -> Cost:
+        """Return the cost of adapting a cell by these settings, trained on so many sequences."""
+        length = self.study.calibration_of(cell.model).length
         if isinstance(settings, Retraining):
             streamed, _ = self.streamed(cell.model, cell.adaptation)
-            cost = retraining_costs.retrain(shapes, drawn, length, settings, keep, streamed)
-        else:
-            cost = window_costs.reconstruct(
-                shapes,
-                drawn,
-                length,
-                with_window(settings, window),
-                Pattern.parse(cell.pattern).sparsity,
-                keep,
-                1 if settings.is_sequential else groups,
-            )
-        return cost if share == 1 else cost.part(share)
+            return retraining_costs.retrain(shapes, drawn, length, settings, keep, streamed)
+        assert isinstance(settings, Windowed)
+        window, _ = self.window(cell.model, cell.adaptation)
+        assert window is not None  # The shapes are known.
+        return window_costs.reconstruct(
+            shapes,
+            drawn,
+            length,
+            with_window(settings, window),
+            Pattern.parse(cell.pattern).sparsity,
+            keep,
+            1 if settings.is_sequential else groups,
+        )
+
+    def _finding(
+        self, cell: Cell, shapes: Shapes, settings: Adaptation | None, drawn: int, keep: str
+    ) -> Cost:
+        """Return the cost of finding the learning rate of a cell by PLANNED_RATES probes."""
+        assert isinstance(settings, Training)
+        window, _ = self.window(cell.model, cell.adaptation)
+        assert window is not None  # The shapes are known.
+        windows = 1 if settings.is_retraining else len(split_windows(shapes.blocks, window))
+        probe = probe_of(settings, drawn, windows)
+        if probe is None:
+            return Cost()  # The job refuses it.
+        probed = probe_settings(settings, probe)
+        each = self._adapting(cell, shapes, probed, probe.sequences, KEEP_ALL)
+        cost = each.part(PLANNED_RATES * len(probe.windows) / windows)
+        if keep == KEEP_ALL or (settings.is_retraining and not settings.distils):
+            return cost
+        # Hidden states that are not kept are made once, up to the last window's.
+        length = self.study.calibration_of(cell.model).length
+        made = pass_costs.passing(shapes, drawn * length, length)
+        hidden = 2 * len(probe.windows) * shapes.hidden_bytes(drawn * length)
+        return replace(cost, work=cost.work + made, scratch_bytes=cost.scratch_bytes + hidden)
 
     def _measurements(self, cell: Cell, shapes: Shapes) -> Iterator[Cost]:
         study, length = self.study, self.study.calibration_of(cell.model).length

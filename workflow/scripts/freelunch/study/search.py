@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from itertools import product
 from typing import NamedTuple, TypeGuard
 
-from freelunch.study.adaptations import Adaptation, Training
+from freelunch.study.adaptations import Adaptation, Reconstruction, Training
 from freelunch.study.methods import FULL, SCALELORA, SPP
 from freelunch.study.settings import Entry
 from freelunch.study.steps import CHECK_SEQUENCES, HELD_OUT, PERPLEXITY
@@ -113,6 +113,15 @@ def probe_of(settings: Training, samples: int, windows: int) -> Probe | None:
     if not held_out or sequences > samples - held_out or rates < _FEWEST_RATES:
         return None
     return Probe(held_out, sequences, epochs, probed, rates)
+
+
+def probe_settings(settings: Training, probe: Probe) -> Training:
+    """Return the settings of probes; their windows do not wait for adapted ones before them."""
+    changed: dict[str, object] = {"epochs": probe.epochs}
+    if isinstance(settings, Reconstruction) and settings.is_sequential:
+        targets = "dense" if settings.local_targets else settings.targets
+        changed |= {"inputs": "dense", "targets": targets, "lost_residual": False}
+    return settings.model_copy(update=changed)
 
 
 def first_rate(settings: Training, size: float) -> float:
