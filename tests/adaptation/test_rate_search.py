@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,22 @@ import torch
 
 from freelunch.adaptation import rate_search
 from freelunch.adaptation.rate_search import find_rate
+from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.core.artifact import Artifact
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import chosen_of
 from freelunch.study.windows import ALL, HALVES, MATRIX, MODEL, Window
 from refusals import refused
-from tiny_models import SEED, Prepared, dense_states, prepare, reconstruction, retraining_entry
+from tiny_models import (
+    SEED,
+    Prepared,
+    dense_states,
+    prepare,
+    reconstruction,
+    retraining_entry,
+    shards,
+)
 
 WINDOWS: dict[str, dict[str, Any]] = {
     "block": {},
@@ -109,6 +119,21 @@ def test_losses_are_those_of_held_out_sequences(llama: Prepared, tmp_path: Path)
     expected = (outputs - targets)[held_out].square().mean()
     assert results["0-0"]["loss_before"] == pytest.approx(float(expected), rel=1e-5)
     assert probe["held_out"] == 2
+
+
+def test_the_rate_that_was_found_is_the_adaptations(llama: Prepared, tmp_path: Path) -> None:
+    search = find(llama, tmp_path / "rate", of_windows())
+    rate = chosen_of(search.facts["choice"], {})["learning_rate"]
+    settings = of_windows().model_copy(update={"learning_rate": rate})
+    made = []
+    with dense_states(llama.model, llama.dense) as states:
+        for name, found in (("found", search), ("given", None)):
+            job = llama.job(states, settings, SEED, tmp_path / name, "fingerprint")
+            made.append(reconstruct_windows(replace(job, search=found), 1, [range(1)]))
+    assert shards(made[0]) == shards(made[1])
+    of_search, plain = (each.facts for each in made)
+    assert of_search["choice"] == search.facts["choice"] and "choice" not in plain
+    assert of_search["settings"]["adaptation"] == of_windows().as_json()
 
 
 def test_what_finds_no_rate(llama: Prepared, tmp_path: Path) -> None:

@@ -62,16 +62,16 @@ def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str
 
 
 def _adapting(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
-    sequences, length = _sample(counts)
+    (sequences, length), checked = _sample(counts), counts.get("checked")
     settings = read_adaptation(counts["adaptation"])
     if rule == steps.RECONSTRUCT_WINDOW:
         settings = with_window(settings, counts["window"])
         sparsity = counts["pruned_weights"] / (shapes.blocks * shapes.block_weights)
         blocks, learns = counts["blocks"], reads_dense_states(settings)
-        work = reconstruction_work(shapes, sequences, length, settings, sparsity, blocks)
+        work = reconstruction_work(shapes, sequences, length, settings, sparsity, blocks, checked)
     else:
         blocks, learns = shapes.blocks, settings.distils
-        work = retraining_work(shapes, sequences, length, settings, counts["streamed"])
+        work = retraining_work(shapes, sequences, length, settings, counts["streamed"], checked)
     flops = {"flops": work.total()}
     if learns:
         flops["dense_flops"] = shapes.forward_flops(sequences * length, length, blocks)
@@ -88,7 +88,8 @@ def _finding(shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
     if rule == steps.RECONSTRUCT_WINDOW:
         windows = split_windows(shapes.blocks, counts["window"])
         blocks = sum(len(windows[at]) for at in probe.windows)
-    probed = {"sequences": probe.sequences, "blocks": blocks, "adaptation": settings.as_json()}
+    probed = {"sequences": probe.sequences, "checked": probe.held_out, "blocks": blocks}
+    probed["adaptation"] = settings.as_json()
     of_one = _adapting(rule, shapes, {**counts, **probed})
     return {"flops": counts["rates"] * of_one["flops"]}
 

@@ -121,12 +121,15 @@ class Plan:
         drawn: int,
         keep: str,
         groups: int = 1,
+        checked: int | None = None,
     ) -> Cost:
         """Return the cost of adapting a cell by these settings, trained on so many sequences."""
         length = self.study.calibration_of(cell.model).length
         if isinstance(settings, Retraining):
             streamed, _ = self.streamed(cell.model, cell.adaptation)
-            return retraining_costs.retrain(shapes, drawn, length, settings, keep, streamed)
+            return retraining_costs.retrain(
+                shapes, drawn, length, settings, keep, streamed, checked
+            )
         assert isinstance(settings, Windowed)
         window, _ = self.window(cell.model, cell.adaptation)
         assert window is not None  # The shapes are known.
@@ -138,6 +141,7 @@ class Plan:
             Pattern.parse(cell.pattern).sparsity,
             keep,
             1 if settings.is_sequential else groups,
+            checked,
         )
 
     def _finding(
@@ -152,7 +156,9 @@ class Plan:
         if probe is None:
             return Cost()  # The job refuses it.
         probed = probe_settings(settings, probe)
-        each = self._adapting(cell, shapes, probed, probe.sequences, KEEP_ALL)
+        each = self._adapting(
+            cell, shapes, probed, probe.sequences, KEEP_ALL, checked=probe.held_out
+        )
         cost = each.part(PLANNED_RATES * len(probe.windows) / windows)
         if keep == KEEP_ALL or (settings.is_retraining and not settings.distils):
             return cost

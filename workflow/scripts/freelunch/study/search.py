@@ -137,7 +137,8 @@ def first_rate(settings: Training, size: float) -> float:
         return 0.003
     whole = settings.is_retraining or getattr(settings, "window", None) == ALL
     share = 0.01 if trained.weights != FULL else 0.002 if whole else 0.005
-    return _rate(round(2 * math.log10(share * size)))
+    size = min(max(share * size, LOWEST_RATE), HIGHEST_RATE)
+    return _rate(round(2 * math.log10(size)))
 
 
 def next_rate(first: float, losses: Mapping[float, float], most: int) -> float | None:
