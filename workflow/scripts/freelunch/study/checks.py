@@ -344,10 +344,12 @@ def _amount(where: str, entry: Training, config: Config) -> Problems:
             f"{where}.batch: found {entry.batch} sequences; expected at most {samples}, the size "
             "of the sample"
         )
-    if entry.finds_rate and probe_of(entry, samples, 1) is None:
+    # The job knows how many windows a model has, and refuses what is too small for them.
+    windows = 1 if entry.is_retraining or getattr(entry, "window", None) == ALL else 99
+    if entry.finds_rate and probe_of(entry, samples, windows) is None:
         yield (
             f"{where}.learning_rate: a part of {samples} sequences cannot tell which is best; "
-            f"expected a learning rate, or a larger sample"
+            "expected a learning rate, or a larger sample"
         )
     if samples > calibration.samples and not has_documents:
         yield (
