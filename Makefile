@@ -7,7 +7,7 @@
 #   make study FORCE=RULE      run a rule again, and all that follows from it
 #   make new MODEL=... TEXT=...  write a study of a model and a text of your own: MODEL is a folder, a GGUF file or a
 #                              name on the hub; NAME=..., EVALUATION=... (another text) and ELSEWHERE=1 (another machine)
-#   make pin STUDY=...         write the commits of a study's branches and tags on the hub into a file beside it
+#   make pin STUDY=...         write the commits of a study's branches and tags on the hub into pins.yaml
 #   make plan                  what a study would run, and its cost; TFLOPS=400 DISK=2GB/s NETWORK=1GB/s
 #                              DEVICE_MEMORY=80: on another machine, with a GPU of 80 GB
 #   make study MODELS=... CLAIMS=... SEEDS=...   a part of a study: some models, the cells of some claims, some seeds;
@@ -19,12 +19,10 @@
 #   make test-workflow         the tests that run Snakemake on small studies
 #   make test-long             the tests that take minutes: memory limits, damaged files, DVC
 #   make test-cluster          the tests that run studies on a real Slurm, which they start
-#   make fuzz SECONDS=60       damage, kill and edit a study at random, and check that each fault is reported
 #   make test-fast             the tests of the settings, the costs and the statistics alone
 #   make verify, make repair   whether a study is whole; make what is damaged or missing again
 #   make tidy                  remove the candidates of finished cells, which take most of the disk of a search
 #   make report                run a study, and build its audit page and Snakemake's report
-#   make check-exports         whether a study's RO-Crate is valid, by the format's validator
 #   make anchors               our masks, perplexities and times beside llm-compressor's, in docs/results/anchors.md
 #   make compare A=... B=...   differences between two studies, and what may explain them
 #   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
@@ -53,9 +51,7 @@ export PYTHONPATH := $(CURDIR)/workflow/scripts
 # that one's words, too, and cannot tell them from its own.
 WORDS := PYTHON STUDY PROFILE CORES MODELS CLAIMS SEEDS DEVICE_MEMORY TFLOPS DISK NETWORK SCATTER FORCE ELSEWHERE VERBOSE
 WORDS_new := MODEL TEXT NAME EVALUATION
-WORDS_tidy := DRY_RUN
 WORDS_compare := A B
-WORDS_fuzz := SECONDS SEED
 WORDS_anchors := ARGS
 WORDS_gpu-check := ARGS
 WORDS_test-cluster := ARGS
@@ -83,10 +79,10 @@ SNAKEMAKE = snakemake $(if $(shell grep -s "^executor:" "$(PROFILE_FOLDER)" | gr
 RUN_OPTIONS = $(PART) --cores "$(CORES)" $(if $(SCATTER),--scatter "$(SCATTER)") \
 	$(if $(TFLOPS),--tflops "$(TFLOPS)") $(if $(DEVICE_MEMORY),--device-memory "$(DEVICE_MEMORY)")
 
-.PHONY: anchors gpu-check check-exports help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format fuzz bench docs results kept lock settings large
+.PHONY: anchors gpu-check help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format bench docs results kept lock settings large
 
 help:
-	@sed -n '3,34s/^#   //p' Makefile
+	@sed -n '3,33s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -147,9 +143,8 @@ audit: env
 verify: env
 	@python -m freelunch verify "$(STUDY)" $(PART)
 
-# Candidates of finished cells. DRY_RUN=1 only says what would be removed.
 tidy: env
-	@python -m freelunch tidy "$(STUDY)" $(PART) $(if $(DRY_RUN),--dry-run)
+	@python -m freelunch tidy "$(STUDY)" $(PART)
 
 repair: env
 	@python -m freelunch repair "$(STUDY)" $(RUN_OPTIONS) --profile "$(PROFILE)"
@@ -158,18 +153,6 @@ report: env
 	$(SNAKEMAKE)
 	folder="results/$$(python -m freelunch name "$(STUDY)")" && \
 	$(SNAKEMAKE) --report "$$folder/report.zip" && echo "The audit: $$folder/audit/index.html"
-
-# roc-validator wants an older rich than import-linter.
-VALIDATORS := .venv-validators
-
-$(VALIDATORS)/.ready: envs/validators.txt
-	@echo "Making the environment of the validators in $(VALIDATORS)"
-	@$(PYTHON) -m venv $(VALIDATORS)
-	@$(VALIDATORS)/bin/pip install --quiet --disable-pip-version-check --no-deps -r envs/validators.txt
-	@touch $@
-
-check-exports: env $(VALIDATORS)/.ready
-	$(VALIDATORS)/bin/python tests/exports/check_crate.py results/$$(python -m freelunch name "$(STUDY)")
 
 # llm-compressor wants an older transformers than the program.
 ANCHORS := .venv-anchors
@@ -220,11 +203,6 @@ check: env
 	mypy
 	lint-imports
 	for study in config.yaml studies/*.yaml; do python -m freelunch check $$study --elsewhere; done
-
-# SEED chooses what is done.
-fuzz: env
-	PYTHONPATH=$(PYTHONPATH):tests/support OMP_NUM_THREADS=1 python tests/fuzz/fuzz.py \
-	  --seconds $(or $(SECONDS),60) --seed $(or $(SEED),0)
 
 format: env
 	ruff format .

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import subprocess
-import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import tiny_models as tiny
-from freelunch.adaptation.retraining import state, trainee, training_run
+from freelunch.adaptation.retraining import state, training_run
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.artifact_writer import FINISHED_JOURNAL
 from freelunch.core.digest import sealed, unsealed
@@ -38,8 +37,7 @@ from tiny_models import BLOCKS, CROSSED, OTHERS, SEQUENCES, Prepared
 def test_resumed_equals_uninterrupted_bit_for_bit(
     llama: Prepared, method: str, optimiser: str, streamed: bool, tmp_path: Path
 ) -> None:
-    dropout = {"dropout": 0.2} if method == "lora" else {}
-    settings = tiny.retraining_entry(method, epochs=3, optimiser=optimiser, **dropout)
+    settings = tiny.retraining_entry(method, epochs=3, optimiser=optimiser)
     expected = tiny.retrain(llama, tmp_path / "whole", **settings)
     folder = tmp_path / "resumed"
     # A state is saved after each step: the fourth is lost with the interrupt.
@@ -236,7 +234,7 @@ STREAMED: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         if (first + second) % 3 == 0 and (method != "biases" or family in ("gpt_neox", "bloom"))
     ),
     *(
-        ("llama", "float32", {}, tiny.retraining_entry("lora", dropout=0.3, **changes))
+        ("llama", "float32", {}, tiny.retraining_entry("lora", **changes))
         for changes in (
             {},
             {"batch": 4, "micro_batch": 2, "gradient_checkpointing": True},
@@ -355,51 +353,3 @@ def test_a_state_goes_on_in_another_residency(
     assert seen == [1, 2, 2, 3, 4, 4, 5, 5, 6]
     assert tiny.shards(found) == tiny.shards(expected)
     assert {path.suffix for path in tmp_path.glob(".*")} <= {".checked"}
-
-
-@pytest.mark.parametrize("method", ["masklora", "full"])
-def test_what_is_in_memory_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
-    """One block that is used, and the next, which is being read. Weights in training go before the
-    passes of the next block, although the graph of a backward pass holds on to them for as long as
-    its output has a name; so do the masks of a frozen block, whose zeros are its mask.
-    """
-    prepared = tiny.prepare(tmp_path, "llama", sequences=SEQUENCES, num_hidden_layers=8)
-    alive = {name: weakref.WeakSet[Any]() for name in ("blocks", "masks", "weights")}
-    most = dict.fromkeys(alive, 0)
-    of_block = [0]
-    load, make, through = trainee.load_pruned_block, trainee.Trainee._block, trainee.Trainee.through
-
-    def note(name: str) -> None:
-        most[name] = max(most[name], len(alive[name]))
-
-    def loading(*args: Any) -> Any:
-        block, masks = load(*args)
-        alive["blocks"].add(block)
-        alive["masks"].update(masks.values())
-        note("blocks")
-        return block, masks
-
-    def making(*args: Any) -> Any:
-        block = make(*args)
-        of_block[0] = len(block.trained.parameters)
-        if method == "full":
-            alive["weights"].update(block.trained.parameters)
-        return block
-
-    def passing(*args: Any) -> Any:
-        note("masks")
-        note("weights")
-        return through(*args)
-
-    monkeypatch.setattr(trainee, "load_pruned_block", loading)
-    monkeypatch.setattr(trainee.Trainee, "_block", making)
-    monkeypatch.setattr(trainee.Trainee, "through", passing)
-    tiny.retrain(prepared, tmp_path / "adapted", streamed=True, **tiny.retraining_entry(method))
-    # A block that was used last may still be there when the reading of the one after next ends.
-    assert most["blocks"] <= 3
-    if method == "full":
-        assert most["weights"] == of_block[0] > 0
-    else:
-        assert most["masks"] <= 7

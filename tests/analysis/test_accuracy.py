@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from freelunch.analysis.accuracy import MEAN, TASK_COLUMNS, task_rows
-from freelunch.core.files import write_atomically
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
 from freelunch.reporting.sections import (
@@ -102,18 +101,6 @@ def test_other_documents_than_the_dense_model_are_refused(tmp_path: Path, key: s
     todo = "--forcerun evaluate_cell"
     with refused(where=RECON.record_name, found=f"rte: {key} = other", todo=todo):
         task_rows(records, tmp_path)
-
-
-def test_answers_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    records = made_up(tmp_path)
-    path = answers_beside(tmp_path / NONE.record_name)
-    for content in (b"", b"nothing", path.read_bytes()[:-9], None):
-        if content is None:
-            path.unlink()
-        else:
-            write_atomically(path, content)
-        with refused(where=path.name):
-            task_rows(records, tmp_path)
 
 
 def test_seeds_are_averaged_document_by_document(tmp_path: Path) -> None:

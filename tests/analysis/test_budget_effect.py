@@ -15,8 +15,6 @@ from freelunch.analysis.budget_effect import (
 )
 from freelunch.analysis.pairing import paired_difference
 from freelunch.reporting.adaptation_sections import budget_line, reach_sentences
-from freelunch.reporting.results import Results
-from freelunch.reporting.tables import numbers_tree
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
@@ -88,16 +86,6 @@ def test_rows_are_of_the_reconstruction_and_of_all_retraining() -> None:
     assert {row["reference"] for row in rows} == {"recon_block"}
 
 
-def test_differences_are_paired() -> None:
-    records = made()
-    row = budget(records, "full_1")
-    losses = [losses_of(record_of(records, name)) for name in ("full_1", "recon_block")]
-    difference, error = paired_difference(*losses)
-    assert row["loss_minus_reference"] == pytest.approx(difference)
-    assert row["loss_minus_reference_standard_error"] == pytest.approx(error)
-    assert row["loss_minus_reference"] == pytest.approx(math.log(48 / 40))
-
-
 @pytest.mark.parametrize(
     ("amounts", "excess", "expected"),
     [
@@ -146,35 +134,6 @@ def test_what_diverged_is_not_compared_with() -> None:
     rows = reach_rows(records, STUDY)
     assert all(math.isnan(row["reached_at_over_reference"]) for row in rows)
     assert "full cannot be compared: recon_block diverged." in next(reach_sentences(rows))
-    numbers = numbers_tree(Results(STUDY, records, STUDY.paths.records))
-    reached = numbers["tiny/wanda-u50/full"]["reached_at_tokens_over_reference"]
-    assert (reached["value"], reached["text"]) == (None, "not finite")
-
-
-def test_budgets_in_words() -> None:
-    said = list(reach_sentences(reach_rows(made(), STUDY)))
-    for sentence, words in zip(
-        said, ("2.4 times its tokens", "does not", "at most 2"), strict=True
-    ):
-        assert words in sentence
-    numbers = numbers_tree(Results(STUDY, made(), STUDY.paths.records))
-    full, norms, distilled = (
-        numbers[f"tiny/wanda-u50/{series}"]["reached_at_tokens_over_reference"]
-        for series in ("full", "norms", "full, distilled")
-    )
-    assert full["low"] < full["value"] < full["high"] and full["text"] == "2.4"
-    assert (norms["value"], norms["text"]) == (None, "more than 1")
-    assert distilled["text"] == "at most 2"
-
-
-def test_a_line_of_the_table() -> None:
-    row = budget(made(), "full_4")
-    line = budget_line(row)
-    assert line["tokens"] == "32,768"
-    assert line["TFLOP"] == "20.0"
-    assert line["trained"] == "1.0 k"
-    assert line["loss \N{MINUS SIGN} reconstruction"].startswith("-0.10")
-    assert budget_line(row | {"search_flops": 7e12})["TFLOP"] == "20.0 + 7"
 
 
 def test_operations_include_the_dense_pass_that_made_the_targets() -> None:
@@ -217,29 +176,6 @@ def test_what_seeds_chose_differently_is_not_said_to_be_all_of_theirs() -> None:
     assert budget_line(row)["steps"] == "-"
     other = budget(records, "full_4", study)
     assert other["epochs"] == 1 and other["steps"] is not None
-
-
-TWO = {"two": {"window": 2}, "norms": {"budget": {"times": 2, "of": "two"}}, "recon_block": {}}
-
-
-@pytest.mark.parametrize(
-    ("entries", "expected"),
-    [
-        ({"one": {"window": "matrix", "train_norms": False}, "recon_block": {}}, "recon_block"),
-        (TWO, "two"),
-        ({"one": {"inputs": "sparse", "targets": "local"}, "two": {"window": 2}}, "two"),
-        ({"one": {"window": "matrix", "train_norms": False}, "two": {"window": 2}}, "two"),
-    ],
-)
-def test_the_reference_is_what_budgets_are_multiples_of_and_no_single_matrix(
-    entries: dict[str, dict[str, Any]], expected: str
-) -> None:
-    """It has the dense model's targets, too, even if the config names another one first."""
-    made_up = {name: {"method": "reconstruction", **entry} for name, entry in entries.items()}
-    made_up["norms"] = {**entries.get("norms", {}), "method": "norms"}
-    study = make_study(made_up, criteria=["wanda"], adaptations=["none", *made_up])
-    rows = budget_rows(make_records(study, {}), study)
-    assert {row["reference"] for row in rows} == {expected}
 
 
 def with_other_seeds(**seeds: list[int]) -> tuple[Study, Made]:

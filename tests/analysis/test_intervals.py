@@ -60,10 +60,6 @@ def independent(shape: tuple[int, int]) -> Numbers:
     return GENERATOR.standard_normal(shape)
 
 
-def heavy_tailed(shape: tuple[int, int]) -> Numbers:
-    return GENERATOR.standard_t(4, shape)
-
-
 def autocorrelated(shape: tuple[int, int], lag_1: float = 0.45) -> Numbers:
     """Return windows of a text whose lag-1 correlation is that of our 24 windows."""
     studies, units = shape
@@ -75,22 +71,12 @@ def autocorrelated(shape: tuple[int, int], lag_1: float = 0.45) -> Numbers:
     return found
 
 
-def of_articles(shape: tuple[int, int]) -> Numbers:
-    """Return windows of which half begin a new article; what an article shares is nine tenths."""
-    begins = GENERATOR.random(shape) < 0.5
-    article = np.cumsum(begins, axis=1) - begins[:, :1]
-    shared = np.take_along_axis(GENERATOR.standard_normal(shape), article, axis=1)
-    return math.sqrt(0.9) * shared + math.sqrt(0.1) * GENERATOR.standard_normal(shape)
-
-
 @pytest.mark.parametrize(
     ("make", "neighbours", "sizes"),
     [
         (independent, False, (4, 8, 24, 50, 200)),
-        (heavy_tailed, False, (4, 8, 24, 50, 200)),
         (independent, True, (8, 24, 50, 200)),
         (autocorrelated, True, (8, 24, 50, 200)),
-        (of_articles, True, (8, 24, 50, 200)),
     ],
 )
 def test_intervals_cover_the_mean(
@@ -284,19 +270,6 @@ def test_a_number_that_too_many_draws_lack_has_no_interval() -> None:
     found = estimate([below], [sample(a=[a])])
     assert found.value == pytest.approx(statistics.fmean(a))
     assert math.isnan(found.low) and math.isnan(found.high)
-
-
-def test_text_that_each_seed_draws_anew_is_in_the_spread_over_seeds() -> None:
-    """With one seed, its windows are all there is to draw."""
-
-    def width(seeds: int, nested: bool) -> float:
-        same = np.array([[losses(3.0, 0.5, "a")] * seeds])
-        found = estimate([first], [Sample(["a"], [same], nested=nested)])
-        return found.high - found.low
-
-    assert width(2, nested=True) == pytest.approx(0, abs=1e-9)
-    assert width(2, nested=False) == pytest.approx(width(1, nested=True), rel=0.1)
-    assert width(1, nested=True) > 0.1
 
 
 def test_each_model_brings_the_spread_of_its_own_seeds() -> None:

@@ -13,14 +13,6 @@ from freelunch.analysis.pairing import most_shared, standard_error, unit_losses
 from records_for_tests import make_records, make_study
 
 
-def test_windows_of_documents_of_their_own_are_units() -> None:
-    losses = [3.5, 2.0, 4.25, 1.5]
-    expected = pytest.approx(losses)
-    assert unit_losses({"window_losses": losses, "documents": [7, 1, 0, 3]}) == expected
-    # So are windows of joined documents, and sequences that were drawn at random.
-    assert unit_losses({"window_losses": losses}) == losses
-
-
 def test_the_error_is_clustered_by_document() -> None:
     """Against the textbook's sum over clusters: the squares of their summed deviations."""
     losses, documents = [3.5, 2.0, 4.25, 1.5, 2.5, 3.0], [1, 0, 1, 2, 0, 2]

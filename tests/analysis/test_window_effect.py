@@ -189,37 +189,8 @@ def test_a_study_compares_windows_only_if_they_see_the_same_amount_of_text() -> 
         assert bool(window_rows(records_of(study, losses), study)) is expected
 
 
-def test_quirks_are_windows_of_their_own() -> None:
-    """They stand beside our way in the table, and no sentence is about them."""
-    behind = {**RECON, "window": "matrix", "targets": "behind_sparse"}
-    more = {
-        **MORE,
-        "behind": behind,
-        "lost": {**behind, "lost_residual": True},
-        "drops": {**RECON, "model_dropout": True},
-    }
-    names = ["none", "recon_block", "drops", "matrix", "behind", "lost"]
-    study = make_study(more, criteria=["wanda"], adaptations=names)
-    assert study.comparisons.of_windows
-    others = {"behind": LOSSES["exact"], "lost": [3.9, 4.9, 5.9, 6.9], "drops": LOSSES["two"]}
-    rows = window_rows(records_of(study, others), study)
-    assert {row["adaptation"]: row["targets"] for row in rows} == {
-        "recon_block": "dense",
-        "drops": "dense, model_dropout",
-        "matrix": "dense",
-        "behind": "behind_sparse",
-        "lost": "behind_sparse, lost_residual",
-    }
-    (sentence,) = window_sentences(rows)
-    assert "the window of one matrix, trained," in sentence
-
-
 def test_one_window_is_compared_with_nothing() -> None:
     assert rows_of("recon_block") == {}
-    other_rate = {"other": {**RECON, "learning_rate": 0.5}}
-    study = make_study(other_rate, criteria=["wanda"], adaptations=["none", "recon_block", "other"])
-    losses = {"other": LOSSES["two"]}
-    assert window_rows(records_of(study, losses), study) == []
     study = study_of("recon_block", "matrix")
     without = {c: r for c, r in records_of(study).items() if c.adaptation != "none" or c.is_dense}
     assert window_rows(without, study) == []

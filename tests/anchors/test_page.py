@@ -1,7 +1,6 @@
 """The page that compares with llm-compressor, from made-up numbers, and its environment's pins."""
 
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -43,29 +42,11 @@ def test_the_page_says_what_was_found(study: Study) -> None:
     assert any("| sparsegpt | `2of4` | dense | 99.877 % | 1,234 |" in line for line in lines)
     assert any("| sparsegpt | `4of8` | sparse | 99.994 % | 56 |" in line for line in lines)
     told = " ".join(lines)
-    apart = "of a mask's entries, and perplexities differ by at most 0.82 %."
-    assert f"With dense statistics, the two agree in at least 99.87 % {apart}" in told
-    assert f"With sparse statistics, the two agree in at least 99.99 % {apart}" in told
-    assert "What rounding alone changes" not in told
+    # The least share in common and the largest difference, by statistics; the median of the sweeps.
+    for figure in ("99.87 %", "0.82 %", "99.99 %", "60 s and 100 processor", "2.0 and 2.4 times"):
+        assert figure in told
     assert "32 sequences of 256 tokens" in told and "48 windows of 256 tokens" in told
-    # Rows behind pruned blocks are no part of the sweep.
-    assert "take this workflow 60 s and 100 processor seconds" in told
-    assert "the 2 by Wanda and SparseGPT. These take it 120 s and 240 processor seconds" in told
-    assert "2.0 and 2.4 times as much as our 16." in told and "llm-compressor 1.2.3" in told
     assert max(len(line) for line in lines if not line.startswith(("|", "- "))) <= 119
-
-
-def test_what_rounding_does_stands_beside_what_the_two_differ_in(study: Study) -> None:
-    it = compared("sparsegpt_sparse-u50", 20_000, 80.0)
-    again = replace(it, reordered=[(18_000, 30.75), (17_000, 31.0)])
-    cells, sweeps = [compared("wanda-u50", 0, 40.0), again], [Spent(1, 1)] * 3
-    lines = page(study, cells, sweeps, (48, 256), 1, dict.fromkeys(INSTALLED, "1")).splitlines()
-    at = lines.index("## What rounding alone changes")
-    assert "The same 32 sequences in another order" in " ".join(lines[at : at + 8])
-    assert [line for line in lines[at : at + 12] if "sparsegpt" in line] == [
-        "| sparsegpt | `u50` | 2 | 98.200 % | 30.750 | 30.250 | 30.500 |",
-        "| sparsegpt | `u50` | 3 | 98.300 % | 31.000 | 30.250 | 30.500 |",
-    ]
 
 
 def test_the_sweep_is_what_one_dense_pass_serves(study: Study) -> None:

@@ -9,9 +9,7 @@ import pytest
 
 from freelunch.audit.answers import Level, answer_text, gather_answers
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.scope import Regime, worth_text
 from freelunch.study.cell import NONE
-from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
 WANDA = "tiny/wanda-u50"
@@ -88,12 +86,6 @@ def test_the_answer_is_about_the_reference_and_its_first_rivals_on_as_many_token
 def test_an_answer_from_few_seeds_says_so(seeds, start):
     """The smallest comparison counts."""
     assert answer_of(study_of(seeds=seeds)).startswith(f"{start} (one block) ")
-    config = study_of("full", seeds=seeds).as_json()
-    (grid,) = config["study"]["grids"]
-    grids = [{**grid, "adaptations": ["none", "recon_block"]}]
-    config["study"]["grids"] = [*grids, {**grid, "adaptations": ["full"], "seeds": [0]}]
-    answer = answer_of(Study.check(config, "made-up.yaml"))
-    assert answer.startswith("On this sample and order (one seed), ")
 
 
 def test_the_answer_compares_the_seeds_that_both_have_and_counts_them():
@@ -164,9 +156,3 @@ def test_rivals_saw_as_many_tokens(samples, is_rival):
     (found,) = found_of(study_of(full={"method": "full", "samples": samples}))
     (full,) = (it for it in found.adaptations if it.adaptation == "full")
     assert (full.beside_first is not None) == is_rival
-
-
-def test_a_study_without_reconstruction_settles_nothing():
-    study = make_study(adaptations=["none"])
-    worth = worth_text(study, make_records(study, {}), {"C1": Regime(32, 256)})
-    assert worth.startswith("No model was reconstructed, so this settles no claim of the paper")

@@ -1,7 +1,5 @@
 """The claims of the paper and their file, and how their parts are asked of a study."""
 
-from collections.abc import Collection
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,7 @@ from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.verdicts import HOLDS, IN_PART, UNDECIDED, kind
 from freelunch.core.files import write_atomically
-from freelunch.study.cell import Cell
-from freelunch.study.study import Study
-from measures_for_tests import BASE, ENTRIES, make_claim, make_evidence, verdicts_on
+from measures_for_tests import BASE, make_claim, make_evidence, verdicts_on
 from records_for_tests import make_records, make_study
 from refusals import refused
 
@@ -77,71 +73,6 @@ def test_a_missing_cell_never_lets_a_claim_hold(
         criteria, adaptations = ([it for it in of if it != one] for of in (worse, levels))
         for claim, verdict in verdicts(criteria, adaptations).items():
             assert rank(verdict) <= rank(whole[claim]), (claim, one)
-
-
-def test_what_is_missing_at_a_budget_never_lets_a_claim_hold(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """At three times the text, no claim holds: gaps are as large as without adaptation, more so in
-    the larger model, and the whole model is the best window. Whatever one or two cells or runs of
-    that budget are left out, this is not forgotten.
-    """
-    levels = {"none": 6.0, "recon_block": 3.0, "block_3": 3.0}
-    levels |= {"recon_halves": 3.03, "recon_five": 3.02, "recon_all": 3.02, "recon_matrix": 4.2}
-    levels |= {"halves_3": 4.2, "five_3": 4.2, "all_3": 2.3, "matrix_3": 2.4}
-    worse = {"magnitude": 2.0, "wanda": 1.0, "ria": 1.2, "sparsegpt": 1.3}
-    # The share of a gap, in loss, that is left: at the smaller budget, and at the larger one.
-    left = {"recon_block": {"tiny": 0.05, "tiny-2": 0.01}, "block_3": {"tiny": 1.2, "tiny-2": 1.5}}
-    models, seeds = ["tiny", "tiny-2"], [0, 1]
-    sizes = {"tiny": 1000, "tiny-2": 2000}
-    large = ["none", "recon_block", "block_3"]
-    entries = {name: entry for name, entry in ENTRIES.items() if name in levels}
-    config = {it: {"score": it} for it in worse}
-    more = make_study(
-        *(entries, config),
-        **{"models": models, "criteria": [*worse], "adaptations": large, "seeds": seeds},
-    ).as_json()
-    (grid,) = more["study"]["grids"]
-    wanda = {"criteria": ["wanda"], "models": ["tiny"], "adaptations": [*entries]}
-    more["study"]["grids"].append({**grid, **wanda})
-    study = Study.check(more, "made-up.yaml")
-    values: dict[str, float | None] = {}
-    for cell in study.cells:
-        share = left.get(cell.adaptation, {}).get(cell.model, 1.0)
-        values[str(cell)] = (
-            2.0 if cell.is_dense else levels[cell.adaptation] * worse[cell.criterion] ** share
-        )
-    records = make_records(study, values)
-    for cell, record in records.items():
-        record["identity"]["parameters"] = sizes[cell.model]
-    claims = [claim for claim in load_claims() if claim.id in ("C1", "C2", "C2b", "C3", "C3b")]
-    monkeypatch.setattr(intervals, "DRAWS", 200)
-
-    def ranks(left_out: Collection[Cell]) -> dict[tuple[str, str], int]:
-        kept = {cell: record for cell, record in records.items() if cell not in left_out}
-        found = verdicts_on(Evidence(study, kept, Path()), claims, regimes={})
-        return {
-            (claim["id"], part["says"]): rank(part["verdict"])
-            for claim in found
-            for part in claim["parts"]
-            if part["metric"] == "perplexity"
-        }
-
-    whole = ranks(())
-    in_part = {claim for (claim, _), found in whole.items() if found == 1}
-    assert in_part >= {"C2", "C2b", "C3", "C3b"}, whole
-    runs = [cell for cell in study.cells if cell.adaptation.endswith("_3")]
-    cells: dict[str, list[Cell]] = {}
-    for cell in runs:
-        cells.setdefault(f"{cell.model} {cell.criterion} {cell.adaptation}", []).append(cell)
-    ways: list[list[Cell]] = [[run] for run in runs] + [*cells.values()]
-    # A criterion or a window that stays behind alone has nothing to compare: the one exception.
-    ways += [[*one, *other] for one, other in combinations(cells.values(), 2)]
-    # Without a common seed.
-    ways += [[one[0], other[1]] for one, other in combinations(cells.values(), 2)]
-    for left_out in ways:
-        for key, found in ranks(left_out).items():
-            assert found <= whole[key], (key, left_out)
 
 
 # --- The file of claims

@@ -2,7 +2,6 @@
 verdict.
 """
 
-import math
 from typing import Any
 
 import pytest
@@ -106,55 +105,12 @@ def test_what_was_chosen_on_the_evaluation_text_counts_only_without_others() -> 
     assert "recon_on_test were chosen on the evaluation text" in finding["reason"]
 
 
-def test_budgets_come_in_the_order_of_their_unit() -> None:
-    """More tokens, in more epochs, may be fewer data."""
-    values = BASE | {"wanda full_half": 38, "wanda full": 45, "wanda full_20": 55}
-    data = {"recon_block": 8000, "full_half": 16000, "full": 8000, "full_20": 4000}
-    settings = TOKENS | {"unit": "distinct_tokens"}
-    part = audited("budget_ratio", {"above": 10}, values, settings, data=data)
-    (finding,) = part["findings"]
-    assert finding["value"] == pytest.approx(2 ** (math.log(45 / 40) / math.log(45 / 38)))
-    assert kind(part["verdict"]) == FAILS
-
-
-def test_seeds_that_disagree_about_infinity() -> None:
-    """One reaches it with half of the budget, the other with none."""
-    values = {}
-    for seed, level in ((0, 40.0), (1, 80.0)):
-        cell = "tiny/wanda-u50/{}/seed{}".format
-        values |= {cell("none", seed): 90.0, cell("recon_block", seed): level}
-        values |= {cell("full_half", seed): 70, cell("full", seed): 66, cell("full_20", seed): 60}
-    part = audited("budget_ratio", {"above": 10}, values, TOKENS, seeds=[0, 1])
-    (finding,) = part["findings"]
-    assert finding["of_seeds"] == ["infinity", 0.5]
-    assert finding["text_of_seeds"] == ["more than 20 times", "at most 0.5 times"]
-    assert kind(part["verdict"]) == UNDECIDED
-
-
-def test_a_large_budget_with_fewer_seeds_takes_none_from_the_others() -> None:
-    """It counts beside a reconstruction with as few seeds."""
-    small = {"full_half": 70.0, "full": 55.0}
-    values = {"none": 60.0, "recon_block": 50.0, "block_3": 40.0, **small, "full_20": 39.0}
-    settings = {**TOKENS, "apart": 40}
-
-    def cells(name: str, *seeds: int) -> list[str]:
-        return [f"tiny/wanda-u50/{name}/seed{seed}" for seed in seeds]
-
-    gone = [*cells("block_3", 0, 2), *cells("full_20", 0, 2)]
-    asked = asked_of("budget_ratio", settings, make_evidence(values, gone, seeds=[0, 1, 2]))
-    measured = {
-        it.about: ({cell.adaptation for cell in it.cells}, {cell.seed for cell in it.cells})
-        for it in asked
-        if isinstance(it, Measurement)
-    }
-    assert measured == {
-        "recon_block": ({*small, "recon_block"}, {0, 1, 2}),
-        "block_3": ({*small, "full_20", "block_3"}, {1}),
-    }
-    # Without a common seed, nothing is compared with the one, and the other stays.
-    gone += [*cells("full_20", 1), *cells("full_half", 1), *cells("full", 1)]
+def test_without_a_common_seed_nothing_is_compared_with_one_and_the_other_stays() -> None:
+    values = {"none": 60.0, "recon_block": 50.0, "block_3": 40.0, "full_half": 70.0, "full": 55.0}
+    gone = [f"tiny/wanda-u50/block_3/seed{seed}" for seed in (0, 2)]
+    gone += [f"tiny/wanda-u50/{name}/seed1" for name in ("full_half", "full")]
     evidence = make_evidence(values, gone, seeds=[0, 1, 2])
-    block, three = asked_of("budget_ratio", settings, evidence)
+    block, three = asked_of("budget_ratio", {**TOKENS, "apart": 40}, evidence)
     assert isinstance(block, Measurement) and {cell.seed for cell in block.cells} == {0, 2}
     assert isinstance(three, Absent) and three.reason == "no seed was run with all of block_3, full"
 

@@ -1,5 +1,8 @@
 """Model cards: what they say is what records say; `workflow/test_damage.py` damages one."""
 
+import os
+import re
+
 import pytest
 from huggingface_hub import ModelCard
 
@@ -8,6 +11,7 @@ from freelunch.audit.output_files import card_name
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study
+from repository import ROOT
 
 DENSE, PRUNED, ADAPTED = (
     Cell.parse(f"tiny/{name}/seed0")
@@ -56,6 +60,9 @@ def test_a_card_says_what_the_record_says():
         *(record["sha256"], record["fingerprint"], record["identity"]["checkpoint_sha256"]),
     ):
         assert said in card.text, said
+    (page,) = re.findall(r"\]\((\S+after_pruning.md)\)", card.text)
+    folder = (ROOT / "results" / study.name / card_name(study, ADAPTED)).parent
+    assert os.path.normpath(folder / page) == str(ROOT / "docs" / "guide" / "after_pruning.md")
     lora = make_study({"lora": {"method": "lora"}}, adaptations=["lora"])
     retrained = card_of(Cell.parse("tiny/wanda-u50/lora/seed0"), lora).text
     assert "the whole model at once, at most 16 steps" in retrained

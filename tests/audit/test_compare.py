@@ -79,13 +79,6 @@ def test_what_differs_for_all_cells_is_said_once():
     assert lines.count("  environment threads of prune_model: 1 in A, 2 in B") == 1
 
 
-def test_cells_of_one_run_only():
-    text = comparison_text(run(), run(make_study(patterns=["u50", "u60"])))
-    assert "only in B: tiny/magnitude-u60/none/seed0" in text and "only in A:" not in text
-    text = comparison_text(run(), run(make_study(models=["tiny-2"])))
-    assert text.startswith("0 cells in both runs: ") and "; 5 only in A, 5 only in B." in text
-
-
 def test_other_tokens_do_not_compare_and_other_numbers_do():
     other = run()
     for record in other.values():

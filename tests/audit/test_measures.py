@@ -22,15 +22,12 @@ from freelunch.study.config import Part
 from freelunch.study.study import Study
 from measures_for_tests import (
     BASE,
-    BLOCK,
     NOWHERE,
     asked_of,
     audited,
-    make_claim,
     make_evidence,
-    verdicts_on,
 )
-from records_for_tests import make_records, make_study
+from records_for_tests import make_records
 
 WANDA = {"criteria": ["wanda"]}
 GROUPS = {"groups": [["magnitude"], ["wanda"]]}
@@ -135,7 +132,7 @@ BARELY, ONE = {"below": 0.05}, {"within": 1}
         ("gap_left", GROUPS, ONE, magnitude(120, 80.2), UNDECIDED),
         # In the other order, with a smaller and with a larger gap.
         ("gap_left", GROUPS, ONE, magnitude(120, 32), HOLDS),
-        ("gap_left", GROUPS, ONE, magnitude(120, 14), FAILS),
+        ("gap_left", GROUPS, ONE, magnitude(70, 25), FAILS),
         ("gap_growth", GROUPS, BELOW, magnitude(90, 50), HOLDS),
         ("gap_growth", GROUPS, BELOW, magnitude(90, 80), FAILS),
         # In the other order, with a smaller and with a larger gap.
@@ -236,39 +233,6 @@ def test_what_is_not_there_is_named(
     assert part["verdict"] == UNTESTED and reason in part["reason"], part
 
 
-def test_each_pruned_model_says_which_windows_are_compared() -> None:
-    """The second model was reconstructed with another precision alone, and with other windows."""
-    half = {"precision": "bfloat16", **BLOCK}
-    entries = {
-        "recon_block": BLOCK,
-        "halves": {**BLOCK, "window": "attention_mlp"},
-        "all": {**BLOCK, "window": "all"},
-        "half_block": half,
-        "half_halves": {**half, "window": "attention_mlp"},
-    }
-    names = [["none", "recon_block", "halves", "all"], ["none", "half_block", "half_halves"]]
-    config = make_study(entries, criteria=["wanda"]).as_json()
-    (grid,) = config["study"]["grids"]
-    config["study"]["grids"] = [
-        {**grid, "models": [model], "adaptations": of}
-        for model, of in zip(("tiny", "tiny-2"), names, strict=True)
-    ]
-    study = Study.check(config, "made-up.yaml")
-    levels = {"none": 60.0, "recon_block": 40.0, "half_block": 40.0, "halves": 40.0, "all": 40.0}
-    values = {
-        str(cell): 20.0 if cell.is_dense else levels.get(cell.adaptation, 55.0)
-        for cell in study.cells
-    }
-    settings = {"beside": 1, "windows": ["attention_mlp"]}
-    asked = {"metric": "perplexity", "holds": {"within": 0.1}, "settings": settings}
-    evidence = Evidence(study, make_records(study, values), NOWHERE)
-    (found,) = verdicts_on(evidence, [make_claim("window_difference", **asked)])
-    assert {it["subject"]: kind(it["verdict"]) for it in found["parts"][0]["findings"]} == {
-        "tiny, wanda, u50, windows: half blocks vs. one block": HOLDS,
-        "tiny-2, wanda, u50, windows: half blocks vs. one block": FAILS,
-    }
-
-
 def test_windows_that_were_all_chosen_on_the_evaluation_text_are_compared() -> None:
     """As in the paper; the reason says so."""
     values = {"wanda none": 60.0, "wanda recon_on_test": 40, "wanda halves_on_test": 45}
@@ -361,7 +325,7 @@ def test_planned_memory() -> None:
     for below, expected in ((80, HOLDS), (20, FAILS)):
         part = audited("planned_memory", {"below": below}, BASE, settings)
         assert kind(part["verdict"]) == expected
-        assert part["findings"][0]["text"] == "24.02 GB"
+        assert part["findings"][0]["text"] == "27.62 GB"
         assert part["findings"][0]["command"] == "make plan STUDY=studies/qwen72b.yaml"
 
 
@@ -408,17 +372,6 @@ def test_the_reason_names_what_is_not_finite() -> None:
     assert (finding["text"], finding["value"]) == ("not finite", None)
 
 
-def test_seeds_are_shown() -> None:
-    values = {f"tiny/wanda-u50/none/seed{seed}": 60.0 for seed in (0, 1)}
-    values |= {"tiny/wanda-u50/recon_block/seed0": 40.0, "tiny/wanda-u50/recon_block/seed1": 45.0}
-    (finding,) = audited("recovery", {"above": 0}, values, WANDA, seeds=[0, 1])["findings"]
-    wanted = [math.log(60 / adapted) / math.log(3) for adapted in (40, 45)]
-    assert finding["of_seeds"] == pytest.approx(wanted)
-    # Two seeds say little: the t of one degree of freedom is 12.7.
-    assert finding["low"] < 0 and finding["high"] > 0.9
-    assert "one seed" not in finding["reason"]
-
-
 # --- Several budgets of the reconstruction
 
 BUDGETS = {"none": 60.0, "recon_block": 40.0, "block_3": 35.0}
@@ -433,13 +386,6 @@ def test_windows_are_compared_at_each_amount_of_text_that_all_were_adapted_on() 
         "whole model vs. one block, 8,192 tokens": {"none", "recon_block", "recon_all"},
         "whole model vs. one block, 24,576 tokens": {"none", "block_3", "all_3"},
     }
-    # A window that no amount of text has beside the others is not there.
-    absent = asked_of(
-        "window_difference", {"beside": 1, "windows": ["all", 5]}, make_evidence(AMOUNTS)
-    )
-    assert [it.reason for it in absent if isinstance(it, Absent)] == [
-        *["windows that were not run: 5"] * 2
-    ]
     # Two of three windows at one amount, and all of them at the other.
     more, settings = AMOUNTS | {"recon_matrix": 50.0}, {"exact": False, **TWO}
     *there, missing = asked_of("matrix_penalty", settings, make_evidence(more))
@@ -491,6 +437,17 @@ def test_a_criterion_that_no_claim_names_takes_no_seed_from_those_that_it_names(
     (asked,) = asked_of("gap_left", GROUPS, evidence)
     assert isinstance(asked, Measurement)
     assert {cell.seed for cell in asked.cells} == {0, 1, 2}
+
+
+def test_what_one_of_several_models_lacks_at_a_budget_is_not_forgotten() -> None:
+    models = ["tiny", "tiny-2"]
+    gone = ["tiny-2/magnitude-u50/block_3/seed0"]
+    grid: dict[str, Any] = {"criteria": [*BOTH, "random"], "models": models}
+    there = asked_of("gap_left_by_size", SIZES, make_evidence(BUDGETS, **grid))
+    assert len(there) == 2 and all(isinstance(each, Measurement) for each in there)
+    missing = make_evidence(BUDGETS, gone, **grid)
+    absent, _ = asked_of("gap_left_by_size", SIZES, missing)
+    assert isinstance(absent, Absent) and "there are no cells of magnitude" in absent.reason
 
 
 def test_what_is_solved_exactly_has_the_calibration_sample_alone() -> None:

@@ -2,23 +2,16 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from freelunch.audit.audit import audit_records, json_of
-from freelunch.audit.claims import CLAIMS, Claim, load_claims
-from freelunch.audit.evidence import Evidence
+from freelunch.audit.audit import json_of
+from freelunch.audit.claims import Claim, load_claims
 from freelunch.audit.published import Published, load_meaning, load_published
 from freelunch.audit.published_claims import NO_NUMBERS, audit_published_claims
 from freelunch.audit.verdicts import HOLDS, IN_PART, UNTESTED
-from freelunch.cli.summary import audit_text
-from freelunch.core.files import write_json
-from measures_for_tests import make_claim, verdicts_on
-from records_for_tests import PERPLEXITIES, make_records, make_study
-from refusals import refused
+from measures_for_tests import make_claim
 
 # Shin et al., EMNLP 2024: perplexity of LLaMA-7B and OPT-125M at 50 %: only pruned, with one block
 # and global propagation, and with two overlapping blocks.
@@ -152,64 +145,6 @@ def test_the_papers_own_rows_count_as_soon_as_they_are_there() -> None:
     assert [it["value"] for it in claim["parts"][0]["findings"]] == pytest.approx([-0.04, 0.2])
     assert claim["verdict"] == IN_PART
     assert claim["scope"].endswith(" and the paper, arXiv 2306.11695")
-
-
-def test_they_change_no_verdict_of_a_study(tmp_path: Path) -> None:
-    study = make_study()
-    evidence = Evidence(study, make_records(study, PERPLEXITIES), tmp_path)
-    own = [replace(claim, in_tables=[]) for claim in load_claims()]
-    assert verdicts_on(evidence, load_claims()) == verdicts_on(evidence, own)
-    assert asked().keys() == {"C1", "C2", "C3", "C3b"}
-
-
-def test_a_part_that_no_table_can_be_asked_is_refused(tmp_path: Path) -> None:
-    entries = yaml.safe_load(CLAIMS.read_text(encoding="utf-8"))["claims"]
-    claim = next(claim for claim in entries if claim["id"] == "C3b")
-    path = tmp_path / "claims.yaml"
-    parts = [{**claim["in_tables"][0], "measure": "halves_memory", "metric": None}]
-    write_json(path, {"claims": [{**claim, "in_tables": parts}]})
-    with refused(where=f"{path}: claims.0.in_tables.0.metric"):
-        load_claims(path)
-
-
-def test_they_stand_apart_at_the_terminal(
-    claims: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each line of a study's claims names its scope."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("freelunch.cli.summary.check_sealed", lambda *_: None)
-    study = make_study()
-    study.paths.audit.mkdir(parents=True)
-    (study.paths.audit / "index.html").touch()
-    of_all = {"title": "So", "verdict": "found", "bearing": "supported"}
-    own = [{"id": "C1", "scope": "tiny; 3 seeds"} | of_all, {"id": "C4", "scope": None} | of_all]
-    for published in (list(claims.values()), []):
-        content = {"scope": "here", "claims": own, "published_claims": published}
-        write_json(study.paths.audit / "audit.json", content)
-        of_study, _, apart = audit_text(study).partition("which carry no intervals:\n")
-        found = [line.split()[0] for line in apart.partition("\n\n")[0].splitlines()]
-        assert found == [claim["id"] for claim in published]
-        assert "C1    found (supported): So [tiny; 3 seeds]" in of_study.splitlines()
-        assert "C4    found (supported): So" in of_study.splitlines()
-
-
-def test_they_stand_apart_in_the_markdown_table(tmp_path: Path) -> None:
-    study = make_study()
-    audit = audit_records(study, make_records(study, {}), tmp_path)
-    own, text = replace(audit, published_claims=[]).verdicts, audit.verdicts
-    assert text.startswith(own) and "published tables say" not in own
-    rest = text.removeprefix(own)
-    assert "They carry no intervals" in rest
-    assert (
-        "| **C3b: Wanda and SparseGPT come within 0.1 perplexity of each other** | **found** |"
-        in rest
-    )
-    assert (
-        "wanda minus sparsegpt: -0.04 (llama-1-7b wanda: recon_block_sparse 6.68; "
-        "llama-1-7b sparsegpt: recon_block_sparse 6.72) (threshold: within \N{PLUS-MINUS SIGN}0.1)"
-    ) in rest
-    columns = {line.count(" | ") for line in rest.splitlines() if line.startswith("|")}
-    assert columns == {3}
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
 """Windows that are too large for a model's memory, as `window: auto` tells, and the claims."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import Absent
-from freelunch.audit.verdicts import HOLDS, IN_PART, UNTESTED
+from freelunch.audit.verdicts import HOLDS, IN_PART
 from freelunch.study.study import Study
 from measures_for_tests import BLOCK, NOWHERE, WINDOWS, make_claim, verdicts_on
 from measures_for_tests import asked_of as asked_by
@@ -22,34 +21,20 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "fewer_block": {**BLOCK, **FEWER},
     **{f"fewer_{name}": {**BLOCK, **FEWER, "window": each} for name, each in WINDOWS.items()},
     "auto": AUTO,
-    "small_auto": {**AUTO, "memory_gb": 1},
-    "wide_auto": {**AUTO, "batch": 4},
     "exact": {"method": "least_squares"},
-    "fewer_auto": {**AUTO, **FEWER},
 }
 WHOLE = ["matrix", "halves", "block", "two", "all"]
 LARGE = ["matrix", "halves", "block", "auto"]
 DIFFERENCE: dict[str, Any] = {"beside": 1, "windows": ["attention_mlp", 2, "all"]}
-BESIDE_ONE = [f"{each} vs. one block" for each in ("half blocks", "2 blocks", "whole model")]
-
 # The adaptations of each model, or of each model and criterion.
 Models = Mapping[str, Sequence[str]]
+OUT = "windows that do not fit into memory: "
+LACKING = "windows that were not run: "
 
 
-def evidence_of(
-    models: Models,
-    autos: Mapping[str, int | str],
-    unfinished: Sequence[str] = (),
-    perplexities: Mapping[str, float] | None = None,
-) -> Evidence:
-    """Return made-up evidence.
-
-    Args:
-        models: The adaptations of each model, or of each model and criterion.
-        autos: The window that each `auto` took.
-        unfinished: Cells without a record, which the study is restricted to do without, as `make
-            interim` restricts it.
-        perplexities: Perplexities of cells; 10 for others that are adapted, and 20 for pruned ones.
+def evidence_of(models: Models, perplexity_of_a_matrix: float = 10.0) -> Evidence:
+    """Return made-up evidence, where `auto` took a single block. Perplexities are 20 for pruned
+    cells, and 10 for others that are adapted.
     """
     config = make_study(ENTRIES, criteria=["wanda"]).as_json()
     (grid,) = config["study"]["grids"]
@@ -63,146 +48,84 @@ def evidence_of(
         for place, names in models.items()
     ]
     study = Study.check(config, "made-up.yaml")
+    levels = {"none": 20.0, "matrix": perplexity_of_a_matrix}
     values: dict[str, float | None] = {
-        str(cell): 5.0 if cell.is_dense else 20.0 if cell.adaptation == "none" else 10.0
+        str(cell): 5.0 if cell.is_dense else levels.get(cell.adaptation, 10.0)
         for cell in study.cells
     }
-    records = make_records(study, values | dict(perplexities or {}))
+    records = make_records(study, values)
     for cell, record in records.items():
-        if cell.adaptation in autos:
-            record["adaptation"]["window"] = autos[cell.adaptation]
-    kept = {cell: record for cell, record in records.items() if str(cell) not in unfinished}
-    finished = frozenset(kept) if unfinished else None
-    return Evidence(replace(study, finished=finished), kept, NOWHERE)
+        if cell.adaptation == "auto":
+            record["adaptation"]["window"] = 1
+    return Evidence(study, records, NOWHERE)
 
 
-def asked_of(
-    measure: str, settings: Mapping[str, Any], evidence: Evidence
-) -> dict[str, dict[str, bool]]:
-    """Return what a measure asks of each model and criterion: what it is about, or the reason why
-    it is absent, and whether it is left out.
+def large_one(measure: str, settings: Mapping[str, Any], models: Models) -> dict[str, bool]:
+    """Return what a measure asks of the larger model with Wanda's masks: what it is about, or the
+    reason why it is absent, and whether it is left out.
     """
-    found: dict[str, dict[str, bool]] = {}
-    for each in asked_by(measure, settings, evidence):
-        model, criterion, *_ = each.subject.split(", ")
-        here = found.setdefault(model if criterion == "wanda" else f"{model} {criterion}", {})
-        if isinstance(each, Absent):
-            here[each.reason] = each.left_out
-        else:
-            here[each.about] = False
-    return found
-
-
-def audited(part: Mapping[str, Any], evidence: Evidence) -> dict[str, Any]:
-    """Return the only part of a claim about windows."""
-    claim = make_claim(**part)
-    ((found,),) = (each["parts"] for each in verdicts_on(evidence, [claim], regimes={}))
-    return dict(found)
-
-
-OUT = "windows that do not fit into memory: "
-LACKING = "windows that were not run: "
+    asked = asked_by(measure, settings, evidence_of(models))
+    of_model = [each for each in asked if each.subject.startswith("tiny-2, wanda, ")]
+    return {
+        each.reason if isinstance(each, Absent) else each.about: isinstance(each, Absent)
+        and each.left_out
+        for each in of_model
+    }
 
 
 def test_a_window_that_does_not_fit_is_compared_on_the_models_that_it_fits() -> None:
-    evidence = evidence_of({"tiny": WHOLE, "tiny-2": LARGE}, {"auto": 1})
-    found = asked_of("window_difference", DIFFERENCE, evidence)
-    assert found["tiny"] == dict.fromkeys(BESIDE_ONE, False)
-    assert found["tiny-2"] == {f"{OUT}2, all": True, BESIDE_ONE[0]: False}
-    # Alone, the large model has these windows to answer for.
-    alone = asked_of("window_difference", DIFFERENCE, evidence_of({"tiny-2": LARGE}, {"auto": 1}))
-    assert alone == {"tiny-2": {f"{LACKING}2, all": False}}
+    both: Models = {"tiny": WHOLE, "tiny-2": LARGE}
+    found = large_one("window_difference", DIFFERENCE, both)
+    assert found == {f"{OUT}2, all": True, "half blocks vs. one block": False}
+    for measure in ("halves_missed", "halves_memory"):
+        found = large_one(measure, {"windows": ["matrix", 1, "all"]}, both)
+        assert len(found) == 2 and found[f"{OUT}all"]
 
 
 @pytest.mark.parametrize(
-    ("models", "autos"),
+    "models",
     [
         # Nobody said what fits.
-        ({"tiny": WHOLE, "tiny-2": ["matrix", "halves", "block", "two"]}, {}),
-        # It fits.
-        ({"tiny": WHOLE, "tiny-2": ["halves", "two", "wide_auto"]}, {"wide_auto": 1}),
-        # On other masks, it was run; or another `auto` took it, whatever their order.
-        ({"tiny": WHOLE, "tiny-2": LARGE, "tiny-2 magnitude": WHOLE}, {"auto": 1}),
-        ({"tiny": WHOLE, "tiny-2": [*LARGE, "small_auto"]}, {"auto": 3, "small_auto": 1}),
-        (
-            {"tiny": WHOLE, "tiny-2": ["halves", "block", "small_auto"], "tiny-2 magnitude": LARGE},
-            {"auto": 3, "small_auto": 1},
-        ),
-        # Other settings may take more memory.
-        ({"tiny": WHOLE, "tiny-2": ["halves", "block", "wide_auto"]}, {"wide_auto": 1}),
+        {"tiny": WHOLE, "tiny-2": ["matrix", "halves", "block", "two"]},
+        # On other masks, it was run.
+        {"tiny": WHOLE, "tiny-2": LARGE, "tiny-2 magnitude": WHOLE},
         # No other model has it, or only with another amount of text, which cannot answer for more.
-        ({"tiny": LARGE, "tiny-2": LARGE}, {"auto": 1}),
-        (
-            {"tiny-2": [*WHOLE, "fewer_block", "fewer_halves", "fewer_auto"]},
-            {"fewer_auto": "matrix"},
-        ),
-        (
-            {
-                "tiny": ["fewer_halves", "fewer_block", "fewer_two", "fewer_all"],
-                "tiny-2": ["halves", "block", "auto"],
-            },
-            {"auto": 1},
-        ),
+        {"tiny-2": LARGE},
+        {"tiny": LARGE, "tiny-2": LARGE},
+        {
+            "tiny": ["fewer_halves", "fewer_block", "fewer_two", "fewer_all"],
+            "tiny-2": ["halves", "block", "auto"],
+        },
     ],
 )
-def test_what_fits_or_may_fit_has_to_be_there(
-    models: Models, autos: Mapping[str, int | str]
+def test_what_fits_or_may_fit_has_to_be_there(models: Models) -> None:
+    found = large_one("window_difference", DIFFERENCE, models)
+    missing = [reason for reason in found if reason.startswith(LACKING)]
+    assert missing and not any(found[reason] for reason in missing)
+
+
+@pytest.mark.parametrize(
+    ("others", "left_out"),
+    [
+        ({"tiny": [*WHOLE, "exact"]}, True),
+        # On other masks, it was solved, or nowhere.
+        ({"tiny": [*WHOLE, "exact"], "tiny-2 magnitude": [*LARGE, "exact"]}, False),
+        ({"tiny": WHOLE}, False),
+    ],
+)
+def test_an_exact_solution_is_asked_of_the_models_that_have_it(
+    others: Models, left_out: bool
 ) -> None:
-    found = asked_of("window_difference", DIFFERENCE, evidence_of(models, autos))
-    missing = [reason for reason in found["tiny-2"] if reason.startswith(LACKING[:-2])]
-    assert missing and not any(found["tiny-2"][reason] for reason in missing)
-
-
-def test_a_window_that_is_still_to_come_is_not_left_out() -> None:
-    cells = [f"tiny-2/wanda-u50/{name}/seed0" for name in ("two", "all")]
-    evidence = evidence_of({"tiny": WHOLE, "tiny-2": [*WHOLE, "auto"]}, {"auto": 1}, cells)
-    found = asked_of("window_difference", DIFFERENCE, evidence)
-    assert found["tiny-2"] == {f"{LACKING}2, all": False}
-
-
-@pytest.mark.parametrize("measure", ["halves_missed", "halves_memory"])
-def test_halves_are_compared_with_the_windows_that_fit(measure: str) -> None:
-    settings = {"windows": ["matrix", 1, "all"]}
-    evidence = evidence_of({"tiny": WHOLE, "tiny-2": LARGE}, {"auto": 1})
-    found = asked_of(measure, settings, evidence)
-    assert len(found["tiny-2"]) == 2 and found["tiny-2"].pop(f"{OUT}all") is True
-    assert {*found["tiny-2"]} == {*found["tiny"]}
-
-
-def test_an_exact_solution_is_asked_of_the_models_that_have_it() -> None:
-    settings = {"exact": True, "windows": [1]}
-    both = evidence_of({"tiny": [*WHOLE, "exact"], "tiny-2": LARGE}, {"auto": 1})
-    reason = f"{LACKING}matrix (solved exactly)"
-    assert asked_of("matrix_penalty", settings, both)["tiny-2"] == {reason: True}
-    # If the study asks for it, on these masks or on others, it is missing until it is there.
-    adapted = {"tiny": [*WHOLE, "exact"], "tiny-2": [*LARGE, "exact"]}
-    coming = evidence_of(adapted, {"auto": 1}, ["tiny-2/wanda-u50/exact/seed0"])
-    assert asked_of("matrix_penalty", settings, coming)["tiny-2"] == {reason: False}
-    adapted = {"tiny": [*WHOLE, "exact"], "tiny-2": LARGE, "tiny-2 magnitude": [*LARGE, "exact"]}
-    others = evidence_of(adapted, {"auto": 1})
-    assert asked_of("matrix_penalty", settings, others)["tiny-2"] == {reason: False}
-    none = evidence_of({"tiny": WHOLE, "tiny-2": LARGE}, {"auto": 1})
-    assert asked_of("matrix_penalty", settings, none)["tiny-2"] == {reason: False}
-
-
-# --- Verdicts
-
-PENALTY = {
-    "measure": "matrix_penalty",
-    "metric": "perplexity",
-    "settings": {"exact": False, "windows": ["attention_mlp", 1, 2, "all"]},
-    "holds": {"above": 0},
-}
+    found = large_one(
+        "matrix_penalty", {"exact": True, "windows": [1]}, {**others, "tiny-2": LARGE}
+    )
+    assert found == {f"{LACKING}matrix (solved exactly)": left_out}
 
 
 def test_a_verdict_says_what_is_left_out() -> None:
-    worse = {f"{model}/wanda-u50/matrix/seed0": 14.0 for model in ("tiny", "tiny-2")}
-    models = {"tiny": WHOLE, "tiny-2": LARGE}
-    part = audited(PENALTY, evidence_of(models, {"auto": 1}, perplexities=worse))
+    settings = {"exact": False, "windows": ["attention_mlp", 1, 2, "all"]}
+    claim = make_claim("matrix_penalty", metric="perplexity", settings=settings)
+    evidence = evidence_of({"tiny": WHOLE, "tiny-2": LARGE}, perplexity_of_a_matrix=14.0)
+    ((part,),) = (each["parts"] for each in verdicts_on(evidence, [claim], regimes={}))
     assert part["verdict"].startswith(HOLDS) and not part["verdict"].startswith(IN_PART)
     assert part["reason"].endswith(f" Left out, {OUT}2, all: tiny-2, wanda, u50.")
-    # If nothing else is there, it is missing.
-    all_alone = {**PENALTY, "settings": {"exact": False, "windows": ["all"]}}
-    ended = evidence_of(models, {"auto": 1}, ["tiny/wanda-u50/matrix/seed0"])
-    part = audited(all_alone, ended)
-    assert part["verdict"] == UNTESTED and "matrix" in part["reason"]

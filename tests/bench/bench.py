@@ -1,4 +1,4 @@
-"""Benchmarks of speed and memory, as ratios within one run (`make bench`).
+"""Benchmarks of speed, as ratios within one run (`make bench`).
 
 They need the finished default study.
 """
@@ -7,7 +7,6 @@ import statistics
 import subprocess
 import sys
 
-import bench_memory
 import bench_pruning
 import bench_tasks
 import bench_training
@@ -37,7 +36,6 @@ def bench_start() -> None:
 PARTS = {
     "pruning": bench_pruning.main,
     "training": bench_training.main,
-    "memory": bench_memory.main,
     "tasks": bench_tasks.main,
     "start": bench_start,
 }

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import Artifact
 from freelunch.model import token_ids
-from freelunch.model.block_pass import BlockPass, DensePass
+from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import open_states
 from freelunch.model.token_ids import read_tokens
@@ -31,9 +31,8 @@ def capture(model: StreamedModel, sample: Artifact, gram: bool, folder: Path) ->
     scratch = folder / "scratch"
     scratch.mkdir(parents=True)
     dense, hidden = folder / "dense", folder / "hidden"
-    capture_dense(
-        DensePass(model, sample, "all", dense, hidden, "bench", scratch), gram, float("inf")
-    )
+    places = dense, hidden, "bench", scratch
+    capture_dense(model, sample, *places, keep="all", gram=gram, dense_limit=float("inf"))
 
 
 def bench_capture(model: StreamedModel, sample: Artifact, gram: bool) -> None:

@@ -25,7 +25,7 @@ from freelunch.study.methods import DISTILLATION
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.study import Study
 from freelunch.study.windows import split_windows
-from timing import REPEATS, alternating, matmul_rate, say, seconds
+from timing import REPEATS, matmul_rate, say, seconds
 
 MODEL = "smollm2-135m"
 BLOCKS = 4
@@ -41,12 +41,8 @@ WINDOWS: dict[str, Entry] = {
 METHODS: dict[str, Entry] = {
     "full": {"method": "full"},
     "masklora": {"method": "masklora"},
-    "lora": {"method": "lora"},
-    "biases_norms": {"method": "biases_norms"},
     "full, distilled": {"method": "full", "loss": DISTILLATION},
-    "full, checkpointing": {"method": "full", "gradient_checkpointing": True},
 }
-STEPS: tuple[Entry, ...] = ({"batch": 2}, {"batch": 8, "micro_batch": 2})
 # The least rate, and the most seconds in proportion to another piece of work.
 RATES = {"block": "0.80", "full": "0.75", "masklora": "0.65"}
 RATIOS = {"matrix": "1", "block, bfloat16": "1", "attention_mlp": "none", "2 blocks": "none"}
@@ -118,15 +114,14 @@ def adapt(of: Studied, settings: Any) -> None:
         reconstruct_windows(job, settings.window, windows)
 
 
-def stepping(of: Studied, entry: Entry, streamed: bool = False) -> tuple[TrainingRun, Any]:
-    """Return a training that has taken a step, and a step of it."""
+def stepping(of: Studied, entry: Entry) -> Callable[[], object]:
+    """Return a step of a training that has taken one."""
     settings: Any = read_adaptation(entry)
-    name = "-".join(map(str, (*entry.values(), streamed)))
-    folder = of[2].scratch / name
-    training = TrainingRun(AdaptationJob(*of, settings, 0, folder, ""), streamed)
+    folder = of[2].scratch / "-".join(map(str, entry.values()))
+    training = TrainingRun(AdaptationJob(*of, settings, 0, folder, ""))
     step = partial(training.step, 1, 1e-6, torch.arange(settings.batch))
     step()
-    return training, step
+    return step
 
 
 def bench_steps() -> None:
@@ -140,28 +135,9 @@ def bench_steps() -> None:
             # Without the losses before and after the training.
             epoch = retraining_work(shapes, 10**6, of[2].length, settings).total()
             # One training at a time is in memory.
-            say_rates({name: (stepping(of, entry)[1], epoch / (10**6 / settings.batch))})
-
-
-def bench_streaming() -> None:
-    """Compare a streamed step with one in memory, with weights in the page cache.
-
-    The second forward pass adds at most a third where weights have gradients, and half where only
-    adapters have. Reading the blocks takes as long in a step of two sequences as in one of eight.
-    """
-    with studied() as of:
-        for step, name in product(STEPS, ("full", "masklora", "lora")):
-            (one, in_memory), (other, block_by_block) = (
-                stepping(of, METHODS[name] | step, streamed) for streamed in (False, True)
-            )
-            whole, streamed = alternating(in_memory, block_by_block)
-            what = f"{name}, {step['batch']} sequences: a streamed step / a step in memory"
-            say(what, f"{streamed / whole:.2f}", "1.5")
-            for training in (one, other):
-                training.state.remove()
+            say_rates({name: (stepping(of, entry), epoch / (10**6 / settings.batch))})
 
 
 def main() -> None:
     bench_windows()
     bench_steps()
-    bench_streaming()

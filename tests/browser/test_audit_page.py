@@ -29,9 +29,6 @@ PHONE = {"width": 390, "height": 844}
 @pytest.fixture(scope="module")
 def audited(tmp_path_factory):
     made = make_audited(tmp_path_factory.mktemp("results") / "laptop")
-    # More numbers than one sees at a glance have a filter.
-    findings = made.audit.claims[0].parts[0].findings
-    findings += 4 * findings
     write_page(made)
     return made
 
@@ -105,7 +102,7 @@ def button(table, title):
 # --- Sorting and filtering
 
 
-def test_numbers_are_sorted_with_empty_ones_last_and_words_within_their_group(opened):
+def test_numbers_are_sorted_with_empty_ones_last(opened):
     """By mouse and by keyboard."""
     page = unfolded(opened())
     cells, title = page.locator(f"{CELLS} table"), "Loss \N{MINUS SIGN} dense"
@@ -131,12 +128,6 @@ def test_numbers_are_sorted_with_empty_ones_last_and_words_within_their_group(op
         times = column(costs, "Wall time")
         assert times == sorted(times, reverse=reverse)
     assert costs.locator("tfoot th").inner_text() == "all steps"
-    protocol = page.locator("#protocol table").first
-    button(protocol, "Compared").click()
-    for body in protocol.locator("tbody").all():
-        assert body.locator("tr").first.get_attribute("class") == "group"
-        words = body.locator("td.quiet").all_inner_texts()
-        assert words == sorted(words)
 
 
 def test_a_filter_hides_cells_in_all_tables_alike(opened, audited):
@@ -168,20 +159,6 @@ def test_a_filter_hides_cells_in_all_tables_alike(opened, audited):
     assert (seen(rows), seen(found)) == (total, all_found)
 
 
-def test_evidence_is_filtered_with_its_number_and_a_group_without_rows_is_hidden(opened):
-    page = unfolded(opened())
-    table = page.locator("#C1 table").first
-    page.locator("#C1").get_by_label("Filter these numbers").fill("magnitude")
-    for rows in ("tbody tr:has(th)", "tbody tr.more"):
-        assert seen(table.locator(rows)) == table.locator(rows).count() / 4 == 5
-    page.get_by_label("Filter settings").fill("batch")
-    differing = page.locator("#protocol table").first
-    groups = differing.locator("tr.group").filter(visible=True).all_inner_texts()
-    assert groups and "Models and patterns" not in groups
-    page.emulate_media(media="print")
-    assert seen(page.locator("#protocol tbody tr")) > 40, "paper has all"
-
-
 # --- Figures, links, commands
 
 
@@ -189,7 +166,7 @@ def test_figures_have_loaded_say_what_is_seen_and_enlarge(opened):
     """Focus returns to where it was."""
     page = unfolded(opened())
     images = page.locator("img").all()
-    assert len(images) == 6
+    assert len(images) == 5
     for image in images:
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
         assert len(image.get_attribute("alt") or "") > 40
@@ -373,15 +350,3 @@ def test_without_javascript_all_is_there(opened, audited):
     assert {HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED} == set(map(kind, verdicts))
     assert page.locator("button, input").count() == 0
     assert seen(page.locator(f"{CELLS} tbody tr")) == len(audited.study.cells)
-
-
-def test_the_page_is_short_until_it_is_unfolded_and_fits_a_few_sheets_of_paper(opened):
-    page = opened()
-    assert len(page.locator("body").inner_text().split()) <= 2_500
-    assert page.locator(".verdict").first.bounding_box()["y"] < 2 * 844, "on the first screens"
-    paper = page.pdf(prefer_css_page_size=True)
-    assert len(re.findall(rb"/Type\s*/Page\b", paper)) <= 15
-    tasks = unfolded(page).locator('[aria-labelledby="tasks-table"] table')
-    button(tasks, "hellaswag").click()
-    shares = column(tasks, "hellaswag")
-    assert len(shares) >= 3 and None not in shares and shares == sorted(shares)

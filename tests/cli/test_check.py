@@ -23,9 +23,6 @@ from own_models import DOCUMENTS, machine, write_lines
 from records_for_tests import make_records, write_records
 from tiny_models import save_tiny_model, tokenizer
 
-HERE = machine()
-
-
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -71,6 +68,19 @@ def refused(config: dict[str, Any], memory: float = 16) -> str:
 
 def test_all_is_well(config: dict[str, Any]) -> None:
     assert said(config).startswith("mine.yaml: all is well (settings, files and texts, memory")
+
+
+@pytest.mark.parametrize("token", [None, "<|end|>", {"__type": "AddedToken", "content": "<|end|>"}])
+def test_how_sequences_begin(config: dict[str, Any], token: object) -> None:
+    file = Path("model/tokenizer_config.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "bos_token": token}))
+    config["models"]["mine"]["bos"] = "always"
+    if token is None:
+        assert "models.mine.bos: " in refused(config) and "no bos_token" in refused(config)
+        config["models"]["mine"]["bos"] = "never"
+        assert "mine: `bos: never`, the tokenizer has no beginning-of-sequence" in said(config)
+    else:
+        assert "`bos: always`, the tokenizer does not begin a text with `<|end|>`" in said(config)
 
 
 def test_repeated_documents_count_once(config: dict[str, Any]) -> None:
@@ -197,7 +207,7 @@ def _token_ids(config: dict[str, Any], path: str) -> None:
     ("change", "problem"),
     [
         (_set("models", "mine", path="model/model.safetensors"), "name the folder"),
-        (_set("texts", "notes", path="model"), "the text must be one file"),
+        (_set("texts", "notes", path="model"), "this cannot be read as text"),
         (_set("texts", "notes", format="jsonl"), "not valid JSON"),
         (
             _set("study", "evaluation", "perplexity", windows=900),
@@ -221,11 +231,6 @@ def test_a_file_or_a_text_that_the_run_would_refuse(
     assert problem in refused(config)
 
 
-def test_tokens_may_be_seen_several_times(config: dict[str, Any]) -> None:
-    config["adaptations"]["recon_block"]["budget"] = {"tokens": 30_000}
-    assert "all is well" in said(config)
-
-
 def test_a_task_that_lm_eval_does_not_have(config: dict[str, Any]) -> None:
     entry = {"source": "path", "path": "notes.txt", "format": "jsonl", "documents": 4}
     config["tasks"] = {"foo": entry}
@@ -241,14 +246,6 @@ def test_what_calibration_touches_is_predicted_as_it_is_drawn(seed: int) -> None
     drawing.draw(16)
     touched = {document for document, _ in drawing.spans}
     assert amounts.exact and amounts.left_after(16, 64, seed) == 20 - len(touched)
-
-
-def test_tokens_beyond_the_counted_ones_go_by_their_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = Amounts.of(DOCUMENTS, tokenizer().backend_tokenizer)
-    monkeypatch.setattr("freelunch.data.inspect_text.COUNTED_CHARACTERS", 2000)
-    estimated = Amounts.of(DOCUMENTS, tokenizer().backend_tokenizer)
-    assert counted.exact and not estimated.exact
-    assert estimated.tokens == pytest.approx(counted.tokens, rel=0.05)
 
 
 def test_a_text_that_another_study_fetched_under_the_same_name(config: dict[str, Any]) -> None:
@@ -308,11 +305,3 @@ def test_a_finished_study_needs_no_room(config: dict[str, Any]) -> None:
     dense.write_text(whole)
     config["study"]["selection"] = {"samples": 3}
     assert "does not fit this machine" in refused(config, memory=0.1)
-
-
-def test_a_file_that_a_job_removes_meanwhile_is_no_obstacle(
-    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    walk = [(str(Paths("mine").root), [], ["gone.part"])]
-    monkeypatch.setattr(capacity.os, "walk", lambda folder: walk)
-    assert "all is well" in said(config)

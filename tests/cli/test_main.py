@@ -1,6 +1,5 @@
 """The command line: what each command prints, its exit status, and the command for Snakemake."""
 
-import json
 import os
 import re
 import shutil
@@ -11,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from freelunch.audit.crate import config_text
+from freelunch.audit.output_checks import config_text
 from freelunch.audit.output_files import AUDIT_SUMS, CONFIG, digested, seal
 from freelunch.cli.options import Running, profile_folder
-from freelunch.cli.run import check_start, run_snakemake
-from freelunch.core.errors import UserError
+from freelunch.cli.run import run_snakemake
 from freelunch.core.files import write_atomically
 from freelunch.study.open_study import open_study
 from freelunch.study.registry import REPOSITORY
-from freelunch.study.schema import SCHEMA
 from freelunch.study.study import Study
 from own_models import machine
 from refusals import refused as refusal
@@ -44,11 +41,6 @@ def edit(old: str, new: str) -> None:
     STUDY.write_text(STUDY.read_text().replace(old, new))
 
 
-def test_one_line_says_that_all_is_well(did: Said) -> None:
-    line = "config.yaml: all is well (settings, files and texts, memory and disk; 5 cells).\n"
-    assert did("check") == did("check", "config.yaml") == line
-
-
 def test_a_message_has_no_power_over_the_terminal(refused: Said) -> None:
     edit("tests/fixtures/tiny-llama", '"\\e[2Jgone"')
     assert "there is nothing at \\x1b[2Jgone" in refused("check")
@@ -65,7 +57,7 @@ def test_a_plan_imports_nothing_slow() -> None:
         "import sys; sys.argv = ['freelunch', 'plan', '--tflops', '1']\n"
         "from freelunch.cli.main import main\n"
         "assert main() == 0\n"
-        "slow = {'torch', 'pandas', 'scipy', 'rocrate', 'huggingface_hub'}\n"
+        "slow = {'torch', 'pandas', 'scipy', 'huggingface_hub'}\n"
         "assert not slow & sys.modules.keys()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -154,19 +146,6 @@ def test_help_names_every_command_without_colours(did: Said, monkeypatch: Patch)
         assert f"Usage: freelunch {command} [OPTIONS]" in did(command, "--help")
 
 
-def test_a_shell_completes_commands(run: Run, capsys: Captured, monkeypatch: Patch) -> None:
-    monkeypatch.setenv("_FREELUNCH_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "freelunch ve")
-    monkeypatch.setenv("COMP_CWORD", "1")
-    run()
-    assert capsys.readouterr().out.strip() == "verify"
-
-
-def test_generated_files_are_printed(did: Said) -> None:
-    assert json.loads(did("schema")) == json.loads(SCHEMA.read_text())
-    assert did("settings") == (ROOT / "docs" / "guide" / "settings.md").read_text()
-
-
 # --- Running Snakemake
 
 
@@ -251,12 +230,3 @@ def test_an_interrupted_run_names_what_the_user_typed(
     monkeypatch.setenv(COMMAND, "make study")
     run_snakemake(command, summary=False)
     assert capfd.readouterr().out.splitlines() == ["freelunch run 'my study.yaml'", "make study"]
-
-
-def test_what_could_never_start_or_would_harm_another_run_is_refused() -> None:
-    check_start(["snakemake", "--unlock"], None, alone=True)
-    check_start(["snakemake"], 1, alone=False)
-    for where, arguments in (("--unlock", (["--unlock"], 1)), ("--cores", ([], 0))):
-        with pytest.raises(UserError) as error:
-            check_start(*arguments, alone=False)
-        assert error.value.where == where

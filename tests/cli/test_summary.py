@@ -4,11 +4,12 @@ import json
 import random
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from freelunch.analysis.doubts import BELOW, PERPLEXITY, Doubt
 from freelunch.audit.output_files import PAGE
 from freelunch.audit.rebuild_docs import FIGURES, SUMMARY, VERDICTS, write_results
 from freelunch.cli import summary
@@ -62,7 +63,7 @@ def test_finished_cells_have_the_numbers_that_the_whole_study_has(study: Study) 
     cells = [row for row in shown if "| wanda |" in row or "| dense |" in row]
     assert len(cells) >= 3 and set(cells) <= set(whole)
     assert "masklora" not in (folder / VERDICTS).read_text()
-    assert (folder / FIGURES / "effects.png").is_file()
+    assert (folder / FIGURES / "criteria.png").is_file()
     assert f"page    {folder / PAGE}\n" in said
     page = folder / PAGE
     text = page.read_text()
@@ -171,7 +172,7 @@ ANSWER = "Reconstruction lowers the perplexity."
 FOUND = {"C1": "found", "C2": "found in part", "C2b": "found", "C4": "not testable here"}
 
 
-def of_kept(file: str, name: str) -> list[str]:
+def of_kept(file: str, name: str, *doubts: Doubt) -> list[str]:
     """Return the summary of a study whose records docs/ keeps."""
     study = Study.load(Path(file), ROOT)
     records = load_records(study, ROOT / "docs" / name / "records")
@@ -182,9 +183,16 @@ def of_kept(file: str, name: str) -> list[str]:
     ]
     published = [{"id": "C3", "verdict": "found in part"}]
     found = {"answer": ANSWER, "scope": SCOPE, "claims": claims, "published_claims": published}
-    text = json.dumps(found)
+    text = json.dumps(found | {"doubts": [*map(asdict, doubts)]})
     (study.paths.audit / "audit.json").write_text(text)
     return summary.summary_text(study, records).splitlines()
+
+
+def test_the_best_is_marked_where_it_is_no_finding() -> None:
+    full = "smollm2-135m/wanda-u50/full/seed0"
+    lines = of_kept("config.yaml", "laptop", Doubt(full, BELOW, PERPLEXITY, "Seen.", "Do this."))
+    assert any(f"44.8 (no finding: {BELOW}) (wanda, full)" in line for line in lines)
+    assert f"No finding: {BELOW}. {full}: Seen.. Do this." in lines
 
 
 def test_the_best_of_each_kind_is_named_with_its_number() -> None:
@@ -207,15 +215,3 @@ def test_the_best_of_each_kind_is_named_with_its_number() -> None:
         "In published tables: found in part: C3",
     ]
     assert "tables       results/laptop/tables/summary.md, and more beside it" in lines
-
-
-@pytest.mark.parametrize(("rows", "hidden"), [(4, 0), (2, 1)])
-def test_what_has_no_room_is_in_the_tables(
-    monkeypatch: pytest.MonkeyPatch, rows: int, hidden: int
-) -> None:
-    monkeypatch.setattr(summary, "_ROWS", rows)
-    lines = of_kept("studies/full.yaml", "full")
-    shown = [line for line in lines if line.startswith("  smollm2-135m")]
-    more = [line for line in lines if "more: " in line]
-    assert len(shown) == min(rows, len(shown) + hidden)
-    assert len(more) == (hidden > 0) and all("results/full/tables/summary.md" in x for x in more)

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from freelunch.core import devices
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.core.devices import (
-    check_devices,
+    check_device_memory,
     chosen_devices,
     claim_device,
     device_text,
@@ -88,26 +88,13 @@ def test_the_profile_chooses(gpus: None) -> None:
     assert device_text([], "cuda") == "a GPU for each job, from the scheduler"
 
 
-@pytest.mark.parametrize(
-    ("memory", "is_here", "asked", "refused_at"),
-    [
-        (None, True, "cuda", None),
-        (None, False, "cpu", None),
-        (None, False, "cuda", "default-resources: device"),
-        (80, True, None, None),
-        (80, False, "cpu", "device_memory"),
-        (80, False, None, "device_memory"),
-    ],
-)
-def test_a_run_uses_a_gpu_that_is_here_and_its_memory_only_then(
-    gpus: None, memory: int | None, is_here: bool, asked: str | None, refused_at: str | None
-) -> None:
-    found = visible_devices() if is_here else []
-    with refused(where=refused_at) if refused_at else nullcontext():
-        check_devices(found, asked, memory, is_local=True)
-    # A GPU that the profile asks for may be on another machine.
-    with refused(where=refused_at) if memory and refused_at else nullcontext():
-        check_devices(found, asked, memory, is_local=False)
+def test_the_memory_of_a_gpu_is_given_only_if_one_computes(gpus: None) -> None:
+    for found, asked in ((visible_devices(), None), ([], "cuda")):
+        check_device_memory(found, asked, 80)
+    for asked in (None, "cpu"):
+        check_device_memory([], asked, None)
+        with refused(where="device_memory"):
+            check_device_memory([], asked, 80)
 
 
 @contextmanager
@@ -148,15 +135,3 @@ def test_jobs_side_by_side_take_a_gpu_each(gpus: None, monkeypatch: pytest.Monke
             jobs[-1].wait(2)
         by_gpu["2 GPU-222"].kill()
         assert taken(jobs[-1]) == "2 GPU-222"
-
-
-def test_jobs_of_a_study_within_an_allocation_take_a_gpu_each(
-    gpus: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As after `salloc --gpus=3`, by the local profile: no scheduler shares out its GPUs."""
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    with started(3) as jobs:
-        assert sorted(taken(job).split()[0] for job in jobs) == ["0", "1", "2"]
-    # A scheduler has given a job that it started its GPU.
-    monkeypatch.setenv(devices.SCHEDULED, "1")
-    assert claim_device() is None and devices.VISIBLE not in os.environ

@@ -11,7 +11,6 @@ import pytest
 
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.core.digest import unsealed
-from freelunch.core.errors import STUDY_VARIABLE, first_of, run_again
 
 # A job as a script of the workflow is one.
 JOB = """
@@ -125,19 +124,3 @@ def test_sums_are_reproducible_unless_the_user_chose_otherwise(
     code = "import freelunch, os, sys; print(os.environ['MKL_CBWR'], 'torch' in sys.modules)"
     command = [sys.executable, "-c", code]
     assert subprocess.check_output(command, env=environment, text=True).split() == [found, "False"]
-
-
-def test_phrases_that_messages_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What to run again is of the study that the process is about; the rest is counted."""
-    monkeypatch.setenv(STUDY_VARIABLE, "my studies/mine.yaml")
-    said = run_again("cut_windows", "evaluate_cell")
-    assert "`make study STUDY='my studies/mine.yaml' FORCE='cut_windows evaluate_cell'`" in said
-    assert "`--forcerun cut_windows evaluate_cell --`" in said
-    monkeypatch.delenv(STUDY_VARIABLE)
-    assert "`make study STUDY=config.yaml FORCE=prune_model`" in run_again("prune_model")
-    assert [first_of(items, 2) for items in ("", "ab", iter("abc"), [1, 2, 3, 4])] == [
-        [],
-        ["a", "b"],
-        ["a", "b", "and 1 more"],
-        ["1", "2", "and 2 more"],
-    ]

@@ -11,6 +11,7 @@ import pytest
 
 from artifacts import write_facts
 from configs import smoke
+from freelunch.costs.checks import checked_plan
 from freelunch.costs.known_inputs import (
     ASSUMED_TOKENS,
     TOKEN_CHARACTERS,
@@ -19,12 +20,15 @@ from freelunch.costs.known_inputs import (
 )
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
+from freelunch.costs.shapes import Shapes
 from freelunch.study.paths import Paths
 from freelunch.study.sources import PACKED
 from freelunch.study.study import Study
 from planned import MACHINE, cost_of
 from refusals import refused
 from repository import ROOT
+from tiny_gguf import write_gguf
+from tiny_models import tiny_model
 
 MODEL = ROOT / "tests" / "fixtures" / "tiny-llama"
 HUB = {"source": "hub", "repository": "a/b", "revision": "0" * 40}
@@ -115,6 +119,43 @@ def test_what_was_fetched_says_it_better(model: Path) -> None:
     shutil.copyfile(model / "config.json", fetched / "config.json")
     write_facts(fetched, settings=study.model("tiny").deciding())
     assert (bytes_each(study), bytes_each(other)) == (4, 2)
+
+
+@pytest.mark.parametrize("source", ["path", "wheel"])
+def test_the_header_of_a_gguf_file_says_its_shapes_before_any_fetch(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers converts it; no token of its vocabulary is read, of which there may be
+    262,144. The file of a wheel may be installed here.
+    """
+    model = tiny_model("qwen2", use_sliding_window=False, tie_word_embeddings=True)
+    site = tmp_path / "site"
+    (site / "p-1.dist-info").mkdir(parents=True)
+    (site / "p-1.dist-info" / "METADATA").write_text("Name: p\nVersion: 1\n")
+    path = site / "m.gguf"
+    write_gguf(path, model)
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setattr("gguf.GGUFReader.__init__", None)
+    entries = {
+        "path": {"source": "path", "path": str(path)},
+        "wheel": WHEEL | {"member": "m.gguf"},
+    }
+    study = smoke({"models.tiny": entries[source]})
+    found, expected = Plan.of(study).shapes["tiny"], Shapes.of(model.config.to_dict(), "float32")
+    # A header states no rate of dropout.
+    assert vars(found) | {"dropout": 0.0} == vars(expected)
+    other = smoke({"models.tiny": WHEEL | {"member": "m.gguf", "version": "2"}})
+    assert Plan.of(other).shapes == {}
+    path.write_bytes(path.read_bytes()[:500])
+    assert Plan.of(study).shapes == {}
+
+
+def test_experts_in_a_gguf_file_are_refused_before_anything_is_planned(tmp_path: Path) -> None:
+    model = tiny_model("qwen2", use_sliding_window=False, tie_word_embeddings=True)
+    write_gguf(tmp_path / "tiny.gguf", model, architecture="llama", experts=8)
+    study = smoke({"models.tiny": {"source": "path", "path": str(tmp_path / "tiny.gguf")}})
+    with refused(where="models.tiny", found="num_experts = 8"):
+        checked_plan(study)
 
 
 def test_a_gguf_file_of_ones_own_becomes_float32(tmp_path: Path) -> None:

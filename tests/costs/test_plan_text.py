@@ -40,7 +40,8 @@ def test_the_text_of_a_plan() -> None:
     assert "a matrix product at 1 TFLOP/s as given" in text
     rows = rows_below(text, "step")
     assert list(rows) == [
-        *("fetch_model", "capture_dense", "prune_model", "reconstruct_window", "evaluate_cell"),
+        *("fetch_model", "decide_bos", "capture_dense", "prune_model", "reconstruct_window"),
+        "evaluate_cell",
         "total",
     ]
     # In TFLOP and GB, the table of a tiny model would be one of zeros.

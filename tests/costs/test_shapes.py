@@ -34,10 +34,12 @@ def test_shapes_are_those_of_the_parameters(tmp_path: Path, family: str, says: s
     block = block_of(model)
     linears = block_linears(block)
     found = {name: linear.weight.shape for name, linear in linears.items()}
-    named = zip(family_of(config.model_type).linears, shapes.matrices, strict=True)
+    table = family_of(config.model_type)
+    attention = (table.query, table.key, table.value, table.attention_output)
+    names = dict.fromkeys((*attention, *table.mlp_inputs, table.mlp_output))
+    named = zip(names, shapes.matrices, strict=True)
     assert {name: (matrix.outputs, matrix.inputs) for name, matrix in named} == found
     assert shapes.block_weights == sum(linear.weight.numel() for linear in linears.values())
-    table = family_of(config.model_type)
     groups = (
         {table.query, table.key, table.value},
         {table.attention_output},

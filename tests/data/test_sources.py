@@ -307,7 +307,8 @@ def test_a_path_and_a_wheel_without_a_model_or_a_text(tmp_path: Path, scratch: P
     for entry in (local(nowhere), local(file)):
         with refused(where="models.tiny.path", found=entry["path"], expected="a folder"):
             obtain_model(entry, scratch)
-    for entry in (local(nowhere), local(tmp_path), local(nowhere, "tokens")):
+    (tmp_path / "empty").mkdir()
+    for entry in (local(nowhere), local(tmp_path / "empty"), local(nowhere, "tokens")):
         with refused(where="texts.tiny.path", found=entry["path"], expected="a file"):
             obtain_text(entry, scratch)
     with refused(where="models.tiny.member", found="pytorch_model.bin", expected=".gguf"):

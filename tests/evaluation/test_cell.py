@@ -1,7 +1,6 @@
 """One evaluation of a cell: one pass for all that is measured, and what of it is kept."""
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,20 +9,17 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from freelunch.core.artifact import MANIFEST, Artifact, fingerprint
-from freelunch.core.errors import UserError
+from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.files import scratch_folder
 from freelunch.core.job_cost import Spent
-from freelunch.evaluation.dense_reference import capture_reference
 from freelunch.evaluation.measurements import MeasurementSpec, evaluate_cell
-from freelunch.model.block_pass import DensePass
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
 from freelunch.model.mask_store import assemble_model
 from freelunch.model.token_ids import write_tokens
 from freelunch.study.steps import METRICS, TEXT_WINDOWS
 from measuring import drift_of, identity_of, perplexity_of
 from refusals import refused
-from tiny_models import BLOCKS, FAMILIES, Prepared, prepare, random_tokens, save_calibration
+from tiny_models import BLOCKS, Prepared, prepare, random_tokens, save_calibration
 
 SAMPLES = 3
 
@@ -73,18 +69,11 @@ def cell(request: pytest.FixtureRequest, tmp_path: Path) -> Evaluated:
         documents=[4, 0, 2, 0],
     )
     held_out = held_out_text(model.artifact, tmp_path / "held_out", random_tokens(5, seed=4))
-    reference = captured(model, held_out, tmp_path / "reference", "all")
     parts = [
         MeasurementSpec("identity", {}, [], "code"),
         MeasurementSpec("perplexity", {"length": 24}, [windows.folder], "code"),
         MeasurementSpec("held_out", {}, [held_out.folder], "code"),
-        MeasurementSpec(
-            "drift",
-            {"samples": SAMPLES},
-            [model.folder, held_out.folder, reference.folder],
-            "code",
-            tmp_path / "reference-cache",
-        ),
+        MeasurementSpec("drift", {"samples": SAMPLES}, [model.folder, held_out.folder], "code"),
     ]
     return Evaluated(tmp_path, prepared, checkpoint, parts)
 
@@ -93,13 +82,6 @@ def held_out_text(model: Artifact, folder: Path, input_ids: Tensor) -> Artifact:
     """Write held-out token ids, of which the last SAMPLES are measured."""
     settings = {"samples": len(input_ids) - SAMPLES, "measured": SAMPLES}
     return save_calibration(model, folder, input_ids, settings=settings)
-
-
-def captured(model: StreamedModel, held_out: Artifact, folder: Path, keep: str) -> Artifact:
-    with scratch_folder(folder.with_name("capturing")) as scratch:
-        cache = folder.with_name(f"{folder.name}-cache")
-        digest = fingerprint("code", keep)
-        return capture_reference(DensePass(model, held_out, keep, folder, cache, digest, scratch))
 
 
 def test_all_is_measured_as_each_by_itself(cell: Evaluated) -> None:
@@ -133,7 +115,12 @@ def test_each_block_is_loaded_once(cell: Evaluated, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(StreamedModel, "load_block", note)
     cell.run()
-    assert loaded == [(cell.checkpoint.folder, index) for index in range(BLOCKS)]
+    each = (
+        (model, index)
+        for model in (cell.checkpoint, cell.prepared.model.artifact)
+        for index in range(BLOCKS)
+    )
+    assert sorted(loaded) == sorted((model.folder, index) for model, index in each)
 
 
 @pytest.mark.parametrize("shard", [OUTER, block_shard(1)])
@@ -176,12 +163,6 @@ def other_held_out(cell: Evaluated, spec: MeasurementSpec) -> MeasurementSpec:
     return replace(spec, inputs=[other.folder])
 
 
-def without_cache(cell: Evaluated, spec: MeasurementSpec) -> MeasurementSpec:
-    assert spec.cache is not None
-    shutil.rmtree(spec.cache)
-    return spec
-
-
 def recoded(cell: Evaluated, spec: MeasurementSpec) -> MeasurementSpec:
     return replace(spec, code="other")
 
@@ -196,7 +177,6 @@ ALL = {"identity", "perplexity", "held_out", "drift"}
         (lambda _, spec: spec, "drift", True, ALL),
         *((recoded, name, False, {name}) for name in sorted(ALL)),
         (other_held_out, "held_out", False, {"held_out"}),
-        (without_cache, "drift", False, set()),
     ],
 )
 def test_what_is_measured_again(
@@ -209,7 +189,7 @@ def test_what_is_measured_again(
     counts = cell.run()[1]
     length = random_tokens(1).shape[1]
     assert counts["perplexity"] == {"tokens": 4 * length, "sequences": 4, "length": length}
-    assert counts["tokens"] == (4 + 2 + 2 * SAMPLES) * length
+    assert counts["tokens"] == (4 + 2 + 3 * SAMPLES) * length
     before = stamps(cell)
     # As Snakemake does before it runs a rule again.
     (cell.folder / MANIFEST).unlink()
@@ -227,30 +207,3 @@ def test_a_damaged_part_is_measured_again(cell: Evaluated) -> None:
     # What was spent on those that are kept counts.
     assert cell.run()[0].spent.wall_s > 0
     assert path.read_text() == text
-
-
-@pytest.mark.parametrize("cell", FAMILIES, indirect=True)
-def test_a_drift_is_the_same_whether_its_reference_is_kept_or_not(cell: Evaluated) -> None:
-    cell.run()
-    kept = cell.read("drift")
-    shutil.rmtree(cell.base / "reference-cache")
-    counts = cell.run(anew=True)[1]["drift"]
-    remade = cell.read("drift")
-    del kept["tokens_per_second"], remade["tokens_per_second"]
-    assert remade == kept
-    assert counts["dense_blocks"] == BLOCKS
-    assert counts["tokens"] == 3 * SAMPLES * random_tokens(1).shape[1]
-
-
-def test_activations_of_another_reference_are_refused(cell: Evaluated) -> None:
-    held_out = held_out_text(
-        cell.prepared.model.artifact, cell.base / "else", random_tokens(5, seed=9)
-    )
-    captured(cell.prepared.model, held_out, cell.base / "other", "all")
-    parts = [replace(part, cache=cell.base / "other-cache") for part in cell.parts]
-    with pytest.raises(UserError, match="made from a different artifact: reference"):
-        cell.run(parts)
-    own = Artifact(cell.base / "held_out", "calibration")
-    others = captured(cell.prepared.model, own, cell.base / "none", "none")
-    assert others.digest == Artifact(cell.base / "reference", "dense reference").digest
-    assert not list((cell.base / "none-cache").glob("*.safetensors"))

@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM
 import tiny_models as tiny
 from damage import note_anew
 from freelunch.evaluation import drift
-from freelunch.evaluation.dense_reference import BLOCK
-from freelunch.evaluation.drift import relative
+from freelunch.evaluation.drift import BLOCK, relative
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from measuring import drift_of, perplexity_of
 from tiny_models import BLOCKS, FAMILIES
@@ -103,6 +102,8 @@ def test_the_loss_is_that_of_the_perplexity(
     for key in found.keys() & expected.keys():
         assert found[key] == expected[key], key
     assert {"perplexity", "window_losses", "token_ids_sha256"} <= found.keys() & expected.keys()
+    of_dense = perplexity_of(StreamedModel(dense), input_ids, tmp_path)
+    assert found["dense"].items() <= of_dense.items()
     assert set(found["tokens_per_second"]) == {"dense", "checkpoint"}
     assert all(speed > 0 for speed in found["tokens_per_second"].values())
 

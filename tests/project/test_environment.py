@@ -71,7 +71,7 @@ def test_make_refuses_words_that_a_target_does_not_know(word: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["new MODEL=a TEXT=b", "compare A=a B=b", "plan MODELS=a SEEDS=0", "tidy DRY_RUN=1"],
+    ["new MODEL=a TEXT=b", "compare A=a B=b", "plan MODELS=a SEEDS=0"],
 )
 def test_make_knows_the_words_of_its_targets(command: str) -> None:
     done = make("--dry-run", *command.split())
@@ -79,7 +79,7 @@ def test_make_knows_the_words_of_its_targets(command: str) -> None:
 
 
 def test_make_takes_the_words_of_a_make_that_starts_it(tmp_path: Path) -> None:
-    """As `make fuzz SECONDS=60` starts `make repair`."""
+    """It does not know them itself."""
     outer = tmp_path / "Makefile"
     outer.write_text(f"all:\n\tmake --dry-run -C '{ROOT}' repair STUDY=config.yaml\n")
     done = make("-f", str(outer), "SECONDS=60")

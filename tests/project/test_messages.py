@@ -26,8 +26,10 @@ def words(expression: ast.expr) -> str:
 
 
 def messages(room: Path) -> Iterator[str]:
-    """Yield what each error of a room says: the problem, what was expected, what to do."""
-    for path in sorted(room.rglob("*.py")):
+    """Yield what each error of a room, or of a module in none, says: the problem, what was
+    expected, what to do.
+    """
+    for path in [room] if room.is_file() else sorted(room.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "UserError":
                 fields = {each.arg: words(each.value) for each in node.keywords}
@@ -37,8 +39,8 @@ def messages(room: Path) -> Iterator[str]:
 
 
 def text() -> str:
-    rooms = sorted(path for path in LIBRARY.iterdir() if path.is_dir() and any(messages(path)))
-    return "\n\n".join("\n".join([f"# {room.name}", *sorted(messages(room))]) for room in rooms)
+    rooms = sorted(path for path in LIBRARY.iterdir() if any(messages(path)))
+    return "\n\n".join("\n".join([f"# {room.stem}", *sorted(messages(room))]) for room in rooms)
 
 
 def test_the_editor_has_read_every_message() -> None:

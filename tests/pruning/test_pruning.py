@@ -14,7 +14,6 @@ import slow_units as slow
 import tiny_models as tiny
 from damage import vouch_for
 from freelunch.core.artifact import Artifact
-from freelunch.model.block_pass import BlockPass
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.mask_store import load_pruned_block, masks_file
@@ -24,7 +23,7 @@ from freelunch.pruning.statistics import InputStatistics
 from freelunch.study.criteria import read_criterion
 from freelunch.study.patterns import Pattern
 from refusals import refused
-from slow_scores import OF_WEIGHTS, SCORES, slow_mask, slow_scores
+from slow_scores import OF_WEIGHTS, SCORES, inputs_of_linears, slow_mask, slow_scores
 from tiny_models import BLOCKS, OTHERS, Prepared
 
 
@@ -36,20 +35,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 @pytest.fixture(scope="module")
 def half_precision(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return tiny.prepare(tmp_path_factory.mktemp("bfloat16"), dtype="bfloat16")
-
-
-def inputs_of(prepared: Prepared, index: int) -> dict[str, Tensor]:
-    """Return what each linear layer of a block is fed, (tokens, features)."""
-    block = prepared.model.load_block(index)
-    seen: dict[str, list[Tensor]] = {}
-    for name, linear in block_linears(block).items():
-        linear.register_forward_pre_hook(
-            lambda _, args, name=name: seen.setdefault(name, []).append(args[0].flatten(0, -2))
-        )
-    hidden = prepared.hidden(index)
-    passes = BlockPass(prepared.model, *hidden.shape[:2])
-    passes.through_(index, block, hidden, torch.empty_like(hidden))
-    return {name: torch.cat(parts) for name, parts in seen.items()}
 
 
 def blocks_of(prepared: Prepared, masks: Artifact) -> list[tuple[dict[str, Tensor], ...]]:
@@ -65,9 +50,13 @@ def blocks_of(prepared: Prepared, masks: Artifact) -> list[tuple[dict[str, Tenso
 @pytest.mark.parametrize("name", SCORES)
 def test_masks_of_a_model(prepared: Prepared, tmp_path: Path, name: str, pattern: str) -> None:
     masks = tiny.prune(prepared.model, prepared.dense, tmp_path / "masks", name, pattern)
-    settings = read_criterion({"score": name})
-    for index in range(BLOCKS):
-        dense, inputs = block_linears(prepared.model.load_block(index)), inputs_of(prepared, index)
+    settings, whole = (
+        read_criterion({"score": name}),
+        slow.transformers_model(prepared.model.artifact),
+    )
+    fed = inputs_of_linears(whole, slow.blocks_of(prepared, whole), tiny.random_tokens(6))
+    for index, inputs in enumerate(fed):
+        dense = block_linears(prepared.model.load_block(index))
         block, found = load_pruned_block(prepared.model, masks.folder, index)
         assert found.keys() == dense.keys()
         for layer, linear in dense.items():

@@ -1,8 +1,8 @@
 """Masks that jobs of a run choose together: the same masks, whoever chooses them."""
 
+import fcntl
 import json
 import logging
-import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,20 +122,6 @@ def test_masks_that_cannot_be_chosen_are_left_to_their_own_job(
                 prune_model(prepared.model, prepared.dense, each, states)
     prune_together(prepared.model, prepared.dense, [nothing])
     assert not nothing.is_left
-
-
-def test_masks_of_which_a_file_is_damaged_are_chosen_again(
-    prepared: Prepared, tmp_path: Path, alone: list[dict[str, bytes]]
-) -> None:
-    (each,) = together = sweep(prepared, tmp_path)[:1]
-    prune_together(prepared.model, prepared.dense, together)
-    (each.folder / masks_file(1)).write_bytes(b"damaged")
-    assert each.is_left
-    assert each.finish_left(prepared.dense) is None
-    assert not each.is_left
-    with dense_states(prepared.model, prepared.dense) as states:
-        prune_model(prepared.model, prepared.dense, each, states)
-    assert files(each) == alone[0]
 
 
 def test_groups_are_those_of_the_run_with_the_own_one_first(
@@ -299,27 +285,14 @@ def is_free(group: Sequence[Pruning]) -> bool:
 
 @contextmanager
 def held_elsewhere(group: Sequence[Pruning]) -> Iterator[Callable[[], None]]:
-    """Have another process hold a group's lock; give the function that ends it."""
-    context = multiprocessing.get_context("spawn")
-    ready, finish = context.Event(), context.Event()
+    """Hold a group's lock as another process does, by a file of its own; give what ends it."""
     path = sharing._lock_file(group)
-    process = context.Process(target=_hold, args=(path, ready, finish), daemon=True)
-    process.start()
-    assert ready.wait(60)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
 
-    def release() -> None:
-        finish.set()
-        process.join()
+        def release() -> None:
+            path.unlink()
+            file.close()
 
-    try:
         yield release
-    finally:
-        process.kill()
-
-
-def _hold(path: Path, ready: Any, finish: Any) -> None:
-    lock = lock_if_free(path)
-    assert lock is not None
-    ready.set()
-    finish.wait(60)
-    remove_lock(lock)

@@ -1,8 +1,6 @@
 """The dense pass against transformers' own forward, and what an interrupt leaves of it."""
 
-import json
 import math
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from transformers import AutoModelForCausalLM
 
 import tiny_models as tiny
 from freelunch.core.artifact import MANIFEST, Artifact
-from freelunch.core.artifact_writer import FINISHED_JOURNAL
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file, open_hidden
 from freelunch.pruning.dense_pass import read_statistics, statistics_file
@@ -123,28 +120,6 @@ def test_hidden_states_are_those_of_transformers(dense: Artifact) -> None:
         torch.testing.assert_close(found[boundary + 1], after, rtol=0, atol=1e-5)
 
 
-SHARED = {
-    "llama": {"q_proj": {"q_proj", "k_proj", "v_proj"}, "gate_proj": {"gate_proj", "up_proj"}},
-    "opt": {"q_proj": {"q_proj", "k_proj", "v_proj"}},
-    # Where q, k and v are one matrix, it shares its input with no other.
-    **{family: {} for family in ("phi3", "gpt_neox", "bloom", "falcon")},
-}
-
-
-def test_layers_with_one_input_share_its_statistics(dense: Artifact) -> None:
-    """Four distinct inputs in a Llama block, not seven."""
-    family = json.loads((dense.folder.parent / "checkpoint" / "config.json").read_text())
-    for index in range(BLOCKS):
-        groups = dense.files[statistics_file(index)]["groups"]
-        last = {name: name.rpartition(".")[2] for name in groups}
-        found = defaultdict(set)
-        for name, group in groups.items():
-            found[last[group]].add(last[name])
-        alone = {group for group, names in found.items() if names == {group}}
-        shared = SHARED.get(family["model_type"], SHARED["llama"])
-        assert {group: found[group] for group in found.keys() - alone} == shared
-
-
 class _Layers(nn.Module):
     """Two layers that are fed the same tensor, or equal tensors, and one that may be left out."""
 
@@ -237,21 +212,6 @@ def test_an_interrupted_pass_goes_on(tmp_path: Path, blocks: int, keep: str) -> 
     again = stamps(folder) | stamps(tiny.hidden_folder(folder))
     before = done | hidden
     assert {name: again[name] for name in before} == before, "a finished block was computed again"
-
-
-@pytest.mark.parametrize("keep", ["none", "every_2"])
-def test_statistics_do_not_depend_on_which_hidden_states_are_kept(
-    tmp_path: Path, keep: str
-) -> None:
-    whole = dense_of(tmp_path, folder="whole")
-    found = dense_of(tmp_path, folder="found", keep=keep)
-    assert found.digest == whole.digest
-    kept = {"none": set(), "every_2": {0, 2, BLOCKS}}[keep]
-    names = {path.name for path in tiny.hidden_folder(found.folder).iterdir()}
-    names -= {MANIFEST, FINISHED_JOURNAL}
-    assert names == set(map(hidden_file, kept))
-    for boundary in kept:
-        assert torch.equal(hidden_of(found, boundary), hidden_of(whole, boundary))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

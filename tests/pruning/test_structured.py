@@ -1,6 +1,5 @@
 """Heads and channels that go, against plain loops, and what is left, against transformers."""
 
-import copy
 import json
 from dataclasses import replace
 from itertools import product
@@ -13,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
 import slow_units as slow
 import tiny_models as tiny
@@ -215,40 +213,6 @@ def test_a_pruned_model_computes_what_is_left_of_the_dense_one(
     pruned = slow.assembled(prepared, masks, tmp_path / "pruned")
     slow.assert_equal_logits(slow.logits_of(slow.transformers_model(pruned), input_ids), expected)
     assert pruned.files[CONFIG]["sha256"] == prepared.model.artifact.files[CONFIG]["sha256"]
-
-
-def smaller_model(pruned: nn.Module, masks: list[dict[str, Tensor]], path: str) -> nn.Module:
-    """Cut what is pruned out of every matrix, and tell the config."""
-    config = copy.deepcopy(pruned.config)
-    heads, groups = config.num_attention_heads, config.num_key_value_heads
-    size = pruned.get_submodule(path)[0].self_attn.o_proj.in_features // heads
-    width = int(masks[0]["self_attn.o_proj"].any(dim=0).sum())
-    config.head_dim, config.num_attention_heads = size, width // size
-    config.num_key_value_heads = groups * width // (heads * size)
-    config.intermediate_size = int(masks[0]["mlp.down_proj"].any(dim=0).sum())
-    state = dict(pruned.state_dict())
-    for index, name in product(range(len(masks)), masks[0]):
-        keep, key = masks[index][name], f"{path}.{index}.{name}.weight"
-        state[key] = state[key][keep.any(dim=1)][:, keep.any(dim=0)]
-    model: nn.Module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model.load_state_dict(state)
-    return model.eval()
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
-def test_a_pruned_model_is_a_smaller_one(family: str, tmp_path: Path) -> None:
-    prepared = tiny.prepare(tmp_path, family, sequences=slow.SEQUENCES)
-    masks = slow.prune_units(
-        prepared, tmp_path / "masks", "wanda_sp", "s50", attention_unit="group"
-    )
-    pruned = slow.transformers_model(slow.assembled(prepared, masks, tmp_path / "pruned"))
-    small = smaller_model(pruned, slow.masks_of(prepared, masks), prepared.model.sharding.path)
-    for kind in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
-        assert getattr(small.config, kind) < getattr(pruned.config, kind), kind
-    input_ids = tiny.random_tokens(4, seed=1)
-    # In float64: sums of fewer terms round differently, and Gemma's logits are large.
-    found, expected = (slow.logits_of(model.double(), input_ids) for model in (small, pruned))
-    slow.assert_equal_logits(found, expected)
 
 
 def test_heads_that_one_norm_spans_are_refused(tmp_path: Path) -> None:

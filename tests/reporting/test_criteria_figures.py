@@ -16,7 +16,6 @@ from figure_words import assert_words_inside, drawn
 from freelunch.reporting.cells import CRITERIA_COLUMNS, criteria_rows, means_over_seeds
 from freelunch.reporting.figures import criteria_by_budget, perplexity_by_criterion
 from freelunch.reporting.results import Results
-from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study
 
 ADAPTATIONS = ("none", "recon_block")
@@ -90,21 +89,6 @@ def test_rows_are_of_the_budgets_that_several_criteria_have() -> None:
         assert make_study(ENTRIES, **grid).comparisons.criteria_budgets == {}
 
 
-def test_each_model_shows_the_first_of_its_own_budgets() -> None:
-    """Though another model, or another pattern, has a better one."""
-    config = make_study(ENTRIES, models=["tiny", "tiny-2"], adaptations=["none"]).as_json()
-    (grid,) = config["study"]["grids"]
-    for models, names in ((["tiny"], ["recon_block", "recon_3"]), (["tiny-2"], ["recon_3"])):
-        config["study"]["grids"].append({**grid, "models": models, "adaptations": names})
-    study = Study.check(config, "made-up.yaml")
-    shown = Results(study, make_records(study, {}), Path("nowhere"))
-    assert study.comparisons.criteria_budgets == {("tiny", "u50"): [["recon_block", "recon_3"]]}
-    pairs = {(row["model"], row["adaptation"]) for row in shown.criteria}
-    adapted = {pair for pair in pairs if pair[1] != "none"}
-    assert adapted == {("tiny", "recon_block"), ("tiny-2", "recon_3")}
-    assert {row["model"] for row in shown.criteria_budgets} == {"tiny"}
-
-
 # --- Against budgets
 
 
@@ -132,12 +116,6 @@ def test_there_is_a_line_for_each_criterion() -> None:
     places = {text.get_text(): text.xy for text in axes.texts}
     assert places.keys() == {"Magnitude 120.0", "not finite"}
     assert places["not finite"] == (81920, 1.0)
-
-
-def test_amounts_have_three_digits() -> None:
-    tokens = (512, 8192, 131072, 524288, 999936, 1572864, 1.6e6)
-    amounts = [criteria_by_budget._amount(of) for of in tokens]
-    assert amounts == ["512", "8.19k", "131k", "524k", "1M", "1.57M", "1.6M"]
 
 
 # --- By themselves

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from configs import checked, config, everything
 from freelunch.study.criteria import read_criterion
@@ -122,18 +121,6 @@ def test_the_order_of_keys_is_not_kept() -> None:
         for name, entry in one[registry].items():
             assert repr(entry) == repr(two[registry][name])
     assert repr(one["study"]) == repr(two["study"])
-
-
-def test_entries_do_not_share_their_defaults() -> None:
-    grid = config()["study"]["grids"][0]
-    one, two = checked({"study.grids": [grid, dict(grid)]}).block.grids
-    one.seeds.append(1)
-    assert two.seeds == [0]
-
-
-def test_settings_cannot_be_changed() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
-        checked().block.calibration.samples = 5
 
 
 # --- What holds for every class of settings

@@ -8,7 +8,6 @@ import pytest
 from transformers import AutoConfig
 
 from configs import ARCHITECTURE, checked
-from freelunch.cli.main import main
 from freelunch.costs.checks import checked_plan
 from freelunch.study.families import FAMILIES
 from freelunch.study.model_limits import check_supported
@@ -82,22 +81,6 @@ def test_the_plan_refuses_what_the_study_announces() -> None:
     study = checked({"models.one.architecture": {**ARCHITECTURE, "model_type": "mixtral"}})
     with refused(where="models.one", found="model_type = mixtral"):
         checked_plan(study)
-
-
-def test_the_command_refuses_what_is_on_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Sizes that the plan cannot read do not matter."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    config = {"model_type": "qwen3_moe", "num_experts": 128}
-    (folder / "config.json").write_text(json.dumps(config))
-    study = checked({"models.one": {"source": "path", "path": str(folder)}}).as_json()
-    (tmp_path / "study.yaml").write_text(json.dumps(study))
-    monkeypatch.setattr("sys.argv", ["freelunch", "check", str(tmp_path / "study.yaml")])
-    assert main() == 1
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: models.one: ") and "num_experts = 128" in printed
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "opt"])

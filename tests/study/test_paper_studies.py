@@ -100,21 +100,6 @@ def test_every_kind_of_cell_of_the_papers_study_runs_in_the_tiny_one() -> None:
     assert not kinds(PAPER) - kinds(TINY)
 
 
-def test_the_tiny_study_has_no_other_kinds_than_the_papers() -> None:
-    """Apart from those of Gemma 2, which the paper has no results for."""
-    more = {kind for kind in kinds(TINY) - kinds(PAPER) if kind[:2] != ("family", "gemma2")}
-    assert not more
-
-
-def test_what_both_measure_is_the_same() -> None:
-    for study in (PAPER, TINY):
-        block, perplexity = study.block, study.perplexity
-        assert block.keep_hidden_states == "every_4" and study.drift is not None
-        assert (perplexity.cut, perplexity.windows, study.tasks["limit"]) == ("joined", None, None)
-        lengths = {study.calibration_of(cell.model).length for cell in study.cells}
-        assert len(lengths) == 2
-
-
 # The models on which each claim is audited below, and a dense perplexity that it is about.
 AUDITED = {
     "C1": ["qwen2.5-0.5b"],
@@ -173,13 +158,6 @@ def test_each_claim_of_the_audit_has_cells() -> None:
 # --- Parts of a study
 
 
-def test_a_part_has_the_cells_of_its_models_and_claims() -> None:
-    part = PAPER.of_part(Part(models=["opt-125m"], claims=["C2b"]))
-    assert {cell.model for cell in part.cells} == {"opt-125m"}
-    assert {cell.pruning for cell in part.cells} == {"dense", "wanda-u50"}
-    assert len(part.cells) == 1 + 3 * 9 and set(part.cells) < set(PAPER.cells)
-
-
 @pytest.mark.parametrize("claim", ["C1", "C2", "C2b", "C2v1", "C3", "C3b"])
 @pytest.mark.parametrize("name", ["budgets", "full"])
 def test_a_part_answers_its_claim_as_the_whole_study_does(
@@ -226,15 +204,6 @@ def test_a_part_has_only_the_tasks_of_its_cells() -> None:
 
 
 # --- Sequences of models with fewer positions
-
-
-def test_a_model_with_fewer_positions_has_shorter_sequences() -> None:
-    assert PAPER.calibration_of("opt-125m").length == 2048
-    assert PAPER.perplexity_of("opt-125m").length == 2048
-    assert PAPER.calibration_of("llama-2-7b").length == 4096
-    spec = PAPER.spec(Cell("opt-125m", "wanda", "u50", "recon_block", 0))
-    assert spec["calibration"]["length"] == spec["evaluation"]["perplexity"]["length"] == 2048
-    assert "max_length" not in spec["model"]
 
 
 def test_a_budget_in_tokens_needs_one_length() -> None:

@@ -1,14 +1,11 @@
 """Values that a class of settings refuses: the key, what was found and what was expected."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from configs import changed, config, everything, mappings, problems
-from freelunch.study.study import Study
-from refusals import refused
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -44,8 +41,6 @@ def test_all_problems_are_told_at_once() -> None:
         ("adaptations.recon_block.shuffle", 1, "true or false"),
         ("adaptations.recon_block.batch", "2", "a whole number"),
         ("adaptations.recon_block.learning_rate", [0.1, "0.2"], "a number"),
-        ("adaptations.full.linears", "q_proj", "a list"),
-        ("adaptations.full.linears", ["q_proj", "q_proj"], "each value only once"),
         ("adaptations.recon_block.samples", None, "a value, or no such key"),
         ("adaptations.recon_block.window", 0, "at least 1"),
         ("adaptations.recon_block.window", "al", "all (nearest) out of: all, attention_mlp, auto"),
@@ -120,13 +115,6 @@ def test_a_misspelt_key_is_refused_wherever_it_is(key: str) -> None:
     assert line.startswith(f"{misspelt}: unknown key; expected {meant} (nearest)")
 
 
-def test_the_keys_that_there_are_instead_of_an_unknown_one() -> None:
-    (line,) = problems(changed({"adaptations.biases.rank": 1}, everything()))
-    assert line.startswith("adaptations.biases.rank: unknown key; expected one of: batch, ")
-    (line,) = problems(changed({"bse": "base.yaml"}))
-    assert "expected base (nearest) out of: adaptations, base, criteria, models, study" in line
-
-
 @pytest.mark.parametrize("key", ["name", "calibration.text", "evaluation", "grids.0.patterns"])
 def test_a_key_of_the_study_that_is_missing(key: str) -> None:
     new = config()
@@ -192,17 +180,3 @@ def test_what_is_no_study() -> None:
     lines = problems({"study": config()["study"]})
     missing = ("adaptations", "criteria", "models", "texts")
     assert lines == [f"(top): {registry!r} is missing" for registry in missing]
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [(b"models: {one: [}", "line 1"), (b"\xff\xfe\x00", "0xff"), (b"day: 2026-13-01", "month")],
-)
-def test_a_config_that_cannot_be_read(tmp_path: Path, content: bytes, found: str) -> None:
-    path = tmp_path / "config.yaml"
-    for missing in (path, tmp_path):
-        with refused(where=missing):
-            Study.load(missing)
-    path.write_bytes(content)
-    with refused(where=path, found=found):
-        Study.load(path)

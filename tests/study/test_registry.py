@@ -1,6 +1,5 @@
 """A study and its base: what it takes, what it overrides, and in which order."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import pytest
 import yaml
 
 from configs import TASK, changed, config, problems
-from freelunch.study.config import Part
 from freelunch.study.study import Study
 from refusals import refused
 from repository import ROOT
@@ -105,27 +103,6 @@ def test_an_entry_of_the_study_takes_the_place_of_the_whole_entry(base: Path) ->
     assert study.criterion("magnitude").score == "magnitude"
 
 
-def test_names_of_the_base_are_among_the_nearest(base: Path) -> None:
-    """Also of entries that the study does not take."""
-    changes: dict[str, Any] = {
-        "study.grids.0.models": ["twos"],
-        "study.calibration.text": "unusd",
-        "study.grids.0.adaptations": ["unusde"],
-    }
-    own = {"tow": {"source": "hub", "repository": "a/b", "revision": "0" * 40}}
-    text, adaptation, model = problems({**based(base, changes), "models": own})
-    assert text.endswith("expected unused (nearest) out of: c4, unused, wiki")
-    assert "expected unused (nearest) out of: half, more" in adaptation
-    assert model.endswith("expected two (nearest) out of: one, tow, two")
-
-
-@pytest.mark.parametrize("value", [None, [], "one", 3])
-def test_a_registry_of_the_study_that_is_no_mapping(base: Path, value: object) -> None:
-    """The base's does not silently take its place."""
-    (line,) = problems({**based(base), "models": value})
-    assert line.startswith("models: found") and "expected a mapping" in line
-
-
 # --- Bases that are none
 
 
@@ -147,7 +124,7 @@ def test_what_is_wrong_in_a_base_is_told_of_its_file(
     base: Path, content: object, problem: str
 ) -> None:
     write(base.parent, content)
-    with refused(where=base, todo="leave nothing in that one but `base`") as caught:
+    with refused(where=base, todo="move other keys") as caught:
         study_of(base)
     assert caught.value.problem.startswith(f"1 problem in the config\n  {problem}")
     base.write_text("models: {one: [}")
@@ -161,13 +138,6 @@ def test_what_is_wrong_in_a_base_is_told_of_its_file(
 def test_a_base_that_is_not_there(named: object) -> None:
     with refused(where="config.yaml: base", found=repr(named)[:60]):
         Study.check({"base": named, "study": STUDY}, "config.yaml")
-
-
-def test_the_file_nearest_to_a_wrong_base(base: Path) -> None:
-    with refused(expected=f"{base} (nearest) out of: "):
-        study_of(base.with_name("bse.yaml"))
-    with refused(expected="config/registry.yaml (nearest)"):
-        study_of(Path("config/registery.yaml"))
 
 
 def test_a_base_is_beside_the_study(base: Path) -> None:
@@ -191,58 +161,3 @@ def test_or_in_the_repository_of_the_workflow(
     (tmp_path / "config" / "registry.yaml").write_text("study: {}\n")
     with refused(where="config/registry.yaml"):
         Study.load(path)
-
-
-# --- A part of another study
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> Path:
-    path = tmp_path / "whole.yaml"
-    grid = {**STUDY["grids"][0], "seeds": [0, 1]}
-    path.write_text(yaml.safe_dump({**config(), "study": {**STUDY, "grids": [grid]}}))
-    return path
-
-
-def part_of(whole: Path, part: object, **own: Any) -> Path:
-    path = whole.with_name("part.yaml")
-    path.write_text(yaml.safe_dump({"base": whole.name, "study": {"part": part, **own}}))
-    return path
-
-
-def test_a_file_that_names_a_part_is_that_part_of_the_study(whole: Path) -> None:
-    """Its results, pins and commands are those of the whole study. A command's part goes first."""
-    file = part_of(whole, {"seeds": [1]})
-    study = Study.load(file)
-    assert study.as_json() == Study.load(whole, part=Part(seeds=[1])).as_json()
-    assert {cell.seed for cell in study.cells} == {0, 1}, "the dense model has the seed 0"
-    assert len(study.cells) < len(Study.load(whole).cells)
-    assert study.command("study") == f"make study STUDY={os.path.relpath(whole)} SEEDS=1"
-    assert {cell.seed for cell in Study.load(file, part=Part(seeds=[0])).cells} == {0}
-
-
-@pytest.mark.parametrize(
-    ("part", "problem"),
-    [
-        ({"models": ["tow"]}, "study.part.models: no grid is for 'tow'; expected one"),
-        ({"seeds": 0}, "study.part.seeds: found 0; expected a list"),
-        (None, "study.part: found null; expected a value, or no such key"),
-    ],
-)
-def test_what_is_no_part_is_refused_where_it_is_written(
-    whole: Path, part: object, problem: str
-) -> None:
-    path = part_of(whole, part)
-    with refused(where=f"{path}, a part of {os.path.relpath(whole)}") as caught:
-        Study.load(path)
-    assert problem in caught.value.problem
-
-
-def test_a_part_of_a_part_and_a_part_with_settings_are_refused(whole: Path) -> None:
-    first = part_of(whole, {"seeds": [1]})
-    second = whole.with_name("second.yaml")
-    second.write_text(yaml.safe_dump({"base": first.name, "study": {"part": {"seeds": [1]}}}))
-    with refused(found="which is a part itself"):
-        Study.load(second)
-    with refused(where=whole):
-        Study.load(part_of(whole, {"seeds": [1]}, name="mine"))

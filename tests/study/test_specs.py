@@ -19,6 +19,8 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("models.one.version", "2", EVERYONE),
     ("models.one.sha256", "1" * 64, EVERYONE),
     ("models.one.dtype", "bfloat16", EVERYONE),
+    ("models.one.bos", "never", EVERYONE),
+    ("models.one.bos", "auto", set()),
     ("models.one.licence", "MIT", set()),
     ("models.one.architecture", dict(ARCHITECTURE), set()),
     ("models.two.version", "2", set()),

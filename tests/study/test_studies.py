@@ -5,17 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from configs import STUDIES
-from freelunch.study.config import CHOSEN_BY, KINDS, REGISTRIES
 from freelunch.study.study import Study
 from freelunch.study.yaml_file import read_yaml
 from repository import ROOT
-
-REGISTRY = ROOT / "config" / "registry.yaml"
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -40,35 +36,6 @@ def test_the_default_study_states_every_setting() -> None:
     """Its reader sees all there is to set: filling in defaults changes nothing."""
     given, filled = read_yaml(ROOT / "config.yaml"), Study.load(ROOT / "config.yaml").as_json()
     assert filled["study"] == given["study"]
-
-
-@pytest.mark.parametrize("registry", ["texts", "criteria", "adaptations"])
-def test_shared_entries_say_only_what_is_no_default(registry: str) -> None:
-    """Learning rates are said in any case: they were searched."""
-    for name, entry in read_yaml(REGISTRY)[registry].items():
-        fields = KINDS[registry][entry[CHOSEN_BY[registry]]].model_fields
-        repeated = {key for key, value in entry.items() if fields[key].default == value}
-        assert repeated <= {"learning_rate"}, name
-
-
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_a_study_repeats_no_entry_of_its_base(path: Path) -> None:
-    """Nor an entry of another name, except in place of one, and among adaptations."""
-    content = read_yaml(path)
-    base = entries_of(read_yaml(REGISTRY)) if "base" in content else {}
-    for (registry, name), entry in entries_of(content).items():
-        assert entry != base.get((registry, name)), (registry, name)
-        if registry != "adaptations" and (registry, name) not in base:
-            assert entry not in base.values(), (registry, name)
-
-
-def entries_of(content: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the entries of all registries of a file, with their defaults."""
-    return {
-        (registry, name): KINDS[registry][entry[CHOSEN_BY[registry]]](**entry).as_json()
-        for registry in REGISTRIES
-        for name, entry in content.get(registry, {}).items()
-    }
 
 
 def test_planning_imports_no_tensor_library() -> None:

@@ -33,7 +33,7 @@ KINDS: dict[str, Path] = {
     "figure": RESULTS / "figures/criteria.png",
     "page": RESULTS / "audit/index.html",
     "audit": RESULTS / "audit/audit.json",
-    "crate": RESULTS / "ro-crate-metadata.json",
+    "config": RESULTS / "audit/run/config.yaml",
     "digests": RESULTS / "tables/tables.sha256",
     "model card": RESULTS / "checkpoints" / _CELL / "README.md",
 }

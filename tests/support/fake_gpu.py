@@ -322,9 +322,7 @@ CASES: dict[str, Callable[[Prepared, Path], object]] = {
     "retraining streamed, masklora": retrained(
         method="masklora", rank=4, micro_batch=1, streamed=True
     ),
-    "retraining streamed, lora with dropout": retrained(
-        method="lora", rank=4, dropout=0.1, micro_batch=1, streamed=True
-    ),
+    "retraining streamed, lora": retrained(method="lora", rank=4, micro_batch=1, streamed=True),
     "retraining in memory, lora_prune": retrained(method="lora_prune", rank=4),
     "retraining streamed, norms": retrained(method="norms", streamed=True),
     "retraining streamed, spp": retrained(method="spp", rank=4, streamed=True),

@@ -211,7 +211,7 @@ def measure(report: Report, case: Case) -> None:
                 training = TrainingRun(job, streamed)
                 rows = torch.arange(samples)
                 peak(case)
-                took = timed(case, lambda t=training, r=rows: t.step(1, 1e-6, r))
+                took = timed(case, lambda t=training, r=rows: t.step(1e-6, r))
                 many = 10**6 // samples * samples
                 every = retraining_work(shapes, many, length, retraining, streamed).total()
                 what = f"step of {method}, {'streamed' if streamed else 'in memory'}"

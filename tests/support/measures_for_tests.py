@@ -88,7 +88,6 @@ def make_evidence(
     folder: Path = NOWHERE,
     answers: Mapping[str, str] | None = None,
     peaks: Mapping[str, Sequence[int]] | None = None,
-    data: Mapping[str, int] | None = None,
     **grid: Any,
 ) -> Evidence:
     """Return the evidence of made-up records.
@@ -100,7 +99,6 @@ def make_evidence(
         folder: Where the answers are written.
         answers: For each adaptation, a bit for each question of a task.
         peaks: The peak memory of each adaptation's own work, for each seed.
-        data: The distinct tokens of each adaptation.
         grid: Entries of the study's grid.
     """
     words = [key.replace("-u50", "").replace("/", " ").split() for key in perplexities]
@@ -128,11 +126,11 @@ def make_evidence(
         record["identity"]["parameters"] = 1000 if cell.model == "tiny" else 2000
         if of_seeds := (peaks or {}).get(cell.adaptation):
             record["cost"]["reconstruct_window"]["peak_work_bytes"] = of_seeds[cell.seed]
-        if distinct := (data or {}).get(cell.adaptation):
-            record["adaptation"]["distinct_tokens"] = distinct
         if answers and (bits := answers.get(cell.adaptation if not cell.is_dense else "dense")):
             record["metrics"]["tasks"] = {"tasks": {"rte": {}}}
-            content = answers_bytes({"rte": [{"right": bit == "1"} for bit in bits]})
+            # With so many choices, nobody guesses right.
+            choices = {"log_likelihoods": [0.0] * 10_000}
+            content = answers_bytes({"rte": [{**choices, "right": bit == "1"} for bit in bits]})
             answers_beside(folder / cell.record_name).write_bytes(content)
     kept = {cell: record for cell, record in records.items() if str(cell) not in left_out}
     return Evidence(study, kept, folder)

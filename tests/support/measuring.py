@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from freelunch.core.artifact import Artifact
-from freelunch.evaluation.dense_reference import PassingReference
 from freelunch.evaluation.drift import Drift
 from freelunch.evaluation.identity import Identity
 from freelunch.evaluation.likelihood import LikelihoodRequest, Likelihoods, LogLikelihood
@@ -39,8 +38,7 @@ def drift_of(
     dense: StreamedModel, checkpoint: StreamedModel, input_ids: Tensor, scratch: Path
 ) -> dict[str, Any]:
     """Return the drift of a checkpoint from a dense model that runs on the same tokens."""
-    reference = PassingReference(dense, input_ids, scratch)
-    return metrics_of(checkpoint, Drift(checkpoint, reference, input_ids, {}, scratch))
+    return metrics_of(checkpoint, Drift(checkpoint, dense, input_ids, {}, scratch))
 
 
 def likelihoods_of(

@@ -1,4 +1,4 @@
-"""A study whose models and text are on a hub, and the file of its pins."""
+"""A study whose models and text are on a hub."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ import yaml
 
 from configs import ARCHITECTURE
 
-STUDY, PINS = Path("studies/mine.yaml"), Path("studies/mine.yaml.pins")
+STUDY = Path("studies/mine.yaml")
 COMMAND = "make pin STUDY=studies/mine.yaml"
 CONFIG = {"config.json": b"{}", "model.safetensors": b"weights"}
 Captured = pytest.CaptureFixture[str]
@@ -52,8 +52,3 @@ def write_study(changes: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         config[registry][name] = {**entry, **(changes or {}).get(place, {})}
     STUDY.parent.mkdir(exist_ok=True)
     STUDY.write_text(yaml.safe_dump(config))
-
-
-def pins() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(PINS.read_text())
-    return found

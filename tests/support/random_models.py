@@ -26,7 +26,6 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.job_cost import status_bytes
 from freelunch.model import mask_store, token_ids
-from freelunch.model.block_pass import DensePass
 from freelunch.model.blocks import find_blocks
 from freelunch.model.checkpoint import (
     CONFIG,
@@ -163,8 +162,8 @@ def take_step(
     sample = Artifact(folder / "calibration", token_ids.KIND)
     hidden = folder / "hidden"
     if step == "capture":
-        dense_pass_ = DensePass(model, sample, "all", folder / "dense", hidden, "random", scratch)
-        capture_dense(dense_pass_, False, float("inf"))
+        places = folder / "dense", hidden, "random", scratch
+        capture_dense(model, sample, *places, keep="all", gram=False, dense_limit=float("inf"))
         return
     states = open_states(model, sample, hidden, scratch)
     if step == "prune":

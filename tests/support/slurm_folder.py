@@ -27,6 +27,8 @@ class OnSlurm(Folder):
         "--slurm-init-seconds-before-status-checks=1",
         "--max-status-checks-per-second=1",
         "--latency-wait=10",
+        # It has no accounting.
+        "--slurm-status-command=squeue",
     )
 
     @classmethod

@@ -34,7 +34,6 @@ from transformers import (
     SmolLM3Config,
 )
 
-from damage import vouch_for
 from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.adaptation.retraining.training_run import retrain_model
@@ -44,11 +43,10 @@ from freelunch.core.files import scratch_folder
 from freelunch.core.progress import Report, silent
 from freelunch.data.models import fetch_model
 from freelunch.model import token_ids
-from freelunch.model.block_pass import DensePass
 from freelunch.model.checkpoint import StreamedModel, block_shard
 from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
-from freelunch.model.mask_store import assemble_model, load_pruned_block, masks_file, pack
+from freelunch.model.mask_store import assemble_model
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_matrices, prune_model
 from freelunch.pruning.sharing import Pruning
@@ -222,8 +220,8 @@ def capture(
     _SAMPLES[sample.digest] = sample
     with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
         hidden = hidden_folder(folder)
-        dense = DensePass(model, sample, keep, folder, hidden, fingerprint, scratch, report)
-        return capture_dense(dense, gram, dense_limit)
+        settings = {"keep": keep, "gram": gram, "dense_limit": dense_limit, "report": report}
+        return capture_dense(model, sample, folder, hidden, fingerprint, scratch, **settings)
 
 
 def hidden_folder(dense: Path) -> Path:
@@ -276,17 +274,6 @@ def prepare(
     dense = capture(model, sample, base / "dense", keep=keep)
     score = "wanda_sp" if Pattern.parse(pattern).structured else "wanda"
     return Prepared(model, dense, prune(model, dense, base / "masks", score, pattern))
-
-
-def keep_everything(base: Path, sequences: int, **settings: Any) -> Prepared:
-    """Prepare a model whose masks keep every weight."""
-    prepared = prepare(base, sequences=sequences, **settings)
-    for index in range(BLOCKS):
-        masks = load_pruned_block(prepared.model, prepared.masks.folder, index)[1]
-        bits = {name: pack(torch.ones_like(mask)) for name, mask in masks.items()}
-        save_file(bits, prepared.masks.folder / masks_file(index))
-        vouch_for(prepared.masks.folder / masks_file(index))
-    return prepared
 
 
 def prune(

@@ -37,5 +37,6 @@ def job_of(
     folder: Path,
     calibration: Artifact | None = None,
     held_out: Artifact | None = None,
+    bos: int | None = None,
 ) -> TokenJob:
-    return TokenJob(model, text, folder, "test", calibration, held_out)
+    return TokenJob(model, text, folder, "test", calibration, held_out, bos)

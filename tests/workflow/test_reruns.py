@@ -55,7 +55,7 @@ EDITS = {
     "a text of the user": (
         ("tests/fixtures/speeches.jsonl", "Fellow-Citizens", "Fellow Citizens"),
         {"fetch_text": 1},
-        {"cut_windows", *SAMPLED},
+        {"cut_windows", "decide_bos", *SAMPLED},
     ),
     "a docstring": (
         (LIBRARY + "pruning/masks.py", '"""Masks from scores:', '"""Masks out of scores:'),

@@ -10,7 +10,7 @@ import yaml
 from made_up_gpus import make_up_gpus
 from study_folder import Folder
 
-COMPUTING = {"capture_dense", "prune_model", "reconstruct_window", "evaluate_cell"}
+COMPUTING = {"decide_bos", "capture_dense", "prune_model", "reconstruct_window", "evaluate_cell"}
 
 
 class WithGpus(Folder):

@@ -122,39 +122,6 @@ def test_the_recipe_for_another_scheduler(finished, tmp_path, monkeypatch):
     assert "FAILED    reconstruct_window" in study.run(*options, target, status=1)
 
 
-def submit(folder: Path, *arguments: str, **resources: object) -> subprocess.CompletedProcess[str]:
-    script = folder / "job.sh"
-    asked = {"rule": "evaluate_cell", "threads": 4, "resources": resources}
-    script.write_text(f"#!/bin/sh\n# properties = {json.dumps(asked)}\ntrue\n")
-    environment = {**os.environ, "PATH": stand_in(folder, "kubectl", KUBECTL)}
-    command = [SCRIPTS / "submit", "--image=i", "--claim=c", *arguments, script]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def test_a_gpu_is_asked_for(tmp_path):
-    done = submit(tmp_path, f"--mount={tmp_path}", mem_mb=5000, runtime=30, gpu=1)
-    assert done.returncode == 0 and done.stdout.startswith("freelunch-evaluate-cell-")
-    job = json.loads((tmp_path / "bin" / "jobs" / f"{done.stdout}.json").read_text())
-    pod = job["spec"]["template"]["spec"]["containers"][0]
-    expected = {"cpu": "4", "memory": "5000M", "nvidia.com/gpu": "1"}
-    assert pod["resources"] == {"requests": expected, "limits": expected}
-    assert job["spec"]["activeDeadlineSeconds"] == 1800
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        # Its pods would wait for a volume that does not exist.
-        (["--mount=.", "--claim=CLAIM"], "the profile is not filled in"),
-        (["--mount=/elsewhere"], "not on the shared volume: expected a folder below /elsewhere"),
-    ],
-)
-def test_a_wrong_profile_is_refused(tmp_path, arguments, said):
-    done = submit(tmp_path, *arguments, mem_mb=1)
-    assert done.returncode == 1 and said in done.stderr
-    assert not (tmp_path / "bin" / "jobs").exists()
-
-
 @pytest.mark.parametrize(
     ("kubectl", "expected"),
     [

@@ -27,28 +27,3 @@ rule capture_dense:
         code=code_digest("capture_dense"),
     script:
         "../scripts/capture_dense.py"
-
-
-rule capture_reference:
-    input:
-        model=paths.manifest(PATHS.model("{model}")),
-        held_out=paths.manifest(PATHS.held_out("{model}", "{seed}")),
-    output:
-        manifest=paths.manifest(PATHS.reference("{model}", "{seed}")),
-        run=paths.run(PATHS.reference("{model}", "{seed}")),
-    log:
-        PATHS.log("capture_reference", "{model}", "seed{seed}"),
-    conda:
-        "../../envs/freelunch.yaml"
-    threads: 1
-    resources:
-        **asks_with_device(
-            lambda wildcards: PlannedJob.of(steps.CAPTURE_REFERENCE, Cell.dense(wildcards.model))
-        ),
-        keep_hidden_states=STUDY.block.keep_hidden_states,
-    params:
-        hidden=str(PATHS.reference_hidden("{model}", "{seed}")),
-        samples=STUDY.drift.samples if STUDY.drift else None,
-        code=code_digest("capture_reference"),
-    script:
-        "../scripts/capture_reference.py"

@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -11,14 +10,13 @@ from snakemake.settings.types import DeploymentMethod
 
 from freelunch.cli import slurm
 from freelunch.cli.run import (
-    check_image,
     check_start,
     handle_sigterm_in_thread,
     remove_broken_notes,
     stopped_text,
 )
 from freelunch.core import lock
-from freelunch.core.devices import CUDA, SCHEDULED, check_devices, chosen_devices, device_text
+from freelunch.core.devices import CUDA, SCHEDULED, check_device_memory, chosen_devices, device_text
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
 from freelunch.costs.checks import checked_plan
@@ -39,16 +37,6 @@ def of_this_repository(file):
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def image_of_jobs():
-    """Return the image that jobs run in, which must be there before the first of them."""
-    image = of_this_repository("envs/freelunch.sif")
-    try:
-        check_image(Path(image))
-    except UserError as error:
-        raise WorkflowError(str(error))
-    return image
-
-
 # `--config study=FILE device_memory=80 tflops=400` chooses the study, and says how large and how fast the
 # GPU is, if this is not the machine with the GPU. `device=cpu` or `device=cuda` in the profile's
 # `default-resources` says what computes; without it, a GPU that is there. Snakemake passes these settings on to
@@ -63,7 +51,7 @@ try:
     # Whatever a kill or a damaged disk left of an earlier run.
     if workflow.is_main_process:
         ALONE = lock.clear_stale_locks(Path(".snakemake"))
-        check_start(sys.argv, workflow.resource_settings.cores, ALONE)
+        check_start(workflow.resource_settings.cores)
         for path in remove_broken_notes(Path(".snakemake/metadata")) if ALONE else []:
             logger.warning(f"{path}: removed, since Snakemake could not read its note on an output")
     # A job on another machine takes what its scheduler gives it.
@@ -144,21 +132,6 @@ def forced_rules():
     return forced
 
 
-def check_slurm(jobs):
-    """Check that Slurm would take these jobs, and have Snakemake ask how they are by a command that
-    answers.
-    """
-    settings = workflow.executor_settings
-    command = slurm.status_command(settings.status_command)
-    if command != settings.status_command:
-        logger.warning(
-            "Slurm has no accounting here (`sacct` fails), so `squeue` tells how jobs are. "
-            f"`slurm-status-command: {command}` in the profile says the same."
-        )
-        settings.status_command = command
-    slurm.check_requests(jobs, cluster())
-
-
 def lift_default_rate():
     """Lift Snakemake's default limit of 100 new jobs a second, which no executor reaches.
 
@@ -188,9 +161,10 @@ def start_run():
     try:
         # Downloads are made where there is a network, which need not be where there are GPUs.
         if not all(targets_are(r"fetch(_\w+)?")):
-            check_devices(DEVICES, ASKED_DEVICE, config.get(DEVICE), workflow.local_exec)
+            check_device_memory(DEVICES, ASKED_DEVICE, config.get(DEVICE))
         if on_slurm():
-            check_slurm(for_scheduler)
+            slurm.check_answers(workflow.executor_settings.status_command)
+            slurm.check_requests(for_scheduler, cluster())
     except UserError as error:
         raise WorkflowError(str(error))
     claim_results(STUDY)

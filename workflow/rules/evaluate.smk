@@ -5,6 +5,7 @@ rule cut_windows:
     input:
         model=paths.manifest(PATHS.model("{model}")),
         text=paths.manifest(PATHS.text(STUDY.perplexity.text)),
+        bos=paths.manifest(PATHS.bos("{model}")),
     output:
         manifest=paths.manifest(PATHS.text_windows("{model}")),
         run=paths.run(PATHS.text_windows("{model}")),
@@ -57,8 +58,6 @@ rule evaluate_cell:
         dense_limit=lambda wildcards: (
             STUDY.block.dense_limit if wildcards.pruning == DENSE else None
         ),
-        # A cache: it may be deleted, and nothing reruns.
-        reference=str(PATHS.reference_hidden("{model}", "{seed}")),
         code=code_digest("evaluate_cell"),
     script:
         "../scripts/evaluate_cell.py"

@@ -38,6 +38,7 @@ def text_of_samples(wildcards):
     """Return what every sample is drawn from, and of a mixture also what its samples leave out."""
     found = {
         "model": PATHS.model(wildcards.model),
+        "bos": PATHS.bos(wildcards.model),
         "text": PATHS.text(STUDY.calibration.text),
     }
     if STUDY.mixture:
@@ -105,8 +106,8 @@ def measured_with(wildcards):
     needed = {
         steps.PERPLEXITY: [PATHS.text_windows(model)],
         steps.HELD_OUT: [held_out],
-        steps.DRIFT: [PATHS.model(model), held_out, PATHS.reference(model, seed)],
-        steps.TASKS: [PATHS.task(name) for name in TASKS],
+        steps.DRIFT: [PATHS.model(model), held_out],
+        steps.TASKS: [PATHS.bos(model), *(PATHS.task(name) for name in TASKS)],
     }
     return {
         name: [paths.manifest(folder) for folder in needed.get(name, [])]
@@ -128,7 +129,8 @@ def steps_of(wildcards):
     """Return what a record is collected from: the manifest of each step."""
     cell = cell_of(wildcards)
     texts = {STUDY.perplexity.text}
-    folders = [PATHS.model(cell.model), PATHS.checkpoint(cell), PATHS.metrics(cell)]
+    folders = [PATHS.model(cell.model), PATHS.bos(cell.model)]
+    folders += [PATHS.checkpoint(cell), PATHS.metrics(cell)]
     if not cell.is_dense:
         texts.add(STUDY.calibration.text)
         folders += [
@@ -141,8 +143,6 @@ def steps_of(wildcards):
             PATHS.extended(cell.model, cell.seed, samples)
             for samples in STUDY.sizes(cell.adaptation)
         ]
-    if STUDY.measures_drift(cell):
-        folders.append(PATHS.reference(cell.model, cell.seed))
     folders += [PATHS.text(text) for text in sorted(texts)]
     if STUDY.asks_tasks(cell):
         folders += [PATHS.task(task) for task in TASKS]

@@ -1,7 +1,32 @@
-# Draw the calibration sample, the held-out text and larger samples, from a single text or a mixture.
+# Decide how sequences begin, and draw the calibration sample, the held-out text and larger samples, from a single text
+# or a mixture.
 
 # One script draws every sample.
 SAMPLING = "sample_mixture" if STUDY.mixture else "sample_text"
+
+
+rule decide_bos:
+    input:
+        model=paths.manifest(PATHS.model("{model}")),
+        text=paths.manifest(PATHS.text(STUDY.calibration.text)),
+    output:
+        manifest=paths.manifest(PATHS.bos("{model}")),
+        run=paths.run(PATHS.bos("{model}")),
+    log:
+        PATHS.log("decide_bos", "{model}"),
+    conda:
+        "../../envs/freelunch.yaml"
+    threads: 2
+    resources:
+        **asks_with_device(
+            lambda wildcards: PlannedJob.of(steps.DECIDE_BOS, Cell.dense(wildcards.model))
+        ),
+    params:
+        bos=lambda wildcards: STUDY.model(wildcards.model).bos,
+        length=lambda wildcards: STUDY.calibration_of(wildcards.model).length,
+        code=code_digest("decide_bos"),
+    script:
+        "../scripts/decide_bos.py"
 
 
 rule sample_calibration:

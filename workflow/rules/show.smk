@@ -75,9 +75,6 @@ rule audit_study:
         claims=of_this_repository("workflow/data/claims.yaml"),
         protocol=of_this_repository("workflow/data/protocol.yaml"),
         published=of_this_repository("workflow/data/published_results.csv"),
-        # The crate describes these.
-        snakefile=of_this_repository("workflow/Snakefile"),
-        citation=of_this_repository("CITATION.cff"),
         page=[
             of_this_repository(f"workflow/report/audit/{path.name}")
             for path in sorted((REPOSITORY / "workflow/report/audit").iterdir())
@@ -85,18 +82,14 @@ rule audit_study:
     output:
         audit=PATHS.audit / "audit.json",
         verdicts=PATHS.audit / "verdicts.md",
-        appendix=PATHS.root / output_files.APPENDIX,
-        reforms=PATHS.root / output_files.REFORMS,
         page=report(
             PATHS.audit / "index.html",
             caption="../report/audit.rst",
             category="Audit",
             labels={"page": "which of the paper's claims this study finds"},
         ),
-        crate=PATHS.root / "ro-crate-metadata.json",
-        # The Snakefile and config that were run, as part of the crate.
-        snakefile=PATHS.audit / "run" / "Snakefile",
-        config=PATHS.audit / "run" / "config.yaml",
+        # The config that was run.
+        config=PATHS.root / output_files.CONFIG,
         # A model card beside each checkpoint.
         cards=[PATHS.root / output_files.card_name(STUDY, cell) for cell in STUDY.cells],
         sums=PATHS.root / output_files.AUDIT_SUMS,

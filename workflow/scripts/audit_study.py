@@ -1,8 +1,7 @@
-"""Audit the study: verdicts on the paper's claims, as data, as a page and as a crate."""
+"""Audit the study: verdicts on the paper's claims, as data and as a page."""
 
-from freelunch.audit.crate import write_crate
+from freelunch.audit.output_checks import audit_texts
 from freelunch.audit.output_files import AUDIT_SUMS, check_before_audit, seal
-from freelunch.audit.texts import audit_texts
 from freelunch.core.files import write_atomically
 from freelunch.records.read import load_records
 from freelunch.study.study import Study
@@ -15,6 +14,4 @@ if __name__ == "__main__":
         check_before_audit(study)
         for name, text in audit_texts(study, records).items():
             write_atomically(study.paths.root / name, text)
-        # The crate comes last, because it lists all files of the results.
-        write_crate(study, records, study.paths.root)
         seal(study, AUDIT_SUMS)

@@ -31,7 +31,6 @@ if __name__ == "__main__":
                 settings=settings,
                 inputs=[Path(path).parent for path in snakemake.input.get(name, [])],
                 code=snakemake.params.measuring[name],
-                cache=Path(snakemake.params.reference),
             )
             for name, settings in snakemake.params.measurements.items()
         ]

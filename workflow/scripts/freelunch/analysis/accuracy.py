@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from freelunch.analysis.pairing import (
     Records,
@@ -29,12 +30,15 @@ TASK_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
     *("task", "documents", "documents_in_all", "version"),
     *error_columns("accuracy")[:2],
+    "chance",
     *error_columns("accuracy_minus_dense")[:2],
     *error_columns("accuracy_minus_unadapted")[:2],
     *("truncated_requests", "truncated_tokens", "records"),
 )
 # For each task of a cell, whether the answer to each document is right: a share of its seeds.
 Right = Mapping[str, Sequence[float]]
+# The answers of a cell, as `load_answers` returns them.
+Answers = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def task_rows(records: Records, folder: Path) -> list[Row]:
@@ -44,7 +48,8 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
     different documents.
     """
     asked = {cell: record for cell, record in records.items() if "tasks" in record["metrics"]}
-    right = {cell: _right(cell, asked, folder) for cell in asked}
+    answers = {cell: _answers(cell, asked, folder) for cell in asked}
+    right = {cell: _right(of_cell) for cell, of_cell in answers.items()}
     rows: list[Row] = []
     for cells in seed_groups(asked):
         one, mine = cells[0], _over_seeds([right[cell] for cell in cells])
@@ -53,7 +58,7 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
         unadapted = None
         if one.adaptation != NONE and len(before) == len(cells):
             unadapted = _over_seeds(before)
-        metrics = asked[one]["metrics"]["tasks"]
+        metrics, guessed = asked[one]["metrics"]["tasks"], guessing(answers[one])
         for task in (*mine, MEAN):
             facts = [metrics["tasks"][name] for name in (mine if task == MEAN else [task])]
             # Counted over all tasks together, since the model is asked all of them at once.
@@ -68,6 +73,7 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
                     "version": None if task == MEAN else facts[0]["version"],
                     "records": " ".join(cell.record_name for cell in cells),
                     **with_errors("accuracy", *_mean(mine, task)),
+                    "chance": guessed[task][0],
                     **with_errors("accuracy_minus_dense", *_difference(mine, dense, task)),
                     **with_errors("accuracy_minus_unadapted", *_difference(mine, unadapted, task)),
                     "truncated_requests": truncated.get("requests"),
@@ -77,17 +83,41 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
     return rows
 
 
-def _right(cell: Cell, records: Records, folder: Path) -> Right:
-    """Return which answers of a cell are right. UserError: it was asked other documents than its
-    dense model.
+def guessing(answers: Answers) -> dict[str, tuple[float, float]]:
+    """Return the accuracy of guessing in each task, and in their mean, with its standard error over
+    documents: the choices of a document are equally likely.
     """
+    choices = {task: [len(each["log_likelihoods"]) for each in answers[task]] for task in answers}
+    found = {
+        task: (
+            fmean(1 / count for count in counts),
+            math.sqrt(math.fsum((1 - 1 / count) / count for count in counts)) / len(counts),
+        )
+        for task, counts in choices.items()
+    }
+    chances, errors = zip(*found.values(), strict=True)
+    return {**found, MEAN: (fmean(chances), math.hypot(*errors) / len(found))}
+
+
+def accuracies(answers: Answers) -> dict[str, float]:
+    """Return the share of right answers in each task, and their plain mean."""
+    right = _right(answers)
+    return {task: _mean(right, task)[0] for task in (*right, MEAN)}
+
+
+def _answers(cell: Cell, records: Records, folder: Path) -> Answers:
+    """Return the answers of a cell. UserError: its dense model was asked other documents."""
     dense = Cell.dense(cell.model)
     mine, theirs = (records[each]["metrics"]["tasks"]["tasks"] for each in (cell, dense))
     for task, facts in mine.items():
         for key in ("sample_sha256", "prompts_sha256"):
             check_alike(cell, f"{task}: {key}", facts[key], theirs[task][key])
     answers = load_answers(folder / cell.record_name)
-    return {task: [bool(answer["right"]) for answer in answers[task]] for task in mine}
+    return {task: answers[task] for task in mine}
+
+
+def _right(answers: Answers) -> Right:
+    return {task: [bool(answer["right"]) for answer in of] for task, of in answers.items()}
 
 
 def _over_seeds(seeds: Sequence[Right]) -> Right:

@@ -6,18 +6,20 @@ with the same seeds, so that the intervals are those of paired differences.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from freelunch.analysis.doubts import Doubt, unsettled_by
 from freelunch.analysis.intervals import Means, Numbers, estimate
 from freelunch.analysis.pairing import ENOUGH_SEEDS, Records
-from freelunch.audit.evidence import Evidence
+from freelunch.audit.evidence import PERPLEXITY, Evidence
 from freelunch.audit.layouts import layout
 from freelunch.audit.measures.measure import BySeed, shared_sample, shared_seeds
 from freelunch.audit.measures.recovery import recovered_by
 from freelunch.audit.numbers import Number, json_number
+from freelunch.core.errors import first_of
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.drawing.adaptation_looks import adaptation_labels
 from freelunch.reporting.formatting import rounded
@@ -73,6 +75,7 @@ class AdaptationAnswer:
         gain: The share by which it lowers the perplexity of the pruned model; None if there is no
             cell without adaptation to compare it with.
         recovered: The share of the loss added by pruning that it recovers; None likewise.
+        doubts: What makes its perplexity, or what it is compared with, no finding.
         beside_first: The share by which it lowers the perplexity of the adaptation that the answer
             is about; None if the two are of one kind or saw different amounts of text.
         selected_on: The text that its settings were chosen on, if they were.
@@ -89,6 +92,7 @@ class AdaptationAnswer:
     selected_on: str | None
     cells: list[str]
     beside_first: Lowered | None = None
+    doubts: list[Doubt] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ def gather_answers(evidence: Evidence) -> list[PrunedModelAnswer]:
                     selected_on=of[name]["selected_on"],
                     cells=[str(cell) for cell in by_name[name].values()],
                     beside_first=_lowered(evidence, by_name, first, name) if is_rival else None,
+                    doubts=unsettled_by(evidence.doubts, by_name[name].values(), PERPLEXITY),
                 )
             )
         adaptations.sort(key=lambda each: each.perplexity.rank)
@@ -213,6 +218,9 @@ def answer_text(study: Study, answers: Sequence[PrunedModelAnswer]) -> str:
     labels = adaptation_labels(study.as_json()["adaptations"])
     text = layout("answer.md").render(model=model, first=first, rivals=rivals, labels=labels)
     text = f"{' '.join(text.split())}."
+    flawed = [doubt for each in (first, *rivals[:2]) if each for doubt in each.doubts]
+    if texts := [*dict.fromkeys(map(str, flawed))]:
+        text = f"No finding ({'; '.join(first_of(texts, 2))}): {text}"
     compared = [first and (first.gain or first), *(each.beside_first for each in rivals[:2])]
     seeds = min((each.seeds for each in compared if each), default=ENOUGH_SEEDS)
     if seeds < ENOUGH_SEEDS:

@@ -1,23 +1,21 @@
 """The audit of a study: verdicts, evidence, protocol, published numbers, provenance, costs."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from freelunch.analysis.doubts import Doubt, told
 from freelunch.analysis.pairing import Records
 from freelunch.audit.answers import PrunedModelAnswer, answer_text, gather_answers
 from freelunch.audit.claim_verdicts import ClaimVerdict, PartVerdict, audit_claims
 from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.integrity import check_records
 from freelunch.audit.layouts import layout
 from freelunch.audit.protocol import ComparedSetting, audit_protocol, load_protocol
 from freelunch.audit.provenance import (
     Provenance,
-    Repetition,
     StepCost,
-    gather_appendix,
     gather_costs,
     gather_provenance,
 )
@@ -34,7 +32,6 @@ from freelunch.audit.published_claims import (
     TablePartVerdict,
     audit_published_claims,
 )
-from freelunch.audit.reforms import ReformsItem, gather_reforms
 from freelunch.audit.scope import load_regimes, scope_text, worth_text
 from freelunch.records.read import load_records
 from freelunch.study.study import Study
@@ -49,35 +46,29 @@ class Audit:
     scope: str
     worth: str
     answer: str
+    doubts: list[Doubt]
     found: list[PrunedModelAnswer]
     claims: list[ClaimVerdict]
     published_claims: list[TableClaimVerdict]
-    appendix: list[Repetition]
     protocol: list[ComparedSetting]
     published: list[ComparedNumber]
     contradictions: list[Contradiction]
     provenance: Provenance
     costs: list[StepCost]
-    reforms: list[ReformsItem]
 
     def as_json(self) -> dict[str, Any]:
         """Return the content of `audit.json`."""
         return json_of(self)
 
     @property
+    def told_doubts(self) -> list[str]:
+        """Return what makes numbers of the study no finding, a paragraph for each kind."""
+        return [*told(self.doubts)]
+
+    @property
     def verdicts(self) -> str:
         """Return what was found, its scope, and the verdicts, claim by claim, as Markdown."""
         return layout("verdicts.md", numbers=_numbers_of).render(audit=self)
-
-    @property
-    def appendix_text(self) -> str:
-        """Return the artifact appendix as Markdown."""
-        return layout("appendix.md").render(audit=self)
-
-    @property
-    def reforms_text(self) -> str:
-        """Return the answered checklist as Markdown."""
-        return layout("checklist.md").render(audit=self)
 
 
 def json_of(value: Any) -> dict[str, Any]:
@@ -105,29 +96,25 @@ def audit_study(study: Study, folder: Path | None = None) -> Audit:
 
 def audit_records(study: Study, records: Records, folder: Path) -> Audit:
     """Return the audit of a study whose records are already loaded; see `audit_study`."""
-    check_records(study, records, folder)
     evidence = Evidence(study, records, folder)
     regimes, answers = load_regimes(), gather_answers(evidence)
     asked, published, meaning = load_claims(), load_published(), load_meaning()
-    claims = audit_claims(evidence, asked)
-    audit = Audit(
+    return Audit(
         study=study.name,
         config_file=study.source,
         scope=scope_text(study, records, regimes),
         worth=worth_text(study, records, regimes),
         answer=answer_text(study, answers),
+        doubts=evidence.doubts,
         found=answers,
-        claims=claims,
+        claims=audit_claims(evidence, asked),
         published_claims=audit_published_claims(asked, published, meaning),
-        appendix=gather_appendix(study, records, claims),
         protocol=audit_protocol(study, load_protocol()),
         published=audit_published(evidence, published, meaning),
         contradictions=contradictions(published),
         provenance=gather_provenance(study, records),
         costs=gather_costs(records),
-        reforms=[],
     )
-    return replace(audit, reforms=gather_reforms(study, records, audit))
 
 
 def _numbers_of(part: PartVerdict | TablePartVerdict) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
+from freelunch.analysis.doubts import unsettled_by
 from freelunch.analysis.intervals import estimate
 from freelunch.analysis.pairing import ENOUGH_SEEDS
 from freelunch.audit.claims import Claim, Question, ThresholdHistory
@@ -19,6 +20,7 @@ from freelunch.audit.verdicts import (
     DECIDES,
     OPEN,
     TOO_SMALL,
+    UNDECIDED,
     UNTESTED,
     bearing,
     judge,
@@ -251,6 +253,8 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
     else:
         # Without a metric, the sample is one of runs, with a seed each.
         seeds = len({cell.seed for cell in asked.cells}) or None
+    if metric and (doubts := unsettled_by(evidence.doubts, asked.cells, metric)):
+        verdict, reason = UNDECIDED, f"no finding: {'; '.join(first_of(doubts, 2))}"
     used, favoured = {cell.adaptation: None for cell in asked.cells}, evidence.study.comparisons
     if chosen := [name for name in used if name in favoured.selected_on_evaluation]:
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"

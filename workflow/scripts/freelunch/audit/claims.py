@@ -18,7 +18,7 @@ from freelunch.study.yaml_file import read_yaml
 
 _WORKFLOW = Path(__file__).resolve().parents[3]
 DATA = _WORKFLOW / "data"
-# What lays out the page, the cards and the checklist.
+# What lays out the page and the cards.
 REPORT = _WORKFLOW / "report"
 CLAIMS = DATA / "claims.yaml"
 

@@ -9,6 +9,9 @@ from typing import Self
 import numpy as np
 
 from freelunch.analysis.budget_effect import BudgetComparison, budget_comparisons
+from freelunch.analysis.doubts import ACCURACY as ACCURACY
+from freelunch.analysis.doubts import HELD_OUT_PERPLEXITY as HELD_OUT_PERPLEXITY
+from freelunch.analysis.doubts import PERPLEXITY as PERPLEXITY
 from freelunch.analysis.intervals import Sample
 from freelunch.analysis.pairing import (
     by_adaptation,
@@ -23,7 +26,6 @@ from freelunch.reporting.results import Results
 from freelunch.study.cell import DENSE, Cell
 from freelunch.study.steps import JOINED, RECONSTRUCT_WINDOW
 
-PERPLEXITY, HELD_OUT_PERPLEXITY, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
 METRICS = (PERPLEXITY, HELD_OUT_PERPLEXITY, ACCURACY)
 # The losses of a cell, a list for each stratum: the one text, or each task.
 Losses = list[list[float]]

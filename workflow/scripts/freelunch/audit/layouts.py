@@ -1,7 +1,6 @@
-"""The layouts of `workflow/report/audit/`: the page, the cards, the appendix, the checklist."""
+"""The layouts of `workflow/report/audit/`: the page, the cards, the verdicts."""
 
 import shlex
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -30,7 +29,6 @@ def layout(name: str, **filters: Any) -> Template:
     )
     environment.globals |= {"nothing": NOTHING}
     environment.filters |= {
-        "code": _code,
         "computed": _computed_text,
         "duration": duration,
         "ends": lambda numbers: range_text([*numbers], ","),
@@ -57,11 +55,6 @@ def _computed_text(provenance: Provenance) -> str:
     )
     last = provenance.finished["last"]
     return f"until {last or 'an unknown time'}, by commit {commits or 'unknown'}"
-
-
-def _code(names: Iterable[object]) -> str:
-    """Return names as code, with commas between them."""
-    return ", ".join(f"`{name}`" for name in names)
 
 
 def _zeros_text(name: str) -> str:

@@ -1,8 +1,7 @@
 """Numbers of an audit as people and programs read them."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from freelunch.analysis.intervals import Estimate
 from freelunch.audit.verdicts import UNBOUNDED
@@ -20,58 +19,28 @@ _SUFFIXES = {
 Bounds = tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Notation:
-    """How a number, its bounds and its interval are written.
-
-    Attributes:
-        at_most, more_than: What stands before a number that is only a bound.
-        interval: What stands before an interval.
-        open_end: What stands in place of an infinite high end; if empty, the bound that it exceeds.
-        suffixes: What stands after a number, by its unit.
-        decimals: The decimals of a number, by its unit; others are rounded by their error.
-    """
-
-    at_most: str = "at most "
-    more_than: str = "more than "
-    interval: str = "95 %: "
-    open_end: str = ""
-    suffixes: Mapping[str, str] = field(default_factory=lambda: _SUFFIXES)
-    decimals: Mapping[str, int] = field(default_factory=dict)
-
-
-SENTENCE = Notation()
-
-
-def estimate_text(
-    found: Estimate, unit: str, bounds: Bounds = UNBOUNDED, notation: Notation = SENTENCE
-) -> str:
+def estimate_text(found: Estimate, unit: str, bounds: Bounds = UNBOUNDED) -> str:
     """Return a number and its interval as people read them.
 
     Args:
         found: The number.
         unit: share, times, perplexity, GB, points or nats.
         bounds: As those of a `Measurement`.
-        notation: How to write them.
     """
     if math.isnan(found.value):
         return NOT_FINITE
     least, most = bounds
     if found.low > most and found.high == math.inf:
-        return f"{_bounded(math.inf, found, unit, bounds, notation)} (the whole interval)"
-    text = _bounded(found.value, found, unit, bounds, notation)
+        return f"{_bounded(math.inf, found, unit, bounds)} (the whole interval)"
+    text = _bounded(found.value, found, unit, bounds)
     if math.isnan(found.low):
         return f"{text} (no interval)"
     if found.low < found.high:
         # Beyond what is known, the low end says only that, and a finite high end is still one.
-        low = _bounded(math.inf if found.low > most else found.low, found, unit, bounds, notation)
-        if notation.open_end and found.high == math.inf:
-            ends = notation.open_end if low == text else f"{low}, {notation.open_end}"
-        else:
-            to = (least, max(most, found.high) if math.isfinite(found.high) else most)
-            high = _bounded(found.high, found, unit, to, notation)
-            ends = f"{low.removesuffix(notation.suffixes.get(unit, ''))} to {high}"
-        text += f" ({notation.interval}{ends})"
+        low = _bounded(math.inf if found.low > most else found.low, found, unit, bounds)
+        to = (least, max(most, found.high) if math.isfinite(found.high) else most)
+        high = _bounded(found.high, found, unit, to)
+        text += f" (95 %: {low.removesuffix(_SUFFIXES.get(unit, ''))} to {high})"
     elif found.low <= least or found.low >= most:
         text += " (the whole interval)"
     return text
@@ -82,12 +51,12 @@ def seeds_texts(found: Estimate, unit: str, bounds: Bounds, without: str) -> lis
     a number, what to show instead.
     """
     return [
-        without if math.isnan(value) else _bounded(value, found, unit, bounds, SENTENCE)
+        without if math.isnan(value) else _bounded(value, found, unit, bounds)
         for value in found.of_seeds
     ]
 
 
-def _bounded(value: float, found: Estimate, unit: str, bounds: Bounds, notation: Notation) -> str:
+def _bounded(value: float, found: Estimate, unit: str, bounds: Bounds) -> str:
     """Return a value of an estimate as text; beyond the bounds, say only what is known."""
     least, most = bounds
     if not math.isfinite(value) and not math.isfinite(most if value > 0 else least):
@@ -101,28 +70,20 @@ def _bounded(value: float, found: Estimate, unit: str, bounds: Bounds, notation:
         # Two decimals would hide it.
         error = abs(found.value) / 10
     if value > most:
-        bound = number_text(float(f"{most:.3g}"), unit, notation=notation)
-        beyond = f"{notation.more_than}{bound}"
+        beyond = f"more than {number_text(float(f'{most:.3g}'), unit)}"
         if not math.isfinite(value):
             return beyond
-        text = f"{notation.at_most}{number_text(value, unit, error, notation)}"
+        text = f"at most {number_text(value, unit, error)}"
         return f"{beyond}, {text}" if found.low > least else text
-    text = number_text(value if math.isfinite(value) else least, unit, error, notation)
-    return f"{notation.at_most}{text}" if value <= least else text
+    text = number_text(value if math.isfinite(value) else least, unit, error)
+    return f"at most {text}" if value <= least else text
 
 
-def number_text(
-    value: float, unit: str, error: float | None = None, notation: Notation = SENTENCE
-) -> str:
+def number_text(value: float, unit: str, error: float | None = None) -> str:
     """Return a number as text, rounded by its error; with all its digits if there is no error."""
-    value *= SCALES.get(unit, 1)
-    if unit in notation.decimals:
-        digits = f"{value:,.{notation.decimals[unit]}f}"
-    elif error is None:
-        digits = f"{value:g}"
-    else:
-        digits = rounded(value, SCALES.get(unit, 1) * error)
-    return f"{digits}{notation.suffixes.get(unit, '')}"
+    scale = SCALES.get(unit, 1)
+    digits = f"{scale * value:g}" if error is None else rounded(scale * value, scale * error)
+    return f"{digits}{_SUFFIXES.get(unit, '')}"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether what is derived from the records (tables, figures, the audit) is what they give."""
+"""What is derived from the records (tables, figures, the audit), and whether it is that."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -6,21 +6,25 @@ from functools import partial
 
 import yaml
 
-from freelunch.audit.crate import config_text
+from freelunch.analysis.pairing import Records
+from freelunch.audit.audit import audit_records
+from freelunch.audit.cards import card_texts
 from freelunch.audit.figures import TABLES_OF_CLAIMS
 from freelunch.audit.output_files import (
+    AUDIT,
     AUDIT_SUMS,
     CONFIG,
     PAGE,
     TABLE_SUMS,
+    VERDICTS,
     audit_outputs,
     check_sealed,
     digested,
-    own_files,
 )
-from freelunch.audit.texts import audit_texts
+from freelunch.audit.page import page_text
 from freelunch.core.digest import check_sums
 from freelunch.core.errors import UserError
+from freelunch.core.files import json_text
 from freelunch.records.integrity import Output
 from freelunch.records.read import differences, load_records
 from freelunch.reporting.results import Results
@@ -30,6 +34,27 @@ from freelunch.study.study import Study
 
 # What a file of digests is about, and the rule that writes it; the others are those of figures.
 _RULES = {TABLE_SUMS: ("tables", steps.BUILD_TABLES), AUDIT_SUMS: ("audit", steps.AUDIT_STUDY)}
+
+
+def audit_texts(study: Study, records: Records) -> dict[str, str]:
+    """Return the content of each file, by its name below the folder of the results.
+
+    The page shows the figures that are there.
+    """
+    audit = audit_records(study, records, study.paths.records)
+    results = Results(study, records, study.paths.records)
+    return {
+        AUDIT: json_text(audit.as_json()),
+        VERDICTS: audit.verdicts,
+        CONFIG: config_text(study),
+        PAGE: page_text(results, audit, study.paths.root, later=audit_outputs(study)),
+        **card_texts(study, records),
+    }
+
+
+def config_text(study: Study) -> str:
+    """Return the study that was run, with what it takes from its base and with all defaults."""
+    return str(yaml.safe_dump(study.as_json(), sort_keys=False, allow_unicode=True))
 
 
 def made_from_records(study: Study) -> Iterator[Output]:
@@ -99,18 +124,3 @@ def check_unedited(study: Study) -> None:
         expected=f"{expected}, as in {study.source}",
         todo=f"run it, which computes only what depends on the edit: {study.run_command}",
     )
-
-
-def files_of_others(study: Study) -> list[str]:
-    """Return the files among a study's records, tables, figures and audit that are not of it.
-
-    They may be of cells that it no longer has; nothing reads them.
-    """
-    root, own = study.paths.root, {*own_files(study), *audit_outputs(study)}
-    names = [
-        path.relative_to(root).as_posix()
-        for folder in ("records", "tables", "figures", "audit")
-        for path in sorted((root / folder).rglob("[!.]*"))
-        if not path.is_dir()
-    ]
-    return [name for name in names if name not in own]

@@ -12,13 +12,11 @@ from freelunch.study.cell import Cell
 from freelunch.study.steps import MODEL_CARD
 from freelunch.study.study import Study
 
-# The files of the audit that are functions of the records and figures.
+# The files of the audit.
 AUDIT, VERDICTS, PAGE = "audit/audit.json", "audit/verdicts.md", "audit/index.html"
-APPENDIX, REFORMS = "audit/appendix.md", "audit/reforms.md"
-# The crate, and the copies in it of the Snakefile and the config that were run.
-METADATA = "ro-crate-metadata.json"
-SNAKEFILE, CONFIG = "audit/run/Snakefile", "audit/run/config.yaml"
-AUDIT_FILES = (AUDIT, VERDICTS, APPENDIX, REFORMS, PAGE, METADATA, SNAKEFILE, CONFIG)
+# The config that was run.
+CONFIG = "audit/run/config.yaml"
+AUDIT_FILES = (AUDIT, VERDICTS, PAGE, CONFIG)
 # Files of digests: of the records and the tables made from them, and of the audit and the other
 # files of digests.
 TABLE_SUMS, AUDIT_SUMS = "tables/tables.sha256", "audit.sha256"

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,7 @@ from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
 from freelunch.audit.claims import REPORT
 from freelunch.audit.figures import figures
 from freelunch.audit.layouts import layout
-from freelunch.audit.measures import MEASURES
-from freelunch.audit.output_files import APPENDIX, AUDIT, METADATA, REFORMS, own_files
+from freelunch.audit.output_files import AUDIT, CONFIG, VERDICTS, own_files
 from freelunch.audit.protocol import ABSENT, DIFFERENT, PARTLY, SAME, UNKNOWN
 from freelunch.audit.published import AGREES, DIFFERS, NOT_RUN
 from freelunch.audit.published_claims import TableClaimVerdict
@@ -45,13 +44,12 @@ from freelunch.audit.verdicts import (
     of_few_seeds,
     tally,
 )
-from freelunch.reporting.drawing.adaptation_looks import window_label
 from freelunch.reporting.figures import Figure
-from freelunch.reporting.formatting import marked, percent, range_text, rounded
+from freelunch.reporting.formatting import marked, percent, range_text, rounded, row_marks
 from freelunch.reporting.labels import criterion_label, pattern_label
 from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results
-from freelunch.study.adaptations import Reconstruction
+from freelunch.study.beginnings import decided_text
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 
@@ -68,18 +66,6 @@ _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 OF_COSTS = "budgets"
 # More numbers of a part than these are shown as a range.
 _FEW = 2
-# What the settings of a measure ask a study for, in words.
-_CRITERIA, _WINDOWS = "pruning by {}", "reconstruction in windows of {}"
-_NEEDS = {
-    "criteria": _CRITERIA,
-    "groups": _CRITERIA,
-    "beside": _WINDOWS,
-    "windows": _WINDOWS,
-    "methods": "retraining with {}",
-    "parameters": "a model of at least {} parameters",
-    "dense_at_most": "a dense perplexity of at most {}",
-}
-_LABELS = {_CRITERIA: criterion_label, _WINDOWS: window_label}
 
 
 def sorting(value: object) -> str:
@@ -132,13 +118,14 @@ def page_text(
     adapted = {(cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE}
     untested = [claim for claim in audit.claims if claim.verdict == UNTESTED]
     not_run = [row for row in audit.published if row.verdict == NOT_RUN]
-    names = [APPENDIX, REFORMS, AUDIT, METADATA, *own_files(study)]
+    names = [AUDIT, VERDICTS, CONFIG, *own_files(study)]
     page = layout(
         "page.html",
         criterion=criterion_label,
         key_numbers=key_numbers,
         listed=_in_line,
         marked=marked,
+        marks=row_marks,
         pattern=pattern_label,
         percent=percent,
         prose=_prose,
@@ -156,13 +143,18 @@ def page_text(
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         pruned=pruned,
         size=cells_text(study),
+        # Records of earlier versions do not say it.
+        beginnings={
+            cell.model: decided_text(record["provenance"]["bos"])
+            for cell, record in results.records.items()
+            if cell.is_dense and "bos" in record["provenance"]
+        },
         seeds=range_text([len(cells) for cells in seed_groups(pruned)] or [1], ","),
         ways=len({name for _, name in adapted}),
         tokens=[study.tokens_of(*each) for each in adapted],
         figures=_figures(study, root, [claim.id for claim in audit.claims]),
         claims=[claim for claim in audit.claims if claim not in untested],
         untested=untested,
-        needs=needs_text(untested, study),
         cells=results.cells,
         tasks=results.tasks,
         metrics=METRICS,
@@ -251,34 +243,6 @@ def _why(part: Any) -> str:
         reason = str(part.findings[0].reason)
         return f"{reason[0].upper()}{reason[1:]}."
     return str(part.reason)
-
-
-def needs_text(untested: Iterable[ClaimVerdict], study: Study) -> str:
-    """Return in words what a study would need, beside what it has, for claims of which it can test
-    nothing.
-    """
-    entries = study.config.adaptations
-    adaptations = [entries[cell.adaptation] for cell in study.cells if cell.adaptation != NONE]
-    there: set[Any] = {cell.criterion for cell in study.cells}
-    there |= {settings.method for settings in adaptations}
-    there |= {each.window for each in adaptations if isinstance(each, Reconstruction)}
-    needed: dict[str, dict[str, None]] = {}
-    for part in (part for claim in untested for part in claim.parts if part.role != ADDS):
-        asked = [("windows", [*MEASURES[part.measure].windows]), *part.settings.items()]
-        for words, values in ((_NEEDS[key], each) for key, each in asked if key in _NEEDS):
-            label: Callable[[Any], str] = _LABELS.get(words, _number)
-            missing = [label(value) for value in _flat(values) if value not in there]
-            needed.setdefault(words, {}).update(dict.fromkeys(missing))
-    return "; ".join(words.format(", ".join(them)) for words, them in needed.items() if them)
-
-
-def _number(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _flat(value: Any) -> list[Any]:
-    """Return the names or numbers in a setting, also those in lists within it."""
-    return [it for each in value for it in _flat(each)] if isinstance(value, list) else [value]
 
 
 def key_numbers(parts: Iterable[PartVerdict]) -> Iterator[tuple[PartVerdict, str]]:

@@ -1,22 +1,15 @@
-"""Gather from the records of a study where its numbers come from, what they cost, and how to repeat
-them.
-
-The artifact appendix has the last for each claim: an auditor who runs its command in a fresh clone
-gets the records behind the claim's numbers, and compares them with those of the study.
-"""
+"""Gather from the records of a study where its numbers come from, and what they cost."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from freelunch.analysis.pairing import Records
-from freelunch.audit.claim_verdicts import ClaimVerdict, snakemake
 from freelunch.records.record import Record, adaptation_facts
-from freelunch.reporting.formatting import duration, three_digits
 from freelunch.study.cell import Cell
 from freelunch.study.steps import (
     CAPTURE_DENSE,
-    CAPTURE_REFERENCE,
+    DECIDE_BOS,
     EXTEND_CALIBRATION,
     PRUNE_MODEL,
     SAMPLE_CALIBRATION,
@@ -24,8 +17,8 @@ from freelunch.study.steps import (
 )
 from freelunch.study.study import Study
 
-# Steps that all cells of a model and seed share.
-_OF_A_SAMPLE = (SAMPLE_CALIBRATION, SAMPLE_HELD_OUT, CAPTURE_DENSE, CAPTURE_REFERENCE)
+# Steps that all cells of a model and seed share; the last is in earlier records only.
+_OF_A_SAMPLE = (SAMPLE_CALIBRATION, SAMPLE_HELD_OUT, CAPTURE_DENSE, "capture_reference")
 _MACHINE = ("python", "platform", "processor", "cores", "device", "device_name")
 _SUMMED = ("jobs", "wall_s", "cpu_s", "flops", "tokens")
 Value = TypeVar("Value")
@@ -71,43 +64,6 @@ class StepCost:
     flops: float
     tokens: int
     peak_bytes: int
-
-
-@dataclass(frozen=True)
-class ExpectedNumber:
-    """A number that a rerun is expected to find."""
-
-    says: str
-    subject: str
-    text: str
-    threshold: str
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Repetition:
-    """How to repeat the numbers of a claim: the command, the cells that it makes with the dense
-    models, the cost of their records, and the numbers to expect.
-    """
-
-    id: str
-    title: str
-    verdict: str
-    cells: int
-    jobs: int
-    wall_s: float
-    cpu_s: float
-    flops: float
-    command: str
-    expected: list[ExpectedNumber]
-
-    @property
-    def cost(self) -> str:
-        """Return what it cost to make the records, in a sentence."""
-        return (
-            f"{self.cells} cells, {self.jobs:,} jobs: {duration(self.wall_s)} of wall time and "
-            f"{duration(self.cpu_s)} of processor time, {three_digits(self.flops / 1e12)} TFLOP."
-        )
 
 
 def gather_provenance(study: Study, records: Records) -> Provenance:
@@ -162,48 +118,14 @@ def gather_costs(records: Records) -> list[StepCost]:
     ]
 
 
-def gather_appendix(
-    study: Study, records: Records, claims: Sequence[ClaimVerdict]
-) -> list[Repetition]:
-    """Return, for each claim with a measured number, how to repeat it and what to expect."""
-    repetitions = []
-    for claim in claims:
-        known = [(part, each) for part in claim.parts for each in part.findings if each.text]
-        compared = {Cell.parse(name) for _, each in known for name in each.cells}
-        if not compared:
-            continue
-        # Every cell is evaluated after the dense model.
-        cells = sorted({*compared, *(Cell.dense(cell.model) for cell in compared)})
-        costs = gather_costs({cell: records[cell] for cell in cells})
-        targets = " ".join(str(study.paths.record(cell)) for cell in cells)
-        repetitions.append(
-            Repetition(
-                claim.id,
-                claim.title,
-                claim.verdict,
-                len(cells),
-                sum(cost.jobs for cost in costs),
-                sum(cost.wall_s for cost in costs),
-                sum(cost.cpu_s for cost in costs),
-                sum(cost.flops for cost in costs),
-                f"{snakemake(study.source)} -- {targets}",
-                [
-                    ExpectedNumber(
-                        part.says, each.subject, str(each.text), part.threshold, each.verdict
-                    )
-                    for part, each in known
-                ],
-            )
-        )
-    return repetitions
-
-
 def _job(step: str, cell: Cell, record: Record) -> tuple[Any, ...]:
     """Return the key that tells the jobs of a step apart."""
     if step == EXTEND_CALIBRATION:
         return cell.model, cell.seed, adaptation_facts(record)["samples"]
     if step == PRUNE_MODEL:
         return cell.model, cell.pruning, cell.seed
+    if step == DECIDE_BOS:
+        return (cell.model,)
     return (cell.model, cell.seed) if step in _OF_A_SAMPLE else (cell,)
 
 

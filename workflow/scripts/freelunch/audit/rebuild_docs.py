@@ -44,7 +44,8 @@ def write_results(
     texts = table_texts(Results(study, records, source), TABLES_OF_CLAIMS)
     for name, text in {**texts, VERDICTS: audit.verdicts}.items():
         write_atomically(folder / name, text)
-    for figure in figures_of(study):
+    # Without a row of data, a figure only says that there is nothing to draw.
+    for figure in (each for each in figures_of(study) if texts[each.table.file].count("\n") > 1):
         outputs = [folder / FIGURES / f"{figure.name}{suffix}" for suffix in formats]
         draw_figure(figure.drawing, folder / figure.table.file, figure.settings(study), outputs)
     return audit

@@ -8,12 +8,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from freelunch.cli.pin import ask_for_all
 from freelunch.core.errors import UserError
 from freelunch.costs.capacity import lacking
 from freelunch.costs.checks import SELECTION, checked_plan, samples_drawn
 from freelunch.costs.machine import Machine
-from freelunch.data.hub import check_download, is_offline
+from freelunch.data.hub import Unreachable, check_download, is_offline
 from freelunch.data.inspect_model import (
     TOKENIZER,
     InspectedModel,
@@ -27,7 +26,8 @@ from freelunch.data.tasks import stock_task
 from freelunch.records.read import is_finished
 from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
 from freelunch.study.pins import hub_entries, pin_command, unpinned
-from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
+from freelunch.study.source_files import files_at
+from freelunch.study.sources import Hub, LocalModel, LocalTask, LocalText, Tokens
 from freelunch.study.steps import DOCUMENTS
 from freelunch.study.study import Study
 
@@ -49,6 +49,12 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     """
     plan = checked_plan(study, machine.device_bytes if machine else None)
     models = {name: model for name in study.models if (model := _look_at(study, name))}
+    begins = ""
+    for name, beginning in ((name, model.beginning) for name, model in models.items()):
+        if beginning is not None:
+            setting = study.model(name).bos
+            beginning.check(setting, f"models.{name}.bos")
+            begins += f"; {name}: `bos: {setting}`, the tokenizer {beginning.text}"
     documents = {name: each for name in study.texts if (each := _documents(study, name))}
     _check_mixture(study, documents)
     tasks = study.tasks.get("tasks", {})
@@ -71,7 +77,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     # Offline, the hub's cache may have what is waiting, which only the download can tell.
     if fetches and not finished and not is_offline():
         asked = {where: each for where, each in hub_entries(study).items() if where in waiting}
-        ask_for_all(asked, check_download, "sources cannot be downloaded", study.source)
+        _check_downloads(asked, study.source)
     if machine is not None and not finished and (problems := lacking(plan, machine)):
         raise UserError(
             "the study does not fit this machine\n" + "\n".join(f"  {each}" for each in problems),
@@ -89,9 +95,30 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
         if registry != "tasks" and not isinstance(getattr(config, registry)[name], local)
     ]
     said += f"; still to be downloaded: {', '.join(later)}" if later else ""
+    said += begins
     if unpinned(study):
         said += f"; still to be pinned: `{pin_command(study.source)}{study.part_words}`"
     return f"{study.source}: all is well ({said})."
+
+
+def _check_downloads(entries: Mapping[str, Hub], study: str) -> None:
+    """Ask the hub for several sources, by the places of their entries, and tell all problems at
+    once: each licence to accept would need a run of its own. If the hub itself fails, ask no more.
+    """
+    problems: list[UserError] = []
+    for where, entry in entries.items():
+        try:
+            check_download(where, entry)
+        except UserError as error:
+            problems.append(error)
+            if isinstance(error, Unreachable):
+                break
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        lines = [f"  {line}" for each in problems for line in str(each).splitlines()]
+        said = "\n".join([f"{len(problems)} sources cannot be downloaded", *lines])
+        raise UserError(said, where=study)
 
 
 def _look_at(study: Study, name: str) -> InspectedModel | None:
@@ -122,14 +149,15 @@ def _documents(study: Study, name: str) -> Documents | None:
     """Return the documents of a text; None if they are not here yet."""
     entry, where = study.text(name), f"texts.{name}.path"
     if isinstance(entry, LocalText):
-        return read_documents(Path(entry.path), entry.format, entry.field, where)
+        paths = [Path(file) for file in files_at(entry.path)]
+        return read_documents(paths or [Path(entry.place)], entry.format, entry.field, where)
     if isinstance(entry, Tokens):
         _check_is_file(entry.path, where)
         return None
     fetched = fetched_text(study, name)
     if not fetched or not (fetched / DOCUMENTS).is_file():
         return None
-    return read_documents(fetched / DOCUMENTS, "jsonl", "text", f"texts.{name}", is_fetched=True)
+    return read_documents([fetched / DOCUMENTS], "jsonl", "text", f"texts.{name}", is_fetched=True)
 
 
 def _check_mixture(study: Study, documents: Mapping[str, Documents]) -> None:

@@ -2,8 +2,8 @@
 
 `freelunch --help` lists the commands. Each `make` target of the same name runs one of them.
 
-Commands that read results import what they need when they run: scipy and the writer of the crate
-would double the time that a plan takes to start.
+Commands that read results import what they need when they run: scipy would double the time that a
+plan takes to start.
 """
 
 import inspect
@@ -33,14 +33,15 @@ from freelunch.cli.options import (
     option,
     rules_in,
 )
-from freelunch.cli.pin import pin_study
 from freelunch.cli.run import check_options, run_snakemake
 from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError, disk_error, mend
 from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import Machine, read_gigabytes
 from freelunch.costs.plan_text import device_table, plan_text
+from freelunch.data.hub import newest_commit
 from freelunch.study.open_study import open_study, read_study
+from freelunch.study.pins import PINS, pin_name, read_pins, unpinned
 from freelunch.study.schema import schema_text, settings_page
 from freelunch.study.study import Study
 
@@ -118,14 +119,18 @@ def new(
         str, argument("MODEL", "A folder, a GGUF file, or owner/name on the Hugging Face hub.")
     ],
     text: Annotated[
-        str,
-        argument("TEXT", "A file: text, JSON Lines or a wiki's XML, also .gz or .bz2; or Parquet."),
+        list[str],
+        argument(
+            "TEXT...",
+            "Files or folders: text, JSON Lines or a wiki's XML, also .gz or .bz2; or Parquet. Or "
+            "a text of config/registry.yaml; or owner/name:file, of a dataset on the hub.",
+        ),
     ],
     name: Annotated[
         str | None, option("NAME", "The study's name. Default: both names, joined.")
     ] = None,
     evaluation: Annotated[
-        str | None, option("TEXT", "A text to evaluate on. Default: the same text.")
+        str | None, option("TEXT", "A text to evaluate on, given as TEXT. Default: the same text.")
     ] = None,
     elsewhere: Elsewhere = False,
 ) -> None:
@@ -158,11 +163,18 @@ def pin(chosen: Chosen) -> None:
     """Pin a study's branches and tags to commits.
 
     A study may name a branch or a tag of a model or a dataset on the Hugging Face hub. A run needs
-    its commit, since branches move. This asks the hub for it, and writes it into a file beside the
-    study. Pins that are already there stay.
+    its commit, since branches move. This asks the hub for it, and writes it into `pins.yaml`. Pins
+    that are already there stay.
     """
-    for line in pin_study(chosen.read()):
-        _show(line)
+    pins = read_pins()
+    for where, entry in unpinned(chosen.read()).items():
+        pin = pin_name(entry)
+        if pin not in pins.commits:
+            pins.commits[pin] = newest_commit(where, entry)
+            # What follows may not be on the hub.
+            pins.write()
+        _show(f"{where}: {pin} is {pins.commits[pin]}")
+    _show(f"All branches and tags are pinned in {PINS}. Keep it with the study.")
 
 
 @command_of_study
@@ -285,12 +297,7 @@ def repair(chosen: Running) -> None:
 
 
 @command_of_study
-def tidy(
-    chosen: Chosen,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be removed.")
-    ] = False,
-) -> None:
+def tidy(chosen: Chosen) -> None:
     """Remove the candidates of finished cells.
 
     Their adapted blocks and checkpoints take most of the disk of a search. The cells keep those of
@@ -299,7 +306,7 @@ def tidy(
     from freelunch.cli.verify import tidy
 
     # Without a pin, a cell has no record that is its own, and keeps what it has.
-    _show(tidy(chosen.open(pinned=False), dry_run))
+    _show(tidy(chosen.open(pinned=False)))
 
 
 @command_of_study

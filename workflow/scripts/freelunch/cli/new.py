@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,25 @@ from freelunch.cli.choices import Grids, choose_grids, choose_lengths
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.costs.machine import Machine
-from freelunch.data.hub import inspect_on_hub
+from freelunch.data.hub import inspect_on_hub, newest_commit
 from freelunch.data.inspect_model import InspectedModel, check_as_fetched, inspect_path
-from freelunch.data.inspect_text import Amounts, InspectedText, inspect_text
+from freelunch.data.inspect_text import Amounts, InspectedText, inspect_text, read_documents
+from freelunch.data.sources import obtain
 from freelunch.study.cell import NONE
 from freelunch.study.families import FAMILIES
 from freelunch.study.registry import REPOSITORY
 from freelunch.study.settings import NAME_LENGTH, RESERVED
-from freelunch.study.sources import UNTRAINED, Architecture, Hub
+from freelunch.study.source_files import files_at
+from freelunch.study.sources import (
+    PARAGRAPHS,
+    UNTRAINED,
+    Architecture,
+    Hub,
+    HubText,
+    Mixture,
+    Tokens,
+    read_text,
+)
 from freelunch.study.study import Study
 from freelunch.study.windows import AUTO
 from freelunch.study.yaml_file import parse_yaml, read_yaml
@@ -42,7 +53,11 @@ Config = dict[str, Any]
 
 
 def write_study(
-    model: str, text: str, name: str | None, evaluation: str | None, machine: Machine | None
+    model: str,
+    text: Sequence[str],
+    name: str | None,
+    evaluation: str | None,
+    machine: Machine | None,
 ) -> tuple[Path, list[str]]:
     """Look at a model and a text, and write a study of them to studies/NAME.yaml; return the file,
     and what was found and chosen, a line each.
@@ -53,35 +68,40 @@ def write_study(
         UserError: There is a study of this name already, or no study of these two can run.
     """
     # `make new` passes on empty text for what is not given.
-    if missing := [key for key, value in (("MODEL", model), ("TEXT", text)) if not value]:
+    given = (("MODEL", model), ("TEXT", "".join(text)))
+    if missing := [key for key, value in given if not value]:
         raise UserError(
             "a study needs a model and a text",
             found=f"no {' and no '.join(missing)}",
-            todo="type `make new MODEL=<folder, GGUF file or owner/name on the hub> TEXT=<file>`",
+            todo="type `make new MODEL=<folder, GGUF file or owner/name on the hub> TEXT=<file, "
+            "folder or text of config/registry.yaml>`",
         )
     model_name = valid_name(_basename(model))
-    places = {"TEXT": _path(text), **({"EVALUATION": _path(evaluation)} if evaluation else {})}
-    names = {key: valid_name(_SUFFIXES.sub("", path.name)) for key, path in places.items()}
+    places = {"TEXT": [*text], **({"EVALUATION": [evaluation]} if evaluation else {})}
+    names = {key: valid_name(_SUFFIXES.sub("", _basename(at[0]))) for key, at in places.items()}
     called = valid_name(name or f"{model_name[:29]}-{names['TEXT'][:20]}")
     path = STUDIES / f"{called}.yaml"
     others = dict(_studies())
     _check_free(called, others)
+    # A text is read in less time than a model is looked at, above all on the hub.
+    texts = {key: _text(at, key) for key, at in places.items()}
     entry, inspected = _model(model)
     config: Config = {"base": str(REGISTRY.relative_to(REPOSITORY)), "models": {}, "texts": {}}
     about, amounts = [], {}
     defined = [read_yaml(REGISTRY), *others.values(), config]
-    for key, place in places.items():
-        of_text = inspect_text(place, key)
-        names[key] = _define("texts", names[key], _text_entry(place, of_text), defined)
+    for key, (of_text, text_entry) in texts.items():
+        if text_entry is not None:
+            names[key] = _define("texts", names[key], text_entry, defined)
         amounts[key] = Amounts.of(of_text.documents, inspected.tokenizer, of_text.complete)
-        about.append(f"text {names[key]} ({place}): {_about_text(of_text, amounts[key])}")
+        at = ", ".join(places[key])
+        about.append(f"text {names[key]} ({at}): {_about_text(of_text, amounts[key])}")
     model_name = _define("models", model_name, entry, defined)
     about.insert(0, f"model {model_name} ({_path(model)}): {about_model(inspected)}")
     last = "EVALUATION" if evaluation else "TEXT"
     lengths = choose_lengths(
         inspected,
-        (f"TEXT={places['TEXT']}", amounts["TEXT"]),
-        (f"EVALUATION={places[last]}", amounts[last]),
+        (f"TEXT={', '.join(places['TEXT'])}", amounts["TEXT"]),
+        (f"EVALUATION={', '.join(places[last])}", amounts[last]),
     )
     sample, windows, held_out = lengths.calibration, lengths.perplexity, lengths.held_out
     study: Config = {
@@ -105,6 +125,13 @@ def write_study(
     config = with_cells(grids)
     seen = "" if evaluation else "; calibration has seen parts of this text"
     seen += ", so also read the held-out perplexity" if seen and held_out else ""
+    beginning = inspected.beginning
+    if beginning is None or beginning.token is not None:
+        does = "may begin a text with one" if beginning is None else beginning.text
+        about.append(
+            f"beginning-of-sequence token: the tokenizer {does}; `bos: auto` in the model's entry, "
+            "the default, measures the dense model with and without it; or set `always` or `never`"
+        )
     about += [
         f"calibration: {sample['samples']} sequences of {sample['length']} tokens "
         f"({lengths.why_calibration})",
@@ -256,9 +283,51 @@ def _model(written: str) -> tuple[Config, InspectedModel]:
     return entry, inspected
 
 
-def _text_entry(path: Path, text: InspectedText) -> Config:
-    entry = {"source": "path", "path": _portable(path), "format": text.format}
-    return entry | ({"field": text.field} if text.format in ("jsonl", "parquet") else {})
+# A file of a dataset on the hub.
+_HUB_FILE = re.compile(r"(?P<repository>[^/:]+/[^/:]+):(?P<member>.+)")
+
+
+def _text(written: Sequence[str], key: str) -> tuple[InspectedText, Config | None]:
+    """Return a text, and its entry in the study; None if it is one of the registry's. What is not
+    there as a file or folder is a name in the registry, or a file on the hub.
+    """
+    (first, *more), paths = written, [_path(each) for each in written]
+    is_here = bool(more) or paths[0].exists()
+    registered = None if is_here else read_yaml(REGISTRY)["texts"].get(first)
+    on_hub = None if is_here else _HUB_FILE.fullmatch(first)
+    if registered is None and on_hub is None:
+        files = [Path(file) for file in files_at([*map(str, paths)])]
+        text, listed = inspect_text(files or paths, key), [*map(_portable, paths)]
+        return text, _with_format({"source": "path", "path": listed if more else listed[0]}, text)
+    where, entry = f"texts.{first}", dict(registered or {})
+    if on_hub is not None:
+        where = f"{key}={first}"
+        entry = {"source": "hub", **on_hub.groupdict(), "revision": "main", "format": "plain"}
+        entry["revision"] = newest_commit(where, HubText.model_validate(entry))
+    asked: Any = read_text(entry)
+    if isinstance(asked, Mixture | Tokens):
+        raise UserError(
+            "a new study takes texts that have documents and are not mixed",
+            where=f"{key}={first}",
+            found=f"source: {asked.source}",
+            expected="a text with documents",
+            todo="name one of its parts, and write the mixture into the study afterwards "
+            "(docs/guide/configuration.md, Mixtures)",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        (scratch := Path(folder) / "text").mkdir()
+        files = [*obtain(where, asked, scratch).files.values()]
+        if registered is None:
+            text = inspect_text(files, key)
+            return text, _with_format(entry, text)
+        stored = getattr(asked, "format", "plain"), getattr(asked, "field", "text")
+        return InspectedText(*stored, *read_documents(files, *stored, key)), None
+
+
+def _with_format(entry: Config, text: InspectedText) -> Config:
+    """Return an entry with how the text is stored."""
+    field = {"field": text.field} if text.format in ("jsonl", "parquet") else {}
+    return {**entry, "format": text.format, **field}
 
 
 def about_model(model: InspectedModel) -> str:
@@ -279,4 +348,6 @@ def _about_text(text: InspectedText, amounts: Amounts) -> str:
     about = "" if amounts.exact else "about "
     more = "" if text.complete else ", and more that were not read"
     count = f"{len(text.documents):,} document{'' if len(text.documents) == 1 else 's'}"
+    if text.format == PARAGRAPHS:
+        count += " of 2,000 characters or more, divided at blank lines"
     return f"{text.format}{field}, {count}, {about}{amounts.tokens:,} tokens{more}"

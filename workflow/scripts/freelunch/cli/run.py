@@ -61,34 +61,14 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
 # --- In the Snakefile
 
 
-def check_start(arguments: Sequence[str], cores: int | None, alone: bool) -> None:
-    """Refuse a run without a core, which could start no job, and `--unlock` on the command line
-    unless no other run is alive here; it would take the locks of that run.
-    """
+def check_start(cores: int | None) -> None:
+    """Refuse a run without a core, which could start no job."""
     if cores is not None and cores < 1:
         raise UserError(
             "no job can start without a core of this machine",
             where="--cores",
             found=cores,
             expected="a positive number or all",
-        )
-    if "--unlock" in arguments and not alone:
-        raise UserError(
-            "another run is alive in this folder, so its locks are not stale",
-            where="--unlock",
-            todo="wait for its end or stop it; the locks of a killed run are removed without this",
-        )
-
-
-def check_image(image: Path) -> None:
-    """Refuse to start without the image that jobs are to run in; Apptainer would fail in each."""
-    if not image.exists():
-        raise UserError(
-            "the image that jobs are to run in is not there",
-            where="software-deployment-method",
-            found="apptainer",
-            expected=f"the image of envs/Containerfile at {image}",
-            todo="build it, or link to it, as docs/guide/clusters.md says (Environments)",
         )
 
 

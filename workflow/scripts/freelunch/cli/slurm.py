@@ -14,7 +14,6 @@ from typing import Any, Self
 
 from freelunch.core.errors import UserError
 from freelunch.costs.job_requests import Limits
-from freelunch.costs.jobs import RULES
 
 # Options of sbatch by the resource that sets them, if it is set.
 _OPTIONS = {
@@ -25,20 +24,21 @@ _OPTIONS = {
     "mem_mb": "mem",
     "runtime": "time",
 }
-# Without accounting, Slurm must know of an ended job for longer than Snakemake's executor pauses.
-_LEAST_AGE_S = 210
 _TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 _WORKING = {"idle", "mix", "alloc"}
-
-
 _SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
 # What Slurm says of a job: its number, its state, the time and the memory that it had asked for.
 _ENDED = (
     ("sacct", "-X", "-n", "-P", "--format=JobID,State,Timelimit,ReqMem"),
     ("squeue", "-h", "--states=all", "--format=%i|%T|%l|%m"),
 )
-_AGAIN = "run the same command again; finished files are kept"
-_MORE = "ask for more: {} (Snakemake option, or a line of the profile)"
+_EARLY = {
+    *("OUT_OF_MEMORY", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "CANCELLED", "PREEMPTED", "DEADLINE"),
+}
+# What Slurm writes into the log of a job that it may then say has failed.
+_OUT_OF_MEMORY = re.compile("oom_kill event|Exceeded job memory limit")
+_MORE = """  to do:    run the same command again; finished files are kept. After OUT_OF_MEMORY or
+            TIMEOUT, ask for more: `--set-resources RULE:mem_mb=MB` or `RULE:runtime=MINUTES`"""
 
 
 def output_of(*command: str) -> str | None:
@@ -133,39 +133,29 @@ def minutes_in(time: str) -> float:
     return days * 1440 + hours * 60 + minutes + seconds / 60
 
 
-def status_command(asked: str) -> str:
-    """Return the command by which Snakemake should learn how jobs are: the one that was asked for,
-    or `squeue` where Slurm has no accounting: Snakemake would wait for `sacct` for ever.
-
-    Raises:
-        UserError: Slurm is not here or does not answer; or there is no accounting, and Slurm
-            forgets jobs before Snakemake asks.
+def check_answers(status_command: str) -> None:
+    """Refuse, by UserError, a Slurm that does not answer, or not by the command with which
+    Snakemake asks how jobs are: it would wait for ever.
     """
-    config = output_of("scontrol", "show", "config")
-    if shutil.which("sbatch") is None or config is None:
+    if shutil.which("sbatch") is None or output_of("scontrol", "show", "config") is None:
         found = "`sbatch` is not here, or `scontrol show config` fails"
         todo = "start the study on a login node, where `sinfo` answers, or by the local profile"
         raise UserError("Slurm does not answer", found=found, todo=todo)
-    if output_of("sacct", "-X", "--noheader", "--format=JobID", "--starttime=now") is not None:
-        return asked
-    age = re.search(r"^MinJobAge\s*=\s*(\d+)", config, re.M)
-    if age is None or int(age[1]) < _LEAST_AGE_S:
+    asked = ("sacct", "-X", "--noheader", "--format=JobID", "--starttime=now")
+    if status_command == asked[0] and output_of(*asked) is None:
         raise UserError(
-            "Slurm has no accounting here, and forgets jobs before Snakemake learns of their end",
-            where="slurm.conf",
-            found=f"`sacct` fails, MinJobAge is {f'{age[1]} s' if age else 'unknown'}",
-            expected=f"`sacct` answers, or MinJobAge is at least {_LEAST_AGE_S} s",
-            todo="ask the administrators for either, or run the local profile in one job",
+            "Slurm has no accounting here, so that Snakemake would never learn how jobs are",
+            where="slurm-status-command",
+            found="`sacct` fails",
+            expected="squeue",
+            todo="add `slurm-status-command: squeue` to the profile; Slurm must know of an ended "
+            "job for at least 210 s (MinJobAge in slurm.conf)",
         )
-    return "squeue"
 
 
 def check_requests(jobs: Iterable[SlurmJob], cluster: Cluster) -> None:
-    """Check that Slurm would take each job and could start it; nothing is submitted.
-
-    Raises:
-        UserError: A job asks for what no partition has (with its default settings, Slurm would take
-            it and never start it), or Slurm refuses a job.
+    """Refuse, by UserError, jobs that Slurm would refuse, or that ask for what no partition has:
+    with its default settings, Slurm would take them and never start them. Nothing is submitted.
     """
     largest: dict[tuple[str, ...], SlurmJob] = {}
     for job in jobs:
@@ -215,8 +205,8 @@ def _check_accepted(job: SlurmJob) -> None:
 
 
 def endings(logs: Iterable[Path]) -> str:
-    """Return which jobs of a run Slurm ended before their time, why, and what to do; empty if it
-    ended none.
+    """Return which jobs of a run Slurm ended before their time, and what to do; empty if it ended
+    none.
 
     Args:
         logs: Snakemake's logs of the run.
@@ -224,46 +214,25 @@ def endings(logs: Iterable[Path]) -> str:
     said = "".join(log.read_text(encoding="utf-8") for log in logs)
     # The last of several attempts at a job counts.
     last = {match[1]: (match[2], Path(match[3])) for match in _SUBMITTED.finditer(said)}
-    jobs = dict(last.values())
-    rows = _rows(list(jobs))
-    told = (_ending(row, jobs[row[0]]) for row in rows if row[0] in jobs)
-    return "\n\n".join(filter(None, told))
+    jobs, listed = dict(last.values()), None
+    for query in _ENDED if jobs else ():
+        listed = listed or output_of(*query, f"--jobs={','.join(jobs)}")
+    told = []
+    for line in (listed or "").splitlines():
+        number, state, time, memory = line.split("|")
+        # sacct also says who cancelled a job: `CANCELLED by 0`.
+        state = state.partition(" ")[0]
+        if number in jobs and _OUT_OF_MEMORY.search(_text(jobs[number])):
+            state = "OUT_OF_MEMORY"
+        if number in jobs and state in _EARLY:
+            asked = f"it had asked for {memory} and {time}"
+            told += [f"Slurm ended job {number} as {state}; {asked}", f"  log:      {jobs[number]}"]
+    return "\n".join([*told, _MORE] if told else [])
 
 
-def _rows(numbers: list[str]) -> list[list[str]]:
-    """Return what Slurm still knows of jobs: from its accounting, or else from its queue."""
-    for query in _ENDED if numbers else ():
-        if listed := output_of(*query, f"--jobs={','.join(numbers)}"):
-            return [line.split("|") for line in listed.splitlines()]
-    return []
-
-
-def _ending(row: list[str], log: Path) -> str | None:
-    number, state, time, memory = row
-    said = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    name = log.parent.name
-    rules = tuple(rule for rule in RULES if rule in name)
-    # sacct also says who cancelled a job: `CANCELLED by 0`.
-    why, todo = _early_end(state.partition(" ")[0], said, time, memory, rules)
-    if not why:
-        return None
-    return f"Slurm job {number}, {name}: {why}\n  log:      {log}\n  to do:    {todo}"
-
-
-def _early_end(
-    state: str, said: str, time: str, memory: str, rules: tuple[str, ...]
-) -> tuple[str, str]:
-    """Return what ended a job from outside, and what to do; both are empty if nothing did."""
-    if state == "OUT_OF_MEMORY" or re.search(r"oom_kill event|Exceeded job memory limit", said):
-        more = _MORE.format(_set_resources(rules, "mem_mb=MB"))
-        return f"killed for memory; it had asked for {memory}", more
-    if state == "TIMEOUT" or "DUE TO TIME LIMIT" in said:
-        more = _MORE.format(_set_resources(rules, "runtime=MINUTES"))
-        return f"out of time; it had asked for {time}", f"{more}; finished files are kept"
-    if state in ("NODE_FAIL", "BOOT_FAIL", "CANCELLED", "PREEMPTED", "DEADLINE"):
-        return f"ended as {state}", _AGAIN
-    return "", ""
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
 
 
 def _set_resources(rules: tuple[str, ...], value: str) -> str:
-    return " ".join(f"`--set-resources {rule}:{value}`" for rule in rules) or f"`{value}`"
+    return " ".join(f"`--set-resources {rule}:{value}`" for rule in rules)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from freelunch.analysis.doubts import PERPLEXITY, Doubt, doubted, told
 from freelunch.analysis.pairing import Records
 from freelunch.audit.output_checks import check_finished
 from freelunch.audit.output_files import AUDIT_SUMS, PAGE, check_sealed
@@ -19,7 +20,7 @@ from freelunch.core.files import write_atomically
 from freelunch.core.lock import remove_lock, wait_for_lock
 from freelunch.records.read import load_finished, load_records
 from freelunch.reporting.cells import means_over_seeds
-from freelunch.reporting.formatting import rounded
+from freelunch.reporting.formatting import marked, rounded, row_marks
 from freelunch.reporting.results import Results
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
@@ -46,6 +47,7 @@ def audit_text(study: Study) -> str:
         scope = f" [{claim['scope']}]" if claim["scope"] else ""
         verdict = f"{claim['id']:<5} {claim['verdict']} ({claim['bearing']})"
         lines.append(f"{verdict}: {claim['title']}{scope}")
+    lines += ["", *told(_doubts(audit))] if audit["doubts"] else []
     if published := audit["published_claims"]:
         lines += ["", "The same claims in published tables, which carry no intervals:"]
         lines += [f"{claim['id']:<5} {claim['verdict']}" for claim in published]
@@ -73,7 +75,7 @@ def summary_text(study: Study, records: Records) -> str:
     """
     paths, audit = study.paths, _audit_of(study)
     tables = paths.tables / "summary.md"
-    heads, *rows = _best(study, means_over_seeds(records))
+    heads, *rows = _best(study, doubted(means_over_seeds(records), _doubts(audit)))
     table = [heads, *rows[:_ROWS]]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
@@ -146,10 +148,11 @@ def interim_text(study: Study) -> str:
 
 
 def findings(audit: Mapping[str, Any]) -> list[str]:
-    """Return the answer of an audit, its scope, and its verdicts, a line each."""
+    """Return the answer of an audit, its scope, its doubts, and its verdicts, a line each."""
     return [
         audit["answer"],
         f"Scope: {audit['scope']}",
+        *told(_doubts(audit)),
         f"The paper's claims here: {verdicts_text(audit['claims'])}",
     ]
 
@@ -164,6 +167,10 @@ def _audit_of(study: Study) -> Mapping[str, Any]:
     path = study.paths.audit / "audit.json"
     audit: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return audit
+
+
+def _doubts(audit: Mapping[str, Any]) -> list[Doubt]:
+    return [Doubt(**each) for each in audit["doubts"]]
 
 
 def _grouped(claims: Sequence[Mapping[str, Any]], key: str) -> str:
@@ -181,6 +188,7 @@ def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for mean in means:
         value, adaptation = float(mean["perplexity"]), mean["adaptation"]
         shown = rounded(value, mean["perplexity_standard_error"])
+        shown = marked(shown, None, row_marks(mean, PERPLEXITY))
         if mean["criterion"] == "dense":
             dense[mean["model"]] = shown
             continue

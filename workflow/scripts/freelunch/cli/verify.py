@@ -7,18 +7,14 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from freelunch.audit.output_checks import check_unedited, files_of_others, made_from_records
+from freelunch.audit.output_checks import check_unedited, made_from_records
 from freelunch.core.artifact import MANIFEST
-from freelunch.core.digest import SUFFIX
 from freelunch.core.errors import UserError, first_of, mend
 from freelunch.core.files import remove_path
-from freelunch.core.lock import remove_lock, wait_for_lock
-from freelunch.core.units import amount
-from freelunch.costs.capacity import files_in
 from freelunch.records.integrity import Output, step_outputs
 from freelunch.records.read import finished_records
 from freelunch.study.cell import Cell
@@ -43,21 +39,15 @@ def problems_of(study: Study, anew: bool) -> dict[Output, str]:
 
 
 def check_intact(study: Study) -> None:
-    """Check that a finished study is intact, as cheaply as possible.
-
-    Raises:
-        UserError: A file is damaged or missing.
-    """
+    """Check, as cheaply as possible, that a finished study is intact; UserError if it is not."""
     if problems := problems_of(study, anew=False):
         found = ", ".join(first_of(problems.values(), 1))
         raise UserError("the results are not whole", found=found, todo=mend())
 
 
 def verify(study: Study) -> tuple[str, bool]:
-    """Read all that a study made; return a line for each kind, and whether all is intact.
-
-    Raises:
-        UserError: The study has no results, or was edited since it ran to its end.
+    """Read all that a study made; return a line for each kind, and whether all is intact. UserError
+    if the study has no results, or was edited since it ran to its end.
     """
     _check_ran(study)
     check_unedited(study)
@@ -70,9 +60,6 @@ def verify(study: Study) -> tuple[str, bool]:
         more = f", {len(damaged)} damaged or missing" if damaged else ""
         lines.append(f"{what:<24} {count - len(damaged)} whole{more}")
         lines += [f"  {problem}" for problem in first_of(damaged, _SHOWN)]
-    if others := files_of_others(study):
-        few = ", ".join(first_of(others, 3))
-        lines.append(f"{'not of this study':<24} {len(others)}, which nothing reads: {few}")
     return "\n".join(lines), not any(problems.values())
 
 
@@ -90,37 +77,33 @@ def repair(study: Study, command: Sequence[str]) -> None:
     Snakemake on the targets that are appended.
 
     A step that is made again with an equal result leaves what was made from it valid, but only for
-    the next run of Snakemake. So each rule gets a run of its own.
-
-    Raises:
-        UserError: The study has no results, a run failed, or something is still damaged.
+    the next run of Snakemake. So each rule gets a run of its own. UserError if the study has no
+    results, a run failed, or something is still damaged.
     """
     _check_ran(study)
-    tried: set[Path] = set()
-    # After a repair, the files that no step touched are not read again before all else is right.
-    while problems := (tried and problems_of(study, anew=False)) or problems_of(study, anew=True):
-        rule = min((output.rule for output in problems), key=RULES.index)
-        damaged = [output for output in problems if output.rule == rule]
-        if tried.issuperset(output.target for output in damaged):
+    outputs = list(outputs_of(study))
+    # The summary after each run would only repeat itself.
+    environment = {**os.environ, "MAKELEVEL": "1"}
+    for rule in RULES:
+        targets = []
+        for output in outputs:
+            if output.rule == rule and (problem := output.problem(anew=True)):
+                _say(problem)
+                output.remove()
+                targets += [] if output.is_cache else [str(output.target)]
+        done = subprocess.run([*command, *targets], env=environment) if targets else None
+        if done is not None and done.returncode:
             raise UserError(
-                "this is still damaged or missing after it was made again",
-                found=problems[damaged[0]],
-                todo="read the message of the step above; if there is none, report this",
+                "the repair stopped",
+                found=f"exit status {done.returncode} of {shlex.join([*command, *targets])}",
+                todo="fix the error above, then run the same command again",
             )
-        for output in damaged:
-            _say(problems[output])
-            output.remove()
-            tried.add(output.target)
-        if targets := [str(output.target) for output in damaged if not output.is_cache]:
-            # The summary after each run would only repeat itself.
-            environment = {**os.environ, "MAKELEVEL": "1"}
-            done = subprocess.run([*command, *targets], check=False, env=environment)
-            if done.returncode:
-                raise UserError(
-                    "the repair stopped",
-                    found=f"exit status {done.returncode} of {shlex.join([*command, *targets])}",
-                    todo="fix the error above, then run the same command again",
-                )
+    if problems := problems_of(study, anew=False):
+        raise UserError(
+            "this is still damaged or missing after all that is damaged was made again",
+            found=", ".join(first_of(problems.values(), 1)),
+            todo="run the same command again; if it is of no use, report this",
+        )
     _say("The study is whole.")
 
 
@@ -128,7 +111,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
-def tidy(study: Study, dry_run: bool = False) -> str:
+def tidy(study: Study) -> str:
     """Remove the adapted blocks and the checkpoints of the candidates of finished cells; return
     what was removed, in words.
 
@@ -136,43 +119,21 @@ def tidy(study: Study, dry_run: bool = False) -> str:
     which it was chosen. Nothing runs again because of what is removed, as long as the candidates
     need not be measured or compared again. The study may be running: a cell keeps its candidates
     if it has no record, or one of other settings, or if a candidate was made or measured after the
-    record.
-
-    Raises:
-        UserError: A record is damaged.
+    record. UserError if a record is damaged.
     """
-    removed: dict[Cell, list[Path]] = {}
-    cells, freed = 0, 0
-    if study.paths.records.is_dir():
-        lock = wait_for_lock(study.paths.root / ".tidy.lock")
-        try:
-            for cell in finished_records(study, study.paths.records)[0]:
-                if _is_settled(study, cell):
-                    candidates = {each: _folders(study, each) for each in study.candidates(cell)}
-                    cells += any(candidates.values())
-                    removed |= {each: there for each, there in candidates.items() if there}
-            folders = [folder for there in removed.values() for folder in there]
-            freed = freed_bytes(folders)
-            for folder in () if dry_run else folders:
-                _remove(folder)
-        finally:
-            remove_lock(lock)
-    if not removed:
-        return "Nothing to remove: no finished cell has candidates on disk."
-    return (
-        f"{'Would remove' if dry_run else 'Removed'} the adapted blocks and checkpoints of "
-        f"{len(removed):,} candidate(s) of {cells:,} finished cell(s): {amount(freed)}."
-    )
-
-
-def freed_bytes(folders: Iterable[Path]) -> int:
-    """Return the bytes that removing folders gives back. A file with a hard link elsewhere, as the
-    chosen candidate's have, gives none.
-    """
-    files = [status for folder in folders for status in files_in(folder)]
-    links = Counter((file.st_dev, file.st_ino) for file in files)
-    each = {(file.st_dev, file.st_ino): file for file in files}
-    return sum(file.st_size for at, file in each.items() if links[at] == file.st_nlink)
+    records = study.paths.records
+    cells = finished_records(study, records)[0] if records.is_dir() else {}
+    settled = [cell for cell in cells if _is_settled(study, cell)]
+    removed = set()
+    for candidate in (each for cell in settled for each in study.candidates(cell)):
+        for folder in (study.paths.windows(candidate, ""), study.paths.checkpoint(candidate)):
+            # Half a folder would look damaged. An interrupted run may have left one.
+            removing = folder.with_name(f".{folder.name}.removing")
+            remove_path(removing)
+            if folder.is_dir():
+                remove_path(folder.rename(removing))
+                removed.add(candidate)
+    return f"Removed the adapted blocks and checkpoints of {len(removed):,} candidate(s)."
 
 
 def _is_settled(study: Study, cell: Cell) -> bool:
@@ -183,31 +144,9 @@ def _is_settled(study: Study, cell: Cell) -> bool:
     folders = []
     for each in study.candidates(cell):
         checkpoint = [paths.checkpoint(each)] if paths.checkpoint(each).is_dir() else []
-        blocks = paths.windows(each, "").glob("[!.]*")
-        folders += [paths.metrics(each), *blocks, *checkpoint]
+        folders += [paths.metrics(each), *paths.windows(each, "").glob("[!.]*"), *checkpoint]
     # A running study removes manifests and records before it makes them again.
     with suppress(FileNotFoundError):
         recorded = paths.record(cell).stat().st_mtime
         return all((folder / MANIFEST).stat().st_mtime <= recorded for folder in folders)
     return False
-
-
-def _folders(study: Study, candidate: Cell) -> list[Path]:
-    """Return where a candidate's blocks and checkpoint are, what an interrupted run left first."""
-    own = (study.paths.windows(candidate, ""), study.paths.checkpoint(candidate))
-    return [path for folder in own for path in (_removing(folder), folder) if path.is_dir()]
-
-
-def _removing(folder: Path) -> Path:
-    """Return where a folder is while it is removed. Half a folder would look damaged."""
-    return folder.with_name(f".{folder.name}.removing")
-
-
-def _remove(folder: Path) -> None:
-    if not folder.name.startswith("."):
-        folder = folder.rename(_removing(folder))
-    remove_path(folder)
-    folder.with_name(f"{folder.stem}{SUFFIX}").unlink(missing_ok=True)
-    # The folder of all seeds of the candidate, once it is empty.
-    with suppress(OSError):
-        folder.parent.rmdir()

@@ -84,27 +84,11 @@ def chosen_devices(asked: str | None) -> list[Device]:
     return [] if asked == CPU else visible_devices()
 
 
-def check_devices(
-    devices: Sequence[Device], asked: str | None, memory: object, is_local: bool
-) -> None:
-    """Refuse a run on this machine that asks for a GPU where there is none, and any run that is
-    told a GPU's memory while the processor computes: it would choose windows for a memory that no
-    job has.
-
-    Raises:
-        UserError: This is so.
+def check_device_memory(devices: Sequence[Device], asked: str | None, memory: object) -> None:
+    """Refuse, by UserError, a run that is told a GPU's memory while the processor computes: it
+    would choose windows for a memory that no job has.
     """
-    if devices:
-        return
-    if is_local and asked == CUDA:
-        raise UserError(
-            "there is no GPU here",
-            where="default-resources: device",
-            found=f"{CUDA}, but `nvidia-smi` lists no GPU that {VISIBLE} leaves visible",
-            expected=f"{CPU}, or no such line",
-            todo="correct the profile, or start the study where there is a GPU",
-        )
-    if memory is not None and asked != CUDA:
+    if memory is not None and not devices and asked != CUDA:
         raise UserError(
             "the memory of a GPU is given, but no job would use one",
             where="device_memory",

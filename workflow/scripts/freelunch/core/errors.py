@@ -43,7 +43,6 @@ class UserError(Exception):
         found: What was found there.
         expected: What was expected instead.
         todo: What the user can do.
-        instead: What fits in the place of what was given, if it is known.
     """
 
     def __init__(
@@ -54,10 +53,9 @@ class UserError(Exception):
         found: object = None,
         expected: object = None,
         todo: str | None = None,
-        instead: object = None,
     ) -> None:
         self.problem, self.where, self.found = problem, where, found
-        self.expected, self.todo, self.instead = expected, todo, instead
+        self.expected, self.todo = expected, todo
         details = {"found:": found, "expected:": expected, "to do:": todo}
         lines = [problem if where is None else f"{where}: {problem}"]
         lines += [f"  {key:<9} {text}" for key, text in details.items() if text is not None]

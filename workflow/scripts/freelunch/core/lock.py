@@ -84,9 +84,7 @@ def clear_stale_locks(snakemake_folder: Path) -> bool:
 
     Snakemake locks by plain files, which outlive a `kill -9` or a power cut. Here every run also
     shares a lock that the system releases: a run that can have it for itself is the only one alive.
-
-    Raises:
-        UserError: The file system refuses files here, or a file of locks is damaged.
+    UserError if the file system refuses files here, or the lock's file is damaged.
     """
     path, alone = snakemake_folder / "runs.lock", False
     try:
@@ -96,15 +94,10 @@ def clear_stale_locks(snakemake_folder: Path) -> bool:
             shutil.rmtree(snakemake_folder / "locks", ignore_errors=True)
             alone = True
         running.acquire_read()
-    except OSError as error:
-        raise disk_error(error, path) or error from error
-    except sqlite3.OperationalError:
-        # The file may be sound: the disk is full, or the file system has no locks.
-        raise
-    except sqlite3.DatabaseError as error:
+    except (OSError, sqlite3.DatabaseError) as error:
         todo = "remove it, if no other run is alive in this folder, and run again"
-        raise UserError(
-            "the lock of runs is damaged", where=path, found=error, todo=todo
+        raise disk_error(error, path) or UserError(
+            "the lock of runs cannot be taken", where=path, found=error, todo=todo
         ) from error
     _held.append(running)
     return alone

@@ -90,7 +90,8 @@ def _changes(plan: Plan, job: PlannedJob) -> Iterator[tuple[str, Cost]]:
             change, settings = "`micro_batch: 1`", settings.model_copy(update={"micro_batch": 1})
         yield change, retrain(shapes, *sample, settings, streamed=True)
     elif isinstance(settings, Reconstruction):
-        for window, memory in windows_by_size(shapes, *sample, settings):
+        on_device = plan.device_bytes is not None
+        for window, memory in windows_by_size(shapes, *sample, settings, on_device=on_device):
             yield f"`window: {window}`", Cost(memory_bytes=memory)
 
 

@@ -9,7 +9,6 @@ from freelunch.costs.jobs import PlannedJob
 from freelunch.costs.known_inputs import bytes_of, characters_of, config_of, dtype_of
 from freelunch.costs.plan import Plan
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.window_costs import TrainedBlock
 from freelunch.study.adaptations import Local, Reconstruction, Training
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.criteria import Criterion, OfUnits
@@ -133,10 +132,7 @@ def _training_problems(settings: Training, shapes: Shapes) -> Iterator[str]:
             ": it trains biases alone, and no linear layer of this model has one; expected a "
             "method that trains norms or weights"
         )
-    for end, expected in trained.unknown(shapes.family.linears) if shapes.is_known else ():
-        yield f".linears: {end!r} names no linear layer of this model; expected {expected}"
-    matrices = TrainedBlock(shapes, trained).matrices or shapes.matrices
-    smallest = min(min(matrix.inputs, matrix.outputs) for matrix in matrices)
+    smallest = min(min(matrix.inputs, matrix.outputs) for matrix in shapes.matrices)
     if trained.weights in LOW_RANK and trained.rank > smallest:
         yield (
             f".rank: found {trained.rank}; expected at most {smallest}, the smaller dimension of a "

@@ -81,6 +81,7 @@ class Cost:
     Attributes:
         work: Floating-point operations of each kind of work.
         memory_bytes: Peak resident memory on a machine without a device, in bytes.
+        holes_bytes: The part of it that the host's allocator holds in holes, and no device's.
         host_bytes: The part of it that stays in the host's memory if a device computes.
         staged_bytes: What also passes through the host's memory on its way to a device.
         read_bytes: Bytes read from disk.
@@ -93,10 +94,12 @@ class Cost:
         overlaps: Whether it computes while it reads and writes.
         alone_bytes: Bytes that it reads, and as many that it writes, while it computes nothing,
             even if the rest overlaps.
+        other_s: Seconds of work that are no operations on weights, on one thread.
     """
 
     work: Work = field(default_factory=Counter)
     memory_bytes: int = PROCESS_BYTES
+    holes_bytes: int = 0
     host_bytes: int = PROCESS_BYTES
     staged_bytes: int = 0
     read_bytes: int = 0
@@ -108,6 +111,7 @@ class Cost:
     saves: int = 0
     overlaps: bool = False
     alone_bytes: int = 0
+    other_s: float = 0.0
 
     @property
     def flops(self) -> int:
@@ -130,7 +134,8 @@ class Cost:
     def memory(self, device: bool) -> Memory:
         if not device:
             return Memory(self.memory_bytes, 0)
-        return Memory(self.host_bytes + self.staged_bytes, self.memory_bytes - self.host_bytes)
+        of_device = self.memory_bytes - self.holes_bytes - self.host_bytes
+        return Memory(self.host_bytes + self.staged_bytes, of_device)
 
     def seconds(self, machine: Machine) -> float:
         """Return how long a job takes on a machine."""
@@ -140,13 +145,13 @@ class Cost:
         both = max(moving - alone, computing) + alone if self.overlaps else moving + computing
         saves = min(both // SAVE_S, self.saves)
         both += saves * self.saved_bytes / machine.disk_per_s
-        return START_S + both + self.downloaded_bytes / machine.network_per_s
+        return START_S + self.other_s + both + self.downloaded_bytes / machine.network_per_s
 
 
 def together(costs: Sequence[Cost]) -> Cost:
     """Return the cost of several jobs together; memory and scratch are those of the largest."""
     totals = ("read_bytes", "written_bytes", "downloaded_bytes", "disk_bytes")
-    largest = ("memory_bytes", "host_bytes", "scratch_bytes")
+    largest = ("memory_bytes", "holes_bytes", "host_bytes", "scratch_bytes")
     sizes = {name: sum(getattr(cost, name) for cost in costs) for name in totals}
     sizes |= {name: max((getattr(cost, name) for cost in costs), default=0) for name in largest}
     return Cost(sum((cost.work for cost in costs), Work()), **sizes)

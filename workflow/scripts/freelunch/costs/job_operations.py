@@ -11,8 +11,8 @@ from freelunch.costs.cost import Work
 from freelunch.costs.pass_costs import (
     capture_work,
     drift_work,
+    loss_work,
     prune_work,
-    reference_work,
     task_work,
 )
 from freelunch.costs.retraining_costs import retraining_work
@@ -43,16 +43,16 @@ def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str
     work = Work()
     if rule == steps.CAPTURE_DENSE:
         work = capture_work(shapes, *_sample(counts), counts["gram"])
-    elif rule == steps.CAPTURE_REFERENCE:
-        work = reference_work(shapes, *_sample(counts))
+    elif rule == steps.DECIDE_BOS:
+        work = loss_work(shapes, *_sample(counts))
     elif rule == steps.PRUNE_MODEL:
         work = prune_work(shapes, *_sample(counts), read_criterion(counts["criterion"]))
     elif rule == steps.EVALUATE_CELL:
         for part in (steps.PERPLEXITY, steps.HELD_OUT):
             if part in counts:
-                work += reference_work(shapes, *_sample(counts[part]))
+                work += loss_work(shapes, *_sample(counts[part]))
         if drift := counts.get(steps.DRIFT):
-            work += drift_work(shapes, *_sample(drift), drift["dense_blocks"])
+            work += drift_work(shapes, *_sample(drift))
         if tasks := counts.get(steps.TASKS):
             passed = (tasks[key] for key in ("passed_tokens", "sequences", "predicted_tokens"))
             work += task_work(shapes, *passed)
@@ -88,9 +88,8 @@ def _finding(shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
     if rule == steps.RECONSTRUCT_WINDOW:
         windows = split_windows(shapes.blocks, counts["window"])
         blocks = sum(len(windows[at]) for at in probe.windows)
-    probed = {"sequences": probe.sequences, "checked": probe.held_out, "blocks": blocks}
-    probed["adaptation"] = settings.as_json()
-    of_one = _adapting(rule, shapes, {**counts, **probed})
+    seen = {"sequences": probe.sequences, "checked": probe.held_out, "blocks": blocks}
+    of_one = _adapting(rule, shapes, {**counts, **seen, "adaptation": settings.as_json()})
     return {"flops": counts["rates"] * of_one["flops"]}
 
 

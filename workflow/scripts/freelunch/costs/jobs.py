@@ -14,7 +14,7 @@ from freelunch.study.study import Study
 ADAPTING = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
 # Rules whose jobs compute, in the order of the data.
 RULES = (
-    *(steps.FETCH_MODEL, steps.CAPTURE_DENSE, steps.CAPTURE_REFERENCE, steps.PRUNE_MODEL),
+    *(steps.FETCH_MODEL, steps.DECIDE_BOS, steps.CAPTURE_DENSE, steps.PRUNE_MODEL),
     *(steps.FIND_RATE, *ADAPTING, steps.EVALUATE_CELL),
 )
 _PARTS = re.compile(r"\d+-of-(\d+)")
@@ -35,9 +35,9 @@ class PlannedJob(NamedTuple):
     @classmethod
     def of(cls, rule: str, cell: Cell) -> "PlannedJob":
         """Return a cell's job of a rule."""
-        if rule in (steps.CAPTURE_DENSE, steps.CAPTURE_REFERENCE):
+        if rule == steps.CAPTURE_DENSE:
             return cls(rule, replace(Cell.dense(cell.model), seed=cell.seed))
-        if rule == steps.FETCH_MODEL:
+        if rule in (steps.FETCH_MODEL, steps.DECIDE_BOS):
             return cls(rule, Cell.dense(cell.model))
         return cls(rule, replace(cell, adaptation=NONE) if rule == steps.PRUNE_MODEL else cell)
 
@@ -78,11 +78,9 @@ def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[PlannedJob]:
     """
     jobs: list[PlannedJob] = []
     for cell in study.cells:
-        jobs.append(PlannedJob.of(steps.FETCH_MODEL, cell))
+        jobs += (PlannedJob.of(rule, cell) for rule in (steps.FETCH_MODEL, steps.DECIDE_BOS))
         if not cell.is_dense:
             jobs += (PlannedJob.of(rule, cell) for rule in (steps.CAPTURE_DENSE, steps.PRUNE_MODEL))
-        if study.measures_drift(cell):
-            jobs.append(PlannedJob.of(steps.CAPTURE_REFERENCE, cell))
         candidates = adapted = study.candidates(cell)
         if cell in tidied:
             candidates, adapted = [], candidates[:1]

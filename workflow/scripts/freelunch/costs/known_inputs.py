@@ -1,18 +1,20 @@
 """What is known of a study's models and texts before a run: shapes from a model's own config.json
-if it is on disk, and otherwise from `architecture` in the study; and how long texts are, for
-`windows: null`, and to see that a sample is not longer than its text.
+or the header of its GGUF file, if it is on disk, and otherwise from `architecture` in the study;
+and how long texts are, for `windows: null`, and to see that a sample is not longer than its text.
 """
 
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
 from freelunch.study.fetched import facts_at, fetched_model, fetched_text
+from freelunch.study.gguf_header import read_header
 from freelunch.study.model_limits import check_shapes
-from freelunch.study.source_files import gguf_of
+from freelunch.study.source_files import files_at, gguf_of
 from freelunch.study.sources import PACKED, TABLES, WIKI, LocalModel, LocalText, Mixture, WheelModel
 from freelunch.study.study import Study
 
@@ -49,10 +51,21 @@ def config_of(study: Study, model: str) -> Mapping[str, Any]:
 
 def is_gguf(study: Study, model: str) -> bool:
     """Return whether a model is a GGUF file."""
+    is_in_wheel = isinstance(study.model(model), WheelModel)
+    return is_in_wheel or _gguf_file(study, model) is not None
+
+
+def _gguf_file(study: Study, model: str) -> Path | None:
+    """Return the GGUF file of a model: at its path, or in a package that is installed here."""
     entry = study.model(model)
     if isinstance(entry, LocalModel):
-        return gguf_of(Path(entry.path), f"models.{model}.path") is not None
-    return isinstance(entry, WheelModel)
+        return gguf_of(Path(entry.path), f"models.{model}.path")
+    if isinstance(entry, WheelModel):
+        with suppress(PackageNotFoundError):
+            package = distribution(entry.package)
+            if package.version == entry.version:
+                return Path(str(package.locate_file(entry.member)))
+    return None
 
 
 def dtype_of(study: Study, model: str) -> str:
@@ -76,16 +89,23 @@ def dtype_of(study: Study, model: str) -> str:
 
 
 def _configs(study: Study, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield each config.json that is JSON, in the model's own folder and in the fetched model's."""
+    """Yield what each config.json that is JSON says, in the model's own folder and in the fetched
+    model's, and what the header of a GGUF file says, with the file.
+    """
     entry, folders = study.model(model), [fetched_model(study, model)]
+    gguf = _gguf_file(study, model)
     # What lies beside a GGUF file is not used.
-    if isinstance(entry, LocalModel) and not is_gguf(study, model):
+    if isinstance(entry, LocalModel) and gguf is None:
         folders.insert(0, Path(entry.path))
     for folder in filter(None, folders):
         with suppress(OSError, ValueError, RecursionError):
             config = json.loads((folder / "config.json").read_text())
             if isinstance(config, dict):
                 yield folder / "config.json", config
+    if gguf is not None:
+        # A file that is damaged is refused when it is looked at.
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            yield gguf, read_header(gguf).config
 
 
 # --- Texts
@@ -134,10 +154,12 @@ def characters_of(study: Study, text: str) -> int | None:
 
 
 def bytes_of(text: object) -> int | None:
-    """Return the size of a text in a file of one's own; None if it is elsewhere, or packed. A
+    """Return the size of a text in files of one's own; None if it is elsewhere, or packed. A
     character has 1 to 4 bytes, and lines of JSON also have what is not text.
     """
     if not isinstance(text, LocalText) or text.format in (*TABLES, WIKI):
         return None
-    path = Path(text.path)
-    return path.stat().st_size if path.is_file() and path.suffix not in PACKED else None
+    paths = [Path(file) for file in files_at(text.path)]
+    if any(path.suffix in PACKED or not path.is_file() for path in paths):
+        return None
+    return sum(path.stat().st_size for path in paths)

@@ -78,7 +78,7 @@ class Machine:
             flops, source = flops_per_s, "as given"
         elif learnt:
             flops = learnt.flops_per_s
-            source = f"estimated from the time of {learnt.jobs} earlier jobs"
+            source = f"estimated from the time that {learnt.jobs} earlier jobs computed"
         elif device_bytes is not None:
             flops, source = GPU_FLOPS_PER_S, "assumed"
         elif measures:

@@ -29,11 +29,14 @@ from freelunch.costs.cost import (
 )
 from freelunch.costs.shapes import Shapes
 from freelunch.study.criteria import Criterion, OfUnits, OfWeights
-from freelunch.study.steps import BATCH_TOKENS, HEAD_PLACES
-from freelunch.study.windows import KEEP_ALL, kept_boundaries
+from freelunch.study.steps import BATCH_TOKENS, BOS_LENGTH, BOS_WINDOWS, HEAD_PLACES
+from freelunch.study.windows import kept_boundaries
 
 # Bytes of a weight in a GGUF file: 4 bits, and the scale of each group.
 _QUANTISED = 0.6
+# Seconds to dequantise and check a weight of a GGUF file, and to convert a token of its vocabulary
+# with its merges: Gemma 3 270M (268 million weights, 262,144 tokens), on one thread.
+_WEIGHT_S, _TOKEN_S = 35e-9, 20e-6
 # Resident memory that lm-eval and datasets add (measured).
 HARNESS_BYTES = 250_000_000
 # Tokens per document of a zero-shot task: those passed (shared ones once, with padding), and those
@@ -81,6 +84,7 @@ def fetch_model(shapes: Shapes, source: str, is_gguf: bool) -> Cost:
     streamed.
     """
     model, weights = shapes.model_bytes, shapes.model_bytes // shapes.bytes_each
+    other_s = _WEIGHT_S * weights + _TOKEN_S * shapes.vocabulary if is_gguf else 0.0
     if is_gguf:
         peak, obtained = int(2.5 * 4 * weights), int(_QUANTISED * weights)
         # The wheel, the file in it, and what is dequantised from it.
@@ -97,7 +101,15 @@ def fetch_model(shapes: Shapes, source: str, is_gguf: bool) -> Cost:
         downloaded_bytes=obtained if source != "path" else 0,
         disk_bytes=model,
         scratch_bytes=scratch,
+        other_s=other_s,
     )
+
+
+def decide_bos(shapes: Shapes, length: int) -> Cost:
+    """Return the cost of measuring the dense model with and without the token `bos`."""
+    cost = measure_perplexity(shapes, 2 * BOS_WINDOWS, min(BOS_LENGTH, length))
+    read = cost.read_bytes + shapes.model_bytes
+    return replace(cost, staged_bytes=shapes.staged_bytes, read_bytes=read, overlaps=True)
 
 
 def capture_dense(shapes: Shapes, samples: int, length: int, gram: bool, keep: str) -> Cost:
@@ -127,25 +139,6 @@ def capture_work(shapes: Shapes, samples: int, length: int, gram: bool) -> Work:
     return passing(shapes, tokens, length) + Work({GRAM: grams if gram else 0})
 
 
-def capture_reference(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
-    """Return the cost of a pass of the dense model that keeps all its outputs, or none."""
-    tokens, keeps = sequences * length, keep == KEEP_ALL
-    widths = (shapes.output_width + shapes.hidden) * shapes.bytes_each
-    # Outputs of each matrix and of the block, all of them again side by side, and those of the
-    # batch before, which are written.
-    outputs = (3 if keeps else 2) * max(BATCH_TOKENS, length) * widths
-    kept = shapes.hidden_bytes(tokens) + tokens * shapes.blocks * widths if keeps else 0
-    cost = _passing_cost(
-        shapes,
-        tokens,
-        reference_work(shapes, sequences, length),
-        _pass_bytes(shapes, length, outputs),
-        read=shapes.model_bytes,
-        written=kept,
-    )
-    return replace(cost, staged_bytes=shapes.staged_bytes, disk_bytes=kept, overlaps=True)
-
-
 def _passing_cost(
     shapes: Shapes,
     tokens: int,
@@ -169,7 +162,7 @@ def _passing_cost(
     )
 
 
-def reference_work(shapes: Shapes, sequences: int, length: int) -> Work:
+def loss_work(shapes: Shapes, sequences: int, length: int) -> Work:
     """Return the operations of passing sequences through a model and computing their loss."""
     tokens = sequences * length
     return passing(shapes, tokens, length) + Work({PASSES: shapes.head_flops(tokens)})
@@ -273,33 +266,29 @@ def evaluate_cell(shapes: Shapes, parts: Sequence[Cost], writes: bool) -> Cost:
 
 def measure_perplexity(shapes: Shapes, windows: int, length: int) -> Cost:
     """Return the cost of measuring perplexity on windows of a text."""
-    work = reference_work(shapes, windows, length)
+    work = loss_work(shapes, windows, length)
     return _passing_cost(shapes, windows * length, work, _pass_bytes(shapes, length))
 
 
-def measure_drift(shapes: Shapes, sequences: int, length: int, keep: str) -> Cost:
-    """Return the cost of measuring drift: two passes of a checkpoint that hold all outputs of a
-    block beside the dense model's outputs. If these are not kept, the dense model passes again.
+def measure_drift(shapes: Shapes, sequences: int, length: int) -> Cost:
+    """Return the cost of measuring drift: two passes of a checkpoint and one of the dense model,
+    each of which holds all outputs of a block.
     """
-    tokens, again = sequences * length, keep != KEEP_ALL
-    # Each matrix's output in two passes, those of the dense model that are read meanwhile, and
-    # float32 copies of the largest.
-    widths = (2 if again else 3) * shapes.output_width
-    outputs = shapes.bytes_each * widths + 4 * 3 * shapes.intermediate
-    kept = tokens * shapes.bytes_each * shapes.blocks * (shapes.output_width + shapes.hidden)
-    work = drift_work(shapes, sequences, length, shapes.blocks if again else 0)
-    beside = max(BATCH_TOKENS, length) * outputs
-    memory = _pass_bytes(shapes, length, beside, models=1 + again)
-    # The checkpoint's hidden states and the dense model's, and what the dense model gives.
-    given = shapes.model_bytes if again else kept
-    return _passing_cost(shapes, tokens, work, memory, models=2, read=given)
+    # Each matrix's output in two passes at once, and float32 copies of the largest.
+    outputs = shapes.bytes_each * 2 * shapes.output_width + 4 * 3 * shapes.intermediate
+    memory = _pass_bytes(shapes, length, max(BATCH_TOKENS, length) * outputs, models=2)
+    # The checkpoint's hidden states and the dense model's.
+    return _passing_cost(
+        *(shapes, sequences * length, drift_work(shapes, sequences, length), memory),
+        models=2,
+        read=shapes.model_bytes,
+    )
 
 
-def drift_work(shapes: Shapes, sequences: int, length: int, dense_blocks: int) -> Work:
-    """Return the operations of measuring drift, with those of `dense_blocks` dense blocks."""
+def drift_work(shapes: Shapes, sequences: int, length: int) -> Work:
+    """Return the operations of measuring drift, and of computing the loss of both models."""
     tokens = sequences * length
-    work = passing(shapes, 2 * tokens, length) + passing(shapes, tokens, length, dense_blocks)
-    return work + Work({PASSES: shapes.head_flops(tokens)})
+    return passing(shapes, 3 * tokens, length) + Work({PASSES: 2 * shapes.head_flops(tokens)})
 
 
 def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:

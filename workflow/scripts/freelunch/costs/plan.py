@@ -92,13 +92,12 @@ class Plan:
         if job.rule == steps.FETCH_MODEL:
             source = study.model(cell.model).source
             return pass_costs.fetch_model(shapes, source, is_gguf(study, cell.model))
+        if job.rule == steps.DECIDE_BOS:
+            return pass_costs.decide_bos(shapes, length)
         if job.rule == steps.CAPTURE_DENSE:
             seeds = {each.seed for each in study.cells if each.model == cell.model}
             gram = any(study.needs_gram(cell.model, seed) for seed in seeds)
             return pass_costs.capture_dense(shapes, samples, length, gram, keep)
-        if job.rule == steps.CAPTURE_REFERENCE:
-            assert study.drift is not None  # The reference exists for drift.
-            return pass_costs.capture_reference(shapes, study.drift.samples, length, keep)
         if job.rule == steps.PRUNE_MODEL:
             criterion = study.criterion(cell.criterion)
             return pass_costs.prune_model(shapes, samples, length, criterion)
@@ -178,8 +177,7 @@ class Plan:
                 samples = study.block.selection.samples
                 yield pass_costs.measure_perplexity(shapes, samples, length)
             elif name == steps.DRIFT:
-                keep = study.block.keep_hidden_states
-                yield pass_costs.measure_drift(shapes, settings["samples"], length, keep)
+                yield pass_costs.measure_drift(shapes, settings["samples"], length)
             elif name == steps.TASKS:
                 counts = {task: each["documents"] for task, each in study.tasks["tasks"].items()}
                 limit = settings["limit"] or max(counts.values())
@@ -269,7 +267,8 @@ def decide_window(
         return settings.window, None
     assert isinstance(settings, Reconstruction) and settings.memory_gb is not None  # Checked.
     limit, larger = _limit(settings.memory_gb, device_bytes), ""
-    for window, memory in windows_by_size(shapes, samples, length, settings):
+    on_device = device_bytes is not None
+    for window, memory in windows_by_size(shapes, samples, length, settings, on_device=on_device):
         needs = f"{limit.needs(memory):.3f}"
         if limit.holds(memory):
             of = f"of {limit.owner}{limit.size / 1e9:g} GB"
@@ -280,7 +279,7 @@ def decide_window(
     todo = "raise memory_gb, or shorten study.calibration.length or `batch`"
     if settings.train_norms:
         matrix = with_window(settings, MATRIX)
-        least = window_costs.memory_bytes(shapes, samples, length, matrix)
+        least = window_costs.memory_bytes(shapes, samples, length, matrix, on_device=on_device)
         todo += f"; with `train_norms: false` a window `matrix` needs {limit.needs(least):.3f} GB"
     raise UserError(
         "no window fits into the memory budget",
@@ -292,9 +291,9 @@ def decide_window(
 
 
 def windows_by_size(
-    shapes: Shapes, samples: int, length: int, settings: Reconstruction
+    shapes: Shapes, samples: int, length: int, settings: Reconstruction, *, on_device: bool
 ) -> Iterator[tuple[Window, int]]:
-    """Yield windows and the memory that each takes, the largest first."""
+    """Yield windows and the memory that each takes, the largest first, with that of the process."""
     windows: list[Window] = [ALL, *range(shapes.blocks - 1, 0, -1)]
     if has_halves(shapes.model_type, shapes.whole):
         windows.append(HALVES)
@@ -302,7 +301,8 @@ def windows_by_size(
         windows.append(MATRIX)
     for window in windows:
         decided = with_window(settings, window)
-        yield window, window_costs.memory_bytes(shapes, samples, length, decided)
+        memory = window_costs.memory_bytes(shapes, samples, length, decided, on_device=on_device)
+        yield window, memory
 
 
 def decide_residency(

@@ -14,7 +14,9 @@ from freelunch.costs.jobs import RULES, PlannedJob, adaptation_jobs, jobs_of
 from freelunch.costs.known_inputs import text_windows
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
+from freelunch.study.beginnings import decided_text
 from freelunch.study.config import Part, claims_of, grids_in, models_of
+from freelunch.study.fetched import facts_at
 from freelunch.study.retraining import Retraining
 from freelunch.study.study import Study
 from freelunch.study.windows import MODEL
@@ -168,6 +170,12 @@ def _notes(plan: Plan, costs: Mapping[PlannedJob, Cost], machine: Machine) -> It
     for note in dict.fromkeys(text_windows(plan.study, model).note for model in plan.shapes):
         if note:
             yield f"  {note[0].upper()}{note[1:]}."
+    begin: dict[str, list[str]] = {}
+    for model in plan.study.models:
+        setting, bos = plan.study.model(model).bos, facts_at(plan.study.paths.bos(model)).get("bos")
+        decided = decided_text(bos) if bos and bos["setting"] == setting else None
+        begin.setdefault(decided or f"begin as `bos: {setting}` decides", []).append(model)
+    yield from (f"  Sequences of {', '.join(models)} {how}." for how, models in begin.items())
     seconds = sum(cost.seconds(machine) for cost in costs.values())
     yield f"  About {duration(seconds)} from scratch, job after job, besides fetching texts:"
     yield from (f"    {rate}" for rate in machine.rates)

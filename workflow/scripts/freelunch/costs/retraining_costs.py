@@ -219,10 +219,11 @@ class _PlannedRun:
         """Return the operations of the last product in a block's forward pass; no gradient needs
         them again. A matrix that is computed from A and B is the exception: 0.
         """
-        block, last = self.block, self.shapes.matrices[-1]
-        if not block.is_low_rank or last not in block.matrices[-1:]:
+        block = self.block
+        if not block.is_low_rank:
             return 2 * tokens * self.shapes.weights[-1]
-        return 2 * tokens * block.trained.rank * last.outputs if block.has_branches else 0
+        last = self.shapes.matrices[-1].outputs if block.has_branches else 0
+        return 2 * tokens * block.trained.rank * last
 
     def memory_bytes(self) -> int:
         """Return the peak memory, in bytes.
@@ -273,11 +274,7 @@ class _PlannedRun:
         elif not full and precision != stored:
             # A frozen matrix that is converted while it is used.
             computed = precision * largest
-        saved = shapes.saved_bytes(tokens, self.length)
-        if self.block.has_branches and settings.trained.dropout:
-            # Dropout keeps inputs in float32 and a mask of each branch.
-            saved += (4 + 1) * tokens * sum(matrix.inputs for matrix in self.block.matrices)
-        saved *= passed
+        saved = shapes.saved_bytes(tokens, self.length) * passed
         # Gradients of scores, in the backward pass of a block.
         scores = shapes.scores_bytes(tokens, self.length)
         hidden = 4 * tokens * shapes.hidden

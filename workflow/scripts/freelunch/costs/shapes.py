@@ -48,7 +48,7 @@ class Shapes:
         tied: Whether the head shares the embedding's weights.
         vocabulary: Number of rows of the embedding.
         inputs: Widths of a block's inputs; q, k and v share one, gate and up another.
-        matrices: The linear layers of a block, in the order of `Family.linears`.
+        matrices: The linear layers of a block, in the order of the names in `Family`.
         weights: Number of weights in a block that multiply each of `inputs`.
         block_weights: P, the number of weights in a block's linear layers.
         outer_weights: Number of weights in embeddings and head.

@@ -214,8 +214,8 @@ def _refusal(where: str, entry: Hub, error: Exception) -> UserError:
             key, found = "revision", f"{entry.revision}, in {page}"
             problem, todo = "the revision is not there", "name a branch, a tag or a full commit"
             if entry.is_commit:
-                todo += "; if the commit was pinned, remove its entry from the files of pins "
-                todo += f"(*.pins), and {pin_again()}"
+                todo += "; if the commit was pinned, remove its line from pins.yaml "
+                todo += f"and {pin_again()}"
         case errors.RemoteEntryNotFoundError() if is_file:
             key, problem, todo = "member", "the file is not there", "copy its path from the page"
             found = f"{getattr(entry, key)}, in {page} at {entry.revision}"

@@ -5,6 +5,7 @@ Fetching takes the files that are named here, `freelunch new` chooses settings b
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from freelunch.core.errors import REFUSED, UserError, first_line, first_of
+from freelunch.study.beginnings import Beginning
 from freelunch.study.families import sizes_of
+from freelunch.study.gguf_header import read_header
 from freelunch.study.model_limits import check_shapes, check_supported
 from freelunch.study.source_files import gguf_of
 from freelunch.study.sources import Dtype
@@ -43,16 +46,17 @@ COMPLETE = "complete the download of the model, or correct the file"
 
 @dataclass(frozen=True)
 class InspectedModel:
-    """A model: the decoder's config, under the keys of a transformers config (of a GGUF file only
-    the family, the number of blocks and the longest sequence); the precision in which a study keeps
-    it unless it says otherwise, None if its config states none that can be used; its tokenizer,
-    None if it is not in a `tokenizer.json`.
+    """A model: the decoder's config, under the keys of a transformers config (of a GGUF file what
+    its header tells); the precision in which a study keeps it unless it says otherwise, None if its
+    config states none that can be used; its tokenizer, and how this begins a text, None if it is
+    not in a `tokenizer.json`.
     """
 
     config: Mapping[str, Any]
     dtype: str | None
     tokenizer: "Tokenizer | None"
     gguf: bool = False
+    beginning: Beginning | None = None
 
     @property
     def family(self) -> str:
@@ -110,7 +114,20 @@ def inspect_files(folder: Path, names: Iterable[str], where: str) -> InspectedMo
     rows = config.get("vocab_size")
     if tokenizer is not None and isinstance(rows, int):
         check_rows(tokenizer.get_vocab(), tokenizer.get_added_tokens_decoder(), rows, where)
-    return InspectedModel(config, dtype, tokenizer)
+    beginning = beginning_of(folder, tokenizer) if tokenizer is not None else None
+    return InspectedModel(config, dtype, tokenizer, beginning=beginning)
+
+
+def beginning_of(folder: Path, tokenizer: "Tokenizer") -> Beginning:
+    """Return how the tokenizer in a folder begins a text."""
+    stated: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        content = read_json(folder / name) if (folder / name).is_file() else {}
+        stated |= content if isinstance(content, dict) else {}
+    token = stated.get("bos_token")
+    token = token.get("content") if isinstance(token, Mapping) else token
+    first = tokenizer.encode("a").tokens[:1]
+    return Beginning(token, token is not None and first == [token])
 
 
 def check_as_fetched(path: Path, where: str) -> None:
@@ -267,31 +284,31 @@ def check_link(where: str, folder: Path, name: str) -> None:
 
 
 def read_gguf_header(file: Path, where: str) -> dict[str, Any]:
-    """Return `model_type`, `num_hidden_layers` and `max_position_embeddings`, as the header of a
-    GGUF file states them. llama.cpp names Mistral `llama`, too: their blocks are alike.
+    """Return the shapes and the kind of the model in a GGUF file, under the keys of a transformers
+    config, as its header states them.
 
     UserError if the file is damaged or has no tokenizer, or if its family is not supported, or not
     tested to be converted by transformers.
     """
-    from gguf import GGUFReader
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     try:
-        fields = GGUFReader(file).fields
-        family = str(fields["general.architecture"].contents())
-        sizes = [fields.get(f"{family}.{key}") for key in ("block_count", "context_length")]
-        blocks, positions = (None if size is None else int(size.contents()) for size in sizes)
-        experts = [each.contents() for key, each in fields.items() if key.endswith(".expert_count")]
-    except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
+        header, size = read_header(file), file.stat().st_size
+        for each in header.tensors.values():
+            values, stored = GGML_QUANT_SIZES[GGMLQuantizationType(each.kind)]
+            if each.start + math.prod(each.shape) // values * stored > size:
+                raise ValueError("cut off")
+        config, family = header.config, header.family
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(
             "not a valid GGUF file: it is damaged or cut off",
             where=where,
             found=f"{file}: {error.strerror}" if isinstance(error, OSError) else file,
             todo="fetch the file again",
         ) from error
-    # Of Mixtral, llama.cpp writes `llama` as the architecture: only the number of experts differs.
-    kind = {"model_type": family.replace("-", "_"), "num_experts": max(experts, default=0)}
-    check_supported(kind, where)
-    if family not in CONVERTED or "tokenizer.ggml.tokens" not in fields:
+    check_supported(config, where)
+    check_shapes(config, file)
+    if family not in CONVERTED or "tokenizer.ggml.tokens" not in header.keys:
         raise UserError(
             "a GGUF file of this family cannot be converted, or it is not tested",
             where=where,
@@ -299,11 +316,9 @@ def read_gguf_header(file: Path, where: str) -> dict[str, Any]:
             expected=f"one of {', '.join(CONVERTED)}, with a tokenizer",
             todo="use the model's safetensors",
         )
-    return {
-        "model_type": "gemma3_text" if family == "gemma3" else family,
-        "num_hidden_layers": blocks,
-        "max_position_embeddings": positions,
-    }
+    tokens = header.keys["tokenizer.ggml.tokens"]
+    check_rows({"the last token": tokens - 1}, (), config.get("vocab_size", tokens), where)
+    return config
 
 
 def _of_model(present: Iterable[str]) -> list[str]:

@@ -17,7 +17,7 @@ from freelunch.core.errors import UserError, first_of
 from freelunch.data.text_formats import FORMATS, SourceFile
 from freelunch.data.unpacked import unpacked_name
 from freelunch.study.cell import derive_seed
-from freelunch.study.sources import ROWS, WIKI
+from freelunch.study.sources import PARAGRAPHS, ROWS, WIKI
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,8 +53,11 @@ class InspectedText:
     complete: bool
 
 
-def inspect_text(path: Path, where: str) -> InspectedText:
-    """Look at a file, and find out how it stores a text; UserError if there is no text in it."""
+def inspect_text(paths: Sequence[Path], where: str) -> InspectedText:
+    """Look at the files of a text, and find out how the first one stores it; UserError if there is
+    no text in them. If they have few documents, as a book has one, these are divided into parts.
+    """
+    path = paths[0]
     _check_file(path, where)
     name, field = unpacked_name(path.name).lower(), "text"
     with path.open("rb") as file:
@@ -85,34 +88,40 @@ def inspect_text(path: Path, where: str) -> InspectedText:
         long = [line for line in written if len(line) >= _DOCUMENT_CHARACTERS]
         is_of_lines = len(long) >= _FEWEST_DOCUMENTS and 2 * len(long) >= len(written)
         form = "lines" if is_of_lines else "plain"
-    return InspectedText(form, field, *read_documents(path, form, field, where))
+    documents, complete = read_documents(paths, form, field, where)
+    if form == "plain" and len(documents) < _FEWEST_DOCUMENTS:
+        parts, _ = read_documents(paths, PARAGRAPHS, field, where)
+        if len(parts) >= _FEWEST_DOCUMENTS:
+            form, documents = PARAGRAPHS, parts
+    return InspectedText(form, field, documents, complete)
 
 
 def read_documents(
-    path: Path, form: str, field: str, where: str, *, is_fetched: bool = False
+    paths: Sequence[Path], form: str, field: str, where: str, *, is_fetched: bool = False
 ) -> tuple[list[str], bool]:
-    """Return the documents of a text in a format, or those at its beginning, and whether they are
-    all. `is_fetched` says that they were fetched before, and so all count.
+    """Return the documents of the files of a text in a format, or those at its beginning, and
+    whether they are all. `is_fetched` says that they were fetched before, and so all count.
 
-    UserError if the file is not there, is not in this format, is a table, or has no documents.
+    UserError if a file is not there, is not in this format, is a table, or there are no documents.
     """
-    _check_file(path, where)
     most = _MOST_OF_WIKI if form == WIKI else MOST_CHARACTERS
-    # The document of a plain file is all of its lines.
-    source = SourceFile(where, path, path.name, most if form == "plain" else None)
     documents: list[str] = []
     seen: set[str] = set()
     characters = 0
-    for document in FORMATS[form](source, field):
-        # As `data.texts` keeps them: neither blank ones nor repetitions.
-        if is_fetched or form == ROWS or (document.strip() and document not in seen):
-            documents.append(document)
-            seen.add(document)
-        characters += len(document)
-        if characters >= most:
-            return documents, False
+    for path in paths:
+        _check_file(path, where)
+        # The document of a plain file is all of its lines.
+        source = SourceFile(where, path, path.name, most if form == "plain" else None)
+        for document in FORMATS[form](source, field):
+            # As `data.texts` keeps them: neither blank ones nor repetitions.
+            if is_fetched or form == ROWS or (document.strip() and document not in seen):
+                documents.append(document)
+                seen.add(document)
+            characters += len(document)
+            if characters >= most:
+                return documents, False
     if not any(document.strip() for document in documents):
-        found, todo = f"{path}: blank lines only", "use a file with text"
+        found, todo = f"{paths[0]}: blank lines only", "use a file with text"
         raise UserError("the text has no documents", where=where, found=found, todo=todo)
     return documents, True
 
@@ -124,8 +133,14 @@ def _check_file(path: Path, where: str) -> None:
         if path.is_dir():
             inside = first_of(sorted(file.name for file in path.iterdir()))
             found = f"the folder {path}, with {', '.join(inside) or 'no file'}"
-        todo = "name the file that holds the text"
-        raise UserError("the text must be one file", where=where, found=found, todo=todo)
+        raise UserError(
+            "there is no such text",
+            where=where,
+            found=found,
+            expected="a file; a folder of files; a text of config/registry.yaml, such as c4; or "
+            "owner/name:file, a file of a dataset on the Hugging Face hub",
+            todo="correct the name or the path",
+        )
     if path.stat().st_size == 0:
         raise UserError("the text is empty", where=where, found=path, todo="use a file with text")
 
@@ -179,7 +194,7 @@ class Amounts:
                 lengths.append(round(len(document) / ratio))
                 exact = False
                 continue
-            length = len(tokenizer.encode(document[:left]).ids)
+            length = len(tokenizer.encode(document[:left], add_special_tokens=False).ids)
             counted += min(len(document), left)
             tokens += length
             if len(document) > left:

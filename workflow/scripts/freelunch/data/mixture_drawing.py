@@ -18,8 +18,8 @@ from torch import Tensor
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.samples import GRAM, Gram, Span, TokenJob, grams, load_tokenizer
-from freelunch.model.token_ids import read_tokens
+from freelunch.data.samples import GRAM, Gram, Span, TokenJob, encode, grams, load_tokenizer
+from freelunch.model.token_ids import begin_with, read_tokens
 from freelunch.study.cell import derive_seed
 from freelunch.study.sources import REFUSE
 
@@ -91,10 +91,11 @@ class MixtureDrawing:
         self, job: TokenJob, evaluation: Artifact, windows: Artifact, length: int, seed: int
     ) -> None:
         self._length, self._where = length, f"texts.{job.text.folder.name}.parts"
+        self._bos = job.bos
         self._settings: dict[str, Any] = job.text.facts["settings"]
         self.documents = read_documents(job.text.folder)
         tokenizer = load_tokenizer(job.model)
-        self.tokens: list[list[int]] = tokenizer(self.documents, verbose=False)["input_ids"]
+        self.tokens: list[list[int]] = encode(tokenizer, self.documents)
         evaluated = read_documents(evaluation.folder)
         if windows.facts["documents"] is not None:
             evaluated = [evaluated[index] for index in set(windows.facts["documents"])]
@@ -149,7 +150,8 @@ class MixtureDrawing:
             index, at = part.spans[use][drawn[part.name]]
             rows.append(self.tokens[index][at : at + self._length])
             drawn[part.name] += 1
-        return torch.tensor(rows, dtype=torch.int64).reshape(count, self._length)
+        drawn_ids = torch.tensor(rows, dtype=torch.int64).reshape(count, self._length)
+        return begin_with(drawn_ids, self._bos)
 
     def _grams_of(self, use: str) -> frozenset[Gram]:
         """Return GRAM tokens in a row of the documents of all parts for a use."""

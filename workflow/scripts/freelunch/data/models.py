@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import gguf
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
@@ -35,6 +37,8 @@ from freelunch.study.source_files import GGUF
 from freelunch.study.sources import Dtype, Model
 
 DTYPES: tuple[torch.dtype, ...] = tuple(getattr(torch, name) for name in get_args(Dtype))
+# Longer arrays in the header of a GGUF file are those of a vocabulary.
+_SHORT_ARRAY = 10_000
 # Where a tensor is stored: the file, and the tensor's name there.
 Place = tuple[Path, str]
 
@@ -54,12 +58,13 @@ def fetch_model(name: str, entry: Model, folder: Path, fingerprint: str) -> Arti
         depends_on = json_digest([fingerprint, obtained.origin["files"]])
         writer = ArtifactWriter(folder, checkpoint.KIND, depends_on)
         raw, files = obtained.path.parent, sorted(obtained.files)
-        if obtained.path.suffix == GGUF:
+        is_gguf = obtained.path.suffix == GGUF
+        if is_gguf:
             inspect_model.read_gguf_header(obtained.path, where)
             raw = scratch / "dequantised"
             _dequantise(obtained.path, raw)
             files = sorted(path.name for path in raw.iterdir())
-        config, sharding, places = read_model_folder(where, raw, files)
+        config, sharding, places = read_model_folder(where, raw, files, converted=is_gguf)
         if entry.architecture is not None:
             announced, sizes = entry.architecture.as_json(), sizes_of(config.to_dict())
             wrong = [key for key in announced if sizes.get(key) != announced[key]]
@@ -98,18 +103,21 @@ def fetch_model(name: str, entry: Model, folder: Path, fingerprint: str) -> Arti
         )
 
 
-def _dequantise(gguf: Path, folder: Path) -> None:
+def _dequantise(file: Path, folder: Path) -> None:
     """Write the model of a GGUF file, as float32 safetensors, and its tokenizer to a folder. The
     whole model is in memory. UserError if the file lacks tensors, which would be drawn at random.
     """
-    loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
-        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, output_loading_info=True
-    )
+    place: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    with _reading_no_vocabulary():
+        loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(  # type: ignore[assignment]
+            **place, dtype=torch.float32, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(**place)
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             "the GGUF file lacks tensors of its own architecture",
-            where=gguf,
+            where=file,
             found=f"no {', '.join(first_of(missing))}",
             todo="use a complete GGUF file, or the model's safetensors",
         )
@@ -120,7 +128,44 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     # This name comes from the file's header and would make equal configs differ.
     model.config._name_or_path = ""
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _reading_no_vocabulary() -> Iterator[None]:
+    """Let transformers read GGUF files without making arrays of each token of a vocabulary.
+
+    For the config and the tensors, it reads a file three times by the gguf package, which takes 13
+    seconds each time if there are 262,144 tokens. There it only counts them: it makes a tokenizer
+    by a reader of its own.
+    """
+    whole = gguf.GGUFReader
+    gguf.GGUFReader = _WithoutVocabulary  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = whole  # type: ignore[misc]
+
+
+class _WithoutVocabulary(gguf.GGUFReader):
+    """A reader that takes all texts of a long array for the first one, and of numbers only that."""
+
+    def _get_field_parts(
+        self, orig_offs: int, raw_type: int
+    ) -> tuple[int, list[Any], list[int], list[gguf.GGUFValueType]]:
+        kind = int(self._get(orig_offs, np.uint32)[0])
+        count = int(self._get(orig_offs + 4, np.uint64)[0])
+        if raw_type != gguf.GGUFValueType.ARRAY or count <= _SHORT_ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        first = end = orig_offs + 12
+        size, parts, at, types = super()._get_field_parts(first, kind)
+        types = [gguf.GGUFValueType.ARRAY, *types]
+        if kind != gguf.GGUFValueType.STRING:
+            return 12 + size * count, parts, at, types
+        data = memoryview(self.data)  # type: ignore[arg-type]
+        for _ in range(count):
+            end += 8 + int.from_bytes(data[end : end + 8], "little")
+        return end - orig_offs, parts, at * count, types
 
 
 def _read_tensor(path: Path, stored: str, dtype: torch.dtype) -> torch.Tensor:
@@ -138,10 +183,11 @@ def _read_tensor(path: Path, stored: str, dtype: torch.dtype) -> torch.Tensor:
 
 
 def read_model_folder(
-    where: str, folder: Path, files: Iterable[str]
+    where: str, folder: Path, files: Iterable[str], *, converted: bool = False
 ) -> tuple[PreTrainedConfig, Sharding, dict[str, Place]]:
-    """Look at these files of a model: its config, its tokenizer, and the headers of its weights.
-    Return the decoder's config, how the tensors will be divided, and where each of them is.
+    """Look at these files of a model: its config, its tokenizer (unless transformers has converted
+    it just now), and the headers of its weights. Return the decoder's config, how the tensors will
+    be divided, and where each of them is.
 
     UserError if it is of a kind that is not supported, or its files are damaged or do not fit each
     other.
@@ -155,6 +201,12 @@ def read_model_folder(
     blocks = config.num_hidden_layers
     sharding = Sharding(find_blocks(meta, blocks), blocks)
     check_blocks(meta, sharding.path)
+    if not converted:
+        _check_tokenizer(where, folder, files, config.vocab_size)
+    return config, sharding, _places(folder, files, meta, sharding)
+
+
+def _check_tokenizer(where: str, folder: Path, files: Iterable[str], rows: int) -> None:
     others = [file for file in files if not file.endswith(".safetensors")]
     for file in others:
         if file.endswith(".json"):
@@ -173,8 +225,7 @@ def read_model_folder(
             expected=f"a tokenizer that transformers reads, in {', '.join(others)}",
             todo=inspect_model.COMPLETE,
         ) from error
-    inspect_model.check_rows(known, added, config.vocab_size, place)
-    return config, sharding, _places(folder, files, meta, sharding)
+    inspect_model.check_rows(known, added, rows, place)
 
 
 def _places(

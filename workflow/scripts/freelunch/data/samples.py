@@ -20,9 +20,9 @@ from transformers import AutoTokenizer
 from freelunch.core.artifact import Artifact, check_belongs, fingerprint
 from freelunch.core.errors import UserError
 from freelunch.data.documents import TOKEN_IDS, open_text, read_documents
-from freelunch.model.token_ids import check_vocabulary, read_tokens, write_tokens
+from freelunch.model.token_ids import begin_with, check_vocabulary, read_tokens, write_tokens
 from freelunch.study.cell import derive_seed
-from freelunch.study.steps import CALIBRATION, CHECKPOINT, READY_TOKENS
+from freelunch.study.steps import BOS, CALIBRATION, CHECKPOINT, READY_TOKENS
 
 # The file in a sample's artifact that says how it was drawn: `spans`, the document and the first
 # token of each sequence; `generator`, the state of the random generator after the last one.
@@ -40,7 +40,8 @@ _TRIES = 100
 class TokenJob:
     """A job that makes token ids of a text, or takes ready ones, by the tokenizer of a model. The
     fingerprint is the digest of everything that the result depends on; `calibration` and `held_out`
-    are the samples that the result continues from, if it does.
+    are the samples that the result continues from, if it does. Sequences begin with the token
+    `bos`, unless it is None.
     """
 
     model: Artifact
@@ -49,23 +50,27 @@ class TokenJob:
     fingerprint: str
     calibration: Artifact | None = None
     held_out: Artifact | None = None
+    bos: int | None = None
 
     @classmethod
     def of_manifests(
         cls, inputs: Mapping[str, Any], output: str, code: str, settings: object
     ) -> Self:
         """Return the job of a rule, whose inputs and output are paths of manifests: `model` and
-        `text`; `calibration` and a list of at most one `held_out`, if the rule has them. The result
-        depends on the digest of the job's code and on the settings, too.
+        `text`; `bos`; `calibration` and a list of at most one `held_out`, if the rule has them. The
+        result depends on the digest of the job's code and on the settings, too.
         """
         model, text = Artifact.at(inputs["model"], CHECKPOINT), open_text(inputs["text"])
+        bos = Artifact.at(inputs["bos"], BOS)
+        check_belongs(bos, "model", model)
         paths = [[inputs.get("calibration")], inputs.get("held_out", [])]
-        samples = [
+        calibration, held_out = [
             next((Artifact.at(at, CALIBRATION) for at in each if at), None) for each in paths
         ]
-        earlier = [sample for sample in samples if sample is not None]
-        depends_on = fingerprint(code, settings, model, text, *earlier)
-        return cls(model, text, Path(output).parent, depends_on, *samples)
+        earlier = [sample for sample in (calibration, held_out) if sample is not None]
+        depends_on = fingerprint(code, settings, model, text, bos, *earlier)
+        folder, token = Path(output).parent, bos.facts["token_id"]
+        return cls(model, text, folder, depends_on, calibration, held_out, token)
 
     def write(
         self, input_ids: Tensor, last: Mapping[str, Any] | None = None, **facts: Any
@@ -83,6 +88,13 @@ class TokenJob:
 def load_tokenizer(model: Artifact) -> Any:
     """Return a model's tokenizer."""
     return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
+
+
+def encode(tokenizer: Any, documents: str | list[str]) -> Any:
+    """Return the token ids of a document, or of each of several, without special tokens: sequences
+    from within documents get a beginning-of-sequence token afterwards, or none.
+    """
+    return tokenizer(documents, verbose=False, add_special_tokens=False)["input_ids"]
 
 
 def sample_text(job: TokenJob, settings: Mapping[str, int]) -> Artifact:
@@ -180,10 +192,16 @@ class Drawing:
     """
 
     def __init__(
-        self, documents: list[str], tokenizer: Any, length: int, seed: int, where: object
+        self,
+        documents: list[str],
+        tokenizer: Any,
+        length: int,
+        seed: int,
+        where: object,
+        bos: int | None = None,
     ) -> None:
         self._documents, self._tokenizer, self._length = documents, tokenizer, length
-        self._where = where
+        self._where, self._bos = where, bos
         self._generator = random.Random(derive_seed(seed, "calibration"))
         self._encoded: dict[int, list[int]] = {}
         self._left_out: frozenset[int] = frozenset()
@@ -194,7 +212,7 @@ class Drawing:
     def begin(cls, job: TokenJob, length: int, seed: int) -> "Drawing":
         """Return the drawing of a cell's first sample from a text."""
         documents = read_documents(job.text.folder)
-        return cls(documents, load_tokenizer(job.model), length, seed, job.text.folder)
+        return cls(documents, load_tokenizer(job.model), length, seed, job.text.folder, job.bos)
 
     @classmethod
     def resume(cls, job: TokenJob, sample: Artifact) -> "Drawing":
@@ -234,7 +252,7 @@ class Drawing:
                 raise self._nothing_left(refused)
             if refused > _TRIES * len(self._documents):
                 raise self._nothing_left(refused)
-        return torch.tensor(sequences)
+        return begin_with(torch.tensor(sequences), self._bos)
 
     def keep_apart(self, spans: Iterable[Span]) -> None:
         """Skip from now on the documents of these spans, and sequences that share GRAM tokens in a
@@ -255,7 +273,7 @@ class Drawing:
     def _tokens(self, index: int) -> list[int]:
         if index not in self._encoded:
             document = self._documents[index]
-            self._encoded[index] = self._tokenizer(document, verbose=False)["input_ids"]
+            self._encoded[index] = encode(self._tokenizer, document)
         return self._encoded[index]
 
     def _nothing_left(self, refused: int) -> UserError:

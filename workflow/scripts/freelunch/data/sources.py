@@ -29,11 +29,12 @@ from freelunch.core.files import scratch_folder
 from freelunch.data.hub import fetch_from_hub
 from freelunch.data.inspect_model import check_link, model_files
 from freelunch.data.unpacked import check_ratio
-from freelunch.study.source_files import GGUF, downloads_of, gguf_of, scratch_of
+from freelunch.study.source_files import GGUF, downloads_of, files_at, gguf_of, scratch_of
 from freelunch.study.sources import (
     InWheel,
     LocalModel,
     LocalSource,
+    LocalText,
     Source,
     Tokens,
     WheelFiles,
@@ -90,7 +91,11 @@ def obtain(where: str, entry: Source, scratch: Path) -> Obtained:
 
 def _at_path(where: str, entry: LocalSource | Tokens, scratch: Path) -> Files:
     """Return the file at the entry's path; of a model the GGUF file, or the files in its folder."""
-    where, path = f"{where}.path", Path(entry.path)
+    where = f"{where}.path"
+    paths = [Path(file) for file in files_at(entry.path)]
+    if isinstance(entry, LocalText) and paths and all(path.is_file() for path in paths):
+        return {str(path) if paths[1:] else path.name: _with_digest(path) for path in paths}
+    path = Path(entry.path if isinstance(entry.path, str) else entry.path[0])
     is_model = isinstance(entry, LocalModel)
     gguf = gguf_of(path, where) if is_model else None
     if gguf is not None and gguf != path:

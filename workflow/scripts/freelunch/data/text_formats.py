@@ -12,9 +12,12 @@ from xml.etree import ElementTree
 from freelunch.core.errors import UserError, nearest
 from freelunch.data.unpacked import lines_of, unpacked_name
 from freelunch.data.wiki import NotAnExport, articles
+from freelunch.study.sources import PARAGRAPHS
 
 # A title of Wikipedia cannot contain angle brackets, so no line of an article matches.
 _OPENING, _CLOSING = re.compile(r"<doc(\s[^<>]*)?>"), "</doc>"
+# The fewest characters of a part of a document: about twice a sequence of 256 tokens.
+_PART_CHARACTERS = 2_000
 # Separators of tables of one row a line, by the ending of the file's name.
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
@@ -134,6 +137,20 @@ def _whole_file(source: SourceFile, field: str) -> Iterator[str]:
     yield "\n".join(source.lines())
 
 
+def _paragraphs(source: SourceFile, field: str) -> Iterator[str]:
+    """Yield parts of a file that end at a blank line, or late at any line end."""
+    source.check_no_table()
+    part: list[str] = []
+    size = 0
+    for line in source.lines():
+        part.append(line)
+        size += len(line) + 1
+        if size >= _PART_CHARACTERS * (2 if line.strip() else 1):
+            yield "\n".join(part).strip("\n")
+            part, size = [], 0
+    yield "\n".join(part).strip("\n")
+
+
 def _between_tags(source: SourceFile, field: str) -> Iterator[str]:
     """Yield what stands between `<doc ...>` and `</doc>`, each tag on a line of its own."""
 
@@ -208,6 +225,7 @@ def _table_rows(source: SourceFile, field: str) -> Iterator[str]:
 FORMATS: dict[str, Callable[[SourceFile, str], Iterator[str]]] = {
     "lines": _each_line,
     "plain": _whole_file,
+    PARAGRAPHS: _paragraphs,
     "doc_tags": _between_tags,
     "mediawiki": _wiki_articles,
     "jsonl": _json_field,

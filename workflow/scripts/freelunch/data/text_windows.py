@@ -15,6 +15,7 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
 from freelunch.data.samples import Span, TokenJob, load_tokenizer
+from freelunch.model.token_ids import begin_with
 from freelunch.model.token_loss import scored_tokens
 from freelunch.study.cell import derive_seed
 from freelunch.study.steps import JOINED, TEXT_WINDOWS, WITHIN
@@ -44,7 +45,7 @@ def cut_windows(job: TokenJob, settings: Mapping[str, Any]) -> Artifact:
     """Write the token ids of a text's windows, (windows, length), int64, and what they cover; the
     settings and the UserError are those of `text_windows`.
     """
-    cut = text_windows(job.model, job.text, **settings)
+    cut = text_windows(job.model, job.text, **settings, bos=job.bos)
     return job.write(
         cut.input_ids,
         kind=TEXT_WINDOWS,
@@ -64,21 +65,21 @@ def text_windows(
     windows: int | None,
     stride: int | None = None,
     cut: str = WITHIN,
+    bos: int | None = None,
 ) -> CutWindows:
     """Return `windows` windows of `length` tokens by a model's tokenizer, or as many as the text
     has; UserError if it has fewer.
 
     A window begins `stride` tokens after the one before; without it, windows do not overlap. With
-    the cut WITHIN, they are within documents, drawn over all of them; with JOINED, they are the
-    first ones of the documents joined by two newlines, the tail dropped.
+    the cut WITHIN, they are within documents, drawn over all of them, and begin with the token
+    `bos`, unless it is None; with JOINED, they are the first ones of the documents joined by two
+    newlines, the tail dropped, with the special tokens that the tokenizer adds to a text.
     """
     tokenizer, is_joined = load_tokenizer(model), cut == JOINED
     documents = read_documents(text.folder)
     pieces = ["\n\n".join(documents)] if is_joined else documents
-    encoded = [
-        tokenizer(piece, verbose=False, return_offsets_mapping=tokenizer.is_fast)
-        for piece in pieces
-    ]
+    asked = {"add_special_tokens": is_joined, "return_offsets_mapping": tokenizer.is_fast}
+    encoded = [tokenizer(piece, verbose=False, **asked) for piece in pieces]
     lengths = [len(each["input_ids"]) for each in encoded]
     stride = stride or length
     starts = ((0, start) for start in range(0, lengths[0] - length + 1, stride))
@@ -109,7 +110,8 @@ def text_windows(
         unscored = length - scored_tokens(length, stride)
         scored = [(piece, start + unscored, start + length) for piece, start in spans]
         amounts = _amounts(pieces, encoded, scored)
-    return CutWindows(torch.tensor(tokens, dtype=torch.int64), stride, *amounts, of)
+    input_ids = begin_with(torch.tensor(tokens, dtype=torch.int64), None if is_joined else bos)
+    return CutWindows(input_ids, stride, *amounts, of)
 
 
 def drawn(lengths: Sequence[int], length: int) -> Iterator[Span]:

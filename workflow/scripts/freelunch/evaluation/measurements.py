@@ -39,29 +39,27 @@ Facts = Mapping[str, Any]
 class MeasurementSpec:
     """One measurement to take: the module of `freelunch.evaluation` whose function `begin` takes
     the checkpoint, this object and a scratch folder, and returns a `BlockMeasurement`; the
-    study's settings for it; folders of the artifacts that it needs besides the checkpoint; the
-    digest of its code; and a folder that may hold what would otherwise be computed, on which no
-    result depends.
+    study's settings for it; folders of the artifacts that it needs besides the checkpoint; and the
+    digest of its code.
     """
 
     name: str
     settings: Facts
     inputs: Sequence[Path]
     code: str
-    cache: Path | None = None
 
     def fingerprint(self, checkpoint: Artifact) -> str:
         """Return the digest of everything that the result depends on."""
         inputs = [file_digest(folder / MANIFEST) for folder in self.inputs]
         return json_digest([self.code, self.settings, checkpoint.digest, inputs])
 
-    def check_made(self, artifact: Artifact, rule: str) -> None:
+    def check_made(self, folder: Path, made: Facts, rule: str) -> None:
         """Raise UserError if this rule made an input with other settings than these."""
-        if artifact.facts["settings"] != self.settings:
+        if made != self.settings:
             raise UserError(
                 "this artifact was made with other settings than the evaluation asks for",
-                where=artifact.folder,
-                found=artifact.facts["settings"],
+                where=folder,
+                found=made,
                 expected=dict(self.settings),
                 todo=run_again(rule),
             )

@@ -87,7 +87,7 @@ def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> TextPer
     """Return the measurement on its only input, the windows of the text."""
     (folder,) = spec.inputs
     windows = Artifact(folder, TEXT_WINDOWS)
-    spec.check_made(windows, CUT_WINDOWS)
+    spec.check_made(folder, windows.facts["settings"], CUT_WINDOWS)
     return TextPerplexity(model, windows, scratch)
 
 

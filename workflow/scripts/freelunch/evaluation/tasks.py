@@ -38,7 +38,7 @@ from freelunch.core.errors import UserError, first_line
 from freelunch.evaluation.likelihood import LikelihoodRequest, LogLikelihood
 from freelunch.evaluation.measurements import Measured, MeasurementSpec
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.study.steps import ANSWERS, DOCUMENTS, TASK
+from freelunch.study.steps import ANSWERS, BOS, DOCUMENTS, TASK
 
 METRIC = "acc"
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
@@ -64,12 +64,13 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
     """The model that the harness asks for log-likelihoods: it first notes the requests, truncated
     to what the model takes, then answers with `values`. `truncated` counts longer `requests`,
     and `tokens` of their contexts that were left out. It tokenises as lm-eval's own class for
-    Hugging Face models does.
+    Hugging Face models does, but it is the study that decides whether prompts begin with the
+    beginning-of-sequence token, `bos`.
     """
 
-    def __init__(self, model: StreamedModel) -> None:
+    def __init__(self, model: StreamedModel, bos: int | None = None) -> None:
         super().__init__()
-        self._streamed = model
+        self._streamed, self._bos = model, bos
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             model.folder, trust_remote_code=False
         )
@@ -95,12 +96,11 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Return the tokens of a string."""
-        if add_special_tokens is None:
-            begin = str(self.tokenizer.decode([self.prefix_token_id]))
-            add_special_tokens = not string.startswith(begin)
-        encode = self.tokenizer.encode
-        return encode(string, add_special_tokens=add_special_tokens)  # type: ignore[no-any-return]
+        """Return the tokens of a string, which has at most one beginning-of-sequence token."""
+        tokens: list[int] = self.tokenizer.encode(string, add_special_tokens=False)
+        if self._bos is None or add_special_tokens is False or tokens[:1] == [self._bos]:
+            return tokens
+        return [self._bos, *tokens]
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
@@ -151,13 +151,14 @@ class TaskAccuracy:
         limit: int | None,
         seed: int,
         scratch: Path,
+        bos: int | None = None,
     ) -> None:
         self._tasks = tasks
         self._documents = {name: task.facts["documents"] for name, task in tasks.items()}
         self._samples = {
             name: sample(count, limit, seed) for name, count in self._documents.items()
         }
-        self._lm = PackedLM(model)
+        self._lm = PackedLM(model, bos)
         self._loaded = load_tasks(tasks, self._samples, scratch)
         with suppress(Asked):
             self._harness()
@@ -209,9 +210,13 @@ class TaskAccuracy:
 
 
 def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> TaskAccuracy:
-    """Return the measurement, whose inputs are folders named after their tasks."""
-    tasks = {folder.name: Artifact(folder, TASK) for folder in spec.inputs}
-    return TaskAccuracy(model, tasks, spec.settings["limit"], spec.settings["seed"], scratch)
+    """Return the measurement, whose inputs are how sequences begin, and folders named after their
+    tasks.
+    """
+    beginning, *folders = spec.inputs
+    tasks = {folder.name: Artifact(folder, TASK) for folder in folders}
+    bos = Artifact(beginning, BOS).facts["token_id"]
+    return TaskAccuracy(model, tasks, spec.settings["limit"], spec.settings["seed"], scratch, bos)
 
 
 def sample(documents: int, limit: int | None, seed: int) -> list[int]:

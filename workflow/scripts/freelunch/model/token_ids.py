@@ -48,6 +48,17 @@ def read_tokens(sample: Artifact) -> Tensor:
     return load_file(sample.path(TOKENS))["input_ids"]
 
 
+def begin_with(input_ids: Tensor, bos: int | None) -> Tensor:
+    """Return sequences, (samples, length), with a token in the place of each first one; as they are
+    if it is None.
+    """
+    if bos is None:
+        return input_ids
+    begun = input_ids.clone()
+    begun[:, 0] = bos
+    return begun
+
+
 def check_vocabulary(input_ids: Tensor, model: Artifact, where: object) -> None:
     """Check that a model has all these token ids; UserError if one is beyond its vocabulary."""
     vocabulary = int(load_config(model.folder).vocab_size)

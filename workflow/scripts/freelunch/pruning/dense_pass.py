@@ -15,8 +15,9 @@ from torch import nn
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.progress import Report, silent
 from freelunch.model import hidden_states
-from freelunch.model.block_pass import DensePass
+from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import HiddenStates, hidden_file
 from freelunch.model.hidden_states import DenseStates
 from freelunch.model.token_loss import check_dense, window_losses
@@ -34,19 +35,31 @@ def statistics_file(block: int) -> str:
     return f"statistics-{block:03d}.safetensors"
 
 
-def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
+def capture_dense(
+    model: StreamedModel,
+    sample: Artifact,
+    folder: Path,
+    hidden_folder: Path,
+    fingerprint: str,
+    scratch: Path,
+    *,
+    keep: str,
+    gram: bool,
+    dense_limit: float,
+    report: Report = silent,
+) -> Artifact:
     """Pass the calibration sample through the dense model; write statistics, block by block, with
-    Gram matrices if asked; those of only one block are in memory at a time. UserError: an
-    activation is not finite, or the perplexity on the first sequences is above the limit of a
-    sound model, so that a broken model or a wrong tokenizer ends the study before anything is
-    pruned.
+    Gram matrices if asked; those of only one block are in memory at a time. Of the hidden states,
+    `keep` says which are kept in a folder of their own. The fingerprint is the digest of everything
+    the results depend on. UserError: an activation is not finite, or the perplexity on the first
+    sequences is above the limit of a sound model, so that a broken model or a wrong tokenizer ends
+    the study before anything is pruned.
     """
-    model, hidden_folder = dense.model, dense.hidden_folder
-    writer = ArtifactWriter(dense.folder, KIND, dense.fingerprint)
-    cache = ArtifactWriter(hidden_folder, hidden_states.KIND, dense.fingerprint)
-    states = DenseStates(model, dense.sample, None, dense.scratch)
+    writer = ArtifactWriter(folder, KIND, fingerprint)
+    cache = ArtifactWriter(hidden_folder, hidden_states.KIND, fingerprint)
+    states = DenseStates(model, sample, None, scratch)
     input_ids = states.input_ids
-    kept = {at: hidden_file(at) for at in kept_boundaries(dense.keep, model.num_blocks)}
+    kept = {at: hidden_file(at) for at in kept_boundaries(keep, model.num_blocks)}
     if 0 in kept and kept[0] not in cache:
         cache.add(kept[0], lambda path: states.blocks.embed_(input_ids, states.create(path)))
     for boundary, name in kept.items():
@@ -76,11 +89,11 @@ def capture_dense(dense: DensePass, gram: bool, dense_limit: float) -> Artifact:
             writer.add(statistics_file(index), write, groups=collector.groups)
             # Free this block's Gram matrices before the next block's are allocated.
             del collector, tensors, write
-        dense.report(after, model.num_blocks, "blocks")
+        report(after, model.num_blocks, "blocks")
     last = states.at(model.num_blocks)[:CHECK_SEQUENCES]
     perplexity = float(window_losses(model, input_ids[: len(last)], last).mean().exp())
-    check_dense(perplexity, dense_limit, dense.folder)
-    belongs = {"model": model.artifact.digest, "calibration": dense.sample.digest}
+    check_dense(perplexity, dense_limit, folder)
+    belongs = {"model": model.artifact.digest, "calibration": sample.digest}
     cache.finish(**belongs)
     return writer.finish(
         perplexity=perplexity,

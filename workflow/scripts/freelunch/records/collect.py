@@ -83,10 +83,12 @@ class CellLineage:
         self.cell, self._paths = cell, paths
         self.model = Artifact(paths.model(cell.model), steps.CHECKPOINT)
         self.checkpoint = Artifact(paths.checkpoint(cell), steps.CHECKPOINT)
+        self.bos = Artifact(paths.bos(cell.model), steps.BOS)
+        check_belongs(self.bos, "model", self.model)
         self.text_names = {"evaluation": spec["evaluation"]["perplexity"]["text"]["name"]}
         text = Artifact(paths.text(self.text_names["evaluation"]), steps.TEXT)
         self.texts = {"evaluation": text}
-        self.folders: dict[str, list[Path]] = {}
+        self.folders: dict[str, list[Path]] = {steps.DECIDE_BOS: [self.bos.folder]}
         self.masks: Artifact | None = None
         self.windows: list[Artifact] = []
         self.choice: Facts | None = None
@@ -145,9 +147,6 @@ class CellLineage:
     def _open_evaluation(self, asked: Facts) -> None:
         artifact = Artifact(self._paths.metrics(self.cell), steps.METRICS)
         self.folders[steps.EVALUATE_CELL] = [artifact.folder]
-        if steps.DRIFT in asked:
-            reference = self._paths.reference(self.cell.model, self.cell.seed)
-            self.folders[steps.CAPTURE_REFERENCE] = [reference]
         self.answers = artifact.folder / steps.ANSWERS
         names = asked.get("tasks", {}).get("tasks", {})
         self.tasks = {name: Artifact(self._paths.task(name), steps.TASK) for name in names}
@@ -180,7 +179,7 @@ class CellLineage:
             evaluation[steps.TASKS] |= {"tasks": entries}
         spec: Facts = {
             "cell": str(self.cell),
-            "model": self.model.facts["settings"],
+            "model": {**self.model.facts["settings"], **self.bos.facts["settings"]},
             "evaluation": evaluation,
         }
         if self.masks is not None:
@@ -333,5 +332,6 @@ def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Fa
         "model_origin": lineage.model.facts["origin"],
         "text_origins": {use: text.facts["origin"] for use, text in lineage.texts.items()},
         **({"task_origins": task_origins} if task_origins else {}),
+        "bos": lineage.bos.facts["bos"],
         "seed": lineage.cell.seed,
     }

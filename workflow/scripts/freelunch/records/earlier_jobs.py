@@ -1,7 +1,9 @@
 """What earlier jobs tell: how fast a machine is, and in how many jobs windows were adapted."""
 
 import os
+from bisect import bisect
 from collections.abc import Collection, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,24 @@ from freelunch.study.study import Study
 
 # Jobs that mostly pass batches through blocks.
 _PASSING = (EVALUATE_CELL, RECONSTRUCT_WINDOW, RETRAIN_MODEL)
-# Only the latest records count, and in them only jobs that took at least so many seconds.
+# Only the latest records of each study count, and in them only jobs of at least so many operations:
+# what starting and reading take is most of a smaller one. A GPU must also have taken a while.
 _LATEST = 40
-_LEAST_S = 10.0
+_LEAST_FLOPS, _LEAST_GPU_S = 10**12, 10.0
+# Operations per second and thread, or per second on a GPU, that can be meant. Any processor of the
+# last fifteen years multiplies large matrices at over 2 GFLOP/s a core; those with units for
+# matrices in bfloat16 reach 5 TFLOP/s. GPUs range from a tenth of a T4 to far above a B200.
+_CORE_RATES, _GPU_RATES = (1e9, 1e13), (1e12, 1e16)
 # Fewer jobs tell nothing: the machine may have been busy with something else.
 _LEAST_JOBS = 3
 
 
 def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ()) -> Learnt | None:
     """Return the rate of earlier jobs of all studies in `results`; None if too few are known.
+
+    Half of the operations ran at this rate or above, so that a few jobs cannot change it. Those of
+    a processor count by the time that each of their threads computed, however long they waited for
+    other jobs.
 
     If `on_gpu`, jobs on the named GPUs count (on any, if none is named); otherwise, those on the
     processor of a machine like this one.
@@ -39,25 +50,39 @@ def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ())
         return environment.get("device") == "cpu" and like_this
 
     this_machine = processor_name(), os.cpu_count()
+    # Cells share jobs, such as what is measured of an equal checkpoint.
     known: dict[tuple[float, float], None] = {}
-    records = (path for path in results.glob("*/records/*.json") if path.is_file())
-    for path in sorted(records, key=_changed, reverse=True)[:_LATEST]:
-        record = unsealed(path.read_bytes()) or {}
+    for record in _latest(results):
         provenance = record.get("provenance", {})
         for rule in _PASSING:
             cost = record.get("cost", {}).get(rule, {})
-            flops, seconds = cost.get("flops", 0), cost.get("wall_s", 0.0)
             environments = [
                 *filter(None, [provenance.get("environments", {}).get(rule)]),
                 *provenance.get("other_environments", {}).get(rule, []),
             ]
-            if flops and seconds >= _LEAST_S and environments and all(map(counts, environments)):
-                # Cells share jobs, such as what is measured of an equal checkpoint.
-                known[flops, seconds] = None
+            if environments and all(map(counts, environments)):
+                threads = {each.get("threads", 1) for each in environments}
+                flops, seconds = cost.get("flops", 0), cost.get("wall_s", 0.0)
+                if not on_gpu:
+                    seconds = cost.get("cpu_s", 0.0) / max(threads)
+                least, most = _GPU_RATES if on_gpu else (max(threads) * at for at in _CORE_RATES)
+                took = flops >= _LEAST_FLOPS and seconds > (_LEAST_GPU_S if on_gpu else 0.0)
+                if took and least <= flops / seconds <= most:
+                    known[flops / seconds, flops] = None
     if len(known) < _LEAST_JOBS:
         return None
-    flops, seconds = map(sum, zip(*known, strict=True))
-    return Learnt(flops / seconds / PASSES.share, len(known))
+    fastest = sorted(known, reverse=True)
+    done = list(accumulate(flops for _, flops in fastest))
+    rate, _ = fastest[bisect(done, done[-1] / 2)]
+    return Learnt(rate / PASSES.share, len(known))
+
+
+def _latest(results: Path) -> Iterator[dict[str, Any]]:
+    """Yield the latest records of each study."""
+    for folder in sorted(results.glob("*/records")):
+        records = (path for path in folder.glob("*.json") if path.is_file())
+        for path in sorted(records, key=_changed, reverse=True)[:_LATEST]:
+            yield unsealed(path.read_bytes()) or {}
 
 
 def _changed(path: Path) -> float:

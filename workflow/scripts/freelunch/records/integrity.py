@@ -15,7 +15,7 @@ from freelunch.core.artifact_writer import FINISHED_JOURNAL, JOURNAL
 from freelunch.core.digest import unsealed
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
-from freelunch.records.read import check_answers, differences, record_of
+from freelunch.records.read import differences, record_of
 from freelunch.study import steps
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.paths import RUN, read_run
@@ -91,6 +91,7 @@ def step_outputs(study: Study) -> Iterator[Output]:
     for task in study.tasks.get("tasks", {}):
         yield _artifact("tasks", steps.FETCH_TASKS, paths.task(task), needed=True)
     for model in study.models:
+        yield _artifact("bos", steps.DECIDE_BOS, paths.bos(model))
         yield _artifact("text_windows", steps.CUT_WINDOWS, paths.text_windows(model))
     for of_model in pruned:
         extended = sorted(paths.extended(*of_model, "").glob("[!.]*"))
@@ -100,8 +101,6 @@ def step_outputs(study: Study) -> Iterator[Output]:
         yield from (_artifact("extended", steps.EXTEND_CALIBRATION, each) for each in extended)
         yield _artifact("dense", steps.CAPTURE_DENSE, dense, needed=True)
         yield _artifact("hidden", steps.CAPTURE_DENSE, paths.hidden(*of_model))
-        yield _artifact("reference", steps.CAPTURE_REFERENCE, paths.reference(*of_model))
-        yield _artifact("hidden", steps.CAPTURE_REFERENCE, paths.reference_hidden(*of_model))
     masks = {_masks(study, cell): cell for cell in study.cells if not cell.is_dense}
     for folder, cell in masks.items():
         statistics = {"dense": paths.dense(cell.model, cell.seed)}
@@ -194,7 +193,6 @@ def _record(study: Study, cell: Cell) -> Output:
 
     def check(anew: bool) -> None:
         record = record_of(cell, path)
-        check_answers(record, path)
         _check_made_from(path, record["provenance"]["digests"], made_from)
 
     return Output("records", steps.COLLECT_RECORDS, path, check)

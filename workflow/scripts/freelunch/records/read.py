@@ -144,31 +144,27 @@ def _record_so_far(study: Study, cell: Cell, path: Path) -> Record | None:
     record has another remedy.
     """
     try:
-        record = record_of(cell, path)
-        check_answers(record, path)
+        return record_of(cell, path)
     except UserError as error:
         # A running study removes a record before it makes it again.
         if not path.is_file():
             return None
         todo = f"remove it, and run the study, which makes it again: {study.run_command}"
         raise UserError(error.problem, where=path, found=error.found, todo=todo) from error
-    return record
-
-
-def check_answers(record: Record, path: Path) -> None:
-    """Refuse a record, by UserError, if the answers beside it are not those of its cell."""
-    if steps.TASKS in record["metrics"]:
-        expected, answers = record["metrics"][steps.TASKS]["answers_sha256"], answers_beside(path)
-        if not answers.is_file() or file_digest(answers) != expected:
-            raise UserError("the answers differ from what the record says", where=answers)
 
 
 def record_of(cell: Cell, path: Path) -> Record:
-    """Return the record in a file, or UserError if it is damaged or another cell's."""
+    """Return the record in a file. UserError: it or its answers are damaged or another cell's."""
     record = read_record(path)
     if (found := record["spec"].get("cell")) != str(cell):
         problem = "this is the record of another cell"
         raise UserError(problem, where=path, found=found, expected=cell, todo=mend())
+    if steps.TASKS in record["metrics"]:
+        expected, answers = record["metrics"][steps.TASKS]["answers_sha256"], answers_beside(path)
+        if not answers.is_file() or file_digest(answers) != expected:
+            raise UserError(
+                "the answers differ from what the record says", where=answers, todo=mend()
+            )
     return record
 
 
@@ -198,6 +194,8 @@ def check_spec(found_spec: object, spec: object, cell: Cell, where: object) -> N
     rules = _RULES[key.partition(".")[0]]
     if ".text." in key:
         rules = (steps.FETCH_TEXT,)
+    elif key == "model.bos":
+        rules = (steps.DECIDE_BOS,)
     elif key.startswith("evaluation.tasks.tasks."):
         rules = (steps.FETCH_TASKS,)
     more = f" ({len(unlike)} settings differ)" if len(unlike) > 1 else ""

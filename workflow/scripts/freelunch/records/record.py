@@ -7,6 +7,7 @@ lack is `NotRequired`: read it by `get`. Numbers that were not finite are null i
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
+from freelunch.study.beginnings import BosFacts
 from freelunch.study.cell import Cell
 
 
@@ -146,6 +147,7 @@ class ProvenanceFacts(TypedDict):
     model_origin: dict[str, Any]
     text_origins: dict[str, dict[str, Any]]
     task_origins: NotRequired[dict[str, dict[str, Any]]]
+    bos: NotRequired[BosFacts]
     seed: int
 
 

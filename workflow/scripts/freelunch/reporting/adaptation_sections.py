@@ -5,6 +5,7 @@ reconstruction, budget by budget.
 import math
 from collections.abc import Iterator
 
+from freelunch.analysis.doubts import PERPLEXITY
 from freelunch.analysis.pairing import Row, Rows
 from freelunch.analysis.window_effect import compared_together, usual_windows
 from freelunch.reporting.formatting import (
@@ -60,7 +61,7 @@ def windows_section(windows: Rows) -> Section:
     lines = [
         {
             **{column: row[column] for column in PRUNED},
-            "adaptation": adaptation_name(row),
+            "adaptation": adaptation_name(row, PERPLEXITY),
             "window": f"{row['window']}{', least squares' if row['exact'] else ''}",
             "inputs, targets": f"{row['inputs']}, {row['targets']}",
             "tokens": f"{row['tokens']:,}",
@@ -77,7 +78,7 @@ def windows_section(windows: Rows) -> Section:
     favoured = [FAVOURED] if any(row["selected_on"] == "evaluation" for row in windows) else []
     notes = [*window_sentences(windows), *WINDOW_NOTES, *favoured]
     words = (*PRUNED, "adaptation", "window", "inputs, targets")
-    return Section("windows", "Effect of the window size", lines, notes, words)
+    return Section("Effect of the window size", lines, notes, words)
 
 
 def window_sentences(windows: Rows) -> Iterator[str]:
@@ -119,7 +120,7 @@ def budgets_section(budgets: Rows, reaches: Rows) -> Section:
     """Return the section that compares retraining with reconstruction, budget by budget."""
     notes = [*reach_sentences(reaches), *BUDGET_NOTES]
     title, words = "Retraining beside reconstruction", (*PRUNED, "adaptation", "what")
-    return Section("budgets", title, list(map(budget_line, budgets)), notes, words)
+    return Section(title, list(map(budget_line, budgets)), notes, words)
 
 
 def budget_line(row: Row) -> dict[str, str]:
@@ -128,7 +129,7 @@ def budget_line(row: Row) -> dict[str, str]:
     trained = row["trained_parameters"]
     return {
         **{column: row[column] for column in PRUNED},
-        "adaptation": adaptation_name(row),
+        "adaptation": adaptation_name(row, PERPLEXITY),
         "what": row["series"],
         "tokens": f"{row['tokens']:,.0f}",
         "distinct": f"{row['distinct_tokens']:,.0f}",

@@ -72,12 +72,6 @@ def _speed_ratio(record: Record) -> Value:
     return speed["checkpoint"] / speed["dense"] if speed else None
 
 
-def _worse(record: Record) -> int:
-    """Return how many losses rose. Only retrainings count: a window that got worse stays pruned."""
-    losses = record["adaptation"]["losses"].values() if record["adaptation"] else ()
-    return sum(loss["after"] > loss["before"] for loss in losses)
-
-
 def _chosen(key: str) -> Callable[[Record], Value]:
     """Return a function that reads a setting of an adaptation, or what a search chose for it."""
 
@@ -131,7 +125,7 @@ SUMMARY_COLUMNS = (
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
     *METRIC_COLUMNS,
     *(each.column for each in FACTS),
-    "record",
+    *("marks", "record"),
 )
 CRITERIA_COLUMNS = (
     *("criterion", "pattern", "model", "adaptation", "seeds"),
@@ -199,7 +193,6 @@ def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
         if each.over_seeds:
             known = [value for value in map(each.read, of_seeds) if value is not None]
             row[each.column] = each.over_seeds(known) if known else None
-    row["adaptation_windows_worse"] = sum(map(_worse, of_seeds))
     row["choices"] = ", ".join(dict.fromkeys(filter(None, map(_choice, of_seeds))))
     return row
 

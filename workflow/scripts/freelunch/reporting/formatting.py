@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from freelunch.analysis.pairing import Row
 
@@ -32,9 +33,17 @@ def shown_percent(row: Row, key: str) -> str:
     return percent(row[key], row[f"{key}_standard_error"])
 
 
-def adaptation_name(row: Row) -> str:
-    """Return the adaptation of a row, marked if it was chosen on the evaluation text."""
-    return marked(row["adaptation"], row["selected_on"])
+def adaptation_name(row: Row, *metrics: str) -> str:
+    """Return the adaptation of a row, marked if it was chosen on the evaluation text, or if numbers
+    of the row in these metrics are no finding.
+    """
+    return marked(row["adaptation"], row.get("selected_on"), row_marks(row, *metrics))
+
+
+def row_marks(row: Mapping[str, Any], *metrics: str) -> list[str]:
+    """Return the marks of what is doubted of a row in some metrics, or in all."""
+    about = [doubt for doubt in row.get("doubts", ()) if doubt.is_about({}, *metrics)]
+    return list(dict.fromkeys(doubt.mark for doubt in about))
 
 
 def rounded(value: float, error: float) -> str:
@@ -67,10 +76,12 @@ def percent(share: float | None, error: float | None) -> str:
     return text if text == NOT_FINITE else f"{text} %"
 
 
-def marked(adaptation: str, selected_on: object) -> str:
-    """Return the name of an adaptation, marked if it was chosen on the evaluation text."""
-    mark = " (chosen on the evaluation text)" if selected_on == "evaluation" else ""
-    return f"{adaptation}{mark}"
+def marked(adaptation: str, selected_on: object, more: Sequence[str] = ()) -> str:
+    """Return the name of an adaptation, marked if it was chosen on the evaluation text, and with
+    more marks.
+    """
+    marks = [*(["chosen on the evaluation text"] if selected_on == "evaluation" else []), *more]
+    return f"{adaptation} ({'; '.join(marks)})" if marks else adaptation
 
 
 def parts_text(shares: Mapping[str, float]) -> str:

@@ -29,10 +29,9 @@ class Metric:
         read_error: Returns its standard error, the column `<column>_standard_error`; None for a
             metric without one.
         text: Returns a value and its error as text for people.
-        summary_heading: Its column in `summary.md` and `summary.tex`; None to leave it out.
+        summary_heading: Its column in `summary.md`; None to leave it out.
         page_heading: Its column in the table of cells on the audit's page; None to leave it out.
         note: Returns the note below the summary that explains it; None if the name suffices.
-        in_text: Whether `numbers.json` has it, for running text.
         compared_as: Its name in `make compare`; None if `make compare` leaves it out.
         own_text: Whether each seed measures it on text of its own, so that errors over that text
             average out over seeds.
@@ -45,7 +44,6 @@ class Metric:
     summary_heading: str | None = None
     page_heading: str | None = None
     note: Callable[[Study], str] | None = None
-    in_text: bool = False
     compared_as: str | None = None
     own_text: bool = False
 
@@ -140,7 +138,6 @@ METRICS = (
         summary_heading="held out",
         page_heading="Held out",
         note=_held_out_note,
-        in_text=True,
         compared_as="held-out perplexity",
         own_text=True,
     ),
@@ -165,7 +162,6 @@ METRICS = (
             "Drift: relative error of the last block's output on the held-out text, averaged over "
             "tokens."
         ),
-        in_text=True,
     ),
     Metric(
         "accuracy",

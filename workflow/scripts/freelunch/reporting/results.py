@@ -12,14 +12,17 @@ from pathlib import Path
 from freelunch.analysis.accuracy import task_rows
 from freelunch.analysis.budget_effect import budget_rows, reach_rows
 from freelunch.analysis.criteria_gap import gap_rows, pair_rows, size_rows
+from freelunch.analysis.doubts import doubted, find_doubts
 from freelunch.analysis.drift import drift_rows
 from freelunch.analysis.pairing import Records, Row, Rows
 from freelunch.analysis.window_effect import window_rows
 from freelunch.reporting import cells as of_cells
 from freelunch.study.study import Study
 
-# Rows that are computed when they are first asked for.
-_rows = cached_property[Rows]
+
+def _rows(read: Callable[["Results"], Rows]) -> cached_property[Rows]:
+    """Return rows that are computed when they are first asked for, with what is doubted of them."""
+    return cached_property(lambda self: doubted(read(self), self.doubts))
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Results:
         study: Its config.
         records: The record of each of its cells.
         folder: Folder of the records, with the answers to tasks beside them.
-        cells: A row for each cell.
+        doubts: What makes numbers of the study no finding.
+        cells: A row for each cell; all rows have the `doubts` about their cells.
         means: A row for all seeds of each cell.
         criteria: The rows of `means` that compare criteria.
         criteria_budgets: The rows of `means` that compare criteria budget by budget.
@@ -48,6 +52,7 @@ class Results:
     records: Records
     folder: Path
 
+    doubts = cached_property(lambda self: find_doubts(self.records, self.folder))
     cells = _rows(lambda self: of_cells.cell_rows(self.records))
     means = _rows(lambda self: of_cells.means_over_seeds(self.records))
     criteria = _rows(

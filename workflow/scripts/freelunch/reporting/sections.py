@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from freelunch.analysis.accuracy import MEAN
+from freelunch.analysis.doubts import ACCURACY, HELD_OUT_PERPLEXITY, PERPLEXITY, Doubt, told
 from freelunch.analysis.pairing import Row, Rows, seed_groups
 from freelunch.reporting.adaptation_sections import MINUS, PRUNED, budgets_section, windows_section
 from freelunch.reporting.formatting import (
@@ -16,6 +17,7 @@ from freelunch.reporting.formatting import (
     parts_text,
     range_text,
     rounded,
+    row_marks,
     shown,
     shown_percent,
     significant,
@@ -44,6 +46,8 @@ _ORIGINS = {
 }
 MINUS_DENSE, MINUS_UNADAPTED = f"{MINUS} dense", f"{MINUS} unadapted"
 BEST, WORST = "best (perplexity)", "worst (perplexity)"
+# The metrics in the table of all cells.
+_SHOWN = (PERPLEXITY, HELD_OUT_PERPLEXITY)
 # The criteria of one pattern count as unequally sparse if their sparsities differ by more.
 UNEQUAL = 0.002
 
@@ -51,10 +55,11 @@ UNEQUAL = 0.002
 def summary_sections(results: Results) -> list[Section]:
     """Return the sections that a study has numbers for; that of all cells comes first."""
     study, means = results.study, results.means
-    sections = [cells_section(study, means)]
+    sections = [cells_section(study, means, results.doubts)]
     if results.tasks:
-        lines, notes = task_lines(results.tasks), list(task_notes(results.tasks))
-        sections.append(Section("tasks", "Zero-shot accuracy", lines, notes, CELL))
+        lines = task_lines(results.tasks)
+        notes = [*told(results.doubts, ACCURACY), *task_notes(results.tasks)]
+        sections.append(Section("Zero-shot accuracy", lines, notes, CELL))
     if results.gaps:
         sections.append(gaps_section(study, means, results.gaps))
     if results.windows:
@@ -67,7 +72,7 @@ def summary_sections(results: Results) -> list[Section]:
 # --- All cells
 
 
-def cells_section(study: Study, means: Rows) -> Section:
+def cells_section(study: Study, means: Rows, doubts: Sequence[Doubt] = ()) -> Section:
     """Return the section that shows every cell, its seeds averaged."""
     several = any(mean["seeds"] > 1 for mean in means)
     metrics = [
@@ -76,14 +81,12 @@ def cells_section(study: Study, means: Rows) -> Section:
         if metric.summary_heading and any(mean[metric.column] is not None for mean in means)
     ]
     lines = [_cell_line(mean, several, metrics) for mean in means]
-    notes = list(_cell_notes(study, means, several, metrics))
-    return Section("cells", "All cells", lines, notes, (*CELL, "adaptation cost"))
+    notes = [*told(doubts, *_SHOWN), *_cell_notes(study, means, several, metrics)]
+    return Section("All cells", lines, notes, (*CELL, "adaptation cost"))
 
 
 def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str, str]:
-    line = {**{column: mean[column] for column in CELL}, "adaptation": adaptation_name(mean)}
-    if mean["criterion"] == DENSE:
-        line |= {"pattern": NOTHING, "adaptation": NOTHING}
+    line = _names(mean, *_SHOWN)
     line["perplexity"] = shown(mean, "perplexity")
     line["ratio to dense"] = shown(mean, "perplexity_over_dense")
     if several:
@@ -95,6 +98,13 @@ def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str,
     line["sparsity"] = f"{100 * mean['sparsity']:.1f} %"
     line["adaptation cost"] = NOTHING if mean["adaptation"] == NONE else ", ".join(_costs(mean))
     return line
+
+
+def _names(row: Row, *metrics: str) -> dict[str, str]:
+    """Return the names of a cell, marked where its numbers in these metrics are doubted."""
+    if row["criterion"] == DENSE:
+        row = {**row, "pattern": NOTHING, "adaptation": NOTHING}
+    return {key: row[key] for key in CELL} | {"adaptation": adaptation_name(row, *metrics)}
 
 
 def _costs(mean: Row) -> Iterator[str]:
@@ -111,9 +121,6 @@ def _costs(mean: Row) -> Iterator[str]:
         yield f"{significant((mean['search_flops'] or 0) / 1e12, 3)} TFLOP for the search"
     if kept := mean["adaptation_windows_kept_pruned"]:
         yield f"{kept} of {mean['adaptation_windows']} windows no better than pruned"
-    if worse := mean["adaptation_windows_worse"]:
-        of_seeds = f" with {worse} of {mean['seeds']} seeds" if mean["seeds"] > 1 else ""
-        yield f"its own loss rose{of_seeds}"
 
 
 def _cell_notes(
@@ -202,17 +209,11 @@ def _sizes(means: Rows) -> Iterator[str]:
         of_model = [mean for mean in means if mean["model"] == model]
         megabytes = range_text([mean["stored_bytes"] / 1e6 for mean in of_model], ",.0f")
         left = range_text([mean["nonzero_parameters"] / 1e6 for mean in of_model], ",.1f")
-        note = (
+        yield (
             f"{model} has {of_model[0]['parameters']:,} parameters, of which {left} million are "
-            f"not zero, and takes {megabytes} MB on disk: zeros are stored like other numbers."
+            f"not zero, and takes {megabytes} MB on disk: zeros are stored and multiplied like "
+            "other numbers."
         )
-        speeds = (mean["tokens_per_second_over_dense"] for mean in of_model)
-        if known := [speed for speed in speeds if speed is not None]:
-            note += (
-                f" Zeros are also multiplied like other numbers: pruned, it processes "
-                f"{range_text(known, '.2f')} times as many tokens per second as the dense model."
-            )
-        yield note
 
 
 def _origin(name: str, text: AnyText) -> str:
@@ -229,10 +230,8 @@ def task_lines(tasks: Rows) -> list[dict[str, str]]:
     differences = {MINUS_DENSE: "accuracy_minus_dense", MINUS_UNADAPTED: "accuracy_minus_unadapted"}
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in tasks:
-        names = {key: row[key] for key in CELL}
+        names = _names(row, ACCURACY)
         line = lines.setdefault(tuple(names.values()), names)
-        if row["criterion"] == DENSE:
-            line |= {"pattern": NOTHING, "adaptation": NOTHING}
         line[row["task"]] = shown_percent(row, "accuracy")
         if row["task"] == MEAN:
             # In points, so without the sign of percent.
@@ -254,6 +253,8 @@ def task_notes(tasks: Rows) -> Iterator[str]:
         for task, (count, whole) in asked.items()
     )
     yield f"Documents of each task, the same for all cells: {of_each}."
+    chances = dict.fromkeys(f"{row['task']} {100 * row['chance']:.1f} %" for row in tasks)
+    yield f"Chance, the accuracy of guessing: {', '.join(chances)}."
     # All cells of a model have the same documents and tokenizer, so they truncate the same.
     truncated = {row["model"]: row for row in tasks if row["truncated_requests"]}
     for model, row in truncated.items():
@@ -276,7 +277,11 @@ def gaps_section(study: Study, means: Rows, gaps: Rows) -> Section:
     several = any(gap["seeds"] > 1 or (gap["gap_left_seeds"] or 1) > 1 for gap in gaps)
     on_evaluation = study.comparisons.selected_on_evaluation
     names = [
-        marked(gap["adaptation"], "evaluation" if gap["adaptation"] in on_evaluation else None)
+        marked(
+            gap["adaptation"],
+            "evaluation" if gap["adaptation"] in on_evaluation else None,
+            row_marks(gap, PERPLEXITY),
+        )
         for gap in gaps
     ]
     lines = [_gap_line(gap, name, several) for gap, name in zip(gaps, names, strict=True)]
@@ -290,7 +295,7 @@ def gaps_section(study: Study, means: Rows, gaps: Rows) -> Section:
             )
     notes += [*_unequal_sparsities(means), *_gap_notes(gaps, several)]
     words = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
-    return Section("gaps", "Gap between criteria", lines, notes, words)
+    return Section("Gap between criteria", lines, notes, words)
 
 
 def _gap_line(gap: Row, adaptation: str, several: bool) -> dict[str, str]:

@@ -4,25 +4,18 @@ Every number that a figure or a page shows is written into a table first. So dra
 compute nothing.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from freelunch.analysis.accuracy import MEAN, TASK_COLUMNS
+from freelunch.analysis.accuracy import TASK_COLUMNS
 from freelunch.analysis.budget_effect import REACH_COLUMNS
 from freelunch.analysis.criteria_gap import GAP_COLUMNS, PAIR_COLUMNS
-from freelunch.analysis.pairing import Row
-from freelunch.core.files import json_text, write_atomically
+from freelunch.core.files import write_atomically
 from freelunch.records.read import load_records
-from freelunch.reporting.adaptation_sections import times
 from freelunch.reporting.cells import SUMMARY_COLUMNS
 from freelunch.reporting.figures import figures
-from freelunch.reporting.formatting import rounded, with_error
-from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results, Table
 from freelunch.reporting.sections import summary_sections
-from freelunch.reporting.summary import latex_text, summary_text
-from freelunch.study.cell import DENSE
+from freelunch.reporting.summary import summary_text
 from freelunch.study.study import Study
 
 TABLES = (
@@ -38,7 +31,8 @@ One row per cell of the study ``{study.name}``, one column per fact, with units 
 {study.window_text} tokens; standard errors are over windows. ``loss_minus_dense`` is in
 nats per token, and its standard error comes from the differences window by window. Columns that
 compare with the dense model are empty for the dense model, and ``adaptation_*`` for cells that
-were not adapted. ``nan`` is a number that is not finite.
+were not adapted. ``marks`` names what makes numbers of a cell no finding; the summary says why.
+``nan`` is a number that is not finite.
 """
         ),
         SUMMARY_COLUMNS,
@@ -106,31 +100,18 @@ there are several.
             """\
 Zero-shot accuracy of each cell that was evaluated on tasks, by task; seeds are averaged, document
 by document. ``accuracy`` is lm-eval's ``acc`` without examples: the share of documents whose
-correct choice has the highest log-likelihood. ``mean`` is the plain mean over tasks. Differences
-are between the same documents, and their standard errors are those of the paired differences.
-``documents`` of ``documents_in_all`` were asked.
+correct choice has the highest log-likelihood; ``chance`` is that of guessing. ``mean`` is the plain
+mean over tasks. Differences are between the same documents, and their standard errors are those of
+the paired differences. ``documents`` of ``documents_in_all`` were asked.
 """
         ),
         TASK_COLUMNS,
         lambda results: results.tasks,
     ),
 )
-# The quantities of a cell: those with a standard error and those without.
-_IN_TEXT = [metric for metric in METRICS if metric.in_text]
-_WITH_ERROR = (
-    *("perplexity", "perplexity_over_dense"),
-    *(metric.column for metric in _IN_TEXT if metric.read_error),
-)
-_BARE = (
-    *(metric.column for metric in _IN_TEXT if not metric.read_error),
-    *("sparsity", "adaptation_tokens", "adaptation_flops"),
-    *("adaptation_wall_s", "adaptation_peak_bytes"),
-)
-# The other files: tables for people and for papers, numbers for running text.
+# The other files: tables for people and for papers.
 DOCUMENTS: dict[str, Callable[[Results], str]] = {
     "tables/summary.md": lambda results: summary_text(summary_sections(results)),
-    "tables/summary.tex": lambda results: latex_text(summary_sections(results), results.study.name),
-    "tables/numbers.json": lambda results: json_text(numbers_tree(results)),
 }
 
 
@@ -155,67 +136,3 @@ def table_texts(results: Results, more: Sequence[Table] = ()) -> dict[str, str]:
     """Return the content of each file of tables, by its path below the folder of the results."""
     texts = {table.file: table.text(results) for table in all_tables(more)}
     return texts | {file: text(results) for file, text in DOCUMENTS.items()}
-
-
-# --- Numbers for running text
-
-
-def numbers_tree(results: Results) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return {subject: {quantity: {value, standard_error, text, seeds}}}.
-
-    A subject is model/pruning/adaptation for a cell, model/pattern/adaptation for a gap between
-    criteria (with the criterion that is left out), and model/pruning/series for the budget that
-    reaches the reconstruction. Such a budget has `low` and `high`, the ends of its interval, in
-    place of an error. A number that is not finite is null, because JSON cannot express it.
-    """
-    tree: dict[str, dict[str, dict[str, Any]]] = {}
-    for mean in results.means:
-        bare = {key: _number(mean, mean[key], None) for key in _BARE if mean[key] is not None}
-        tree.setdefault(_name(mean), {}).update(_numbers(mean, *_WITH_ERROR) | bare)
-    for row in results.tasks:
-        name = "accuracy" if row["task"] == MEAN else f"accuracy_{row['task']}"
-        tree.setdefault(_name(row), {})[name] = _numbers(row, "accuracy")["accuracy"]
-    for row in results.windows:
-        tree.setdefault(_name(row), {}).update(_numbers(row, "gain", "gain_missed"))
-    for row in results.budgets:
-        tree.setdefault(_name(row), {}).update(_numbers(row, "loss_minus_reference"))
-    for row in results.gaps:
-        name = f"{row['model']}/{row['pattern']}/{row['adaptation']}"
-        name += f", without {row['left_out']}" if row["left_out"] is not None else ""
-        tree[name] = _numbers(row, "worst_over_best", "gap_left")
-    for row in results.reaches:
-        value = row["reached_at_over_reference"]
-        subject = tree.setdefault(_name({**row, "adaptation": row["series"]}), {})
-        subject[f"reached_at_{row['unit']}_over_reference"] = {
-            "value": _finite(value),
-            "low": _finite(row["reached_at_low"]),
-            "high": _finite(row["reached_at_high"]),
-            "text": times(value, row),
-        }
-    return tree
-
-
-def _name(row: Row) -> str:
-    pruning = DENSE if row["criterion"] == DENSE else f"{row['criterion']}-{row['pattern']}"
-    return f"{row['model']}/{pruning}/{row['adaptation']}"
-
-
-def _numbers(row: Row, *quantities: str) -> dict[str, dict[str, Any]]:
-    return {
-        quantity: _number(row, row[quantity], row[f"{quantity}_standard_error"])
-        for quantity in quantities
-        if row[quantity] is not None
-    }
-
-
-def _number(row: Row, value: float, error: float | None) -> dict[str, Any]:
-    return {
-        "value": _finite(value),
-        "standard_error": None if error is None else _finite(error),
-        "text": rounded(value, value / 10) if error is None else with_error(value, error),
-        "seeds": row["seeds"],
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

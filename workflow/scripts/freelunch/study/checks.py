@@ -74,7 +74,8 @@ def contradictions(config: Config, known: Config) -> list[str]:
             problems += _mixture(name, text, config)
     for registry in ("models", "texts", "tasks"):
         for name, source in getattr(config, registry).items():
-            if (path := getattr(source, "path", None)) is not None:
+            given = getattr(source, "path", None)
+            for path in given if isinstance(given, list) else [] if given is None else [given]:
                 problems += _path(f"{registry}.{name}.path", path, registry == "models")
     return problems
 
@@ -376,7 +377,7 @@ def _mixture(name: str, entry: Mixture, config: Config) -> Problems:
                 "refuses; expected another text, or `evaluation_text: leave_out` in the mixture"
             )
         if isinstance(text, LocalText):
-            settings |= {"path": os.path.realpath(text.path)}
+            settings |= {"path": [*map(os.path.realpath, files_at(text.path))]}
         other = first.setdefault(str(sorted(settings.items())), part)
         if other != part:
             yield f"{where}: this is the same text as {other}; expected another text"

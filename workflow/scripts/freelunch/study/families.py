@@ -94,12 +94,6 @@ class Family:
         """Whether the MLP has two inputs."""
         return len(self.mlp_inputs) == 2
 
-    @property
-    def linears(self) -> tuple[str, ...]:
-        """The names of a block's linear layers, in the order of `Shapes.matrices`."""
-        attention = (self.query, self.key, self.value, self.attention_output)
-        return tuple(dict.fromkeys((*attention, *self.mlp_inputs, self.mlp_output)))
-
 
 def _fused(linear: str, family: Family, **names: Any) -> Family:
     """Return a family with one linear layer for queries, keys and values."""

@@ -17,11 +17,9 @@ s = alpha / rank, B (out, rank) and A (rank, in):
                   number in B, in column k (arXiv 2405.16057 and its code).
 """
 
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from freelunch.core.errors import nearest
 from freelunch.study.settings import one_of
 
 FULL = "full"
@@ -59,8 +57,6 @@ class Trained:
         head: Whether the language-model head is trained, in the same way as matrices.
         rank: Rank of A and B.
         alpha: The scale s times the rank.
-        dropout: Share of a branch's inputs that is dropped.
-        linears: Ends of the names of the linear layers whose matrices are trained; None for all.
     """
 
     weights: str | None
@@ -69,8 +65,6 @@ class Trained:
     head: bool = False
     rank: int = RANK
     alpha: float = ALPHA
-    dropout: float = 0.0
-    linears: tuple[str, ...] | None = None
 
     @classmethod
     def by(
@@ -92,21 +86,6 @@ class Trained:
     def needs_weight_gradient(self) -> bool:
         """Whether gradients of the matrices are computed."""
         return self.weights is not None and self.weights not in BRANCHES
-
-    def chooses(self, name: str) -> bool:
-        """Return whether the linear layer of this name in its block has its matrix trained."""
-        return self.linears is None or any(ends_with(name, end) for end in self.linears)
-
-    def unknown(self, names: Collection[str]) -> Iterator[tuple[str, str]]:
-        """Yield each of `linears` that names no linear layer of a model, and what was expected."""
-        for end in self.linears or ():
-            if not any(ends_with(name, end) for name in names):
-                yield end, nearest(end, {name.rpartition(".")[2] for name in names})
-
-
-def ends_with(name: str, end: str) -> bool:
-    """Return whether a dotted name ends with these parts."""
-    return name == end or name.endswith(f".{end}")
 
 
 def matrix_parameters(trained: Trained, rows: int, columns: int, kept: int) -> int:

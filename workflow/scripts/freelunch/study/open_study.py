@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from freelunch.core.errors import DEFAULT_STUDY, PART_VARIABLE, STUDY_VARIABLE, UserError, nearest
 from freelunch.core.files import write_atomically
 from freelunch.study.config import SEEDS as ALL_SEEDS
@@ -15,7 +13,6 @@ from freelunch.study.config import Part
 from freelunch.study.pins import check_pinned, with_pins
 from freelunch.study.source_files import has_braces
 from freelunch.study.study import Study
-from freelunch.study.yaml_file import read_yaml
 
 KEY = "study"
 # The part of a study that is run: names, separated by commas or spaces.
@@ -89,11 +86,8 @@ def read_study(path: Path, part: Part | None = None) -> Study:
     """Return the study that this process is about as it is written, which is enough for a plan;
     messages name it from now on.
 
-    A part takes the place of the file's own.
-
-    Raises:
-        UserError: The study is not there or not valid, Snakemake cannot take its path, or another
-            study file has results under its name.
+    A part takes the place of the file's own. UserError if the study is not there or not valid,
+    Snakemake cannot take its path, or another study file has results under its name.
     """
     if os.path.isdir(path) or not os.path.exists(path):
         here = [Path(DEFAULT_STUDY), *Path("studies").glob("*.yaml")]
@@ -106,12 +100,11 @@ def read_study(path: Path, part: Part | None = None) -> Study:
         )
     # Written differently, the same path would count as another setting.
     file = os.path.relpath(path)
-    if has_braces(file) or not _is_plain(file):
+    if has_braces(file):
         raise UserError(
-            "Snakemake would read this path as YAML, or wildcards in it",
+            "Snakemake would read wildcards in this path",
             where=file,
-            expected="a study file whose path is no number, and has no { and }, and no #, :, -, & "
-            "or ! where YAML has a use for it",
+            expected="a path without { and }",
             todo="rename the file or its folder",
         )
     study = Study.load(Path(file), part=part)
@@ -119,21 +112,6 @@ def read_study(path: Path, part: Part | None = None) -> Study:
     os.environ[PART_VARIABLE] = study.part_words
     _check_owner(study)
     return study
-
-
-def _is_plain(path: str) -> bool:
-    """Return whether Snakemake, which reads the values of its options as YAML, reads this path."""
-    try:
-        # Snakemake takes for a number what Python does, such as `1e3`.
-        float(path)
-        return False
-    except ValueError:
-        pass
-    try:
-        return bool(yaml.load(path, yaml.BaseLoader) == path)
-    except yaml.YAMLError:
-        # It then takes the value as it is.
-        return True
 
 
 def claim_results(study: Study) -> None:
@@ -152,14 +130,6 @@ def _check_owner(study: Study) -> None:
     owner = written.strip()
     if "\0" in owner or not os.path.isfile(owner) or os.path.samefile(owner, study.source):
         return
-    try:
-        content = read_yaml(Path(owner))
-        if content["study"]["name"] != study.name:
-            # It was renamed since.
-            return
-    except (UserError, KeyError, TypeError):
-        # What it is now is not known.
-        pass
     raise UserError(
         f"{study.paths.root} has the results of another study file",
         where=f"{study.source}: study.name",

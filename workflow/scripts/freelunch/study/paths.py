@@ -52,6 +52,10 @@ class Paths:
         """Run facts of fetching the study's tasks."""
         return self.root / "tasks"
 
+    def bos(self, model: str) -> Path:
+        """Whether sequences begin with the model's beginning-of-sequence token."""
+        return self.root / "bos" / model
+
     def calibration(self, model: str, seed: object) -> Path:
         """Token ids of the calibration sample."""
         return self.root / "calibration" / model / f"seed{seed}"
@@ -75,14 +79,6 @@ class Paths:
     def text_windows(self, model: str) -> Path:
         """Token ids of the windows of the evaluation text."""
         return self.root / "text_windows" / model
-
-    def reference(self, model: str, seed: object) -> Path:
-        """The dense model's losses on held-out text, the reference for drift."""
-        return self.root / "reference" / model / f"seed{seed}"
-
-    def reference_hidden(self, model: str, seed: object) -> Path:
-        """The dense model's activations on that text: a cache that may be deleted at any time."""
-        return self.root / "hidden" / model / f"seed{seed}_held_out"
 
     def pruned(self, model: str, pruning: str, seed: object) -> Path:
         """The masks of a pruned model."""
@@ -143,10 +139,8 @@ def run(folder: Path) -> str:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return the run facts of the step that filled a folder.
-
-    Raises:
-        UserError: They are damaged, or those of another folder.
+    """Return the run facts of the step that filled a folder; UserError if they are damaged, or
+    those of another folder.
     """
     path = folder / RUN
     facts = read_sealed(path, problem="the run facts of a step are damaged")

@@ -36,10 +36,8 @@ TOP = "(top)"
 def read_settings(
     kind: type[AnySettings], content: object, where: object, todo: str | None = None
 ) -> AnySettings:
-    """Return the content of a file as settings.
-
-    Raises:
-        UserError: It is not valid; the message lists every wrong value with its key.
+    """Return the content of a file as settings; UserError, which lists every wrong value with its
+    key, if it is not valid.
     """
     try:
         return kind.model_validate(content)

@@ -1,27 +1,17 @@
-"""What a study's file takes from its base: entries of a shared file of registries; or, for a file
-that names a part of another study, the whole study.
-"""
+"""What a study's file takes from its base: entries of a shared file of registries."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeGuard
 
-from freelunch.core.errors import UserError, nearest
-from freelunch.study.config import BASE, PART, REGISTRIES, Config, Registries, budget_of
+from freelunch.core.errors import UserError
+from freelunch.study.config import BASE, REGISTRIES, Config, Registries, budget_of
 from freelunch.study.problems import TOP, read_settings, refusal
 from freelunch.study.sources import Mixture
 from freelunch.study.yaml_file import read_yaml
 
 # Where this workflow is, whichever folder it is run in.
 REPOSITORY = Path(__file__).resolve().parents[4]
-
-
-def names_part(content: object) -> TypeGuard[Mapping[str, Mapping[str, object]]]:
-    """Return whether a study's file holds `base` and `study.part` alone."""
-    if not isinstance(content, Mapping) or {*content} != {BASE, "study"}:
-        return False
-    return isinstance(content["study"], Mapping) and {*content["study"]} == {PART}
 
 
 def find_base(named: object, study: Path) -> Path:
@@ -33,18 +23,11 @@ def find_base(named: object, study: Path) -> Path:
         # Unlike Path.is_file, this returns False for names that no file can have.
         if name and os.path.isfile(folder / name):
             return folder / name
-    inside = {os.path.dirname(name)[:255].replace("\0", ""), "config"}
-    there = [
-        os.path.join(part, file.name)
-        for folder in folders
-        for part in inside
-        for file in (folder / part).glob("*.y*ml")
-    ]
     raise UserError(
         "the base of a study is a file beside the study or in the repository",
         where=f"{study}: {BASE}",
         found=repr(named)[:60],
-        expected=nearest(name, there),
+        expected="such a file, as config/registry.yaml",
     )
 
 
@@ -65,8 +48,7 @@ def read_config(content: object, study: Path, where: object) -> tuple[Config, Co
         Registries,
         read_yaml(file),
         Path(os.path.relpath(file)) if file.is_relative_to(Path.cwd()) else file,
-        "a base holds registries only: move other keys to the study that names it; or, to run a "
-        "part of this study, leave nothing in that one but `base` and `study: {part: ...}`",
+        "a base holds registries only: move other keys to the study that names it",
     )
     own = read_settings(Config, {key: content[key] for key in content if key != BASE}, where)
     entries = {

@@ -6,12 +6,12 @@ from pydantic import Field
 
 from freelunch.study.adaptations import LeastSquares, Reconstruction, Training
 from freelunch.study.methods import ALPHA, DISTILLATION, RANK, Trained
-from freelunch.study.settings import Absent, Distinct, Entry, absent, read_entry
+from freelunch.study.settings import Absent, Entry, absent, read_entry
 from freelunch.study.steps import RETRAIN_MODEL
 from freelunch.study.windows import MODEL, Window
 
 # Settings of the low-rank factors through which a matrix is trained, in the classes that have them.
-LOW_RANK_SETTINGS = ("rank", "alpha", "dropout")
+LOW_RANK_SETTINGS = ("rank", "alpha")
 _METHOD = "How the model is retrained; freelunch.study.methods has the formulas."
 
 
@@ -63,9 +63,6 @@ class OfMatrices(Retraining):
     train_head: bool = False
     """Also train the language-model head, by the same method. If the head shares the embedding's
     weights, this trains the embedding, too."""
-    linears: Absent[Distinct[str]] = absent()
-    """Linear layers whose matrices are trained, by the ends of their names, such as q_proj.
-    Default: all linear layers of the blocks."""
 
     @property
     def trained(self) -> Trained:
@@ -74,7 +71,6 @@ class OfMatrices(Retraining):
             biases=self.train_biases,
             norms=self.train_norms,
             head=self.train_head,
-            linears=None if self.linears is None else tuple(self.linears),
             **{key: getattr(self, key) for key in LOW_RANK_SETTINGS if hasattr(self, key)},
         )
 
@@ -97,8 +93,8 @@ class Scaled(LowRank):
 class Branching(Scaled):
     """Settings of the methods that train a branch beside a matrix."""
 
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of a branch's inputs that is dropped in training."""
+    dropout: float = Field(default=0.0, ge=0, le=0)
+    """Share of a branch's inputs that is dropped in training: always 0, as in the paper."""
 
 
 class Full(OfMatrices):

@@ -3,12 +3,11 @@ from it the page of the documentation with every setting (`python -m freelunch s
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.study.config import BASE, CHOSEN_BY, PART, REGISTRIES, Config
+from freelunch.study.config import BASE, REGISTRIES, Config
 from freelunch.study.settings import PATTERNS
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
@@ -36,21 +35,8 @@ def config_schema() -> dict[str, Any]:
 
 
 def schema_text() -> str:
-    """Return the content of the schema's file: a study, or a file that names a part of one."""
-    whole = config_schema()
-    shared = {key: whole.pop(key) for key in ("$schema", "title", "description", "$defs")}
-    (block,) = whole["properties"]["study"]["$ref"].rsplit("/", 1)[1:]
-    of_part = shared["$defs"][block]["properties"][PART]
-    base = {"type": "string", "description": "The study of which this file runs a part."}
-    part = {
-        "type": "object",
-        "properties": {BASE: base, "study": {"type": "object", "properties": {PART: of_part}}},
-        "required": [BASE, "study"],
-        "additionalProperties": False,
-    }
-    only_part = {"type": "object", "required": [PART], "maxProperties": 1}
-    is_part = {"type": "object", "required": ["study"], "properties": {"study": only_part}}
-    return json.dumps({**shared, "if": is_part, "then": part, "else": whole}, indent=1) + "\n"
+    """Return the content of the schema's file."""
+    return json.dumps(config_schema(), indent=1) + "\n"
 
 
 def _without_titles(value: Any) -> Any:
@@ -75,8 +61,7 @@ _HEAD = """# Settings
 This page lists every setting with its default and bounds. Any other key is refused.
 `make settings` writes the page from the classes in `workflow/scripts/freelunch/study/`.
 
-One key of an entry chooses its kind: `source`, `score` or `method`. The column `of` says which
-kinds have a setting.
+One key of an entry chooses its kind: `source`, `score` or `method`.
 """
 _TYPES = {
     "integer": "whole number",
@@ -96,78 +81,30 @@ _BOUNDS = {
 def settings_page() -> str:
     """Return the page as Markdown."""
     schema = config_schema()
-    definitions = schema["$defs"]
-    headings: dict[str, str] = {}
-    _add_headings_(headings, schema, "", definitions)
-    sections = [_HEAD, _section("The file", [schema], headings)]
-    for registry, chosen_by in CHOSEN_BY.items():
-        entries = schema["properties"][registry]
-        kinds = [definitions[name] for name in _references(entries)]
-        sections.append(_section(registry, kinds, headings, chosen_by, entries["description"]))
-    sections += [_section(place, [definitions[name]], headings) for name, place in headings.items()]
-    return "\n".join(sections)
+    mappings = {"The file": schema, **schema["$defs"]}
+    return "\n".join([_HEAD, *(_section(name, inner) for name, inner in mappings.items())])
 
 
-def _add_headings_(
-    headings: dict[str, str], schema: Schema, place: str, definitions: Schema
-) -> None:
-    """Add the headings of the mappings within a mapping, by the names of their classes."""
+def _section(heading: str, schema: Schema) -> str:
+    """Return a section of the page: each setting of a mapping."""
+    lines = [f"## {heading}", "", _escaped(schema["description"]), ""]
+    lines += ["| key | value | default | description |", "|---|---|---|---|"]
     for key, inner in schema["properties"].items():
-        for name in _references(inner):
-            within = f"{place}.{key}".lstrip(".")
-            if within not in REGISTRIES:
-                if name in headings:
-                    continue
-                headings[name] = within
-            _add_headings_(headings, definitions[name], within, definitions)
-
-
-def _references(schema: Schema) -> list[str]:
-    return re.findall(r'"#/\$defs/(\w+)"', json.dumps(schema))
-
-
-def _section(
-    heading: str,
-    kinds: list[Schema],
-    headings: Schema,
-    chosen_by: str | None = None,
-    words: str | None = None,
-) -> str:
-    """Return a section of the page: the kinds of a mapping, and each setting of any of them."""
-    lines = [f"## {heading}", "", _escaped(words or kinds[0]["description"]), ""]
-    names = [kind["properties"][chosen_by]["const"] if chosen_by else "" for kind in kinds]
-    if chosen_by:
-        lines += [f"| `{chosen_by}` | |", "|---|---|"]
-        told = [_escaped(kind["description"]) for kind in kinds]
-        lines += [f"| `{name}` | {said} |" for name, said in zip(names, told, strict=True)]
-        lines.append("")
-    having: dict[str, list[str]] = {}
-    for name, kind in zip(names, kinds, strict=True):
-        for key, inner in kind["properties"].items():
-            default = "required" if key in kind.get("required", []) else ""
-            if "default" in inner:
-                default = f"`{json.dumps(inner['default'])}`"
-            if key != chosen_by:
-                said = _escaped(inner.get("description", ""))
-                row = f"| `{key}` | {_form(inner, headings)} | {default} | {said} |"
-                having.setdefault(row, []).append(f"`{name}`")
-    of, rule = (" of |", "---|") if chosen_by else ("", "")
-    lines += [f"| key | value | default | description |{of}", f"|---|---|---|---|{rule}"]
-    for row, some in having.items():
-        others = [f"`{name}`" for name in names if f"`{name}`" not in some]
-        several = f"all but {', '.join(others)}" if others else "all"
-        several = several if len(others) <= len(some) else ", ".join(some)
-        lines.append(f"{row} {several} |" if chosen_by else row)
+        default = "required" if key in schema.get("required", []) else ""
+        if "default" in inner:
+            default = f"`{json.dumps(inner['default'])}`"
+        said = _escaped(inner.get("description", ""))
+        lines.append(f"| `{key}` | {_form(inner)} | {default} | {said} |")
     return "\n".join([*lines, ""])
 
 
-def _form(schema: Schema, headings: Schema) -> str:
+def _form(schema: Schema) -> str:
     """Return the allowed values, in words."""
     if options := schema.get("oneOf") or schema.get("anyOf"):
-        return " or ".join(_form(option, headings) for option in options)
+        return " or ".join(_form(option) for option in options)
     if "$ref" in schema:
-        place = headings[schema["$ref"].removeprefix("#/$defs/")]
-        return f"[a mapping](#{place.replace('.', '')})"
+        name = schema["$ref"].removeprefix("#/$defs/")
+        return f"[{name}](#{name.lower()})"
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
@@ -175,10 +112,10 @@ def _form(schema: Schema, headings: Schema) -> str:
     if "pattern" in schema:
         return PATTERNS[schema["pattern"]]
     if schema.get("type") == "array":
-        return f"a list of: {_form(schema['items'], headings)}"
+        return f"a list of: {_form(schema['items'])}"
     if schema.get("type") == "object":
         (value,) = schema["patternProperties"].values()
-        return f"by name: {_form(value, headings)}" if "type" in value else "entries by name"
+        return f"by name: {_form(value)}"
     bounds = ", ".join(f"{words} {schema[key]}" for key, words in _BOUNDS.items() if key in schema)
     return f"{_TYPES[schema['type']]} {bounds}".strip()
 

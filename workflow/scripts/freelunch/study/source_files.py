@@ -11,12 +11,17 @@ from freelunch.core.errors import UserError, first_of
 GGUF = ".gguf"
 
 
-def files_at(path: str) -> list[str]:
-    """Return a file of the user's, or the files in a folder of the user's."""
+def files_at(path: str | list[str]) -> list[str]:
+    """Return a file of the user's, or the files in a folder of the user's, but for hidden ones; or
+    those at several paths.
+    """
+    if isinstance(path, list):
+        return [file for each in path for file in files_at(each)]
     place = Path(path)
     if not place.is_dir():
         return [str(place)]
-    return sorted(str(file) for file in place.iterdir() if file.is_file())
+    files = (file for file in place.iterdir() if file.is_file() and file.name[0] != ".")
+    return sorted(map(str, files))
 
 
 def has_braces(path: str) -> bool:

@@ -15,6 +15,7 @@ from freelunch.study.settings import (
     Package,
     Repository,
     Revision,
+    Searched,
     Settings,
     Sha256,
     Tags,
@@ -27,8 +28,10 @@ from freelunch.study.settings import (
 WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
 WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
 REFUSE: Final = "refuse"
+# Parts of a document that would be too long to be the only one.
+PARAGRAPHS: Final = "paragraphs"
 DocumentFormat = Literal[
-    "lines", "doc_tags", "plain", "mediawiki", "jsonl", "parquet", "parquet_rows"
+    "lines", "doc_tags", "plain", "paragraphs", "mediawiki", "jsonl", "parquet", "parquet_rows"
 ]
 # Every row counts, blank and equal ones included.
 ROWS = "parquet_rows"
@@ -74,14 +77,14 @@ class Source(Settings):
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide a number, as JSON: no licence, no announced shapes, no
-        tags of a wheel, whose SHA-256 says all, and no `max_length`, which shows in the lengths of
-        samples and windows.
+        tags of a wheel, whose SHA-256 says all, no `max_length`, which shows in the lengths of
+        samples and windows, and no `bos`, which `Weights.beginning` has.
         """
         written = self.as_json()
         return {key: value for key, value in written.items() if key not in _DESCRIPTIVE}
 
 
-_UNFETCHED = ("licence", "max_length")
+_UNFETCHED = ("licence", "max_length", "bos")
 _DESCRIPTIVE = (*_UNFETCHED, "architecture", "tags")
 
 
@@ -114,8 +117,7 @@ class Hub(Source):
     repository: Repository
     """Owner and name on the hub."""
     revision: Revision
-    """A full commit; or a branch or a tag, whose commit `make pin` writes into a file beside the
-    study."""
+    """A full commit; or a branch or a tag, whose commit `make pin` writes into `pins.yaml`."""
 
     @property
     def is_commit(self) -> bool:
@@ -134,7 +136,11 @@ class LocalSource(Source):
     """A file or folder of your own."""
 
     source: Literal["path"] = Field(description=_SOURCE)
-    path: str = Field(description=_PATH)
+    path: Searched[str] = Field(description=_PATH)
+
+    @property
+    def place(self) -> str:
+        return ", ".join([self.path] if isinstance(self.path, str) else self.path)
 
 
 def _shape(key: str) -> Any:
@@ -182,6 +188,19 @@ class Weights(Settings):
     max_length: Absent[int] = absent(ge=2)
     """Most tokens in a sequence that this model gets: where `length` of the calibration or of the
     evaluation is larger, the model gets this many. Default: no limit."""
+    bos: Literal["auto", "always", "never"] = Field(
+        default="auto", exclude_if=lambda setting: setting == "auto"
+    )
+    """Whether sequences begin with the tokenizer's beginning-of-sequence token, in the place of
+    their first token: those of calibration, training and held-out text, and evaluation windows
+    within documents; prompts of tasks get it in front. Windows with `cut: joined` are those of
+    published numbers whatever this says. auto: as the tokenizer does with a text, unless the dense
+    model's loss on calibration text is lower the other way by more than two standard errors."""
+
+    @property
+    def beginning(self) -> dict[str, str]:
+        """The setting `bos` if it is not the default: it decides numbers, not what is fetched."""
+        return {} if self.bos == "auto" else {"bos": self.bos}
 
 
 class WheelModel(Wheel, Weights):
@@ -209,12 +228,13 @@ class Documents(Settings):
 
     format: DocumentFormat
     """How the file stores documents. lines: one per line. doc_tags: between <doc ...> and </doc>.
-    plain: the file is one document. mediawiki: the articles of a wiki's XML export, such as a dump
-    of Wikipedia, as plain text. jsonl: one JSON object per line, with the text under `field`.
-    parquet: one per row, in the column `field`. parquet_rows: the same, but every row is kept, as
-    is customary for WikiText-2, whose perplexity is computed on all rows joined. All other formats
-    drop blank documents and repeats of equal ones. A file whose name ends in .gz or .bz2 is
-    decompressed, unless it is parquet."""
+    plain: the file is one document. paragraphs: the file is one document that is divided into
+    several, of 2,000 characters or more, at blank lines (at any line end from 4,000 on). mediawiki:
+    the articles of a wiki's XML export, such as a dump of Wikipedia, as plain text. jsonl: one JSON
+    object per line, with the text under `field`. parquet: one per row, in the column `field`.
+    parquet_rows: the same, but every row is kept, as is customary for WikiText-2, whose perplexity
+    is computed on all rows joined. All other formats drop blank documents and repeats of equal
+    ones. A file whose name ends in .gz or .bz2 is decompressed, unless it is parquet."""
     field: str = "text"
     """Key (jsonl) or column (parquet) that holds the text."""
 
@@ -228,7 +248,12 @@ class HubText(HubFile, Documents):
 
 
 class LocalText(LocalSource, Documents):
-    """A text file of your own."""
+    """Text files of your own."""
+
+    path: Searched[str] = Field(
+        description="A file, a folder of files, or a list of these. Their documents are one text, "
+        f"in the order of the list and of the names in a folder. {_PATH}"
+    )
 
 
 class Tokens(Source):
@@ -305,6 +330,8 @@ class HubTask(HubFile, TaskDocuments):
 
 class LocalTask(LocalSource, TaskDocuments):
     """Documents of a task in a file of your own."""
+
+    path: str = Field(description=_PATH)
 
 
 Model = WheelModel | HubModel | LocalModel

@@ -10,12 +10,12 @@ FETCH_TEXT = "fetch_text"
 FETCH_TEXT_FILES = "fetch_text_files"
 MIX_TEXT = "mix_text"
 FETCH_TASKS = "fetch_tasks"
+DECIDE_BOS = "decide_bos"
 SAMPLE_CALIBRATION = "sample_calibration"
 SAMPLE_HELD_OUT = "sample_held_out"
 EXTEND_CALIBRATION = "extend_calibration"
 CUT_WINDOWS = "cut_windows"
 CAPTURE_DENSE = "capture_dense"
-CAPTURE_REFERENCE = "capture_reference"
 PRUNE_MODEL = "prune_model"
 FIND_RATE = "find_rate"
 RECONSTRUCT_WINDOW = "reconstruct_window"
@@ -27,8 +27,8 @@ BUILD_TABLES = "build_tables"
 DRAW_FIGURE = "draw_figure"
 AUDIT_STUDY = "audit_study"
 RULES = (
-    *(FETCH_MODEL, FETCH_TEXT, FETCH_TEXT_FILES, MIX_TEXT, FETCH_TASKS, SAMPLE_CALIBRATION),
-    *(SAMPLE_HELD_OUT, EXTEND_CALIBRATION, CUT_WINDOWS, CAPTURE_DENSE, CAPTURE_REFERENCE),
+    *(FETCH_MODEL, FETCH_TEXT, FETCH_TEXT_FILES, MIX_TEXT, FETCH_TASKS, DECIDE_BOS),
+    *(SAMPLE_CALIBRATION, SAMPLE_HELD_OUT, EXTEND_CALIBRATION, CUT_WINDOWS, CAPTURE_DENSE),
     *(PRUNE_MODEL, FIND_RATE, RECONSTRUCT_WINDOW, RETRAIN_MODEL, CHOOSE_CANDIDATE, EVALUATE_CELL),
     *(COLLECT_RECORDS, BUILD_TABLES, DRAW_FIGURE, AUDIT_STUDY),
 )
@@ -40,11 +40,11 @@ CHECKPOINT = "checkpoint"
 TEXT = "text"
 READY_TOKENS = "tokens"
 TASK = "task"
+BOS = "beginning of sequences"
 CALIBRATION = "calibration"
 TEXT_WINDOWS = "text windows"
 DENSE_ACTIVATIONS = "dense activations"
 HIDDEN_STATES = "hidden states"
-REFERENCE = "dense reference"
 MASKS = "masks"
 LEARNING_RATE = "learning rate"
 ADAPTED_BLOCKS = "adapted blocks"
@@ -76,6 +76,9 @@ HEAD_PLACES = 256
 # Sequences on which a step checks itself (the dense model's perplexity, a window's loss before and
 # after reconstruction): a quarter of the default sample, so a check costs little.
 CHECK_SEQUENCES = 8
+# Windows of calibration text, and their length at most, on which the dense model is measured with
+# and without its beginning-of-sequence token, whose effect is largest on the tokens next to it.
+BOS_WINDOWS, BOS_LENGTH = 16, 128
 # Seconds between two saved states of a retraining.
 SAVE_S = 300.0
 

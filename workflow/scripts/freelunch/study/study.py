@@ -1,20 +1,17 @@
 """A study: a checked config, its cells, and the spec of each, which decides the cell's numbers."""
 
 import json
-import os
 import shlex
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.errors import UserError
 from freelunch.study.adaptations import Adaptation, Training
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.checks import contradictions
 from freelunch.study.comparisons import Comparisons
 from freelunch.study.config import (
-    BASE,
     PART,
     REGISTRIES,
     Calibration,
@@ -31,7 +28,7 @@ from freelunch.study.config import (
 from freelunch.study.criteria import Criterion
 from freelunch.study.paths import Paths
 from freelunch.study.problems import refusal
-from freelunch.study.registry import find_base, names_part, read_config
+from freelunch.study.registry import read_config
 from freelunch.study.search import adaptation_of, candidates_of, compared_by, is_searched
 from freelunch.study.settings import Settings
 from freelunch.study.source_files import files_at
@@ -56,47 +53,33 @@ class Study:
 
     @classmethod
     def load(cls, path: Path, root: Path = Path(), part: Part | None = None) -> "Study":
-        """Read and check a config file, whose path is relative to `root`.
-
-        A file that only names a part of another study, its base, gives that study, restricted to
-        this part; `part` takes the place of a file's own.
+        """Read and check a config file, whose path is relative to `root`. A part takes the place of
+        the file's own.
         """
-        content, where = read_yaml(root / path), str(path)
-        own: object = part.as_json() if part else None
-        if names_part(content):
-            own = own or content["study"][PART]
-            path = Path(os.path.relpath(find_base(content[BASE], root / path), root))
-            content, where = read_yaml(root / path), f"{where}, a part of {path}"
-            if names_part(content):
-                raise UserError(
-                    "a part is one of a whole study",
-                    where=where,
-                    found=f"{path}, which is a part itself",
-                    expected="the study of which it is a part",
-                )
-        block = content.get("study") if isinstance(content, dict) else None
-        if isinstance(block, dict) and (where != str(path) or own is not None):
-            content = {**content, "study": {**block, PART: own}}
-        return cls.check(content, str(path), root, where)
+        content = read_yaml(root / path)
+        if (
+            part is not None
+            and isinstance(content, dict)
+            and isinstance(content.get("study"), dict)
+        ):
+            content = {**content, "study": {**content["study"], PART: part.as_json()}}
+        return cls.check(content, str(path), root)
 
     @classmethod
-    def check(
-        cls, content: object, source: str, root: Path = Path(), where: str | None = None
-    ) -> "Study":
+    def check(cls, content: object, source: str, root: Path = Path()) -> "Study":
         """Check a config: first each value by itself, then which values do not go together.
 
         Args:
             content: Content of the study's file.
             source: Name of that file, to find its base.
             root: Folder that the name is relative to.
-            where: What messages name. Default: that file.
 
         Raises:
             UserError: The config is wrong; the message lists every problem with its key.
         """
-        known, config = read_config(content, root / source, where or source)
+        known, config = read_config(content, root / source, source)
         if problems := contradictions(config, known):
-            raise refusal(problems, where or source)
+            raise refusal(problems, source)
         return cls(config, source)
 
     def as_json(self, licences: bool = True) -> dict[str, Any]:
@@ -388,9 +371,10 @@ class Study:
         A record carries its spec; a record whose spec differs from the current one is refused.
         """
         evaluation = {"perplexity": self._with_text(self.perplexity_of(cell.model))}
+        model = self.model(cell.model)
         spec: dict[str, Any] = {
             "cell": str(cell),
-            "model": self.model(cell.model).deciding(),
+            "model": {**model.deciding(), **model.beginning},
             "evaluation": evaluation,
         }
         if self.drift is not None and self.measures_drift(cell):

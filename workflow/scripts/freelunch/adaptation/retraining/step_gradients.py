@@ -21,15 +21,13 @@ from freelunch.model.transfer import read_batches, writing_behind
 @dataclass(frozen=True)
 class Step:
     """A step: the sample, (sequences, length), int64; the sequences of the step, (batch,), int64;
-    how many of them pass together; the loss of such a micro-batch; and the number of the step,
-    for dropout.
+    how many of them pass together; and the loss of such a micro-batch.
     """
 
     input_ids: Tensor
     rows: Tensor
     micro_batch: int
     loss: Loss
-    number: int
 
     @property
     def parts(self) -> Sequence[slice]:
@@ -44,10 +42,6 @@ class Step:
     def share(self, part: slice) -> float:
         """Return the share of the step's sequences that are in a micro-batch."""
         return len(self.rows[part]) / len(self.rows)
-
-    def place(self, part: slice) -> tuple[int, int]:
-        """Return the place of a micro-batch in the training."""
-        return self.number, part.start
 
 
 def gather_(trainee: Trainee, step: Step, scratch: Path) -> float:
@@ -67,7 +61,7 @@ def _in_memory_(trainee: Trainee, step: Step) -> float:
         leaf = entering.detach().requires_grad_(entering.requires_grad)
         hidden = leaf
         for index, block in trainee.visits(blocks):
-            hidden = trainee.through(index, block, hidden, step.place(part))
+            hidden = trainee.through(index, block, hidden)
         total += _end_(trainee, step, part, hidden)
         if entering.requires_grad:
             entered.append((entering, leaf))
@@ -98,7 +92,7 @@ def _streamed_(trainee: Trainee, step: Step, scratch: Path) -> float:
         for index, block in trainee.visits(range(blocks)):
             with writing_behind(device) as write:
                 for part, (hidden,) in read(between[index]):
-                    after = trainee.through(index, block, hidden, step.place(part))
+                    after = trainee.through(index, block, hidden)
                     write(between[index + 1], part, after)
     total = 0.0
     with writing_behind(device) as write:
@@ -112,7 +106,7 @@ def _streamed_(trainee: Trainee, step: Step, scratch: Path) -> float:
             for part, (hidden, given) in read(between[index], gradient):
                 leaf = hidden.requires_grad_(needed)
                 # Under no name: what a block returns holds on to its trained parameters.
-                trainee.through(index, block, leaf, step.place(part)).backward(given)  # type: ignore[no-untyped-call]
+                trainee.through(index, block, leaf).backward(given)  # type: ignore[no-untyped-call]
                 if needed:
                     write(gradient, part, _gradient(leaf))
         trainee.gathered(index, block.trained)
@@ -125,7 +119,7 @@ def _streamed_(trainee: Trainee, step: Step, scratch: Path) -> float:
 
 def _end_(trainee: Trainee, step: Step, part: slice, hidden: Tensor) -> float:
     """Return a micro-batch's share of the loss, and pass its gradient back to `hidden`."""
-    logits = trainee.outer.logits(step.tokens(part), hidden, step.place(part))
+    logits = trainee.outer.logits(step.tokens(part), hidden)
     value = step.loss(logits, step.rows[part]) * step.share(part)
     value.backward()  # type: ignore[no-untyped-call]
     return float(value.detach())

@@ -4,7 +4,7 @@ the blocks: embeddings, norm, head.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ from freelunch.model.blocks import BlockCall, block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.mask_store import load_masks, load_pruned_block, round_
 from freelunch.model.transfer import load_ahead
-from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL, HEAD, Trained
 
 # The loss of some sequences, 0-d, from their logits and their rows in the sample.
@@ -80,7 +79,7 @@ class TrainedOuter:
         state: TrainedState,
     ) -> None:
         self.part = model.num_blocks
-        self._model, self._passes, self._seed = model, passes, seed
+        self._model, self._passes = model, passes
         self._calls: dict[tuple[int, int], list[BlockCall]] = {}
         self._outer = outer = model.outer.copy()
         outer.module.requires_grad_(False)
@@ -109,8 +108,7 @@ class TrainedOuter:
         }
         others = other_parameters(modules.values(), trained)
         given = state.parameters(self.part) if self.part in state else None
-        head_alone = replace(trained, linears=None)
-        self.trained = TrainedParameters(layers, others, head_alone, seed, given)
+        self.trained = TrainedParameters(layers, others, trained, seed, given)
         if given is None and self.trained.parameters:
             state.add(self.part, self.trained.parameters)
         if trained.head and tied:
@@ -137,14 +135,8 @@ class TrainedOuter:
                 self._calls[batch, length] = self._outer.calls(batch, length)
         return self._calls[batch, length][index]
 
-    def logits(
-        self, input_ids: Tensor, hidden: Tensor, place: tuple[int, int] | None = None
-    ) -> Tensor:
-        """Return logits, (batch, length, vocabulary), for hidden states after the last block;
-        `place` is the step and micro-batch of a pass that trains.
-        """
-        drawn = None if place is None else derive_seed(self._seed, "dropout", *place, self.part)
-        self.trained.drop_(drawn)
+    def logits(self, input_ids: Tensor, hidden: Tensor) -> Tensor:
+        """Return logits, (batch, length, vocabulary), for hidden states after the last block."""
         with self._passes.autocast(self._model.device):
             return self._outer.logits(input_ids, hidden)
 
@@ -182,8 +174,8 @@ class Block:
 
 class Trainee:
     """A pruned model in training; the outer part of the dense one (embeddings, final norm, head)
-    stays as it is. What the state lacks is added with initial values by the seed, which dropout
-    also has. UserError: nothing is trained, or this model cannot be trained in this way.
+    stays as it is. What the state lacks is added with initial values by the seed. UserError:
+    nothing is trained, or this model cannot be trained in this way.
     """
 
     def __init__(
@@ -213,9 +205,7 @@ class Trainee:
 
     @torch.no_grad()
     def losses(self, input_ids: Tensor, batches: Sequence[Tensor], loss: Loss) -> list[float]:
-        """Return the loss of each batch (rows of the sample, (batch,), int64), without gradients
-        and without dropout.
-        """
+        """Return the loss of each batch (rows of the sample, (batch,), int64)."""
         hidden = [self.outer.embed(input_ids[rows]) for rows in batches]
         for index, block in self.visits(range(self.num_blocks)):
             hidden = [self.through(index, block, states) for states in hidden]
@@ -238,18 +228,12 @@ class Trainee:
             # The caller still holds the block, and the reading of the one after next begins now.
             del block.module, block.trained
 
-    def through(
-        self, index: int, block: Block, hidden: Tensor, place: tuple[int, int] | None = None
-    ) -> Tensor:
-        """Return the hidden states after a block, (batch, length, width); `place` is the step and
-        micro-batch of a pass that trains, on which alone dropout depends.
-        """
+    def through(self, index: int, block: Block, hidden: Tensor) -> Tensor:
+        """Return the hidden states after a block, (batch, length, width)."""
         batch, length, _ = hidden.shape
         call = self.outer.call(index, batch, length)
-        drawn = None if place is None else derive_seed(self._seed, "dropout", *place, index)
 
         def run(states: Tensor) -> Tensor:
-            block.trained.drop_(drawn)
             with self._passes.autocast(self.device):
                 return call(block.module, states)
 

@@ -207,7 +207,7 @@ class TrainingRun:
         for step, (rate, rows, _) in enumerate(schedule(settings, trained, self._seed), 1):
             if step <= len(self._losses):
                 continue
-            self._losses.append(self.step(step, rate, rows))
+            self._losses.append(self.step(rate, rows))
             self._job.report(step, steps, f"steps (loss {self._losses[-1]:.3g})")
             if not math.isfinite(self._losses[-1]):
                 return step
@@ -219,11 +219,11 @@ class TrainingRun:
                 self.state.save(facts)
         return None
 
-    def step(self, number: int, rate: float, rows: Tensor) -> float:
-        """Take step `number` on the sequences `rows`, and return the loss before it."""
+    def step(self, rate: float, rows: Tensor) -> float:
+        """Take a step on the sequences `rows`, and return the loss before it."""
         settings = self._job.settings
         micro = settings.micro_batch or len(rows)
-        step = Step(self._states.input_ids, rows, micro, self._loss, number)
+        step = Step(self._states.input_ids, rows, micro, self._loss)
         loss = gather_(self.trainee, step, self._scratch)
         self.state.step_(rate, settings.clip)
         return loss

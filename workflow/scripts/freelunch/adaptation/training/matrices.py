@@ -62,9 +62,6 @@ class TrainedMatrix:
     def mask_gradient_(self) -> None:
         """Set the gradient of pruned weights to 0, if weights are trained themselves."""
 
-    def drop_(self, on: bool) -> None:
-        """Turn the dropout of a branch on or off."""
-
     def merge_(self) -> None:
         """Leave the trained weight in the linear layer, and remove everything else."""
 
@@ -207,26 +204,14 @@ class LowRankMatrix(Frozen):
 class Branch(LowRankMatrix):
     """A frozen matrix with a branch s BA beside it, until the two are merged."""
 
-    def __init__(
-        self, linear: nn.Linear, keep: Tensor, trained: Trained, parameters: Sequence[Tensor]
-    ) -> None:
-        self._dropout, self._drops = trained.dropout, False
-        super().__init__(linear, keep, trained, parameters)
-
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the layer's outputs, (..., out), for inputs of (..., in)."""
         outputs = Frozen.forward(self, inputs)
         if not self.parameters:
             return outputs
         a, b = self.parameters
-        if self._drops:
-            inputs = nn.functional.dropout(inputs, self._dropout)
         branch = nn.functional.linear(nn.functional.linear(inputs, a), b)
         return outputs + self._scale * branch
-
-    def drop_(self, on: bool) -> None:
-        """Turn dropout on or off; it is off at first."""
-        self._drops = on and self._dropout > 0
 
 
 def _dtype_of_pass(inputs: Tensor) -> torch.dtype:

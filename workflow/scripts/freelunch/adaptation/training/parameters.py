@@ -12,7 +12,7 @@ from freelunch.adaptation.methods import MATRICES
 from freelunch.adaptation.training.matrices import Frozen, FullMatrix, TrainedMatrix, trainable
 from freelunch.core.errors import UserError
 from freelunch.study.cell import derive_seed
-from freelunch.study.methods import FULL, HEAD, Trained
+from freelunch.study.methods import FULL, Trained
 
 # A linear layer's name, the layer, and its mask: (out, in), bool, True where a weight is kept.
 Masked = tuple[str, nn.Linear, Tensor]
@@ -25,7 +25,7 @@ class TrainedParameters:
     linear layers, and `others`, such as norms and biases, that are trained directly. If they
     exist already, `parameters` take their places in the modules. If not, they start from the
     modules' own, and from random values by the seed. UserError: a rank is too large for a
-    matrix, or `linears` names no layer.
+    matrix.
     """
 
     def __init__(
@@ -36,13 +36,10 @@ class TrainedParameters:
         seed: int,
         parameters: Sequence[Tensor] | None = None,
     ) -> None:
-        layers = list(masked)
         given = None if parameters is None else iter(parameters)
-        self._dropout = trained.dropout
         self._matrices: list[TrainedMatrix] = []
-        chosen = set() if trained.weights is None else _chosen(layers, trained)
-        for name, linear, keep in layers:
-            if name not in chosen:
+        for name, linear, keep in masked:
+            if trained.weights is None:
                 Frozen(linear)
                 continue
             number = 1 if trained.weights == FULL else 2
@@ -90,14 +87,6 @@ class TrainedParameters:
         for matrix in self._matrices:
             matrix.mask_gradient_()
 
-    def drop_(self, seed: int | None) -> None:
-        """Turn the dropout of branches on, with numbers drawn from a seed, or off, with None."""
-        if self._dropout:
-            for matrix in self._matrices:
-                matrix.drop_(seed is not None)
-            if seed is not None:
-                torch.manual_seed(seed)
-
     def merge_(self) -> None:
         """Leave the trained weights in the linear layers, and remove everything else."""
         for matrix in self._matrices:
@@ -130,17 +119,6 @@ def other_parameters(modules: Iterable[nn.Module], trained: Trained) -> list[Slo
                     train = trained.norms
                 chosen += [(module, name)] if train else []
     return chosen
-
-
-def _chosen(layers: list[Masked], trained: Trained) -> set[str]:
-    for end, expected in trained.unknown([name for name, _, _ in layers]):
-        raise UserError(
-            "`linears` names no linear layer of this model",
-            where="linears",
-            found=end,
-            expected=expected,
-        )
-    return {name for name, _, _ in layers if name == HEAD or trained.chooses(name)}
 
 
 def _matrix(

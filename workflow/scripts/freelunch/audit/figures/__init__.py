@@ -1,22 +1,21 @@
-"""The figures of a study: those of `reporting`, and two that show numbers of claims.
+"""The figures of a study: those of `reporting`, and one that shows numbers of claims.
 
-Like those of `reporting`, these declarations import no drawing library.
+Like those of `reporting`, its declaration imports no drawing library.
 """
 
-from freelunch.audit.figures import budget_ratios, effects
+from freelunch.audit.figures import effects
 from freelunch.reporting import figures as of_results
 from freelunch.reporting.figures import Figure
 from freelunch.reporting.figures import figure_modules as figure_modules
 from freelunch.study.study import Study
 
-OF_CLAIMS = {figure.name: figure for figure in (budget_ratios.FIGURE, effects.FIGURE)}
-# What these figures draw.
-TABLES_OF_CLAIMS = tuple(figure.table for figure in OF_CLAIMS.values())
+# What it draws.
+TABLES_OF_CLAIMS = (effects.FIGURE.table,)
 
 
 def figures() -> dict[str, Figure]:
     """Return all figures by name, in the order of their names."""
-    return dict(sorted({**of_results.figures(), **OF_CLAIMS}.items()))
+    return dict(sorted({**of_results.figures(), effects.FIGURE.name: effects.FIGURE}.items()))
 
 
 def figures_of(study: Study) -> list[Figure]:

@@ -1,9 +1,9 @@
-"""The main effects with paired intervals, and the thresholds of the claims: a forest plot."""
+"""The numbers of the claims with paired intervals and thresholds: a forest plot."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from freelunch.analysis.pairing import Rows
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # The figure is laid out in inches, so that all of its rows are equally high.
-ROW_INCHES, TITLE_INCHES = 0.16, 0.22
+ROW_INCHES, TITLE_INCHES = 0.16, 0.38
 # The numbers of an axis, and the room below them.
 AXIS_INCHES = 0.34
 LEGEND_INCHES = 0.56
 PLOT_INCHES = 1.8
-# The room between columns, and before the lines below a heading.
+# The room between columns.
 GAP_INCHES = 0.1
 # How far an interval may widen its axis, in times the distance between the outermost estimates and
 # thresholds. An arrow ends what goes further, so that one interval does not hide the others.
@@ -55,23 +55,18 @@ ENDS = {"above": {"above": 1.0}, "below": {"below": 1.0}, "within": {"above": -1
 SEEDS, ONE_SEED = ("-", "several seeds"), ((0, (2, 1)), "one seed: others may differ")
 # What a number is multiplied by to be drawn, and the name of its unit, by its unit.
 UNITS = {
-    "share": (100, "%"),
-    "points": (100, "percentage points"),
-    "times": (1, "times"),
-    "nats": (1, "nats per token"),
+    "share": (100, " (%)"),
+    "points": (100, " (percentage points)"),
+    "times": (1, " (times)"),
+    "nats": (1, " (nats per token)"),
     "perplexity": (1, ""),
 }
-DECIMALS = {"share": 1, "points": 1, "times": 2, "nats": 3, "perplexity": 2}
+# Signs in place of words of a number, and what its head and its panel's title say.
+SHORT = {"at most ": "\N{LESS-THAN OR EQUAL TO}", "more than ": ">", "-": "\N{MINUS SIGN}"}
+MINUS = ("-", SHORT["-"])
+SAID = re.compile("95 %: | %| times| points| nats")
 Row = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a panel: a heading, or a row with its label."""
-
-    text: str
-    row: Row | None = None
-    indent_inches: float = 0.0
+Labelled = tuple[str, Row]
 
 
 def draw(
@@ -79,7 +74,7 @@ def draw(
     adaptations: Registered,
     selected_on_evaluation: Sequence[str] = (),
 ) -> "drawn.Figure":
-    """Return the figure: a panel for each quantity, a line for each effect.
+    """Return the figure: a panel for each claim and quantity, a line for each effect.
 
     Args:
         rows: Rows of effects.csv.
@@ -92,50 +87,44 @@ def draw(
 
     if not rows:
         return empty(
-            "no effect of this study has a finite interval; each compares an adapted model\n"
+            "no number of a claim is finite here; each compares an adapted model\n"
             "with the same model without adaptation"
         )
     # An effect of several adaptations names none.
     looks = {**marks(adaptations), "": NEUTRAL}
     for name in selected_on_evaluation:
         looks[name] = replace(looks[name], label=f"{looks[name].label} {DAGGER}")
-    chosen = [row["adaptation"] in selected_on_evaluation for row in rows]
-    rows = [
-        {**row, "effect": f"{row['effect']} {DAGGER}"} if is_chosen else row
-        for row, is_chosen in zip(rows, chosen, strict=True)
-    ]
-    several = len({row["model"] for row in rows} - {""}) > 1
+    chosen = any(row["adaptation"] in selected_on_evaluation for row in rows)
     panels = {
-        f"{quantity} ({UNITS[unit][1]})" if UNITS[unit][1] else quantity: _lines(
-            here, looks, several
-        )
-        for (quantity, unit), here in grouped(rows, "quantity", "unit").items()
+        f"{claim}: {quantity}{UNITS[unit][1]}": _labelled(here, looks)
+        for (claim, quantity, unit), here in grouped(rows, "claim", "quantity", "unit").items()
     }
-    numbers = max(map(_inches, [HEAD, *map(column_text, rows)]))
-    labels = max(_inches(line.text, line.row is None) for its in panels.values() for line in its)
+    numbers = max(map(_inches, [HEAD, *map(short_text, rows)]))
+    labels = max(_inches(label) for _, here in panels.values() for label, _ in here)
     left = 3 * GAP_INCHES + labels
     width = left + PLOT_INCHES + GAP_INCHES + numbers + GAP_INCHES
-    heights = [ROW_INCHES * len(lines) for lines in panels.values()]
+    heights = [ROW_INCHES * len(here) for _, here in panels.values()]
     top = height = LEGEND_INCHES + sum(heights) + len(panels) * (TITLE_INCHES + AXIS_INCHES)
     figure = Drawn(figsize=(width, height), layout=PlaceHolderLayoutEngine(False, False))
 
-    def write(x_inches: float, text: str, **look: Any) -> None:
-        y_inches = top - 0.6 * TITLE_INCHES
+    def write(x_inches: float, text: str, line: int = 0, **look: Any) -> None:
+        y_inches = top - (0.85 + line) * ROW_INCHES
         figure.text(x_inches / width, y_inches / height, text, va="center", **look)
 
     write(width - GAP_INCHES - numbers, HEAD, fontsize=SMALL)
-    for (title, lines), panel_inches in zip(panels.items(), heights, strict=True):
-        write(GAP_INCHES, title[0].upper() + title[1:], fontweight="bold")
+    for (title, (shared, here)), panel_inches in zip(panels.items(), heights, strict=True):
+        write(GAP_INCHES, title, fontweight="bold")
+        write(GAP_INCHES, shared, line=1, fontsize=SMALL, fontstyle="oblique")
         top -= TITLE_INCHES + panel_inches
         place = (left / width, top / height, PLOT_INCHES / width, panel_inches / height)
-        _panel(figure.add_axes(place), lines, left - GAP_INCHES, looks)
+        _panel(figure.add_axes(place), here, left - GAP_INCHES, looks)
         top -= AXIS_INCHES
     figure.legend(
         handles=_handles(rows),
         loc="center",
         bbox_to_anchor=(0.5, 0.5 * LEGEND_INCHES / height),
         ncols=2,
-        title="bars: 95 % intervals" + (f"; {CHOSEN}" if any(chosen) else ""),
+        title="bars: 95 % intervals" + (f"; {CHOSEN}" if chosen else ""),
         title_fontsize=SMALL,
         fontsize=SMALL,
         borderpad=0.0,
@@ -143,40 +132,29 @@ def draw(
     return figure
 
 
-def column_text(row: Row) -> str:
-    """Return the number of a row and its interval, without words and units, and with the decimals
-    that all numbers of its unit have.
-    """
-    from freelunch.analysis.intervals import Estimate
-    from freelunch.audit.numbers import Notation, estimate_text
-
-    # The head of the column says what a number and its interval are, and the panel's title its
-    # unit.
-    notation = Notation(
-        at_most="\N{LESS-THAN OR EQUAL TO}",
-        more_than=">",
-        interval="",
-        open_end="no upper end",
-        suffixes={},
-        decimals=DECIMALS,
-    )
-    value, low, high = (_number(row, key, math.nan) for key in ("value", "low", "high"))
-    number = Estimate(value, low, high, ())
-    return _signed(estimate_text(number, row["unit"], _known(row), notation))
+def short_text(row: Row) -> str:
+    """Return the number of a row and its interval, without words and units."""
+    text = SAID.sub("", row["text"])
+    for words, sign in SHORT.items():
+        text = text.replace(words, sign)
+    return text
 
 
-def _number(row: Row, key: str, without: float) -> float:
-    return float(row[key]) if row[key] else without
-
-
-def _known(row: Row) -> tuple[float, float]:
-    """Return the ends of what is known of a number."""
-    return _number(row, "known_from", -math.inf), _number(row, "known_to", math.inf)
-
-
-def _signed(text: str) -> str:
-    """Return text whose minus signs are as wide as plus signs."""
-    return text.replace("-", "\N{MINUS SIGN}")
+def _labelled(rows: Sequence[Row], looks: Mapping[str, Mark]) -> tuple[str, list[Labelled]]:
+    """Return what all rows of a panel share, and each with what tells it from others."""
+    words = [
+        (
+            row["effect"],
+            row["model"],
+            criterion_label(row["criterion"]),
+            pattern_label(row["pattern"]) if row["pattern"] else "",
+            looks[row["adaptation"]].label if row["adaptation"] else "",
+        )
+        for row in rows
+    ]
+    shared = [each[0] for each in zip(*words, strict=True) if len({*each}) == 1]
+    labels = [", ".join(word for word in each if word and word not in shared) for each in words]
+    return ", ".join(filter(None, shared)), list(zip(labels, rows, strict=True))
 
 
 def _handles(rows: Sequence[Row]) -> list[Any]:
@@ -195,87 +173,26 @@ def _handles(rows: Sequence[Row]) -> list[Any]:
     ]
 
 
-def _inches(text: str, is_heading: bool = False) -> float:
+def _inches(text: str) -> float:
     """Return how wide a text is."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
     # Not from the outline of its letters (TextPath), which takes twenty times as long.
-    font = FontProperties(style="oblique" if is_heading else "normal", size=SMALL)
+    font = FontProperties(size=SMALL)
     width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
     return float(width) / 72
 
 
-def _lines(rows: Sequence[Row], looks: Mapping[str, Mark], several: bool) -> list[Line]:
-    """Return the lines of a panel: a pruned model with several adaptations is a group of its own,
-    and the other rows are grouped by adaptation; or by effect, if there is only one adaptation.
-
-    Args:
-        rows: The effects of one quantity.
-        looks: The look of each adaptation.
-        several: Whether the figure shows several models, so that their names are needed.
-    """
-    places = [_place(row, several) for row in rows]
-    if len({row["adaptation"] for row in rows}) == 1:
-        named = [(row["effect"], place, row) for row, place in zip(rows, places, strict=True)]
-        return _headed(named, always=len({*places}) > 1)
-    of_place = Counter(places)
-    of_one = Counter((place, row["adaptation"]) for row, place in zip(rows, places, strict=True))
-    order, patterns = list(looks), list(dict.fromkeys(row["pattern"] for row in rows))
-
-    def rank(row: Row) -> tuple[bool, int]:
-        if of_place[_place(row, several)] > 1:
-            return False, order.index(row["adaptation"])
-        return True, patterns.index(row["pattern"])
-
-    named = []
-    for row in sorted(rows, key=rank):
-        place, label = _place(row, several), looks[row["adaptation"]].label
-        if of_place[place] == 1:
-            named.append((label, place, row))
-        elif of_one[place, row["adaptation"]] == 1:
-            named.append((place, label, row))
-        else:
-            # Effects of one adaptation, such as of every two criteria, differ in their names.
-            alone = sum(count > 1 for count in of_place.values()) == 1
-            named.append((label if alone else f"{label}, {place}", row["effect"], row))
-    return _headed(named, always=True)
-
-
-def _headed(named: Iterable[tuple[str, str, Row]], always: bool) -> list[Line]:
-    """Return rows with their labels below their headings; a row alone is named by its heading,
-    unless `always`.
-    """
-    groups: dict[str, list[tuple[str, Row]]] = {}
-    for heading, label, row in named:
-        groups.setdefault(heading, []).append((label, row))
-    lines = []
-    for heading, its in groups.items():
-        if len(its) == 1 and not always:
-            lines.append(Line(heading, its[0][1]))
-        else:
-            lines += [Line(heading), *(Line(label, row, GAP_INCHES) for label, row in its)]
-    return lines
-
-
-def _place(row: Row, several: bool) -> str:
-    """Return in words what an effect was measured on."""
-    words = [row["model"]] if several else []
-    words += [criterion_label(row["criterion"])]
-    words += [pattern_label(row["pattern"])] if row["pattern"] else []
-    return ", ".join(filter(None, words))
-
-
 def _panel(
-    axes: "Axes", lines: Sequence[Line], left_inches: float, looks: Mapping[str, Mark]
+    axes: "Axes", labelled: Sequence[Labelled], left_inches: float, looks: Mapping[str, Mark]
 ) -> None:
-    """Draw the lines of one quantity, with their labels from `left_inches` left of the axes."""
+    """Draw the rows of a panel, with their labels from `left_inches` left of the axes."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    rows = [line.row for line in lines if line.row is not None]
-    unit = rows[0]["unit"]
+    rows = [row for _, row in labelled]
     low, high = _range(rows)
-    if unit == "times":
+    if rows[0]["unit"] == "times":
         axes.set_xscale("log")
         axes.set_xlim(low / 1.4, high * 1.4)
         subs = (1.0,) if high > 20 * low else (1.0, 2.0, 5.0)
@@ -291,14 +208,12 @@ def _panel(
         room = 0.04 * (high - low or abs(high) or 1.0)
         axes.set_xlim(low - room, high + room)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _signed(f"{value:g}")))
-    for at, line in enumerate(lines):
-        look = {"va": "center", "fontstyle": "oblique" if line.row is None else "normal"}
-        offset = (72 * (line.indent_inches - left_inches), 0)
-        write_at(axes, line.text, (0.0, at), offset, xycoords=axes.get_yaxis_transform(), **look)
-        if line.row is not None:
-            _draw_row(axes, at, line.row, looks[line.row["adaptation"]])
-    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace(*MINUS)))
+    beside: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "va": "center"}
+    for at, (label, row) in enumerate(labelled):
+        write_at(axes, label, (0.0, at), (-72 * left_inches, 0), **beside)
+        _draw_row(axes, at, row, looks[row["adaptation"]])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks([])
     axes.grid(axis="x")
     axes.tick_params(axis="x", labelsize=SMALL, pad=2)
@@ -327,14 +242,17 @@ def _draw_row(axes: "Axes", at: int, row: Row, look: Mark) -> None:
         axes.plot(ends, [at, at], color=look.colour, linestyle=line, linewidth=1.1, zorder=2)
     axes.plot([value], [at], **look.points, linestyle="none", zorder=3)
     # An interval also goes on beyond what is known.
-    known = [scale * end for end in _known(row)]
+    known = [
+        scale * float(row[key] or end)
+        for key, end in (("known_from", -math.inf), ("known_to", math.inf))
+    ]
     if min(numbers) < least or min(numbers[1:], default=math.inf) <= known[0]:
         axes.plot([min(value, *ends)], [at], "<", color=look.colour, clip_on=False, zorder=3)
     if max(numbers) > most or max(numbers[1:], default=-math.inf) >= known[1]:
         axes.plot([max(value, *ends)], [at], ">", color=look.colour, clip_on=False, zorder=3)
     for end, threshold in _thresholds(row).items():
         axes.plot([threshold], [at - ABOVE], marker=SIDES[end], **THRESHOLD)
-    write_beside(axes, at, column_text(row), INK, gap=72 * GAP_INCHES)
+    write_beside(axes, at, short_text(row), INK, gap=72 * GAP_INCHES)
 
 
 def _thresholds(row: Row) -> dict[str, float]:
@@ -352,16 +270,13 @@ def _line(row: Row) -> tuple[Any, str]:
 
 def _caption(study: Study) -> str:
     return f"""\
-The main effects that this study measures, with 95 % intervals. All cells of a model are measured on
-the same windows of ``{study.perplexity.text}`` (or the same documents), so the intervals are those
-of paired differences. A dashed interval comes from one seed and says nothing of other calibration
-samples and training orders. A triangle is the threshold of a claim and points to where the claim
-holds; a claim that holds within a range has one at each end. An arrow ends an interval that goes
-beyond the axis, or beyond the budgets that were run.
-
-If adaptations differ only in their amount of text, their loss or their inputs, the figure shows the
-first one in the config; the summary table has all of them. ``effects.csv`` has the numbers, and the
-claims that they belong to.
+The numbers of the claims that this study tests, with 95 % intervals, in panels for each claim. All
+cells of a model are measured on the same windows of ``{study.perplexity.text}`` (or the same
+documents), so the intervals are those of paired differences. A dashed interval comes from one seed
+and says nothing of other calibration samples and training orders. A triangle is the threshold of a
+claim and points to where the claim holds; a claim that holds within a range has one at each end. An
+arrow ends an interval that goes beyond the axis, or beyond the budgets that were run.
+``effects.csv`` has the numbers.
 """
 
 
@@ -374,11 +289,11 @@ def _rows(results: Results) -> Rows:
 
 FIGURE = Figure(
     name="effects",
-    title="the main effects with their intervals",
+    title="the numbers of the claims with their intervals",
     caption=_caption,
     alternative=(
-        "A forest plot: a row for each effect with its estimate and its 95 % interval, in panels "
-        "for the recovered loss, the windows, the criteria and the budgets of retraining."
+        "A forest plot: a row for each number of a claim with its estimate and its 95 % interval, "
+        "in panels for the recovered loss, the windows, the criteria and the budgets of retraining."
     ),
     claims=(),
     sums_up=True,
@@ -388,15 +303,15 @@ FIGURE = Figure(
         "adaptations": study.as_json()["adaptations"],
         "selected_on_evaluation": study.comparisons.selected_on_evaluation,
     },
-    data="the main effects with their intervals",
+    data="the numbers of the claims with their intervals",
     data_caption=lambda _: (
         """\
 A row for each effect. ``value`` with its 95 % interval from ``low`` to ``high``, as a number and,
 rounded, as ``text``; a ``unit`` of ``share`` is a fraction of 1. A number is known from
 ``known_from`` to ``known_to``: outside, it is only a bound. ``measure`` and ``metric`` are
-those of the audit. Where a claim is about the effect, ``claim``, ``threshold``, ``side`` (on which
-the claim holds; ``within`` is on both sides of 0) and ``verdict`` say so. ``model``,
-``criterion``, ``pattern`` and ``adaptation`` are empty where the effect compares several.
+those of the audit. ``claim`` holds on the ``side`` of the ``threshold`` (``within`` is on both
+sides of 0), and ``verdict`` is that on the number. ``model``, ``criterion``, ``pattern`` and
+``adaptation`` are empty where the effect compares several.
 """
     ),
     columns=(

@@ -97,7 +97,6 @@ class Measure:
         agree: Whether its numbers describe one thing in several ways, such as with several
             references, so that only a verdict on which all agree counts.
         repeated_by: The rule that measures its cells again, if it is not the metric's.
-        windows: The windows that it compares with those in its settings.
     """
 
     ask: Callable[[Evidence, Settings], Asked]
@@ -108,7 +107,6 @@ class Measure:
     metrics: Sequence[str] = METRICS
     agree: bool = False
     repeated_by: str | None = None
-    windows: Sequence[str] = ()
 
     @property
     def name(self) -> str:

@@ -2,14 +2,12 @@
 
 Windows of a pruned model are compared with those that see the same amount of text and have the same
 settings otherwise (`Comparisons.window_group`). All windows that a measure names have to be there.
-One exception: where `window: auto` took a smaller window for a model, larger ones that others have
-are left out, since they do not fit into its memory; another model has to have it with as many
-sequences. A window that no model has is missing, and so is the one that is compared, whatever
-memory it needs.
+One exception: where a model was adapted with `window: auto`, windows larger than all that it has do
+not fit into its memory and are left out, if another model has them with as many sequences. A window
+that no model has is missing, and so is the one that is compared, whatever memory it needs.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,7 +26,7 @@ from freelunch.audit.measures.measure import (
     shared_seeds,
 )
 from freelunch.reporting.drawing.adaptation_looks import window_label
-from freelunch.study.adaptations import Adaptation, LeastSquares, Reconstruction, Training
+from freelunch.study.adaptations import LeastSquares, Training
 from freelunch.study.cell import NONE, pruned_model
 from freelunch.study.comparisons import is_usual_window
 from freelunch.study.steps import RECONSTRUCT_WINDOW
@@ -68,8 +66,7 @@ class _Windows:
         amount: The amount of text in words, if the model has several.
         names: The adaptations by their windows.
         unlike: Windows that were adapted with other settings than these, such as another loss.
-        limit: Blocks of the largest window that this model is known to fit; infinite without a
-            `window: auto` to tell.
+        autos: Windows that `window: auto` took.
         compared: Windows that are compared here.
     """
 
@@ -80,7 +77,7 @@ class _Windows:
     amount: str = ""
     names: dict[_Kind, str] = field(default_factory=dict)
     unlike: set[_Kind] = field(default_factory=set)
-    limit: float = math.inf
+    autos: set[_Kind] = field(default_factory=set)
     compared: Sequence[_Kind] = ()
 
     def about(self, *words: str) -> str:
@@ -225,16 +222,18 @@ def _compared(evidence: Evidence, settings: Settings, wanted: _Kind) -> Iterator
         samples = evidence.study.calibration.samples
         models = [found for found in models if found.sequences == samples]
     for found in models:
+        own = {kind for other in models if other.model == found.model for kind in other.names}
         elsewhere = {
             kind
             for other in models
             if other.model != found.model and other.sequences == found.sequences
             for kind in other.names
-        }
+        } - own
+        largest = max(window_size(kind.window) for kind in own)
         too_large = [
             kind
             for kind in beside
-            if kind in elsewhere - {*found.names} and window_size(kind.window) > found.limit
+            if found.autos and kind in elsewhere and window_size(kind.window) > largest
         ]
         compared = [kind for kind in beside if kind not in too_large]
         subject = found.about(found.pruned)
@@ -242,9 +241,7 @@ def _compared(evidence: Evidence, settings: Settings, wanted: _Kind) -> Iterator
             alike = "" if found.unlike.isdisjoint(missing) else " with the settings of the others"
             reason = f"windows that were not run{alike}: {', '.join(map(str, missing))}"
             # Whether matrices are solved exactly is a choice of the study's for each model.
-            entries = _adaptations(evidence, found.model)
-            solves = any(isinstance(entry, LeastSquares) for entry in entries)
-            left_out = wanted.exact and missing == [wanted] and wanted in elsewhere and not solves
+            left_out = wanted.exact and missing == [wanted] and wanted in elsewhere
             yield Absent(subject, reason, left_out=left_out)
             continue
         if too_large:
@@ -282,36 +279,11 @@ def _all_windows(evidence: Evidence) -> Iterator[_Windows]:
                 continue
             here.names.setdefault(kind, name)
             if getattr(usual[name], "window", None) == AUTO:
-                found[sequences] = replace(here, limit=_largest(evidence, one.model))
+                here.autos.add(kind)
         several = [found[amount] for amount in sorted(found) if len(found[amount].names) > 1]
         for here in several:
             tokens = here.sequences * study.calibration_of(here.model).length
             yield replace(here, amount=f"{tokens:,} tokens") if len(several) > 1 else here
-
-
-def _largest(evidence: Evidence, model: str) -> float:
-    """Return the blocks of the largest window that a model has in the study, finished or not, or
-    that `window: auto` took for it, on any masks, with any settings and any amount of text.
-    """
-    known: Mapping[str, Adaptation] = evidence.study.config.adaptations
-    windows = [
-        settings.window
-        for settings in _adaptations(evidence, model)
-        if isinstance(settings, Reconstruction) and settings.window != AUTO
-    ]
-    windows += [
-        evidence.window_of(cell)
-        for cell in evidence.records
-        if cell.model == model and isinstance(known.get(cell.adaptation), Reconstruction)
-    ]
-    return max(map(window_size, windows), default=-math.inf)
-
-
-def _adaptations(evidence: Evidence, model: str) -> list[Adaptation]:
-    """Return what a model is adapted by in the whole study, finished or not, in any part of it."""
-    cells = evidence.study.of_part(None).asked
-    names = {cell.adaptation for cell in cells if cell.model == model and cell.adaptation != NONE}
-    return [evidence.study.config.adaptations[name] for name in sorted(names)]
 
 
 _ADAPTATIONS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
@@ -322,13 +294,8 @@ MEASURES = (
         "gain missed, as a share of the other adaptation's gain",
         {"beside": {"type": "string"}, "adaptations": _ADAPTATIONS},
     ),
-    Measure(
-        matrix_penalty,
-        MISSED,
-        {"exact": {"type": "boolean"}, "windows": WINDOWS},
-        windows=(MATRIX,),
-    ),
-    Measure(halves_missed, MISSED, {"windows": WINDOWS}, windows=(HALVES,)),
+    Measure(matrix_penalty, MISSED, {"exact": {"type": "boolean"}, "windows": WINDOWS}),
+    Measure(halves_missed, MISSED, {"windows": WINDOWS}),
     Measure(
         halves_memory,
         "memory of the work itself, relative to the smallest window's",
@@ -336,6 +303,5 @@ MEASURES = (
         unit="times",
         metrics=(),
         repeated_by=RECONSTRUCT_WINDOW,
-        windows=(HALVES,),
     ),
 )
