@@ -130,15 +130,10 @@ def test_half_the_dense_perplexity_is_doubted_however_few_the_windows() -> None:
 
 @pytest.mark.parametrize(
     ("stuck", "windows", "expected"),
-    [
-        (6, 30, []),
-        (8, 18, []),
-        (9, 18, [KEPT_PRUNED]),
-        (17, 18, [KEPT_PRUNED]),
-        (1, 1, [KEPT_PRUNED]),
-    ],
+    # Of SmolLM2 with SparseGPT's masks, and of Gemma at three and ten times a rate that fits.
+    [(6, 30, []), (6, 18, []), (8, 18, [KEPT_PRUNED]), (17, 18, [KEPT_PRUNED])],
 )
-def test_a_rate_that_leaves_half_of_the_windows_pruned_does_not_fit(
+def test_a_rate_that_leaves_many_windows_pruned_does_not_fit(
     stuck: int, windows: int, expected: list[str]
 ) -> None:
     _, records = records_of({"none": 60.0, "recon_block": 40.0})

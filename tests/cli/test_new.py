@@ -106,13 +106,16 @@ def test_a_variant_has_the_windows_that_its_blocks_have(models: Path, variant: s
 
 
 def test_a_model_that_names_its_sizes_otherwise() -> None:
-    """As BLOOM's config on the hub does; GPT-J's hidden size follows from no name that is known."""
+    """As the configs of BLOOM, GPT-J, GPT-Neo and MPT on the hub do."""
     bloom = {"model_type": "bloom", "n_layer": 24, "n_embed": 1024, "n_head": 16}
-    gptj = {"model_type": "gptj", "n_layer": 28, "n_embd": 4096, "n_head": 16}
-    for config, about in ((bloom, "24 blocks, hidden size 1024"), (gptj, "unknown blocks")):
+    gptj = {"model_type": "gptj", "n_layer": 24, "n_embd": 1024, "n_head": 16, "n_positions": 64}
+    neo = {"model_type": "gpt_neo", "num_layers": 24, "hidden_size": 1024, "num_heads": 16}
+    mpt = {"model_type": "mpt", "n_layers": 24, "d_model": 1024, "n_heads": 16, "max_seq_len": 64}
+    for config in (bloom, gptj, neo, mpt):
         inspected = InspectedModel({**config, "vocab_size": 100}, "bfloat16", None, gguf=False)
-        assert about in about_model(inspected)
-        assert ("recon_5" in chosen_for(inspected)[0]) == (config is bloom)
+        assert "24 blocks, hidden size 1024" in about_model(inspected)
+        assert inspected.positions == (64 if config in (gptj, mpt) else None)
+        assert "recon_5" in chosen_for(inspected)[0]
 
 
 def test_every_tested_family_is_tried() -> None:
@@ -130,6 +133,7 @@ def test_a_gguf_file_needs_no_edit(tmp_path: Path) -> None:
     assert study.calibration.length == 64
     assert {"recon_attention_mlp", "recon_all"} < adaptations_of(study)
     assert "all is well" in check_study(study, HERE, fetches=True)
+    assert "the tokenizer does not begin a text with `token 0`; `bos: auto`" in said_in(study)
 
 
 # --- What is chosen

@@ -11,6 +11,7 @@ import pytest
 
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.core.digest import unsealed
+from freelunch.core.job import was_told_to_stop
 
 # A job as a script of the workflow is one.
 JOB = """
@@ -83,6 +84,18 @@ def test_what_a_job_did_for_others_or_imported_late_is_not_its_own(tmp_path: Pat
     assert done.returncode == 0, done.stderr
     facts = unsealed((tmp_path / "run.json").read_bytes())
     assert facts is not None and 0.2 <= facts["cost"]["wall_s"] < 0.45
+
+
+@pytest.mark.parametrize(("signal", "told"), [("SIGTERM", True), ("SIGKILL", False)])
+def test_a_log_says_whether_its_job_was_told_to_stop(
+    tmp_path: Path, signal: str, told: bool
+) -> None:
+    """As at the end of its time. A job that takes too much memory is killed without a word."""
+    log = tmp_path / "logs" / "job.log"
+    kill = f"    import signal\n    os.kill(os.getpid(), signal.{signal})\n    for _ in"
+    done = run_job(log, tmp_path / "run.json", code=JOB.replace("    for _ in", kill))
+    assert done.returncode and was_told_to_stop(log) is told
+    assert not was_told_to_stop(tmp_path / "missing.log")
 
 
 @pytest.mark.parametrize("place", ["/dev/full", "/proc/job.log", "/dev/null/job.log"])

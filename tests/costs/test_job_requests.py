@@ -92,6 +92,10 @@ def test_each_attempt_asks_for_more_but_not_for_more_than_a_partition_has() -> N
         one, two = (again(each, attempt, whole, most) for each in (first, other))
         assert max(one.mem_mb, two.mem_mb) == 1200
         assert one.runtime > 25 and one.runtime + two.runtime + RECORD.runtime <= 60
+    # A deadline of time takes no more memory; before or after it, another attempt may lack some.
+    for attempt, in_time, memory in ((2, 0, 1000), (3, 0, 1000), (3, 1, 1500)):
+        late = again(first, attempt, first, Limits(), in_time)
+        assert late == JobRequest(memory, 25 * 2 ** (attempt - 1), 5)
     # Never less than the first attempt, which was checked before the start.
     assert again(first, 2, whole, Limits(900, 30)) == first
 

@@ -2,6 +2,7 @@
 sample changes, and models larger than what the process may use.
 """
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,22 @@ def test_scores_of_a_long_sequence_are_planned(tmp_path: Path, dtype: str) -> No
     block = read_adaptation({"method": "reconstruction", "window": 1, "batch": 1})
     planned = plan_of_windows(shapes, 2, length, block).memory_bytes
     assert 0.95 < planned / run_step(tmp_path, "reconstruct", block) < 1.3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_windows_are_planned_with_the_holes_that_a_job_has(tmp_path: Path) -> None:
+    """With SmolLM2's shapes, a window of all blocks takes a sixth more than what is in it."""
+    sizes = {"num_attention_heads": 9, "num_key_value_heads": 3, "num_hidden_layers": 10}
+    config = llama(hidden_size=576, intermediate_size=1536, **sizes)
+    write_model(tmp_path, config, torch.float32, tokens=4 * 256)
+    prune_by_wanda(tmp_path)
+    for window in (1, 5, "all", "attention_mlp", "matrix"):
+        entry = {"method": "reconstruction", "window": window, "train_norms": False, "epochs": 4}
+        settings = read_adaptation(entry)
+        planned = plan_of_windows(Shapes.of(config.to_dict(), "float32"), 4, 256, settings)
+        measured = run_step(tmp_path, "reconstruct", settings, as_job=True)
+        shutil.rmtree(tmp_path / "adapted")
+        assert 0.9 < planned.memory_bytes / measured < 1.1, f"{window}: {measured / 1e6:.0f} MB"
 
 
 # Adapters of all blocks are in memory: of rank 1, they are small beside a block.

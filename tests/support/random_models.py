@@ -24,6 +24,7 @@ from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_wind
 from freelunch.adaptation.retraining.training_run import retrain_model
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.job import keep_freed_memory
 from freelunch.core.job_cost import status_bytes
 from freelunch.model import mask_store, token_ids
 from freelunch.model.blocks import find_blocks
@@ -56,6 +57,7 @@ STEPS = ("import", "capture", "prune", "reconstruct", "retrain", "assemble", "ev
 # glibc gives freed arrays of a megabyte back at once, so that a peak is what a step holds. By
 # itself it keeps as much as its threads happened to free: peaks of one step differed by a fifth.
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+AS_JOB = "FREELUNCH_TEST_AS_JOB"
 
 
 def llama(**sizes: Any) -> LlamaConfig:
@@ -111,15 +113,18 @@ def run_step(
     settings: Adaptation | None = None,
     limit: int | None = None,
     streamed: bool = False,
+    *,
+    as_job: bool = False,
 ) -> int:
     """Run one of STEPS in a process of its own, which may allocate `limit` bytes beyond what its
-    imports take; return its peak resident memory in bytes.
+    imports take; return its peak resident memory in bytes. A job of the workflow does not give
+    freed arrays back at once.
     """
     written = json.dumps(settings and settings.as_json())
     command = [sys.executable, __file__, str(folder), step, written, str(limit or 0)]
     command.append(str(int(streamed)))
     path = os.pathsep.join(entry for entry in sys.path if entry)
-    environment = {**os.environ, "PYTHONPATH": path, **GIVES_BACK}
+    environment = {**os.environ, "PYTHONPATH": path, **({AS_JOB: "1"} if as_job else GIVES_BACK)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, f"{step}: {done.stderr[-2000:]}"
     return int(done.stdout.split()[-1])
@@ -193,6 +198,9 @@ def take_step(
 def main(folder: Path, step: str, settings: str, limit: str, streamed: str) -> None:
     # What transformers imports when it makes a model, including scipy, is not part of a step.
     importlib.import_module("transformers.loss.loss_utils")
+    if AS_JOB in os.environ:
+        keep_freed_memory()
+        torch.set_num_threads(1)
     if int(limit):
         allowed = status("VmData") + int(limit)
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
@@ -112,6 +113,30 @@ _FAMILIES: dict[str, tuple[Callable[..., PreTrainedConfig], Settings]] = {
     "falcon": (FalconConfig, {**_COMMON, **_FALCON}),
 }
 FAMILIES = tuple(_FAMILIES)
+# Families whose parts have no names in our table, as transformers calls them and their sizes.
+_FEW: Settings = {**_COMMON, "intermediate_size": 24}
+_WIDER: Settings = {**_GATED, "head_dim": 6}
+_GPT: Settings = {"n_layer": BLOCKS, "n_embd": 16, "n_head": 2, "n_positions": 64}
+_LOCAL = [[["global", "local"], 1], [["global"], 1]]
+UNNAMED: dict[str, Settings] = {
+    **dict.fromkeys(("apertus", "cohere", "exaone4", "jais2", "nanochat"), _GATED),
+    **dict.fromkeys(("olmo", "olmo3", "phi", "stablelm", "starcoder2"), _GATED),
+    **dict.fromkeys(("arcee", "ernie4_5", "glm", "glm4", "ministral", "seed_oss"), _WIDER),
+    **dict.fromkeys(("biogpt", "persimmon"), _FEW),
+    "codegen": {**_GPT, "n_head": 4, "rotary_dim": 4},
+    "cohere2": {**_WIDER, "sliding_window": _SLIDING_WINDOW},
+    "gpt_bigcode": _GPT,
+    "gpt_neo": {
+        **_COMMON,
+        **{"num_layers": BLOCKS, "num_heads": 2, "attention_types": _LOCAL},
+        **{"window_size": _SLIDING_WINDOW, "intermediate_size": 40},
+    },
+    "gptj": {**_GPT, "rotary_dim": 4, "n_inner": 40},
+    "mpt": {"n_layers": BLOCKS, "d_model": 16, "n_heads": 4, "max_seq_len": 64},
+    "nemotron": {**_GATED, "head_dim": 4},
+    "vaultgemma": _GEMMA,
+    "xglm": {"num_layers": BLOCKS, "d_model": 16, "attention_heads": 4, "ffn_dim": 24},
+}
 # Tests of many combinations pass all of them with the first families, and some with the others.
 CROSSED = ("llama", "mistral", "qwen2", "opt", "gemma2", "gemma3_text", "phi3")
 OTHERS = tuple(family for family in FAMILIES if family not in CROSSED)
@@ -150,9 +175,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
+    words = {"vocab_size": len(tokenizer()), "bos_token_id": 0, "eos_token_id": 0}
+    if family in UNNAMED:
+        sizes = {"num_hidden_layers": BLOCKS, **UNNAMED[family]}
+        if "num_layers" in sizes or "n_layers" in sizes or "n_layer" in sizes:
+            del sizes["num_hidden_layers"]
+        return AutoConfig.for_model(family, **{**words, "pad_token_id": None, **sizes, **changes})
     kind, settings = _FAMILIES[family]
-    defaults = {"vocab_size": len(tokenizer()), "num_hidden_layers": BLOCKS}
-    return kind(**{**defaults, **settings, **changes})
+    return kind(**{**words, "num_hidden_layers": BLOCKS, **settings, **changes})
 
 
 def tiny_model(family: str, seed: int = 0, **changes: Any) -> nn.Module:

@@ -120,8 +120,8 @@ def test_an_edit_runs_again_what_depends_on_it_and_no_more(shared, edit):
         os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert {rule: planned.get(rule) for rule in counts} == counts
     assert planned.keys() <= counts.keys() | others
-    why = "reconstruct_window tiny/wanda-u50/recon_block/seed0: Params have changed"
-    assert not said or f"\n  {why}" in said
+    why = "reconstruct_window tiny/wanda-u50/recon_block/seed0: Params have changed since last "
+    assert not said or f"\n  {why}execution: epochs 1 -> 2\n" in said
 
 
 def test_second_run_does_nothing(study):

@@ -52,6 +52,18 @@ def test_jobs_that_compute_ask_for_memory_time_and_disk(asked):
         assert "gpu" not in resources[rule]
 
 
+def test_a_deadline_of_time_raises_no_memory(asked, folder):
+    rule = "capture_dense"
+    first, second = (asked("--attempt", f"{attempt}")[rule] for attempt in (1, 2))
+    assert int(second["mem_mb"]) > int(first["mem_mb"])
+    log = folder.path / "results" / "smoke" / "logs" / rule / "tiny_seed0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("12-02 10:00:00,000 ERROR freelunch: interrupted; finished files are kept")
+    late = asked("--attempt", "2")[rule]
+    shutil.rmtree(folder.path / "results")
+    assert (late["mem_mb"], late["runtime"]) == (first["mem_mb"], second["runtime"])
+
+
 def test_least_squares_ask_for_the_time_of_their_own_pattern(folder):
     """A row with fewer zeros takes longer to solve."""
     exact = folder.path / "studies" / "exact.yaml"

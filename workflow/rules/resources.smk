@@ -3,7 +3,11 @@
 import json
 import os
 from functools import cache
+from pathlib import Path
 
+from snakemake.io import apply_wildcards
+
+from freelunch.core.job import was_told_to_stop
 from freelunch.costs import job_requests
 from freelunch.costs.jobs import PlannedJob, adapting_jobs, evaluation
 from freelunch.costs.job_requests import RECORD, JobRequest, Limits, again, request, together
@@ -18,17 +22,29 @@ def asks(job_of):
     """
 
     def asked(name):
-        def resource(wildcards, attempt):
+        def resource(wildcards, attempt, rulename):
             job = job_of(wildcards)
             first = first_request(job)
             if attempt == 1:
                 return getattr(first, name)
             whole = request_of_cell(wildcards) if hasattr(wildcards, "adaptation") else first
-            return getattr(again(first, attempt, whole, most_of(job.rule, whole)), name)
+            log = apply_wildcards(workflow.get_rule(rulename).log[0], wildcards)
+            in_time = attempts_in_time(log, attempt - 1)
+            return getattr(again(first, attempt, whole, most_of(job.rule, whole), in_time), name)
 
         return resource
 
     return {name: asked(name) for name in JobRequest._fields}
+
+
+@cache
+def attempts_in_time(log, attempts):
+    """Return how many attempts at a job were not told to stop, as at the end of a job's time. Who takes
+    too much memory is killed without a word. Each is looked at before the next one writes its log.
+    """
+    if attempts == 0:
+        return 0
+    return attempts_in_time(log, attempts - 1) + (not was_told_to_stop(Path(log)))
 
 
 def asks_with_device(job_of):

@@ -349,5 +349,7 @@ def _about_text(text: InspectedText, amounts: Amounts) -> str:
     more = "" if text.complete else ", and more that were not read"
     count = f"{len(text.documents):,} document{'' if len(text.documents) == 1 else 's'}"
     if text.format == PARAGRAPHS:
-        count += " of 2,000 characters or more, divided at blank lines"
+        count += (
+            " of 2,000 characters or more, divided at blank lines (neighbours are not independent)"
+        )
     return f"{text.format}{field}, {count}, {about}{amounts.tokens:,} tokens{more}"

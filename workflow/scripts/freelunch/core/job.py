@@ -33,6 +33,8 @@ PACKAGES = (
     *("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake"),
     *("lm-eval", "datasets", "mwparserfromhell"),
 )
+# How the last message of a job begins that was interrupted.
+_TOLD_TO_STOP = "interrupted"
 # Seconds between two progress lines of a job.
 QUIET_S = 5.0
 # Bytes of freed memory that a job keeps for its next batch, and the size from which an array is
@@ -171,13 +173,19 @@ def running(settings: JobSettings) -> Iterator[Job]:
             write_json(path, sealed({**job.run_facts(), "manifest": manifest_digest(path.parent)}))
     except KeyboardInterrupt:
         log.exception("interrupted")
-        _stop(settings, "interrupted; finished files are kept: run the same command to resume")
+        _stop(settings, f"{_TOLD_TO_STOP}; finished files are kept: run the same command to resume")
     except Exception as error:  # The process ends here: the traceback belongs in the log.
         log.exception("stopped")
         known = error if isinstance(error, UserError) else disk_error(error)
         said = known or f"{type(error).__name__}: {error} (traceback in {settings.log})"
         _stop(settings, f"error: {said}")
     logging.shutdown()
+
+
+def was_told_to_stop(path: Path) -> bool:
+    """Return whether the last job that wrote this log was interrupted, as by SIGTERM."""
+    said = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return f" ERROR freelunch: {_TOLD_TO_STOP}; " in said
 
 
 def _log_to(path: Path) -> None:

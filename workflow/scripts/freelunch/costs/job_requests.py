@@ -88,12 +88,16 @@ def together(requests: Sequence[JobRequest]) -> JobRequest:
     return JobRequest(max(memory), sum(time), max(disk))
 
 
-def again(first: JobRequest, attempt: int, whole: JobRequest, most: Limits) -> JobRequest:
+def again(
+    first: JobRequest, attempt: int, whole: JobRequest, most: Limits, in_time: int | None = None
+) -> JobRequest:
     """Return what an attempt at a job, counted from 1, asks for: more than the first, up to the
     most that it may ask for together with the jobs that a scheduler runs as one with it, whose
-    first attempts asked for `whole`. Snakemake does not say what ran out, so time and memory grow.
+    first attempts asked for `whole`. Snakemake does not say what ran out, so time and memory grow;
+    memory only with the attempts that did not run out of time, `in_time` of them (all by default).
     """
-    memory = min(first.mem_mb * MORE_MEMORY ** (attempt - 1), max(first.mem_mb, most.mem_mb))
+    lacking = attempt - 1 if in_time is None else in_time
+    memory = min(first.mem_mb * MORE_MEMORY**lacking, max(first.mem_mb, most.mem_mb))
     more_time = min(MORE_TIME ** (attempt - 1), max(1.0, most.runtime / whole.runtime))
     # Rounding up could exceed the limit.
     return first._replace(mem_mb=int(memory), runtime=int(first.runtime * more_time))

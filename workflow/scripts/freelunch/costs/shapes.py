@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freelunch.study.families import FAMILIES, Family, dropout_of, has_biases, sizes_of, whole_of
+from freelunch.study.families import (
+    FAMILIES,
+    dropout_of,
+    has_biases,
+    shaped_like,
+    sizes_of,
+    whole_of,
+)
 from freelunch.study.steps import HEAD_PLACES
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -36,8 +43,8 @@ class Shapes:
 
     Attributes:
         model_type: The family, as transformers calls it.
-        is_known, family: Whether it is in the table of families, and its entry; otherwise one like
-            Llama's.
+        is_known, family: Whether it is in the table of families, and its entry; otherwise one with
+            its shapes.
         blocks: Number of decoder blocks.
         hidden, intermediate: The hidden size d, and the width of the MLP.
         heads, key_heads: Number of query heads, and of key and value heads.
@@ -63,7 +70,7 @@ class Shapes:
         sizes = sizes_of(config)
         self.model_type: str = sizes.get("model_type", "")
         self.is_known = self.model_type in FAMILIES
-        self.family = FAMILIES.get(self.model_type, Family())
+        self.family = shaped_like(self.model_type)
         self.blocks: int = sizes["num_hidden_layers"]
         self.hidden: int = sizes["hidden_size"]
         self.intermediate: int = sizes["intermediate_size"]

@@ -41,6 +41,8 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".msgpack", ".h5")
 CONFIG_BYTES = 10_000_000
 # Families that transformers converts from GGUF, out of those that are tested. A test compares them.
 CONVERTED = ("bloom", "falcon", "gemma2", "gemma3", "llama", "mistral", "phi3", "qwen2", "qwen3")
+# Keys of a GGUF header: the token, and whether the tokenizer begins a text with it.
+_GGUF_BOS = ("tokenizer.ggml.bos_token_id", "tokenizer.ggml.add_bos_token")
 COMPLETE = "complete the download of the model, or correct the file"
 
 
@@ -75,7 +77,7 @@ class InspectedModel:
     @property
     def positions(self) -> int | None:
         """Return the longest sequence that the model takes; None if its config states none."""
-        longest = self.config.get("max_position_embeddings")
+        longest = self.sizes.get("max_position_embeddings")
         return longest if isinstance(longest, int) else None
 
 
@@ -87,7 +89,11 @@ def inspect_path(path: Path, where: str) -> InspectedModel:
     """
     gguf = gguf_of(path, where)
     if gguf is not None:
-        return InspectedModel(read_gguf_header(gguf, where), "float32", None, gguf=True)
+        config, keys = read_gguf_header(gguf, where), read_header(gguf).keys
+        token, adds = map(keys.get, _GGUF_BOS)
+        known = token is not None and adds is not None
+        beginning = Beginning(f"token {token}", bool(adds)) if known else None
+        return InspectedModel(config, "float32", None, gguf=True, beginning=beginning)
     if not path.is_dir():
         raise UserError(
             "there is no model",

@@ -165,6 +165,7 @@ class StreamedModel:
             if folder is not None and not has_bias(linear) and f"{name}.bias" in state:
                 linear.bias = nn.Parameter(state[f"{name}.bias"], requires_grad=False)
         block.load_state_dict(state, assign=True)
+        self._make_constants_(block)
         absent = [name for name, buffer in block.named_buffers() if buffer.is_meta]
         if absent:
             raise UserError(
@@ -174,6 +175,15 @@ class StreamedModel:
                 todo="report this model family; it cannot be streamed yet",
             )
         return block.requires_grad_(False).eval()
+
+    def _make_constants_(self, block: nn.Module) -> None:
+        """Let transformers make the buffers that no checkpoint holds, such as GPT-Neo's masks, of
+        modules that it would draw no parameter of.
+        """
+        for module in block.modules():
+            if any(it.is_meta for it in module.buffers(recurse=False)) and not module._parameters:
+                module.to_empty(device=self.device, recurse=False)
+                self._model._init_weights(module)  # type: ignore[operator]
 
     def load_linear(self, index: int, name: str) -> nn.Linear:
         """Return a new copy of one linear layer of a block, as `load_block` does."""

@@ -195,16 +195,31 @@ FAMILIES = {
         ),
     ),
 }
+_UNGATED = replace(_LLAMA, mlp_inputs=("mlp.up_proj",))
+_UNGATED_TIED = replace(_UNGATED, tied=True)
+_FUSED_UNGATED = _fused("attention.qkv_proj", _UNGATED)
+# What the shapes of other families differ in from Llama's. The names are not theirs: halves of
+# their blocks, heads and channels cannot be adapted or pruned.
+SHAPED_LIKE = {
+    **dict.fromkeys(("apertus", "arcee", "gptj", "jais2", "nanochat", "nemotron", "phi"), _UNGATED),
+    **dict.fromkeys(("biogpt", "gpt_neo", "starcoder2", "xglm"), _UNGATED_TIED),
+    **dict.fromkeys(("codegen", "persimmon"), _FUSED_UNGATED),
+    **dict.fromkeys(("gpt_bigcode", "mpt"), replace(_FUSED_UNGATED, tied=True)),
+    **dict.fromkeys(("cohere", "cohere2", "vaultgemma"), replace(_LLAMA, tied=True)),
+}
 
 
 # Other families' names of sizes, by Llama's.
 OTHER_NAMES = {
-    "num_hidden_layers": ("n_layer",),
-    "hidden_size": ("n_embed",),
-    "num_attention_heads": ("n_head",),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
+    "hidden_size": ("n_embed", "n_embd", "d_model"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads", "attention_heads"),
     "num_key_value_heads": ("num_kv_heads",),
-    "intermediate_size": ("ffn_dim", "ffn_hidden_size"),
+    "intermediate_size": ("ffn_dim", "ffn_hidden_size", "n_inner"),
+    "max_position_embeddings": ("n_positions", "max_seq_len"),
 }
+# The width of their MLP, if the config does not say it, is four times the hidden size.
+_FOUR_TIMES = ("bloom", "falcon", "gptj", "gpt_neo", "mpt", "codegen", "gpt_bigcode")
 
 
 def tested() -> str:
@@ -223,19 +238,25 @@ def sizes_of(config: ModelConfig) -> dict[str, Any]:
         for other in others:
             if ours not in sizes and config.get(other) is not None:
                 sizes[ours] = config[other]
-    model_type, family = sizes.get("model_type"), FAMILIES.get(sizes.get("model_type", ""))
-    if model_type in ("bloom", "falcon"):
-        sizes.setdefault("intermediate_size", 4 * sizes["hidden_size"])
+    model_type, family = sizes.get("model_type"), shaped_like(sizes.get("model_type", ""))
+    if model_type in _FOUR_TIMES and not sizes.get("intermediate_size"):
+        sizes["intermediate_size"] = 4 * sizes["hidden_size"]
+    if model_type == "gpt_bigcode" and config.get("multi_query", True):
+        sizes["num_key_value_heads"] = 1
     if model_type == "falcon" and not config.get("new_decoder_architecture", False):
         multi_query = config.get("multi_query", True)
         sizes["num_key_value_heads"] = 1 if multi_query else sizes["num_attention_heads"]
     heads = sizes.get("num_attention_heads")
     sizes["num_key_value_heads"] = sizes.get("num_key_value_heads") or heads
     if not sizes.get("head_dim") and heads:
-        usual = family.head_dim if family else None
-        sizes["head_dim"] = usual or sizes["hidden_size"] // heads
-    sizes.setdefault("tie_word_embeddings", family is not None and family.tied)
+        sizes["head_dim"] = family.head_dim or sizes["hidden_size"] // heads
+    sizes.setdefault("tie_word_embeddings", family.tied)
     return sizes
+
+
+def shaped_like(model_type: str) -> Family:
+    """Return the entry that has the shapes of a family: by default, Llama's."""
+    return FAMILIES.get(model_type) or SHAPED_LIKE.get(model_type, _LLAMA)
 
 
 def family_of(model_type: str) -> Family:
