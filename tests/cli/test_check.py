@@ -13,7 +13,7 @@ from artifacts import write_facts
 from freelunch.cli import check
 from freelunch.cli.check import check_study
 from freelunch.core.errors import UserError
-from freelunch.costs import capacity
+from freelunch.costs import checks
 from freelunch.data import inspect_model
 from freelunch.data.inspect_text import Amounts
 from freelunch.data.samples import Drawing
@@ -107,14 +107,6 @@ def test_a_part_of_a_mixture_that_is_too_short(config: dict[str, Any]) -> None:
     message = refused(config)
     assert "texts.mixed.parts.few: found 400 sequences of 32 tokens, which need 3," in message
     assert "parts.notes" not in message
-
-
-def test_parts_of_a_mixture_that_overlap(config: dict[str, Any]) -> None:
-    """As `mix_text` would refuse them, but before anything runs."""
-    mix(config, DOCUMENTS[::2])
-    message = refused(config)
-    assert "the parts of the mixture overlap" in message and "texts.mixed.parts.notes" in message
-    assert "50.0% of its characters, in 32 of its 64 documents" in message
 
 
 # --- Models
@@ -281,7 +273,7 @@ def test_a_study_that_does_not_fit_on_the_disk(
     config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(capacity.shutil, "disk_usage", lambda folder: usage(1, 1, 1000))
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage(1, 1, 1000))
     problem = refused(config)
     assert "more on disk, but" in problem and "has only 0 MB free" in problem
     # What a fetch that was stopped has on the disk already is not needed once more.

@@ -13,7 +13,8 @@ import pytest
 from freelunch.audit.output_checks import config_text
 from freelunch.audit.output_files import AUDIT_SUMS, CONFIG, digested, seal
 from freelunch.cli.options import Running, profile_folder
-from freelunch.cli.run import run_snakemake
+from freelunch.cli.run import check_start, run_snakemake
+from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.study.open_study import open_study
 from freelunch.study.registry import REPOSITORY
@@ -230,3 +231,12 @@ def test_an_interrupted_run_names_what_the_user_typed(
     monkeypatch.setenv(COMMAND, "make study")
     run_snakemake(command, summary=False)
     assert capfd.readouterr().out.splitlines() == ["freelunch run 'my study.yaml'", "make study"]
+
+
+def test_a_start_that_could_run_nothing_or_would_harm_another_run_is_refused() -> None:
+    check_start(["snakemake", "--unlock"], None, alone=True)
+    check_start(["snakemake"], 1, alone=False)
+    for where, arguments, cores in (("--unlock", ["--unlock"], 1), ("--cores", [], 0)):
+        with pytest.raises(UserError) as error:
+            check_start(arguments, cores, alone=False)
+        assert error.value.where == where

@@ -25,7 +25,7 @@ from freelunch.cli.check import check_study
 from freelunch.cli.choices import adaptations_of as chosen_for
 from freelunch.cli.choices import smaller_cells
 from freelunch.cli.new import about_model, numbered, study_text, valid_name, write_study
-from freelunch.costs import capacity
+from freelunch.costs import checks
 from freelunch.costs.machine import Machine
 from freelunch.data.documents import read_documents
 from freelunch.data.inspect_model import CONVERTED, InspectedModel
@@ -193,7 +193,7 @@ def test_windows_that_do_not_fit_into_memory_are_left_out(
     heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
     edit_config(folder, **large, **heads, vocab_size=128256, dtype="bfloat16")
     # Whatever is free on the disk of this machine; and there are no weights of this size.
-    monkeypatch.setattr(capacity, "lacking_disk", lambda plan: None)
+    monkeypatch.setattr(checks, "lacking_disk", lambda plan: None)
     monkeypatch.setattr(new_module, "check_as_fetched", lambda *arguments: None)
     fast = replace(machine(1e15, 24), disk_per_s=1e12)
     study = new(folder, write_lines(tmp_path), on=fast)
@@ -262,8 +262,7 @@ def test_the_command_ends_with_the_next_command(
 
 
 @given(st.text())
-@example("CON.x")
-@example(f"aux.{'a' * 60}")
+@example("a" * 60)
 @example(f"{'a' * 45}-2024")
 def test_every_name_is_made_valid(text: str) -> None:
     name = valid_name(text)
@@ -335,10 +334,6 @@ def test_a_study_that_is_there_is_kept(models: Path, tmp_path: Path) -> None:
     Path("studies/other.yaml").write_text("study: {name: laptop}\n")
     with refusal(where="studies/other.yaml", todo="NAME=laptop-3"):
         new(*given, name="laptop")
-    shutil.rmtree("studies")
-    Path("studies").touch()
-    with refusal(where="studies", todo="rename it"):
-        new(*given)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 `tests/workflow/test_damage.py` and `test_windows_in_a_study.py` run them on studies.
 """
 
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,6 @@ from freelunch.cli import verify as module
 from freelunch.cli.verify import repair, tidy, verify
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.errors import UserError
-from freelunch.costs.capacity import lacking_disk
-from freelunch.costs.plan import Plan
 from freelunch.records.integrity import Output
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
@@ -69,24 +66,6 @@ def test_what_is_being_made_again_is_kept(study: Study) -> None:
     write_at(left / "block-000.safetensors", RECORDED)
     assert f" of {len(study.candidates(cell))} candidate(s)" in tidy(study)
     assert not any(folder.exists() for folder in (*folders, left))
-
-
-def test_tidied_cells_need_no_disk_for_their_candidates(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage(1, 1, -(10**9)))
-    # The config names its models by paths.
-    monkeypatch.chdir(ROOT)
-    plan, hint = Plan.of(study), "if `make tidy STUDY=studies/paper_tiny.yaml` removes"
-    monkeypatch.chdir(tmp_path)
-    assert hint in str(lacking_disk(plan))
-    for cell in study.cells:
-        write_at(study.paths.record(cell), RECORDED)
-    assert "more on disk" in str(lacking_disk(plan)) and hint not in str(lacking_disk(plan))
-    # Candidates that are there are part of what the study has.
-    finish(study)
-    assert hint in str(lacking_disk(plan))
 
 
 # --- Verify and repair

@@ -8,7 +8,7 @@ import pytest
 
 from configs import QWEN_72B, smoke
 from freelunch.core.errors import UserError
-from freelunch.costs.capacity import misfits
+from freelunch.costs.checks import misfits
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan, decide_residency, decide_window
 from freelunch.costs.plan_text import plan_text
@@ -152,39 +152,18 @@ def test_the_plan_says_what_was_decided_and_why() -> None:
 # --- What does not fit
 
 
-def test_what_does_not_fit_and_what_would() -> None:
+def test_what_does_not_fit_and_what_needs_less() -> None:
     study, whole = Study.load(LARGE), "qwen2.5-72b"
     has = "does not fit: needs {} GB, the device has {} GB"
-    assert problems(study, 80)["recon_5", whole] == (
-        f"{has.format('93.6', 80)}; `window: 4` needs 76.1 GB"
-    )
+    assert problems(study, 80)["recon_5", whole].startswith(f"{has.format('93.6', 80)}; a smaller")
     assert ("recon_5", whole) not in problems(study, 100)
     assert problems(study, 10)["evaluate_cell", whole] == has.format("10.1", 10)
     tiny = problems(study, 3)
-    assert tiny["recon_auto", whole].endswith("; no window fits")
-    assert tiny["masklora", whole].endswith("; shorten study.calibration.length")
+    assert ("recon_auto", whole) in tiny and "`micro_batch`" in tiny["masklora", whole]
     # Without a device, the machine's own memory counts; nothing is known of another machine's.
     found = problems(study, memory_gb=40)["recon_5", whole]
-    assert "this machine has 40 GB; `window: 1` needs" in found
+    assert "this machine has 40 GB; a smaller `window`" in found
     assert problems(study) == {}
-
-
-@pytest.mark.parametrize(
-    ("entry", "device_gb", "way_out"),
-    [
-        ({"residency": "model"}, 80, "`residency: streamed` needs 19.6 GB"),
-        ({"micro_batch": 8}, 40, "`micro_batch: 1` needs 19.6 GB"),
-        ({"micro_batch": 8}, 18, "shorten study.calibration.length"),
-    ],
-)
-def test_a_retraining_that_does_not_fit(
-    entry: dict[str, Any], device_gb: int, way_out: str
-) -> None:
-    study = Study.load(LARGE)
-    masklora = study.config.adaptations["masklora"].as_json()
-    study.config.adaptations["masklora"] = read_adaptation(masklora | entry)
-    found = problems(study, device_gb)["masklora", "qwen2.5-72b"]
-    assert found.endswith(f"GB, the device has {device_gb} GB; {way_out}")
 
 
 # --- What stands in memory at once

@@ -59,7 +59,6 @@ def test_all_problems_are_told_at_once() -> None:
         ("study.name", "../escape", "lower-case letters and digits, with single . _ or - between"),
         ("study.name", "laptop\n", "lower-case letters and digits"),
         ("study.name", "x" * 51, "at most 50 characters"),
-        ("study.name", "aux.1", "some systems reserve this one"),
         ("study.keep_hidden_states", "every_0", "all, none, or every_k with a whole number k"),
         ("study.grids", [], "at least 1 item"),
         ("study.grids.0.models", "one", "a list"),
@@ -84,7 +83,7 @@ def test_values_that_are_refused(key: str, value: object, expected: str) -> None
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        ("study.name", ["tests ", "a/b", "", ".", "-tests", "tests\0", "tésts", "a..b", "nul"]),
+        ("study.name", ["tests ", "a/b", "", ".", "-tests", "tests\0", "tésts", "a..b"]),
         ("models.hub.repository", ["../x", "a/..", "a/b/c", "-a/b", "a/b\n", "a b/c", "name"]),
         ("texts.hub.member", ["/etc", "a/../../b", "a\\b", "a\0b", "a\nb", "", "x" * 501]),
     ],

@@ -70,15 +70,6 @@ def test_a_study_and_its_base_are_read_so(tmp_path: Path) -> None:
         (b"!!float '" + 400 * b"1:" + b"1'\n", " is no tag:yaml.org,2002:float"),
         (b"!!bool foo: 1\n", "'foo' is no tag:yaml.org,2002:bool"),
         (b"[" * 100_000, "this is nested too deeply"),
-        (b"a: &a [*a]\n", "an anchor that contains itself"),
-        (
-            b"a: &a [x, x, x, x, x, x, x, x, x, x]\n"
-            + b"".join(
-                b"%c: &%c [%s]\n" % (at + 1, at + 1, b", ".join([b"*%c" % at] * 10))
-                for at in range(ord("a"), ord("h"))
-            ),
-            "this has too many values",
-        ),
     ],
 )
 def test_a_file_that_no_study_is_like_is_one_clear_error(

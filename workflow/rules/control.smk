@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -51,7 +52,7 @@ try:
     # Whatever a kill or a damaged disk left of an earlier run.
     if workflow.is_main_process:
         ALONE = lock.clear_stale_locks(Path(".snakemake"))
-        check_start(workflow.resource_settings.cores)
+        check_start(sys.argv, workflow.resource_settings.cores, ALONE)
         for path in remove_broken_notes(Path(".snakemake/metadata")) if ALONE else []:
             logger.warning(f"{path}: removed, since Snakemake could not read its note on an output")
     # A job on another machine takes what its scheduler gives it.

@@ -292,7 +292,6 @@ def _checked(
 
 
 def _tokens(model: LoadedModel, text: Text, config: Config, is_evaluation: bool) -> Artifact:
-    """Return the artifact of token ids, given, or drawn or cut from documents."""
     folder, study = model.folder.parent, config.study
     if isinstance(text, Tensor):
         check_vocabulary(text, model.artifact, "text")
@@ -325,7 +324,6 @@ def _adapted(
     bos: str,
     progress: bool,
 ) -> PreTrainedModel:
-    """Return a copy of a pruned model, adapted by an entry of `adaptations`."""
     for key, value in entry.items():
         is_open = value == AUTO or (key in SEARCHED and isinstance(value, list))
         if is_open or key in ("budget", "memory_gb"):

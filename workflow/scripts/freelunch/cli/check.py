@@ -4,15 +4,13 @@ If small files show that a step would stop minutes or hours later, the check ref
 It reads no tensor, but the headers of weights.
 """
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from freelunch.core.errors import UserError
-from freelunch.costs.capacity import lacking
-from freelunch.costs.checks import SELECTION, checked_plan, samples_drawn
+from freelunch.costs.checks import checked_plan, lacking
 from freelunch.costs.machine import Machine
-from freelunch.data.hub import Unreachable, check_download, is_offline
+from freelunch.data.hub import check_download, is_offline
 from freelunch.data.inspect_model import (
     TOKENIZER,
     InspectedModel,
@@ -21,19 +19,20 @@ from freelunch.data.inspect_model import (
     read_tokenizer,
 )
 from freelunch.data.inspect_text import Amounts, read_documents
-from freelunch.data.mixture import documents_of_parts
 from freelunch.data.tasks import stock_task
 from freelunch.records.read import is_finished
-from freelunch.study.fetched import fetched_model, fetched_task, fetched_text
+from freelunch.study.cell import NONE
 from freelunch.study.pins import hub_entries, pin_command, unpinned
 from freelunch.study.source_files import files_at
-from freelunch.study.sources import Hub, LocalModel, LocalTask, LocalText, Tokens
+from freelunch.study.sources import LocalModel, LocalTask, LocalText, Tokens
 from freelunch.study.steps import DOCUMENTS
 from freelunch.study.study import Study
 
 # The share of the needed tokens below which a text is refused. A count misses the tokens that join
 # documents; an estimate from characters can be far off.
 _COUNTED, _ESTIMATED = 0.98, 0.5
+# How often the sample of an adaptation may draw each token of its text.
+_MOST_DRAWS = 10
 # The documents of a text, and whether they are all.
 Documents = tuple[list[str], bool]
 
@@ -42,10 +41,8 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     """Check a study and what it needs, and return a line that says that all is well.
 
     It needs files, models and texts; also memory and disk of the machine, unless this cannot be
-    asked here; and if this machine fetches what is not there yet, the hub.
-
-    Raises:
-        UserError: Something in the study, or in what it needs, would stop a run.
+    asked here; and if this machine fetches what is not there yet, the hub. UserError: something in
+    the study, or in what it needs, would stop a run.
     """
     plan = checked_plan(study, machine.device_bytes if machine else None)
     models = {name: model for name in study.models if (model := _look_at(study, name))}
@@ -56,7 +53,6 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
             beginning.check(setting, f"models.{name}.bos")
             begins += f"; {name}: `bos: {setting}`, the tokenizer {beginning.text}"
     documents = {name: each for name in study.texts if (each := _documents(study, name))}
-    _check_mixture(study, documents)
     tasks = study.tasks.get("tasks", {})
     for name in tasks:
         task = study.config.tasks[name]
@@ -67,17 +63,18 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
         raise UserError("there is too little text\n" + "\n".join(problems), where=study.source)
     for name in models:
         entry = study.model(name)
-        if isinstance(entry, LocalModel) and not fetched_model(study, name):
+        if isinstance(entry, LocalModel) and not study.fetched("models", name):
             check_as_fetched(Path(entry.path), f"models.{name}.path")
-    waiting = [f"models.{name}" for name in study.models if not fetched_model(study, name)]
-    waiting += [f"texts.{name}" for name in sorted(study.texts) if not fetched_text(study, name)]
-    waiting += [f"tasks.{name}" for name in tasks if not fetched_task(study, name)]
+    named = {"models": study.models, "texts": sorted(study.texts), "tasks": tasks}
+    entries = [(registry, name) for registry, names in named.items() for name in names]
+    waiting = [".".join(entry) for entry in entries if not study.fetched(*entry)]
     # A finished study needs nothing more; one that was edited since is not finished.
     finished = is_finished(study)
     # Offline, the hub's cache may have what is waiting, which only the download can tell.
     if fetches and not finished and not is_offline():
-        asked = {where: each for where, each in hub_entries(study).items() if where in waiting}
-        _check_downloads(asked, study.source)
+        for where, source in hub_entries(study).items():
+            if where in waiting:
+                check_download(where, source)
     if machine is not None and not finished and (problems := lacking(plan, machine)):
         raise UserError(
             "the study does not fit this machine\n" + "\n".join(f"  {each}" for each in problems),
@@ -99,26 +96,6 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     if unpinned(study):
         said += f"; still to be pinned: `{pin_command(study.source)}{study.part_words}`"
     return f"{study.source}: all is well ({said})."
-
-
-def _check_downloads(entries: Mapping[str, Hub], study: str) -> None:
-    """Ask the hub for several sources, by the places of their entries, and tell all problems at
-    once: each licence to accept would need a run of its own. If the hub itself fails, ask no more.
-    """
-    problems: list[UserError] = []
-    for where, entry in entries.items():
-        try:
-            check_download(where, entry)
-        except UserError as error:
-            problems.append(error)
-            if isinstance(error, Unreachable):
-                break
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        lines = [f"  {line}" for each in problems for line in str(each).splitlines()]
-        said = "\n".join([f"{len(problems)} sources cannot be downloaded", *lines])
-        raise UserError(said, where=study)
 
 
 def _look_at(study: Study, name: str) -> InspectedModel | None:
@@ -154,18 +131,10 @@ def _documents(study: Study, name: str) -> Documents | None:
     if isinstance(entry, Tokens):
         _check_is_file(entry.path, where)
         return None
-    fetched = fetched_text(study, name)
+    fetched = study.fetched("texts", name)
     if not fetched or not (fetched / DOCUMENTS).is_file():
         return None
     return read_documents([fetched / DOCUMENTS], "jsonl", "text", f"texts.{name}", is_fetched=True)
-
-
-def _check_mixture(study: Study, documents: Mapping[str, Documents]) -> None:
-    """Refuse a mixture whose parts overlap, if all of them are here."""
-    parts = list(mixture.parts) if (mixture := study.mixture) else []
-    if all(part in documents and documents[part][1] for part in parts):
-        read = ((part, documents[part][0]) for part in parts)
-        deque(documents_of_parts(study.calibration.text, read), maxlen=0)
 
 
 def _too_short(
@@ -173,7 +142,7 @@ def _too_short(
 ) -> Iterator[str]:
     """Yield the settings for which a text is too short, by each model's tokenizer."""
     for model in study.models:
-        fetched = fetched_model(study, model)
+        fetched = study.fetched("models", model)
         tokenizer = models[model].tokenizer if model in models else None
         if model not in models and fetched and (fetched / TOKENIZER).is_file():
             tokenizer = read_tokenizer(fetched / TOKENIZER, f"models.{model}")
@@ -211,8 +180,11 @@ def _needs(study: Study, model: str) -> Iterator[tuple[str, str, int, int, float
             needed = share * most * sample.length / (1 - mixture.held_out)
             yield f"texts.{sample.text}.parts.{part}", part, most, sample.length, needed, 1
         return
-    held_out = any(map(study.needs_held_out, study.cells))
-    for key, samples, times in samples_drawn(study):
-        if key != SELECTION or held_out:
-            tokens = samples * sample.length
-            yield key, sample.text, samples, sample.length, tokens, times
+    drawn = [("study.calibration.samples", study.calibration.samples, 1)]
+    if any(map(study.needs_held_out, study.cells)):
+        drawn.append(("study.selection.samples", study.block.selection.samples, 1))
+    for name in dict.fromkeys(cell.adaptation for cell in study.cells):
+        if name != NONE:
+            drawn.append((f"adaptations.{name}", max(study.sizes(name), default=0), _MOST_DRAWS))
+    for key, samples, times in drawn:
+        yield key, sample.text, samples, sample.length, samples * sample.length, times

@@ -4,12 +4,11 @@ cells as the machine computes in about an hour. Each choice comes with its reaso
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from freelunch.core.errors import UserError
 from freelunch.core.units import duration
-from freelunch.costs.capacity import lacking, misfits
-from freelunch.costs.checks import checked_plan
+from freelunch.costs.checks import checked_plan, lacking, misfits
 from freelunch.costs.cost import Cost
 from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
@@ -38,36 +37,18 @@ _OF_CLAIMS = ("ria", "masklora", "recon_5")
 _BLOCKS = 5
 
 
-class Lengths(NamedTuple):
-    """The samples and windows of a study, as blocks of its file without the texts, and reasons.
-
-    `held_out` is for drift and selection; None if the text has no documents to hold out.
-    """
-
-    calibration: dict[str, Any]
-    held_out: dict[str, Any] | None
-    perplexity: dict[str, Any]
-    why_calibration: str
-    why_perplexity: str
+# A block of a study's file without the name of the text.
+Block = dict[str, Any]
 
 
 def choose_lengths(
     model: InspectedModel, calibration: tuple[str, Amounts], evaluation: tuple[str, Amounts]
-) -> Lengths:
-    """Choose samples and windows of two texts, each given with what names it in messages.
-
-    Raises:
-        UserError: A text or the model's context is too short.
+) -> tuple[Block, Block | None, Block, str, str]:
+    """Return the calibration sample and the held-out one (None if the text has no documents to hold
+    out), the windows of the perplexity, and why the first and the last, for two texts, each given
+    with what names it in messages; UserError if a text is too short.
     """
     longest = min(_LENGTH, model.positions or _LENGTH)
-    if longest < _LEAST_LENGTH:
-        raise UserError(
-            "the model's context is too short",
-            where=calibration[0],
-            found=f"{longest} tokens",
-            expected=f"at least {_LEAST_LENGTH}",
-            todo="use another model",
-        )
     # Each half of the one before.
     lengths = [longest >> at for at in range(longest.bit_length())]
     lengths = [length for length in lengths if length >= _LEAST_LENGTH]
@@ -75,7 +56,7 @@ def choose_lengths(
     perplexity, why_perplexity = _windows(*evaluation, lengths)
     sample = {"samples": samples, "length": length}
     kept = {"samples": _HELD_OUT} if held_out else None
-    return Lengths(sample, kept, perplexity, why_calibration, why_perplexity)
+    return sample, kept, perplexity, why_calibration, why_perplexity
 
 
 def _samples(where: str, text: Amounts, lengths: Sequence[int]) -> tuple[int, int, bool, str]:
@@ -104,7 +85,6 @@ def _samples(where: str, text: Amounts, lengths: Sequence[int]) -> tuple[int, in
 
 
 def _windows(where: str, text: Amounts, lengths: Sequence[int]) -> tuple[dict[str, Any], str]:
-    """Return the windows of the perplexity, and why."""
     sure = 1 if text.exact else _SURE
     for length in lengths:
         count = text.longer_than(math.ceil(length / sure) - 1)
@@ -146,11 +126,8 @@ def choose_grids(
 ) -> tuple[Grids, str]:
     """Return the grids of a study that fit a model and a machine, if one is given, and why.
 
-    `study_of` returns the study with some grids.
-
-    Raises:
-        UserError: A model of this family cannot be used, or not even the smallest study fits the
-            machine.
+    `study_of` returns the study with some grids. UserError: a model of this family cannot be used,
+    or not even the smallest study fits the machine.
     """
     device = machine.device_bytes if machine else None
     shapes = checked_plan(study_of(_grids(name, ("wanda",), ())), device).shapes.values()

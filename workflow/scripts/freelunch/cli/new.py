@@ -23,7 +23,7 @@ from freelunch.data.sources import obtain
 from freelunch.study.cell import NONE
 from freelunch.study.families import FAMILIES
 from freelunch.study.registry import REPOSITORY
-from freelunch.study.settings import NAME_LENGTH, RESERVED
+from freelunch.study.settings import NAME_LENGTH
 from freelunch.study.source_files import files_at
 from freelunch.study.sources import (
     PARAGRAPHS,
@@ -62,10 +62,8 @@ def write_study(
     """Look at a model and a text, and write a study of them to studies/NAME.yaml; return the file,
     and what was found and chosen, a line each.
 
-    The arguments are those of the command; without a machine, none limits the study.
-
-    Raises:
-        UserError: There is a study of this name already, or no study of these two can run.
+    The arguments are those of the command; without a machine, none limits the study. UserError:
+    there is a study of this name already, or no study of these two can run.
     """
     # `make new` passes on empty text for what is not given.
     given = (("MODEL", model), ("TEXT", "".join(text)))
@@ -98,12 +96,11 @@ def write_study(
     model_name = _define("models", model_name, entry, defined)
     about.insert(0, f"model {model_name} ({_path(model)}): {about_model(inspected)}")
     last = "EVALUATION" if evaluation else "TEXT"
-    lengths = choose_lengths(
+    sample, held_out, windows, why_sample, why_windows = choose_lengths(
         inspected,
         (f"TEXT={', '.join(places['TEXT'])}", amounts["TEXT"]),
         (f"EVALUATION={', '.join(places[last])}", amounts[last]),
     )
-    sample, windows, held_out = lengths.calibration, lengths.perplexity, lengths.held_out
     study: Config = {
         "name": called,
         "calibration": {"text": names["TEXT"], **sample},
@@ -133,10 +130,9 @@ def write_study(
             "the default, measures the dense model with and without it; or set `always` or `never`"
         )
     about += [
-        f"calibration: {sample['samples']} sequences of {sample['length']} tokens "
-        f"({lengths.why_calibration})",
+        f"calibration: {sample['samples']} sequences of {sample['length']} tokens ({why_sample})",
         f"evaluation: {windows['windows']} windows of {windows['length']} tokens "
-        f"({lengths.why_perplexity}{seen})",
+        f"({why_windows}{seen})",
         f"cells: {why_cells}",
     ]
     about += [f"named {called}: {name} is not a valid name"] if name not in (None, called) else []
@@ -172,8 +168,6 @@ def valid_name(text: str) -> str:
     """Return a text as a name that every registry accepts."""
     name = re.sub(r"[^a-z0-9._-]+|[._-]{2,}", "-", text.lower())
     name = re.sub(r"[._-]{2,}", "-", name).strip("._-") or "unnamed-1"
-    stem, dot, rest = name.partition(".")
-    name = f"{stem}-1{dot}{rest}" if stem in RESERVED else name
     return name[:NAME_LENGTH].strip("._-")
 
 
@@ -227,13 +221,6 @@ def _check_free(name: str, others: dict[Path, Config]) -> None:
             todo=f"run it (make study STUDY={files[name]}), or give the new one another name: "
             f"NAME={other}",
         )
-    if os.path.lexists(STUDIES) and not STUDIES.is_dir():
-        raise UserError(
-            "a new study is written into the folder of this name, and this is none",
-            where=STUDIES,
-            expected="a folder, or nothing yet",
-            todo="rename it, or write the study in another folder",
-        )
 
 
 # --- The model and the texts
@@ -245,14 +232,12 @@ def _path(written: str) -> Path:
 
 
 def _portable(path: Path) -> str:
-    """Return a path for a study: relative to this folder if it is inside, and else absolute."""
     absolute = Path(os.path.abspath(path))
     inside = absolute.is_relative_to(Path.cwd())
     return str(absolute.relative_to(Path.cwd()) if inside else absolute)
 
 
 def _model(written: str) -> tuple[Config, InspectedModel]:
-    """Return the model's entry in the study, and what it is."""
     path, where = _path(written), f"MODEL={written}"
     entry: Config = {"source": "path", "path": _portable(path)}
     if path.exists():
@@ -325,7 +310,6 @@ def _text(written: Sequence[str], key: str) -> tuple[InspectedText, Config | Non
 
 
 def _with_format(entry: Config, text: InspectedText) -> Config:
-    """Return an entry with how the text is stored."""
     field = {"field": text.field} if text.format in ("jsonl", "parquet") else {}
     return {**entry, "format": text.format, **field}
 

@@ -138,10 +138,7 @@ class Running(Chosen):
 
 def profile_folder(profile: str) -> Path:
     """Return the folder of a profile: one of workflow/profiles by its name, or any other by its
-    path. Snakemake itself ignores a profile that does not exist.
-
-    Raises:
-        UserError: There is no such profile.
+    path; UserError if there is none, which Snakemake itself would ignore.
     """
     shipped = Path("workflow", "profiles")
     shipped = shipped if shipped.exists() else REPOSITORY / shipped
@@ -177,14 +174,9 @@ def machine_of(
     network: float | None = None,
     measures: bool = True,
 ) -> Machine:
-    """Return a machine with these rates; those that are not given are learnt, measured or assumed.
-
-    Args:
-        device: Memory of the device that computes, in bytes; None if the processor computes.
-        tflops: TFLOP/s of a large matrix product; None for this machine's.
-        disk: Bytes per second of the disk.
-        network: Bytes per second of the network.
-        measures: Whether the rate may depend on how busy this machine is now.
+    """Return a machine with this device memory in bytes, TFLOP/s of a matrix product, and bytes
+    per second of disk and network; what is not given is learnt, assumed, or measured, but only if
+    `measures`: the rate then depends on how busy this machine is.
     """
     # A device that is given, not seen, may be any of those that earlier jobs used.
     names = [each.name for each in visible_devices()] if device is not None else []

@@ -61,8 +61,16 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
 # --- In the Snakefile
 
 
-def check_start(cores: int | None) -> None:
-    """Refuse a run without a core, which could start no job."""
+def check_start(arguments: Sequence[str], cores: int | None, alone: bool) -> None:
+    """Refuse a run without a core, which could start no job; and `--unlock` on the command line
+    while another run is alive here, whose locks it would take away.
+    """
+    if "--unlock" in arguments and not alone:
+        raise UserError(
+            "another run is alive in this folder, so its locks are not stale",
+            where="--unlock",
+            todo="wait for its end or stop it; the locks of a killed run are removed without this",
+        )
     if cores is not None and cores < 1:
         raise UserError(
             "no job can start without a core of this machine",

@@ -205,11 +205,8 @@ def _check_accepted(job: SlurmJob) -> None:
 
 
 def endings(logs: Iterable[Path]) -> str:
-    """Return which jobs of a run Slurm ended before their time, and what to do; empty if it ended
-    none.
-
-    Args:
-        logs: Snakemake's logs of the run.
+    """Return which jobs Slurm ended before their time, by Snakemake's logs of a run, and what to
+    do; empty if it ended none.
     """
     said = "".join(log.read_text(encoding="utf-8") for log in logs)
     # The last of several attempts at a job counts.

@@ -34,10 +34,8 @@ def audit_text(study: Study) -> str:
     """Return a line for each claim, and below them the page with the evidence.
 
     A line says what was found, in brackets what that says of the claim, and at its end the scope.
-    What published tables say of the claims stands apart.
-
-    Raises:
-        UserError: The study has no audit, it was edited since, or a file of the audit is damaged.
+    What published tables say of the claims stands apart. UserError: the study has no audit, was
+    edited since, or a file of the audit is damaged.
     """
     check_finished(study)
     check_sealed(study, AUDIT_SUMS)
@@ -55,11 +53,8 @@ def audit_text(study: Study) -> str:
 
 
 def summary(study: Study) -> str:
-    """Return what a finished study found.
-
-    Raises:
-        UserError: A record is missing, or was made with other than the current settings; or
-            anything that the study made is damaged or missing.
+    """Return what a finished study found; UserError if a record is missing or of other settings, or
+    anything that the study made is damaged or missing.
     """
     records = load_records(study)
     check_intact(study)
@@ -67,11 +62,8 @@ def summary(study: Study) -> str:
 
 
 def summary_text(study: Study, records: Records) -> str:
-    """Return what was found, its scope, the best cell of each kind, the verdicts, and where all is.
-
-    Args:
-        study: A study whose audit is made.
-        records: The record of each of its cells.
+    """Return what an audited study found, its scope, the best cell of each kind, the verdicts, and
+    where all is, given the record of each cell.
     """
     paths, audit = study.paths, _audit_of(study)
     tables = paths.tables / "summary.md"
@@ -103,10 +95,8 @@ def summary_text(study: Study, records: Records) -> str:
 
 def interim_text(study: Study) -> str:
     """Write tables, figures, verdicts and a page of the cells that have finished, and return what
-    was found, what is missing, and where all is.
-
-    Raises:
-        UserError: A record is damaged, or there is no pruned cell to compare with its dense model.
+    was found, what is missing, and where all is. UserError: a record is damaged, or there is no
+    pruned cell to compare with its dense model.
     """
     known, folder, records = load_finished(study), study.paths.interim, study.paths.records
     lock = wait_for_lock(folder.with_name(f".{folder.name}.lock"))
@@ -174,7 +164,6 @@ def _doubts(audit: Mapping[str, Any]) -> list[Doubt]:
 
 
 def _grouped(claims: Sequence[Mapping[str, Any]], key: str) -> str:
-    """Return the claims by what they have under a key."""
     named: dict[str, list[str]] = {}
     for claim in claims:
         named.setdefault(claim[key], []).append(claim["id"])
@@ -182,7 +171,6 @@ def _grouped(claims: Sequence[Mapping[str, Any]], key: str) -> str:
 
 
 def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return a row for each pruned model and pattern, below a row of headings."""
     dense: dict[str, str] = {}
     best: dict[tuple[str, str], dict[str, tuple[float, str]]] = {}
     for mean in means:

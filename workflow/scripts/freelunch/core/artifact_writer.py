@@ -11,6 +11,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ class ArtifactWriter:
             sha256 = line["entry"][SHA256]
             if origin.is_file() and file_digest(origin) == sha256:
                 facts = {key: line["entry"][key] for key in line["entry"] if key != SHA256}
-                spent = Spent.of(line["spent"])
+                spent = Spent(**line["spent"])
                 self._link(origin, name, facts, sha256, spent)
                 self._spent += spent
         return name in self._files
@@ -205,7 +206,7 @@ class ArtifactWriter:
         if spent is None:
             spent, self._uncounted = self._clock.lap() + self._uncounted, Spent()
             self._spent_here += spent
-        text = _line({"name": name, "entry": entry, "spent": spent.as_json()})
+        text = _line({"name": name, "entry": entry, "spent": asdict(spent)})
         # A process that is killed between these two makes the file once more.
         temporary.replace(self.folder / name)
         # Renaming one hard link to another of the same file does nothing.
@@ -232,7 +233,7 @@ class ArtifactWriter:
             return {}
         attempts = first.get("attempts", 0) + (not is_finished and not left)
         self.left = left and len(intact) == len(lines)
-        spent = (Spent.of(line["spent"]) for line in intact.values())
+        spent = (Spent(**line["spent"]) for line in intact.values())
         self._spent = sum(spent, Spent(attempts=attempts))
         first = {"fingerprint": self.fingerprint, "attempts": attempts}
         # A job that looks for folders to fill finds this one left or finished at any moment.

@@ -62,12 +62,8 @@ class Import(NamedTuple):
 
 @cache
 def code_digest(script: str, *modules: str) -> str:
-    """Return the digest of a script of the workflow and of what it imports, as 16 hex digits.
-
-    Args:
-        script: Name of the script in `workflow/scripts`, without `.py`.
-        modules: Full names of modules that the script imports by a name it is given, such as a
-            criterion's.
+    """Return the digest, 16 hex digits, of a script in `workflow/scripts` and of what it imports,
+    with the modules that it imports by a name it is given, such as a criterion's.
     """
     covered = covered_files(script, *modules)
     imported = {each.module.partition(".")[0] for path in covered for each in _source(path)[1]}
@@ -155,7 +151,6 @@ def _surroundings() -> set[Path]:
 
 @cache
 def _files(name: str) -> list[Path]:
-    """Return the library files that `import name` runs; none for what is no module."""
     parts = name.split(".")
     if parts[0] != LIBRARY.name:
         return []

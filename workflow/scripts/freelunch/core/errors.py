@@ -29,6 +29,7 @@ _TODO = {
     errno.EROFS: f"mount it writable and {_AGAIN}",
     errno.EACCES: _OWNER,
     errno.EPERM: _OWNER,
+    errno.EEXIST: f"rename it, since a folder of this name is needed, and {_AGAIN}",
     errno.EIO: f"check the disk, and {_AGAIN}",
     errno.ENAMETOOLONG: f"use a shorter name or a folder higher up, and {_AGAIN}",
 }

@@ -3,9 +3,8 @@
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 _STATUS = Path("/proc/self/status")
 # The memory of this process when its work began, in bytes.
@@ -39,15 +38,6 @@ class Spent:
         used = torch is not None and torch.cuda.is_initialized()
         device = torch.cuda.max_memory_allocated() if torch is not None and used else 0
         return cls(round(wall_s, 3), round(cpu_s, 3), 0, host, work, device)
-
-    @classmethod
-    def of(cls, written: dict[str, Any]) -> "Spent":
-        """Return what `as_json` wrote; TypeError if it did not."""
-        return cls(**written)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the attributes as a JSON object."""
-        return asdict(self)
 
     def __add__(self, other: "Spent") -> "Spent":
         """Return the sum of times and attempts, and the larger peaks."""

@@ -1,40 +1,47 @@
-"""Checks of a study before anything runs: cells against the shapes of their models, and numbers
-that a model, a text or time cannot hold.
+"""Checks of a study before anything runs: cells, and lengths of sequences, against the
+shapes of their models; and whether a machine has the memory and the disk.
 """
 
+import os
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
 
 from freelunch.core.errors import UserError
-from freelunch.costs.jobs import PlannedJob
-from freelunch.costs.known_inputs import bytes_of, characters_of, config_of, dtype_of
+from freelunch.core.units import amount
+from freelunch.costs.cost import Cost, together
+from freelunch.costs.jobs import ADAPTING, PlannedJob, adaptation_jobs, jobs_of
+from freelunch.costs.known_inputs import config_of, dtype_of
+from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptations import Local, Reconstruction, Training
-from freelunch.study.cell import NONE, Cell
+from freelunch.study.cell import Cell
 from freelunch.study.criteria import Criterion, OfUnits
 from freelunch.study.families import biases_of, check_dropout, halves_of, units_of
 from freelunch.study.methods import FULL, LOW_RANK
 from freelunch.study.model_limits import check_supported
 from freelunch.study.patterns import Pattern
-from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED, LocalText
+from freelunch.study.search import adaptation_of
+from freelunch.study.source_files import downloads_of, scratch_of
+from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
+from freelunch.study.steps import RECONSTRUCT_WINDOW, RETRAIN_MODEL
 from freelunch.study.study import Study
 from freelunch.study.windows import HALVES, MODEL, blocks_in
 
-# How often the sample of an adaptation may draw each token of its text.
-MOST_DRAWS = 10
-SELECTION = "study.selection.samples"
-# A year at 300 PFLOP/s, more than the training of any published model.
-MOST_OPERATIONS = 1e25
-# Documents are joined by two characters, and each may consist of one.
-_WITH_SEPARATORS = 3
+_NEEDS_LESS = {
+    RECONSTRUCT_WINDOW: "; a smaller `window`, `batch` or study.calibration.length needs less",
+    RETRAIN_MODEL: "; `residency: streamed`, a smaller `micro_batch` or study.calibration.length "
+    "needs less",
+}
 
 
 def checked_plan(study: Study, device_bytes: int | None = None, device: str = "") -> Plan:
-    """Return the plan of a study that can be run.
-
-    Raises:
-        UserError: A model is of a kind that is not supported, or cannot be pruned or adapted as a
-            cell requires; or a number is beyond what a model, a text or time can hold.
+    """Return the plan of a study that can be run; UserError if a model is of a kind that is not
+    supported, or cannot be pruned or adapted as a cell requires, or sequences are longer than its
+    positions.
     """
     for model in sorted(study.models):
         check_supported(config_of(study, model), f"models.{model}")
@@ -46,7 +53,7 @@ def checked_plan(study: Study, device_bytes: int | None = None, device: str = ""
         for problem in _cell_problems(plan, cell)
     }
     _refuse(study, sorted(problems), "problem{} in the grids")
-    _refuse(study, _number_problems(plan), "number{} in the study cannot be meant")
+    _refuse(study, _length_problems(study), "length{} beyond a model")
     return plan
 
 
@@ -125,7 +132,6 @@ def _check_window(plan: Plan, cell: Cell, shapes: Shapes) -> None:
 
 
 def _training_problems(settings: Training, shapes: Shapes) -> Iterator[str]:
-    """Yield which parameters of an adaptation a model lacks, each after the key."""
     trained = settings.trained
     if trained.weights is None and not trained.norms and shapes.biases is False:
         yield (
@@ -145,14 +151,7 @@ def _training_problems(settings: Training, shapes: Shapes) -> Iterator[str]:
         )
 
 
-# --- Numbers that cannot be meant
-
-
-def _number_problems(plan: Plan) -> Iterator[str]:
-    """Yield each length beyond the positions of a model, each number that needs more text than
-    there is, and each adaptation that no machine finishes.
-    """
-    study = plan.study
+def _length_problems(study: Study) -> Iterator[str]:
     for model in study.models:
         config = config_of(study, model)
         part = config.get("text_config")
@@ -167,76 +166,82 @@ def _number_problems(plan: Plan) -> Iterator[str]:
                     f"no more positions (max_position_embeddings); `models.{model}.max_length` "
                     "shortens the sequences of this model alone"
                 )
-    yield from _text_problems(study)
-    cells = {(cell.model, cell.adaptation, cell.pattern): cell for cell in study.cells}
-    for cell in cells.values():
-        for each in study.candidates(cell) or [cell]:
-            settings = study.adaptation(each.adaptation)
-            cost = plan.cost(PlannedJob(settings.rule, each)) if settings else None
-            if cost is not None and cost.flops > MOST_OPERATIONS:
-                yield (
-                    f"adaptations.{cell.adaptation}: its samples and epochs take {cost.flops:.1e} "
-                    f"operations of the model {cell.model}; expected at most "
-                    f"{MOST_OPERATIONS:.0e}, a year at 300 PFLOP/s"
-                )
 
 
-def _text_problems(study: Study) -> Iterator[str]:
-    """Yield each number that needs more text than there is; a token is at least a byte of it."""
-    evaluated = max(map(study.perplexity_of, study.models), key=lambda settings: settings.length)
-    # The sample of the model whose sequences are longest.
-    sample = max(map(study.calibration_of, study.models), key=lambda sample: sample.length)
-    steps = (evaluated.windows or 2) - 1
-    needed = evaluated.length + steps * (evaluated.stride or evaluated.length)
-    most = _most_tokens(study, evaluated.text)
-    if most is not None and needed > most > 0:
-        yield (
-            f"study.evaluation.perplexity.windows: found {evaluated.windows}, {needed:,} tokens in "
-            f"all; the text {evaluated.text} holds at most {most:,}"
-        )
-    for text in (evaluated.text, sample.text):
-        if _most_tokens(study, text) == 0:
-            yield f"texts.{text}: the file is empty"
-    if most := _most_tokens(study, sample.text):
-        if sample.length > most:
-            yield (
-                f"study.calibration.length: found {sample.length}; the text {sample.text} holds at "
-                f"most {most:,} tokens"
-            )
-        for key, samples, times in samples_drawn(study):
-            if samples * sample.length > times * most:
-                yield (
-                    f"{key}: {samples:,} sequences draw {samples * sample.length:,} tokens from "
-                    f"the text {sample.text}, which holds at most {most:,}; expected at most "
-                    f"{'' if times == 1 else f'{times} times '}as many"
-                )
-    # Each part of a mixture has to be long enough for its share of the largest sample.
-    drawn = study.most_samples * sample.length
-    for part, share in study.mixture.parts.items() if study.mixture else ():
-        most = _most_tokens(study, part)
-        if most is not None and share * drawn > most:
-            yield (
-                f"texts.{study.calibration.text}.parts.{part}: {share:g} of {drawn:,} tokens are "
-                f"drawn from it, each once; it holds at most {most:,}"
-            )
+# --- Memory and disk
 
 
-def samples_drawn(study: Study) -> Iterator[tuple[str, int, int]]:
-    """Yield each number of sequences that is drawn from the calibration text: its key, the number,
-    and how often a token may be drawn.
+class Misfit(NamedTuple):
+    """A kind of job, named by the adaptation or else the rule, that does not fit into the memory of
+    a machine: what it needs, what the machine has, and what needs less.
     """
-    yield "study.calibration.samples", study.calibration.samples, 1
-    yield SELECTION, study.block.selection.samples, 1
-    for name in dict.fromkeys(cell.adaptation for cell in study.cells):
-        if name != NONE:
-            yield f"adaptations.{name}", max(study.sizes(name), default=0), MOST_DRAWS
+
+    name: str
+    model: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.model} {self.problem}"
 
 
-def _most_tokens(study: Study, text: str) -> int | None:
-    entry = study.config.texts.get(text)
-    if isinstance(entry, LocalText):
-        size = bytes_of(entry)
-        return None if size is None else _WITH_SEPARATORS * size
-    characters = characters_of(study, text)
-    # A character has at most 4 bytes in UTF-8.
-    return None if characters is None else _WITH_SEPARATORS * 4 * characters
+def lacking(plan: Plan, machine: Machine) -> list[str]:
+    """Return what does not fit a machine: kinds of jobs, and the whole study on its disk."""
+    disk = lacking_disk(plan)
+    return [*map(str, misfits(plan, machine)), *([f"the study {disk}"] if disk else [])]
+
+
+def misfits(plan: Plan, machine: Machine) -> list[Misfit]:
+    """Return the kinds of jobs that do not fit into the memory of a machine, each once."""
+    jobs = list(adaptation_jobs(plan.study).values())
+    jobs += [job for job in jobs_of(plan.study) if job.rule not in ADAPTING]
+    found = dict[Misfit, None]()
+    for job in jobs:
+        if problem := misfit(plan, job, machine):
+            name = adaptation_of(job.cell.adaptation) if job.rule in ADAPTING else job.rule
+            found[Misfit(name, job.cell.model, problem)] = None
+    return list(found)
+
+
+def misfit(plan: Plan, job: PlannedJob, machine: Machine) -> str | None:
+    """Return in words that a job does not fit into a machine, and what needs less; None if it fits,
+    or if the machine's memory is not known.
+    """
+    host, device = (plan.cost(job) or Cost()).memory(machine.device_bytes is not None)
+    for needs, owner, size in (
+        (device, "the device", machine.device_bytes),
+        (host, "this machine", machine.memory_bytes),
+    ):
+        if size is not None and needs > size:
+            less = _NEEDS_LESS.get(job.rule, "")
+            return f"does not fit: needs {amount(needs)}, {owner} has {amount(size)}{less}"
+    return None
+
+
+def lacking_disk(plan: Plan) -> str | None:
+    """Return in words that a study does not fit on the disk; None if it fits. What it made earlier
+    counts as space that it already has.
+    """
+    study = plan.study
+    models = [study.paths.model(name) for name in plan.shapes]
+    places = [study.paths.root, *models, *(downloads_of(scratch_of(folder)) for folder in models)]
+    # Hard links count once.
+    sizes = [{each.st_ino: each.st_size for each in files_in(place)} for place in places]
+    there = sum(sum(of_place.values()) for of_place in sizes)
+    cost = together([plan.cost(job) or Cost() for job in jobs_of(study)])
+    needed = cost.disk_bytes + cost.scratch_bytes - there
+    folder = study.paths.root.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed <= free:
+        return None
+    return f"needs {amount(needed)} more on disk, but {folder} has only {amount(free)} free"
+
+
+def files_in(folder: Path) -> Iterator[os.stat_result]:
+    """Yield the status of each file below a folder, of a hard link once for each of its names."""
+    for inside, _, names in os.walk(folder):
+        for name in names:
+            # A job that is at work may remove a file meanwhile.
+            with suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(inside, name))

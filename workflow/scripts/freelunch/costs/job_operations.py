@@ -27,14 +27,10 @@ from freelunch.study.windows import split_windows
 
 
 def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
-    """Return the floating-point operations of a job; empty for a rule that counts none.
-
-    Args:
-        counts: The counts in the job's run facts.
-
-    Returns:
-        `flops`. An adaptation that learns from the dense model also has `dense_flops`: its share of
-        the dense pass that made its training data, whether for this cell alone or for all cells.
+    """Return the floating-point operations of a job, by the counts in its run facts, as `flops`;
+    empty for a rule that counts none. An adaptation that learns from the dense model also has
+    `dense_flops`: its share of the dense pass that made its training data, whether for this cell
+    alone or for all cells.
     """
     if rule in (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL):
         return _adapting(rule, shapes, counts)

@@ -1,7 +1,7 @@
 """The jobs of a study that compute."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -71,23 +71,17 @@ def adapting_jobs(study: Study, cell: Cell) -> list[PlannedJob]:
     return [*(PlannedJob(rule, cell) for rule in (*rules, settings.rule)), evaluation(cell)]
 
 
-def jobs_of(study: Study, tidied: Collection[Cell] = ()) -> list[PlannedJob]:
-    """Return every job that computes. Of `tidied` cells, whose candidates `freelunch tidy` has
-    removed, only those with results that stay. The adapted blocks of one candidate do: the cell
-    shares them.
-    """
+def jobs_of(study: Study) -> list[PlannedJob]:
+    """Return every job that computes."""
     jobs: list[PlannedJob] = []
     for cell in study.cells:
         jobs += (PlannedJob.of(rule, cell) for rule in (steps.FETCH_MODEL, steps.DECIDE_BOS))
         if not cell.is_dense:
             jobs += (PlannedJob.of(rule, cell) for rule in (steps.CAPTURE_DENSE, steps.PRUNE_MODEL))
-        candidates = adapted = study.candidates(cell)
-        if cell in tidied:
-            candidates, adapted = [], candidates[:1]
-        settings = study.adaptation(cell.adaptation)
+        candidates, settings = study.candidates(cell), study.adaptation(cell.adaptation)
         if settings is not None:
             jobs += [PlannedJob(steps.FIND_RATE, cell)] if finds_rate(settings) else []
-            jobs += [PlannedJob(settings.rule, each) for each in adapted or [cell]]
+            jobs += [PlannedJob(settings.rule, each) for each in candidates or [cell]]
         jobs += map(evaluation, [*candidates, cell])
     return list(dict.fromkeys(jobs))
 

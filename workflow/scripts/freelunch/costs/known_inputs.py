@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
-from freelunch.study.fetched import facts_at, fetched_model, fetched_text
 from freelunch.study.gguf_header import read_header
 from freelunch.study.model_limits import check_shapes
+from freelunch.study.paths import facts_at
 from freelunch.study.source_files import files_at, gguf_of
 from freelunch.study.sources import PACKED, TABLES, WIKI, LocalModel, LocalText, Mixture, WheelModel
 from freelunch.study.study import Study
@@ -92,7 +92,7 @@ def _configs(study: Study, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield what each config.json that is JSON says, in the model's own folder and in the fetched
     model's, and what the header of a GGUF file says, with the file.
     """
-    entry, folders = study.model(model), [fetched_model(study, model)]
+    entry, folders = study.model(model), [study.fetched("models", model)]
     gguf = _gguf_file(study, model)
     # What lies beside a GGUF file is not used.
     if isinstance(entry, LocalModel) and gguf is None:
@@ -143,7 +143,7 @@ def text_windows(study: Study, model: str) -> TextWindows:
 
 def characters_of(study: Study, text: str) -> int | None:
     """Return how many characters a text has; None if it, or a part of it, is not fetched."""
-    if folder := fetched_text(study, text):
+    if folder := study.fetched("texts", text):
         characters = facts_at(folder).get("characters")
         if isinstance(characters, int):
             return characters

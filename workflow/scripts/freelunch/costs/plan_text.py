@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from freelunch.core.errors import first_of
 from freelunch.core.units import amount, duration
-from freelunch.costs.capacity import misfit, misfits, whole_cost
+from freelunch.costs.checks import misfit, misfits
 from freelunch.costs.cost import Cost, together
 from freelunch.costs.jobs import RULES, PlannedJob, adaptation_jobs, jobs_of
 from freelunch.costs.known_inputs import text_windows
@@ -16,7 +16,7 @@ from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.study.beginnings import decided_text
 from freelunch.study.config import Part, claims_of, grids_in, models_of
-from freelunch.study.fetched import facts_at
+from freelunch.study.paths import facts_at
 from freelunch.study.retraining import Retraining
 from freelunch.study.study import Study
 from freelunch.study.windows import MODEL
@@ -188,10 +188,8 @@ def _notes(plan: Plan, costs: Mapping[PlannedJob, Cost], machine: Machine) -> It
         f"  a job has on disk meanwhile: up to {amount(whole.scratch_bytes)}. Downloads: "
         f"{amount(whole.downloaded_bytes)}."
     )
-    tidied = whole_cost(plan, set(plan.study.cells)).disk_bytes
-    if tidied < whole.disk_bytes:
-        yield f"  `{plan.study.command('tidy')}` removes the candidates of finished cells;"
-        yield f"  {amount(tidied)} then remain at the end."
+    if any(map(plan.study.candidates, plan.study.cells)):
+        yield f"  `{plan.study.command('tidy')}` removes the candidates of finished cells."
 
 
 def _table(
@@ -237,6 +235,5 @@ def _unit(numbers: Sequence[float], units: _Units) -> tuple[float, str]:
 
 
 def _in_one_unit(numbers: Sequence[float], units: _Units) -> list[str]:
-    """Return numbers in one unit, which suits the largest of them."""
     size, unit = _unit(numbers, units)
     return [f"{number / size:,.1f} {unit}" for number in numbers]

@@ -112,11 +112,9 @@ class Shapes:
 
     @classmethod
     def read(cls, config_json: Path, dtype: str | None = None) -> "Shapes":
-        """Read the sizes from a model's config.json, and also the dtype if none is given.
-
-        Raises:
-            ValueError, KeyError, TypeError, AttributeError: The file is damaged, or leaves sizes to
-                defaults.
+        """Read the sizes from a model's config.json, and also the dtype if none is given;
+        ValueError, KeyError, TypeError or AttributeError: it is damaged, or leaves sizes to
+        defaults.
         """
         config = json.loads(config_json.read_text())
         return cls.of(config, dtype or config["dtype"])

@@ -343,7 +343,6 @@ def _holes_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) 
 
 
 def _window_bytes(shapes: Shapes, samples: int, length: int, settings: Windowed) -> int:
-    """Return what one window holds at its peak: in training, or while its training data is made."""
     window, largest = settings.window, shapes.largest_matrix
     # The pruned block with its masks. Windows within a block first need the dense block.
     block = shapes.block_bytes + shapes.block_weights

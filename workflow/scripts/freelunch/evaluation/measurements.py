@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,7 +130,7 @@ def evaluate_cell(
         check_dense(json.loads(path.read_text())["perplexity"], dense_limit, path)
     names = [spec.name for spec in specs]
     artifact = stored.finish(names, checkpoint=model.artifact.digest)
-    artifact.spent = sum(map(Spent.of, held), Spent())
+    artifact.spent = sum((Spent(**each) for each in held), Spent())
     counts = {name: dict(stored.results[name]["counts"]) for name in names}
     tokens = sum(each.get("tokens", 0) for each in counts.values())
     return artifact, {"tokens": tokens, **counts}
@@ -207,7 +207,7 @@ class _Stored:
                 for file, content in files.items()
             },
             "counts": dict(counts),
-            "spent": spent.as_json(),
+            "spent": asdict(spent),
         }
         write_json(self._folder / STORED, sealed({"parts": self.results}))
 

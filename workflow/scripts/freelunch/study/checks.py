@@ -42,11 +42,8 @@ Problems = Iterator[str]
 
 
 def contradictions(config: Config, known: Config) -> list[str]:
-    """Return one line for each contradiction in a config; if it uses undefined names, these alone.
-
-    Args:
-        config: The config, with the entries that its study takes.
-        known: The same, with all entries that are defined for it.
+    """Return one line for each contradiction in a config with the entries that its study takes; if
+    it uses names undefined in `known`, which has all entries, these alone.
     """
     if undefined := list(_undefined(config, known)):
         return undefined
@@ -66,7 +63,7 @@ def contradictions(config: Config, known: Config) -> list[str]:
             )
     for name, adaptation in config.adaptations.items():
         where = f"adaptations.{name}"
-        problems += [f"{where}.{key}: {words}" for key, words in _adaptation(adaptation)]
+        problems += [f"{where}.{problem}" for problem in _adaptation(adaptation)]
         if isinstance(adaptation, Training):
             problems += _amount(where, adaptation, config)
     for name, text in config.texts.items():
@@ -110,10 +107,8 @@ def _undefined(config: Config, known: Config) -> Problems:
 
 @cache
 def claim_ids() -> list[str]:
-    """Return the ids of the paper's claims; `audit` checks the rest of their file.
-
-    Raises:
-        UserError: The file cannot be read, or is no list of claims with ids.
+    """Return the ids of the paper's claims; UserError if their file cannot be read, or lists none.
+    `audit` checks the rest of it.
     """
     path = REPOSITORY / CLAIMS
     try:
@@ -127,7 +122,6 @@ def claim_ids() -> list[str]:
 
 
 def _part(config: Config) -> Problems:
-    """Yield what is wrong with the part of the grids that is asked for."""
     grids, part = config.study.grids, config.study.part
     if part is None:
         return
@@ -197,7 +191,6 @@ def _evaluation(config: Config) -> Problems:
 
 
 def _grid(where: str, grid: Grid, config: Config) -> Problems:
-    """Yield which criteria cannot prune in a grid's patterns, and which models cannot train."""
     for name in grid.criteria:
         criterion = config.criteria[name]
         block = criterion.column_block if isinstance(criterion, SparseGPT) else 0
@@ -220,86 +213,57 @@ def _grid(where: str, grid: Grid, config: Config) -> Problems:
                 yield f"models.{name}.dtype: {NO_GRADIENTS}; expected {TRAINED}"
 
 
-def _adaptation(entry: Adaptation) -> Iterator[tuple[str, str]]:
-    """Yield a key and a message for each setting of an adaptation that contradicts another."""
-    rules: list[tuple[bool, str, str]] = []
+def _adaptation(entry: Adaptation) -> Problems:
+    window = entry.window if isinstance(entry, Reconstruction) else MATRIX
     if isinstance(entry, Local):
-        window = entry.window if isinstance(entry, Reconstruction) else MATRIX
-        rules += [
-            (
-                entry.local_targets and not entry.sparse_inputs,
-                "targets",
-                "with dense inputs, local targets equal the dense model's activations; expected "
-                "dense, or inputs: sparse",
-            ),
-            (
-                entry.targets_behind_sparse and window != MATRIX,
-                "targets",
-                f"behind_sparse is a quirk of the window {MATRIX}; expected dense or local, or "
-                "that window",
-            ),
-            (
-                entry.lost_residual and not entry.targets_behind_sparse,
-                "lost_residual",
-                "the paper's code loses it with targets behind sparse matrices; expected no such "
-                "key, or targets: behind_sparse",
-            ),
-        ]
+        if entry.local_targets and not entry.sparse_inputs:
+            yield (
+                "targets: with dense inputs, local targets equal the dense model's activations; "
+                "expected dense, or inputs: sparse"
+            )
+        if entry.targets_behind_sparse and window != MATRIX:
+            yield (
+                f"targets: behind_sparse is a quirk of the window {MATRIX}; expected dense or "
+                "local, or that window"
+            )
+        if entry.lost_residual and not entry.targets_behind_sparse:
+            yield (
+                "lost_residual: the paper's code loses it with targets behind sparse matrices; "
+                "expected no such key, or targets: behind_sparse"
+            )
     if isinstance(entry, Reconstruction):
-        trained, trains, window = entry.trained, entry.trains or FULL, entry.window
-        automatic, has_memory = window == AUTO, entry.memory_gb is not None
-        norms, wanted = (
-            ("train_norms", "false") if trained.weights else ("trains", "another method")
-        )
-        rules += [
-            (
-                automatic and not has_memory,
-                "memory_gb",
-                "`window: auto` needs a memory budget; expected one, in GB",
-            ),
-            (
-                has_memory and not automatic,
-                "memory_gb",
-                "only `window: auto` has a memory budget; expected no such key",
-            ),
-            (
-                entry.model_dropout and window in (MATRIX, HALVES, AUTO),
-                "model_dropout",
-                "the paper's code drops out in windows of whole blocks only; expected no such key, "
-                f"or a window of blocks, such as 1 or {ALL}",
-            ),
-            (
-                window == MATRIX and trained.norms,
-                norms,
-                f"a window of one matrix holds no norm; expected {wanted}, and the same in the "
-                "windows it is compared with",
-            ),
-        ]
+        trained, trains = entry.trained, entry.trains or FULL
+        if window == AUTO and entry.memory_gb is None:
+            yield "memory_gb: `window: auto` needs a memory budget; expected one, in GB"
+        if window != AUTO and entry.memory_gb is not None:
+            yield "memory_gb: only `window: auto` has a memory budget; expected no such key"
+        if entry.model_dropout and window in (MATRIX, HALVES, AUTO):
+            yield (
+                "model_dropout: the paper's code drops out in windows of whole blocks only; "
+                f"expected no such key, or a window of blocks, such as 1 or {ALL}"
+            )
+        if window == MATRIX and trained.norms:
+            key, wanted = ("train_norms", "false") if trained.weights else ("trains", "another")
+            yield (
+                f"{key}: a window of one matrix holds no norm; expected {wanted}, and the same in "
+                "the windows it is compared with"
+            )
         for key, methods in (("rank", LOW_RANK), ("alpha", SCALED)):
-            unused = getattr(entry, key) is not None and trains not in methods
-            rules.append((unused, key, f"`trains: {trains}` has no {key}; expected no such key"))
+            if getattr(entry, key) is not None and trains not in methods:
+                yield f"{key}: `trains: {trains}` has no {key}; expected no such key"
         for key, needed in (("train_norms", trained.norms), ("train_biases", trained.biases)):
             alone = trained.weights is None and window != MATRIX and needed
-            words = f"`trains: {trains}` trains these parameters; expected true"
-            rules.append((alone and not getattr(entry, key), key, words))
+            if alone and not getattr(entry, key):
+                yield f"{key}: `trains: {trains}` trains these parameters; expected true"
     if isinstance(entry, Retraining):
-        rules += [
-            (
-                (entry.micro_batch or 0) > entry.batch,
-                "micro_batch",
-                f"found {entry.micro_batch}; expected at most the batch, {entry.batch}",
-            ),
-            (
-                entry.residency != "auto" and entry.memory_gb is not None,
-                "memory_gb",
-                "only `residency: auto` has a memory budget; expected no such key",
-            ),
-        ]
-    yield from ((key, words) for broken, key, words in rules if broken)
+        if (entry.micro_batch or 0) > entry.batch:
+            words = f"expected at most the batch, {entry.batch}"
+            yield f"micro_batch: found {entry.micro_batch}; {words}"
+        if entry.residency != "auto" and entry.memory_gb is not None:
+            yield "memory_gb: only `residency: auto` has a memory budget; expected no such key"
 
 
 def _amount(where: str, entry: Training, config: Config) -> Problems:
-    """Yield what is wrong with the amount of text that an adaptation trains on."""
     calibration = config.study.calibration
     has_documents = not isinstance(config.texts[calibration.text], Tokens)
     if entry.is_searched and entry.select_on == "calibration" and not has_documents:
@@ -360,7 +324,6 @@ def _amount(where: str, entry: Training, config: Config) -> Problems:
 
 
 def _mixture(name: str, entry: Mixture, config: Config) -> Problems:
-    """Yield what is wrong with the parts of a mixture."""
     evaluated = config.study.evaluation.perplexity.text
     refuses = entry.evaluation_text == REFUSE and config.study.calibration.text == name
     first: dict[str, str] = {}
@@ -384,7 +347,6 @@ def _mixture(name: str, entry: Mixture, config: Config) -> Problems:
 
 
 def _path(where: str, path: str, is_model: bool) -> Problems:
-    """Yield why a path of the user's cannot be used."""
     if not os.path.exists(path):
         looked = "" if os.path.isabs(path) else f", looked for at {os.path.abspath(path)}"
         kind = "folder or a GGUF file" if is_model else "file"

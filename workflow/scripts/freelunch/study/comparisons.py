@@ -76,7 +76,6 @@ class Comparisons:
         return {pruned: self._compared(names) for pruned, names in ways.items()}
 
     def _compared(self, names: Collection[str]) -> set[str]:
-        """Return those of some adaptations of one pruned model whose windows are compared."""
         entries = self.adaptations
         compared: set[str] = set()
         # By the amount of text, then by the other settings.
@@ -225,14 +224,10 @@ class Comparisons:
 
 
 def _pruned(cell: Cell) -> Cell:
-    """Return a cell that stands for all cells of the same pruned model."""
     return replace(cell, adaptation=NONE, seed=0)
 
 
 def _has_window(settings: Adaptation) -> bool:
-    """Return whether an adaptation takes part in the comparison of windows. Those with their own
-    trained parameters do not.
-    """
     if isinstance(settings, Reconstruction):
         return settings.trains is None
     return isinstance(settings, Local)
@@ -263,7 +258,6 @@ def _kind(adaptation: Adaptation) -> str:
 
 
 def _label(settings: Adaptation) -> str:
-    """Return the name of the series of adaptations of this kind."""
     dense = ", dense" if settings.becomes_dense else ""
     if isinstance(settings, Reconstruction):
         name = f"{settings.method}, window {settings.window}"

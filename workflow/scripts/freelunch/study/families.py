@@ -96,7 +96,6 @@ class Family:
 
 
 def _fused(linear: str, family: Family, **names: Any) -> Family:
-    """Return a family with one linear layer for queries, keys and values."""
     return replace(family, query=linear, key=linear, value=linear, **names)
 
 
@@ -228,11 +227,7 @@ def tested() -> str:
 
 
 def sizes_of(config: ModelConfig) -> dict[str, Any]:
-    """Return a model's config with the sizes under Llama's names, whatever its family calls them.
-
-    Args:
-        config: A transformers config, or an excerpt with the same keys.
-    """
+    """Return a model's config with the sizes under Llama's names, by any family."""
     sizes = dict(config)
     for ours, others in OTHER_NAMES.items():
         for other in others:

@@ -91,8 +91,6 @@ def _read(file: Path, size: int, changed: int) -> GgufHeader:
 
 
 class _Reader:
-    """What reads a header's values, one after another."""
-
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._at = data, 0
 

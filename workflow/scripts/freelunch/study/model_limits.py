@@ -76,12 +76,8 @@ _KINDS = (
 
 def check_supported(config: object, where: str) -> None:
     """Refuse, with a UserError, a mixture of experts, and a model that is recurrent, no decoder, or
-    whose matrices are not in linear layers.
-
-    Args:
-        config: A transformers config, an excerpt with the same keys, or any JSON data: what is not
-            a config is left to the reader of the config.
-        where: The model's key in the study, for messages.
+    whose matrices are not in linear layers. What is no transformers config, or an excerpt of one,
+    is left to the reader of the config; `where` is the model's key in the study.
     """
     parts = list(_parts(config))
     model_type = next((str(part["model_type"]) for part in parts if "model_type" in part), "")
@@ -129,7 +125,6 @@ def _parts(config: object) -> Iterator[ModelConfig]:
 
 
 def _shown(part: ModelConfig, kind: _RefusedKind) -> Iterator[str]:
-    """Yield each key of a config that shows a kind, with its value."""
     # Settings of experts have defaults in some families, also without any expert.
     is_dense = part.get("is_moe") is False or part.get("enable_moe_block") is False
     for key, value in part.items():

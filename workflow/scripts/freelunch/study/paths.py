@@ -1,5 +1,7 @@
 """The paths of a study. No other module builds them."""
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,15 @@ def manifest(folder: Path) -> str:
 def run(folder: Path) -> str:
     """Return the path of a folder's run facts, as rules name it."""
     return str(folder / RUN)
+
+
+def facts_at(folder: Path) -> dict[str, Any]:
+    """Return the facts in a folder's manifest; none if it is missing or damaged."""
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["facts"]
+        if isinstance(facts, dict):
+            return facts
+    return {}
 
 
 def read_run(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import yaml
 
 from freelunch.core.errors import UserError, first_of
 from freelunch.core.files import write_atomically
-from freelunch.study.problems import read_settings
+from freelunch.study.registry import read_settings
 from freelunch.study.settings import Commit, Settings
 from freelunch.study.sources import Hub, HubFile
 from freelunch.study.study import Study

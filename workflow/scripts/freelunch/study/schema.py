@@ -86,7 +86,6 @@ def settings_page() -> str:
 
 
 def _section(heading: str, schema: Schema) -> str:
-    """Return a section of the page: each setting of a mapping."""
     lines = [f"## {heading}", "", _escaped(schema["description"]), ""]
     lines += ["| key | value | default | description |", "|---|---|---|---|"]
     for key, inner in schema["properties"].items():
@@ -99,7 +98,6 @@ def _section(heading: str, schema: Schema) -> str:
 
 
 def _form(schema: Schema) -> str:
-    """Return the allowed values, in words."""
     if options := schema.get("oneOf") or schema.get("anyOf"):
         return " or ".join(_form(option) for option in options)
     if "$ref" in schema:

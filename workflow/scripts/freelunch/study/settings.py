@@ -1,7 +1,7 @@
 """The base of all settings classes: the values they accept, and their form as JSON.
 
 Each setting is defined once, as a field of a class, with type, default, bounds and description.
-Messages about wrong values (`study.problems`), the JSON Schema for editors and the page of the
+Messages about wrong values (`study.registry`), the JSON Schema for editors and the page of the
 documentation (`study.schema`) are generated from these fields.
 """
 
@@ -39,9 +39,6 @@ Entry = Mapping[str, Any]
 NAME_LENGTH = 50
 # Whatever is larger counts nothing that exists, and would overflow floating-point numbers.
 _LARGEST = 10**15
-# No file can have these names on some systems that results may be copied to.
-_PORTS = [f"{port}{number}" for port in ("com", "lpt") for number in range(10)]
-RESERVED = ("aux", "con", "nul", "prn", *_PORTS)
 _COMMIT = "[0-9a-f]{40}"
 # The meaning of each regular expression of a setting, in words.
 PATTERNS: dict[str, str] = {}
@@ -147,14 +144,6 @@ def _unique(values: list[T]) -> list[T]:
     return values
 
 
-def _not_reserved(name: str) -> str:
-    if name.partition(".")[0] in RESERVED:
-        raise PydanticCustomError(
-            "reserved", "expected another name: some systems reserve this one"
-        )
-    return name
-
-
 def _inside(member: str) -> str:
     path = PurePosixPath(member)
     odd = "\\" in member or not member.isprintable()
@@ -170,14 +159,10 @@ def is_commit(revision: str) -> bool:
 
 Absent = Annotated[T | None, BeforeValidator(_not_null)]
 Name = Annotated[
-    str,
-    _like(NAME, "lower-case letters and digits, with single . _ or - between", NAME_LENGTH),
-    AfterValidator(_not_reserved),
+    str, _like(NAME, "lower-case letters and digits, with single . _ or - between", NAME_LENGTH)
 ]
 Word = Annotated[
-    str,
-    _like(WORD, "lower-case letters and digits, with single _ between", NAME_LENGTH),
-    AfterValidator(_not_reserved),
+    str, _like(WORD, "lower-case letters and digits, with single _ between", NAME_LENGTH)
 ]
 # A package and its version are passed to pip as one argument, which must not be a URL or an option.
 Package = Annotated[

@@ -42,14 +42,8 @@ def downloads_of(scratch: Path) -> Path:
 
 
 def gguf_of(path: Path, where: str) -> Path | None:
-    """Return the GGUF file of a local model; None if the model is not one, or is not there.
-
-    Args:
-        path: A GGUF file, or a folder.
-        where: The path's key in the study, for messages.
-
-    Raises:
-        UserError: The folder holds several models, so it is not clear which file is meant.
+    """Return the GGUF file of a local model, a file or a folder; None if the model is not one, or
+    is not there. UserError, with the path's key in the study: the folder holds several models.
     """
     if path.is_file() and path.suffix == GGUF:
         return path

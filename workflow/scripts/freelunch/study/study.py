@@ -26,9 +26,8 @@ from freelunch.study.config import (
     resolve_budgets,
 )
 from freelunch.study.criteria import Criterion
-from freelunch.study.paths import Paths
-from freelunch.study.problems import refusal
-from freelunch.study.registry import read_config
+from freelunch.study.paths import Paths, facts_at
+from freelunch.study.registry import read_config, refusal
 from freelunch.study.search import adaptation_of, candidates_of, compared_by, is_searched
 from freelunch.study.settings import Settings
 from freelunch.study.source_files import files_at
@@ -67,15 +66,9 @@ class Study:
 
     @classmethod
     def check(cls, content: object, source: str, root: Path = Path()) -> "Study":
-        """Check a config: first each value by itself, then which values do not go together.
-
-        Args:
-            content: Content of the study's file.
-            source: Name of that file, to find its base.
-            root: Folder that the name is relative to.
-
-        Raises:
-            UserError: The config is wrong; the message lists every problem with its key.
+        """Check the content of a study's file: first each value by itself, then which values do not
+        go together. The file's name, relative to `root`, leads to its base. UserError lists every
+        problem with its key.
         """
         known, config = read_config(content, root / source, source)
         if problems := contradictions(config, known):
@@ -186,6 +179,16 @@ class Study:
         """
         entry = getattr(self.config, registry)[name]
         return files_at(entry.path) if hasattr(entry, "path") else []
+
+    def fetched(self, registry: str, name: str) -> Path | None:
+        """Return the folder of a model, a text, a mixture or a task; None if it, or what its entry
+        now names, is not fetched. Two studies may give one name to different things; the folder
+        then holds what the last one fetched.
+        """
+        folders = {"models": Paths.model, "texts": Paths.text, "tasks": Paths.task}
+        folder, entry = folders[registry](name), getattr(self.config, registry)[name]
+        settings = self.text_settings(name) if registry == "texts" else entry.deciding()
+        return folder if facts_at(folder).get("settings") == settings else None
 
     def needs_gram(self, model: str, seed: int) -> bool:
         """Return whether any cell with this model and seed needs Gram matrices of dense inputs."""
@@ -348,10 +351,8 @@ class Study:
         return {"limit": settings.limit, "seed": settings.seed, "tasks": entries}
 
     def measurements(self, cell: Cell) -> dict[str, dict[str, Any]]:
-        """Return the settings of each measurement of a checkpoint, by the measurement's name.
-
-        Args:
-            cell: A cell, or one of the candidates that are compared to choose it.
+        """Return the settings of each measurement of a checkpoint, of a cell or a candidate, by the
+        measurement's name.
         """
         perplexity = self.perplexity_of(cell.model).cutting()
         adaptation = adaptation_of(cell.adaptation)
@@ -394,7 +395,6 @@ class Study:
         return dict(json.loads(json.dumps(spec, sort_keys=True)))
 
     def _with_text(self, settings: Settings) -> dict[str, Any]:
-        """Return settings in which the name of a text is joined by the text's entry."""
         written = settings.as_json()
         name = written["text"]
         return {**written, "text": {"name": name, **self.text_settings(name)}}

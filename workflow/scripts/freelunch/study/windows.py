@@ -85,11 +85,7 @@ def window_order(name: str) -> tuple[int, str]:
 
 def kept_boundaries(keep: str, num_blocks: int) -> frozenset[int]:
     """Return the kept block boundaries: 0 is before the first block, i + 1 after block i.
-
-    Args:
-        keep: `all`, `none`, or `every_k`, which keeps every k-th boundary and also the last one,
-            the target of the last window.
-        num_blocks: Number of decoder blocks in the model.
+    `every_k` keeps every k-th boundary and also the last one, the target of the last window.
     """
     if keep == KEEP_NONE:
         return frozenset()

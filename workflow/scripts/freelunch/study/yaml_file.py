@@ -1,6 +1,5 @@
-"""YAML files that people write: a key that is given twice is refused, and so is absurd size."""
+"""YAML files that people write: a key that is given twice is refused."""
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,10 @@ import yaml
 
 from freelunch.core.errors import UserError
 
-# A study of 72 billion parameters has some hundred.
-MOST_VALUES = 100_000
-
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file.
-
-    Raises:
-        UserError: The file does not exist, is not valid YAML, is nested or repeats itself beyond
-            any study, or gives a key of a mapping twice, of which YAML would keep the last.
+    """Return the content of a YAML file; UserError if it does not exist, is not valid, is nested
+    beyond any study, or gives a key of a mapping twice, of which YAML would keep the last.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -42,14 +35,6 @@ def parse_yaml(text: str, path: Path) -> Any:
         loader = _Loader(text)
         loader.path = path
         node = loader.get_single_node()
-        values = 0 if node is None else _values_in(node, {}, set())
-        if values > MOST_VALUES:
-            raise UserError(
-                "this has too many values",
-                where=path,
-                found="an anchor that contains itself" if values == math.inf else f"{values:,}",
-                expected=f"at most {MOST_VALUES:,}, with what aliases repeat",
-            )
         return None if node is None else loader.construct_document(node)
     except RecursionError as error:
         raise UserError(
@@ -58,21 +43,6 @@ def parse_yaml(text: str, path: Path) -> Any:
     except (yaml.YAMLError, ValueError) as error:
         # ValueError: an impossible date such as 2026-13-01.
         raise UserError("not a valid YAML file", where=path, found=error) from error
-
-
-def _values_in(node: yaml.Node, known: dict[int, float], above: set[int]) -> float:
-    """Return how many values a node has when its aliases are written out; infinity for a cycle."""
-    if id(node) in above:
-        return math.inf
-    if id(node) not in known:
-        inside: list[yaml.Node] = []
-        if isinstance(node, yaml.SequenceNode):
-            inside = node.value
-        elif isinstance(node, yaml.MappingNode):
-            inside = [each for pair in node.value for each in pair]
-        beside = above | {id(node)} if inside else above
-        known[id(node)] = 1 + sum(_values_in(each, known, beside) for each in inside)
-    return known[id(node)]
 
 
 # What PyYAML, by YAML 1.1, takes for a number to the base of 60 or 8: `1:30` for 90, `010` for 8.

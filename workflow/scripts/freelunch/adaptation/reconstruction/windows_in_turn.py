@@ -52,9 +52,8 @@ def reconstruct_windows(
     that are finished in folders of jobs that divided them into other groups (`others`) are taken
     over.
 
-    Raises:
-        UserError: The masks belong to another model or calibration sample, the halves of the
-            model's family are not known, or a loss is not finite.
+    UserError: the masks belong to another model or calibration sample, the halves of the model's
+    family are not known, or a loss is not finite.
     """
     writer = job.writer(others)
     run = _Run(job, window)

@@ -102,7 +102,6 @@ class TrainedState:
         return noted
 
     def _take(self, part: int, values: Sequence[dict[str, Tensor]]) -> None:
-        """Add a part of a saved state: each parameter and its moments, by name."""
         parameters = [nn.Parameter(each[_PARAMETER].to(self._device)) for each in values]
         self.add(part, parameters)
         for parameter, each in zip(parameters, values, strict=True):
@@ -355,7 +354,6 @@ def _move_parameters_(
 
 
 def _by_part(tensors: Mapping[str, Tensor]) -> dict[int, list[dict[str, Tensor]]]:
-    """Return the parameters of each part, each with its moments, by name."""
     values: dict[int, dict[int, dict[str, Tensor]]] = {}
     for key, value in tensors.items():
         part, at, name = key.split(".")

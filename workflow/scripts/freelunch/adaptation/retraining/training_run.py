@@ -4,7 +4,7 @@ import logging
 import math
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -153,7 +153,7 @@ class TrainingRun:
             before = self._checked()
         else:
             before, self._losses = self._resumed["loss_before"], self._resumed["losses"]
-            spent += Spent.of(self._resumed["spent"])
+            spent += Spent(**self._resumed["spent"])
             log.info("resuming from step %d", len(self._losses))
         diverged, after = self._steps(before, spent, save_s), before
         if diverged is None:
@@ -215,7 +215,7 @@ class TrainingRun:
             if now - last >= save_s and step < steps:
                 last = now
                 so_far = spent + Spent.now(now - started, time.process_time() - cpu_started)
-                facts = {"loss_before": before, "losses": self._losses, "spent": so_far.as_json()}
+                facts = {"loss_before": before, "losses": self._losses, "spent": asdict(so_far)}
                 self.state.save(facts)
         return None
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from freelunch.adaptation.methods import MATRICES
-from freelunch.adaptation.training.matrices import Frozen, FullMatrix, TrainedMatrix, trainable
+from freelunch.adaptation.methods import MATRICES, Frozen, FullMatrix, TrainedMatrix, trainable
 from freelunch.core.errors import UserError
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL, Trained
