@@ -13,7 +13,6 @@ from freelunch.audit.claims import Claim, Question, ThresholdHistory
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
-from freelunch.audit.numbers import Number, json_number, seeds_texts
 from freelunch.audit.scope import Regime, Regimes, Scope, load_regimes
 from freelunch.audit.verdicts import (
     ADDS,
@@ -22,10 +21,13 @@ from freelunch.audit.verdicts import (
     TOO_SMALL,
     UNDECIDED,
     UNTESTED,
+    Number,
     bearing,
+    json_number,
     judge,
     of_claim,
     of_few_seeds,
+    seeds_texts,
     tally,
     together,
 )

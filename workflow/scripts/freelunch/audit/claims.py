@@ -11,8 +11,7 @@ import jsonschema
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
-from freelunch.audit.numbers import number_text
-from freelunch.audit.verdicts import COUNTS, Threshold
+from freelunch.audit.verdicts import COUNTS, Threshold, number_text
 from freelunch.core.errors import UserError, nearest
 from freelunch.study.yaml_file import read_yaml
 

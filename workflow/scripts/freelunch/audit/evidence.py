@@ -16,7 +16,6 @@ from freelunch.analysis.intervals import Sample
 from freelunch.analysis.pairing import (
     by_adaptation,
     paired_losses,
-    parameters_by_model,
     pruned_models,
     unit_losses,
 )
@@ -109,7 +108,11 @@ class Evidence(Results):
     @cached_property
     def parameters(self) -> dict[str, int]:
         """Return the number of parameters of each model."""
-        return parameters_by_model(self.records)
+        return {
+            cell.model: record["identity"]["parameters"]
+            for cell, record in self.records.items()
+            if cell.is_dense
+        }
 
     @cached_property
     def comparisons(self) -> list[BudgetComparison]:

@@ -9,7 +9,7 @@ import yaml
 from freelunch.analysis.pairing import Records
 from freelunch.audit.audit import audit_records
 from freelunch.audit.cards import card_texts
-from freelunch.audit.figures import TABLES_OF_CLAIMS
+from freelunch.audit.effects import TABLES_OF_CLAIMS
 from freelunch.audit.output_files import (
     AUDIT,
     AUDIT_SUMS,

@@ -3,7 +3,7 @@
 All names are below the folder of a study's results.
 """
 
-from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
+from freelunch.audit.effects import TABLES_OF_CLAIMS, figures_of
 from freelunch.core.digest import check_sums, write_sums
 from freelunch.records.read import answers_beside
 from freelunch.reporting.figures import FORMATS

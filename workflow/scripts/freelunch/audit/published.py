@@ -366,22 +366,17 @@ def _unlike_windows(published: Published, study: Study, meaning: Study) -> str |
 
 
 def _running(published: Published, meaning: Study) -> str:
-    """Return how to run a number: a command, and any preparation that it needs."""
+    """Return the command that runs a number, or what its study needs before."""
     if _unnamed(published, meaning):
         return f"describe it in {meaning.source} first"
-    cell, source, name, before = published.cell, meaning.source, meaning.name, ""
-    if published.tasks:
-        if not meaning.asks_tasks(cell):
-            before = (
-                f"put `tasks` of studies/zero_shot.yaml into {source}, and `tasks: true` into its "
-                "grid; then: "
-            )
-    elif published.seqlen != meaning.perplexity_of(published.model).length:
-        length, other = meaning.perplexity.length, f"{name}_{published.seqlen}"
-        changes = f"s/length: {length}/length: {published.seqlen}/; s/name: {name}/name: {other}/"
-        source = source.replace(name, other)
-        before, name = f"sed '{changes}' {meaning.source} > {source} && ", other
-    if isinstance(meaning.model(cell.model), Hub):
-        before += f"{pin_command(source)} MODELS={cell.model} && "
+    length = meaning.perplexity_of(published.model).length
+    if published.tasks and not meaning.asks_tasks(published.cell):
+        return f"put `tasks` of studies/zero_shot.yaml into {meaning.source} first"
+    if not published.tasks and published.seqlen != length:
+        return f"copy {meaning.source} under another name, with windows of {published.seqlen} first"
     # The other models of the study may have no pins.
-    return f"{before}{snakemake(source)} models={cell.model} -- {Paths(name).record(cell)}"
+    choice = f"models={published.model} -- {Paths(meaning.name).record(published.cell)}"
+    run = f"{snakemake(meaning.source)} {choice}"
+    if isinstance(meaning.model(published.model), Hub):
+        return f"{pin_command(meaning.source)} MODELS={published.model} && {run}"
+    return run

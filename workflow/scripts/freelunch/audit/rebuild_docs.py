@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 
 from freelunch.analysis.pairing import Records
 from freelunch.audit.audit import Audit, audit_records
-from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
+from freelunch.audit.effects import TABLES_OF_CLAIMS, figures_of
 from freelunch.audit.output_files import VERDICTS
 from freelunch.core.errors import STUDY_VARIABLE, UserError
 from freelunch.core.files import write_atomically
 from freelunch.records.read import load_records
-from freelunch.reporting.drawing.figure_files import draw_figure
+from freelunch.reporting.drawing.style import draw_figure
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.pins import with_pins

@@ -9,8 +9,7 @@ from freelunch.analysis.intervals import told_apart
 from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, seed_groups
 from freelunch.audit.claims import load_data
 from freelunch.audit.protocol import PROTOCOL
-from freelunch.reporting.formatting import significant
-from freelunch.reporting.labels import criterion_label, pattern_label
+from freelunch.reporting.formatting import criterion_label, pattern_label, significant
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study

@@ -18,10 +18,10 @@ from freelunch.core.artifact import Artifact
 from freelunch.evaluation.measurements import Facts, Measured, MeasurementSpec
 from freelunch.evaluation.perplexity import loss_facts, tokens_digest
 from freelunch.model import token_ids
-from freelunch.model.block_pass import BlockPass
 from freelunch.model.blocks import BlockCall, LinearWatcher
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
+from freelunch.model.hidden_states import BlockPass
 from freelunch.model.token_loss import window_losses
 from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.steps import SAMPLE_HELD_OUT

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact
 from freelunch.evaluation.measurements import Facts, Measured, MeasurementSpec
-from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_file import create_hidden, hidden_file
+from freelunch.model.hidden_states import BlockPass
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import scored_tokens, window_losses
 from freelunch.study.steps import CUT_WINDOWS, TEXT_WINDOWS

@@ -13,9 +13,9 @@ from freelunch.core.files import write_atomically
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import SUMMARY_COLUMNS
 from freelunch.reporting.figures import figures
+from freelunch.reporting.formatting import summary_text
 from freelunch.reporting.results import Results, Table
 from freelunch.reporting.sections import summary_sections
-from freelunch.reporting.summary import summary_text
 from freelunch.study.study import Study
 
 TABLES = (

@@ -6,7 +6,7 @@ from freelunch.analysis.drift import DRIFT_COLUMNS
 from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import PALE, Kind, Mark, Registered, marks
 from freelunch.reporting.figures import Figure
-from freelunch.reporting.labels import pruned_model_label, seeds_label
+from freelunch.reporting.formatting import pruned_model_label, seeds_label
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 from freelunch.study.windows import window_size

@@ -7,7 +7,7 @@ from freelunch.analysis.budget_effect import BUDGET_COLUMNS
 from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import Mark, Registered, marks
 from freelunch.reporting.figures import Figure, looks_and_text
-from freelunch.reporting.labels import pruned_model_label, seeds_label
+from freelunch.reporting.formatting import pruned_model_label, seeds_label
 
 PANEL_INCHES = 2.35
 LEGEND_INCHES = 0.2
