@@ -16,7 +16,6 @@ from freelunch.audit.published import (
     TASKS,
     ComparedNumber,
     audit_published,
-    contradictions,
     load_meaning,
     load_published,
 )
@@ -258,19 +257,6 @@ def test_all_published_numbers_are_sound() -> None:
         "models": {"mistral-7b", "opt-175b"},
         "criteria": {"adaprune", "maskllm"},
         "adaptations": {"recon_2_overlapping", "sparsefw"},
-    }
-
-
-def test_sources_that_contradict_each_other_are_named() -> None:
-    found = {
-        (row.model, row.criterion, row.pattern): {it.source: it.value for it in row.numbers}
-        for row in contradictions(load_published())
-    }
-    ria, rotator = "RIA README", "DenoiseRotator table 1"
-    assert found == {
-        ("llama-3-8b", "magnitude", "u50"): {ria: 2499.39, rotator: 30.39},
-        ("llama-3-8b", "sparsegpt", "2of4"): {ria: 16.26, rotator: 17.67},
-        ("llama-3-70b", "magnitude", "u50"): {ria: 19.11, rotator: 10.58},
     }
 
 

@@ -158,7 +158,6 @@ def _shared_seeds(criteria: Iterable[Mapping[int, Cell]]) -> list[int]:
 
 
 def _also_in(others: Cells, cells: Cells) -> Cells:
-    """Return the cells whose criterion and seed the others also have."""
     kept = {
         criterion: {
             seed: cell for seed, cell in of_seed.items() if seed in others.get(criterion, {})

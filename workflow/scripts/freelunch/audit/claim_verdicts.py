@@ -120,8 +120,7 @@ def audit_claims(
         claims: As `load_claims` returns them.
         regimes: As `load_regimes` returns them; by default, those of the paper.
 
-    Raises:
-        UserError: A claim names a criterion that nobody knows.
+    UserError: a claim names a criterion that nobody knows.
     """
     regimes = load_regimes() if regimes is None else regimes
     return [_claim(claim, evidence, regimes.get(claim.id)) for claim in claims]

@@ -86,11 +86,8 @@ class Claim:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], path: Path = CLAIMS) -> "Claim":
-        """Return a claim from its entry in a file.
-
-        Raises:
-            UserError: A part names a measure or a metric that does not exist, or gives a measure
-                the wrong settings.
+        """Return a claim from its entry in a file. UserError: a part names a measure or a metric
+        that does not exist, or gives a measure the wrong settings.
         """
         parts = {
             key: [
@@ -103,11 +100,8 @@ class Claim:
 
 
 def load_claims(path: Path = CLAIMS) -> list[Claim]:
-    """Return the claims of a file.
-
-    Raises:
-        UserError: The file does not match `workflow/schemas/claims.schema.json`, or a part is
-            malformed, as `Claim.of` says.
+    """Return the claims of a file. UserError: the file does not match
+    `workflow/schemas/claims.schema.json`, or a part is malformed, as `Claim.of` says.
     """
     claims: dict[str, Claim] = {}
     for entry in load_data(path, "claims")["claims"]:
@@ -118,11 +112,8 @@ def load_claims(path: Path = CLAIMS) -> list[Claim]:
 
 
 def load_data(path: Path, schema: str) -> dict[str, Any]:
-    """Return the content of a YAML file.
-
-    Raises:
-        UserError: The file is missing, is not YAML, or does not match
-            `workflow/schemas/<schema>.schema.json`.
+    """Return the content of a YAML file. UserError: the file is missing, is not YAML, or does not
+    match `workflow/schemas/<schema>.schema.json`.
     """
     content = read_yaml(path)
     file = _WORKFLOW / "schemas" / f"{schema}.schema.json"

@@ -172,7 +172,6 @@ def _labelled(rows: Sequence[Effect], looks: Mapping[str, Mark]) -> tuple[str, l
 
 
 def _handles(rows: Sequence[Effect]) -> list[Any]:
-    """Return the entries of the legend: bars and thresholds."""
     from matplotlib.lines import Line2D
 
     lines = dict.fromkeys(_line(row) for row in rows if row["low"])
@@ -188,7 +187,6 @@ def _handles(rows: Sequence[Effect]) -> list[Any]:
 
 
 def _inches(text: str) -> float:
-    """Return how wide a text is."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -246,7 +244,6 @@ def _range(
 
 
 def _draw_row(axes: "Axes", at: int, row: Effect, look: Mark) -> None:
-    """Draw an estimate, its interval, its threshold, and its number to the right."""
     scale, _ = UNITS[row["unit"]]
     least, most = axes.get_xlim()
     numbers = [scale * float(row[key]) for key in ("value", "low", "high") if row[key]]
@@ -278,7 +275,6 @@ def _thresholds(row: Effect) -> dict[str, float]:
 
 
 def _line(row: Effect) -> tuple[Any, str]:
-    """Return the line of the interval of a row, and what it means."""
     return ONE_SEED if row["seeds"] == "1" else SEEDS
 
 

@@ -68,10 +68,8 @@ def seal(study: Study, sums: str) -> None:
 
 
 def check_sealed(study: Study, sums: str) -> None:
-    """Check the files whose digests a file of digests holds.
-
-    Raises:
-        UserError: One of them is not what was made.
+    """Check the files whose digests a file of digests holds. UserError: one of them is not what was
+    made.
     """
     check_sums(study.paths.root / sums, study.paths.root, digested(study)[sums])
 

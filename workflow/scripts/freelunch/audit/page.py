@@ -286,7 +286,6 @@ def _in_short(part: PartVerdict, measured: Sequence[Finding]) -> str:
 
 
 def _range(known: Sequence[Finding]) -> str:
-    """Return the smallest and the largest of some numbers, with the unit once."""
     in_order = sorted(known, key=lambda finding: float(str(finding.value)))
     least, most = (str(each.text).partition(" (")[0] for each in (in_order[0], in_order[-1]))
     # A perplexity has no unit.

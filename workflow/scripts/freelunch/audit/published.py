@@ -127,34 +127,9 @@ class ComparedNumber(Published):
     cells: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class PublishedValue:
-    """What one source says of a number that others published, too."""
-
-    source: str
-    reference: str
-    value: float
-    trust: str
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """A number on which sources differ by more than the tolerance of the less trusted one."""
-
-    model: str
-    criterion: str
-    pattern: str
-    adaptation: str
-    metric: str
-    seqlen: int | None
-    numbers: list[PublishedValue]
-
-
 def load_published(path: Path = PUBLISHED) -> list[Published]:
-    """Return the rows of a file.
-
-    Raises:
-        UserError: The columns are wrong, a row is malformed, or a number is there twice.
+    """Return the rows of a file. UserError: the columns are wrong, a row is malformed, or a number
+    is there twice.
     """
     try:
         # With or without the byte order mark that spreadsheets write.
@@ -201,7 +176,6 @@ def _malformed(where: str, found: str, expected: str) -> UserError:
 
 
 def _is_sound(key: str, row: Mapping[str, str]) -> bool:
-    """Return whether a field is as `_EXPECTED` says."""
     value = row[key]
     with suppress(ValueError):
         match key:
@@ -225,23 +199,6 @@ def _is_sound(key: str, row: Mapping[str, str]) -> bool:
 def load_meaning() -> Study:
     """Return the study that says what the names of published numbers mean."""
     return Study.load(STUDY, REPOSITORY)
-
-
-def contradictions(published: Sequence[Published]) -> list[Contradiction]:
-    """Return the numbers on which several sources contradict each other."""
-    sources: dict[tuple[object, ...], list[Published]] = {}
-    for each in published:
-        sources.setdefault((each.cell, each.metric, each.seqlen), []).append(each)
-    found = []
-    for numbers in sources.values():
-        values = [each.value for each in numbers]
-        tolerance = max(TOLERANCES[each.trust] for each in numbers)
-        if max(values) > (1 + tolerance) * min(values):
-            said = [PublishedValue(it.source, it.reference, it.value, it.trust) for it in numbers]
-            one = numbers[0]
-            place = (one.model, one.criterion, one.pattern, one.adaptation)
-            found.append(Contradiction(*place, one.metric, one.seqlen, said))
-    return found
 
 
 def audit_published(
@@ -329,7 +286,6 @@ def _why_not_run(
 
 
 def _names(published: Published) -> dict[str, str]:
-    """Return the names in a row, by registry."""
     names = {"models": published.model}
     if published.criterion != DENSE:
         names["criteria"] = published.criterion
@@ -366,7 +322,6 @@ def _unlike_windows(published: Published, study: Study, meaning: Study) -> str |
 
 
 def _running(published: Published, meaning: Study) -> str:
-    """Return the command that runs a number, or what its study needs before."""
     if _unnamed(published, meaning):
         return f"describe it in {meaning.source} first"
     length = meaning.perplexity_of(published.model).length

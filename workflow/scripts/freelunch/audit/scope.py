@@ -39,10 +39,8 @@ Regimes = Mapping[str, Regime]
 
 
 def load_regimes(path: Path = PROTOCOL) -> Regimes:
-    """Return the scale below which a study says nothing about a claim.
-
-    Raises:
-        UserError: The file does not match `workflow/schemas/protocol.schema.json`.
+    """Return the scale below which a study says nothing about a claim. UserError: the file does not
+    match `workflow/schemas/protocol.schema.json`.
     """
     return {
         claim: Regime(regime["sequences"], regime["length"])

@@ -174,7 +174,6 @@ def _between_tags(source: SourceFile, field: str) -> Iterator[str]:
 
 
 def _wiki_articles(source: SourceFile, field: str) -> Iterator[str]:
-    """Yield the articles of a wiki's XML export, as plain text."""
     is_empty = True
     try:
         for article in articles(source.lines()):
@@ -207,7 +206,6 @@ def _json_field(source: SourceFile, field: str) -> Iterator[str]:
 
 
 def _table_rows(source: SourceFile, field: str) -> Iterator[str]:
-    """Yield one field of each row of a Parquet file."""
     for batch in source.batches(field):
         for document in batch.column(0).to_pylist():
             source.number += 1

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from freelunch.core.artifact import MANIFEST, Artifact, check_belongs
 from freelunch.model.blocks import BlockCall
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_file import HiddenStates, create_hidden, hidden_file, open_hidden
+from freelunch.model.tensor_file import HiddenStates, create_hidden, hidden_file, open_hidden
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.steps import BATCH_TOKENS, HIDDEN_STATES

@@ -13,9 +13,8 @@ from freelunch.analysis.accuracy import task_rows
 from freelunch.analysis.budget_effect import budget_rows, reach_rows
 from freelunch.analysis.criteria_gap import gap_rows, pair_rows
 from freelunch.analysis.doubts import doubted, find_doubts
-from freelunch.analysis.drift import drift_rows
 from freelunch.analysis.pairing import Records, Row, Rows
-from freelunch.analysis.window_effect import window_rows
+from freelunch.analysis.window_effect import drift_rows, window_rows
 from freelunch.reporting import cells as of_cells
 from freelunch.study.study import Study
 

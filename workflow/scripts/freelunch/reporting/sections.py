@@ -97,7 +97,6 @@ def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str,
 
 
 def _names(row: Row, *metrics: str) -> dict[str, str]:
-    """Return the names of a cell, marked where its numbers in these metrics are doubted."""
     if row["criterion"] == DENSE:
         row = {**row, "pattern": NOTHING, "adaptation": NOTHING}
     return {key: row[key] for key in CELL} | {"adaptation": adaptation_name(row, *metrics)}

@@ -121,11 +121,9 @@ def all_tables(more: Sequence[Table] = ()) -> list[Table]:
 
 
 def build_tables(study: Study, more: Sequence[Table] = ()) -> None:
-    """Write the tables of a study, and `more`, into the folder of its results.
-
-    Raises:
-        UserError: A record is missing, was made with other settings than today's, or was measured
-            on other tokens than its dense model.
+    """Write the tables of a study, and `more`, into the folder of its results. UserError: a record
+    is missing, was made with other settings than today's, or was measured on other tokens than its
+    dense model.
     """
     results = Results(study, load_records(study), study.paths.records)
     for file, text in table_texts(results, more).items():

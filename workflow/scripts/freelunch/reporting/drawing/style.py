@@ -270,18 +270,12 @@ def chosen_note(rows: Iterable[Row]) -> list[str]:
     return [CHOSEN] if any(row["selected_on"] == "evaluation" for row in rows) else []
 
 
-def line_handle(look: Mark, label: str) -> "Line2D":
-    """Return the entry of a series in a legend."""
+def handle(look: Mark, label: str, line: bool = True) -> "Line2D":
+    """Return the entry of a series in a legend, or of a mark without a line."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], **look.points, linestyle=look.line, linewidth=0.8, label=label)
-
-
-def mark_handle(look: Mark, label: str) -> "Line2D":
-    """Return the entry of a mark without a line in a legend."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], **look.points, linestyle="none", label=label)
+    style = {"linestyle": look.line, "linewidth": 0.8} if line else {"linestyle": "none"}
+    return Line2D([], [], **look.points, **style, label=label)
 
 
 def write_at(

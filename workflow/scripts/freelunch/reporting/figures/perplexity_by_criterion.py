@@ -114,7 +114,7 @@ def draw(
     spread = ["wide pale bars: ± standard deviation over seeds"]
     style.legend_below(
         figure,
-        [style.mark_handle(look, look.label) for look in shown.values()],
+        [style.handle(look, look.label, line=False) for look in shown.values()],
         "bars and band: ± standard error over windows",
         *(spread if any(point.spread for point in pruned) else []),
         "a bar shorter than its mark is hidden",

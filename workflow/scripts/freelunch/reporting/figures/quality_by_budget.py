@@ -43,7 +43,7 @@ def draw(
         of_model[0].set_title(title, loc="left")
     style.legend_below(
         figure,
-        [style.line_handle(look, look.series) for look in shown],
+        [style.handle(look, look.series) for look in shown],
         "bars: ± standard error, over windows of text, of the",
         "difference from the reconstruction that is the reference",
         *style.chosen_note(rows),
