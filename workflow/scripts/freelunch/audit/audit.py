@@ -78,12 +78,7 @@ def json_of(value: Any) -> dict[str, Any]:
 
 
 def audit_study(study: Study, folder: Path | None = None) -> Audit:
-    """Return the audit of a finished study.
-
-    Args:
-        study: The study.
-        folder: Where its records are, if not in its results.
-
+    """Return the audit of a finished study, whose records may be in a folder of their own.
     UserError: a record is missing, was altered or was made with other settings than today's; a file
     of `workflow/data/` is malformed.
     """

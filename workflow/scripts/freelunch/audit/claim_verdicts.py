@@ -113,14 +113,8 @@ class ClaimVerdict:
 def audit_claims(
     evidence: Evidence, claims: Iterable[Claim], regimes: Regimes | None = None
 ) -> list[ClaimVerdict]:
-    """Return the verdict on each claim, its scope and its bearing, with the findings it comes from.
-
-    Args:
-        evidence: The study.
-        claims: As `load_claims` returns them.
-        regimes: As `load_regimes` returns them; by default, those of the paper.
-
-    UserError: a claim names a criterion that nobody knows.
+    """Return the verdict on each claim, its scope and its bearing, with the findings it comes from;
+    by default, the regimes are the paper's. UserError: a claim names a criterion that nobody knows.
     """
     regimes = load_regimes() if regimes is None else regimes
     return [_claim(claim, evidence, regimes.get(claim.id)) for claim in claims]
@@ -275,12 +269,8 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
 
 
 def reason_text(findings: Sequence[Any], verdict: str, without: str) -> str:
-    """Return the reason for the verdict on a part, in a sentence.
-
-    Args:
-        findings: The findings of the part, of a study or of published tables.
-        verdict: The verdict.
-        without: The reason where there are no findings.
+    """Return the reason for the verdict on a part, in a sentence, from its findings in a study or
+    published tables; `without` is the reason where there are none.
     """
     if not findings:
         return without

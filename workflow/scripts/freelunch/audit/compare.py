@@ -35,10 +35,7 @@ Explanations = dict[tuple[str, str], list[str]]
 
 
 def records_of_run(name: str) -> dict[Cell, Record]:
-    """Return the records of a run.
-
-    Args:
-        name: A study's config, its results, or a folder of records.
+    """Return the records of a run, by a study's config, its results, or a folder of records.
 
     UserError: there are no records, or one of them is damaged.
     """

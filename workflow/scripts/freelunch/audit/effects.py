@@ -88,13 +88,8 @@ def draw(
     adaptations: Registered,
     selected_on_evaluation: Sequence[str] = (),
 ) -> "drawn.Figure":
-    """Return the figure: a panel for each claim and quantity, a line for each effect.
-
-    Args:
-        rows: Rows of effects.csv.
-        adaptations: All adaptations of the study's config; they decide the looks.
-        selected_on_evaluation: The adaptations whose settings were chosen on the evaluation text;
-            they are marked.
+    """Return the figure: a panel for each claim and quantity, a line for each effect. All
+    adaptations of the config decide the looks; those chosen on the evaluation text are marked.
     """
     from matplotlib.figure import Figure as Drawn
     from matplotlib.layout_engine import PlaceHolderLayoutEngine

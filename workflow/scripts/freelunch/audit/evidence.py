@@ -59,11 +59,8 @@ class Evidence(Results):
         return not all(math.isfinite(loss) for stratum in losses for loss in stratum)
 
     def sample(self, cells: Mapping[str, Sequence[Cell]], metric: str) -> Sample | None:
-        """Return the losses of some cells of one model; None if one of them was not measured.
-
-        Args:
-            cells: The cells by name, one for each seed; all names have the same seeds.
-            metric: One of METRICS.
+        """Return the losses of some cells of one model in one of METRICS; None if one of them was
+        not measured. Each name has a cell for each seed, and all have the same seeds.
         """
         found = {name: [self.losses(cell, metric) for cell in its] for name, its in cells.items()}
         if metric == HELD_OUT_PERPLEXITY and DENSE in found:

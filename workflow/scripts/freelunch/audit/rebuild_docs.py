@@ -31,14 +31,8 @@ RECORDS, SUMMARY, FIGURES = "records", "tables/summary.md", "figures"
 def write_results(
     study: Study, records: Records, source: Path, folder: Path, formats: Sequence[str]
 ) -> Audit:
-    """Write the tables, the figures and the verdicts of a study; return its audit.
-
-    Args:
-        study: The study.
-        records: The record of each of its cells.
-        source: The folder that the records were read from.
-        folder: Output folder; existing files are replaced.
-        formats: Suffixes of the figures' files.
+    """Write the tables, the figures (in these formats, which are suffixes) and the verdicts of a
+    study to a folder, and return its audit. The records were read from the folder `source`.
     """
     audit = audit_records(study, records, source)
     texts = table_texts(Results(study, records, source), TABLES_OF_CLAIMS)

@@ -75,14 +75,8 @@ class Scope:
     def of(
         cls, study: Study, cells: Iterable[Cell], seeds: Iterable[int], paper: Regime | None
     ) -> "Scope":
-        """Return the scope of numbers.
-
-        Args:
-            study: The study.
-            cells: The cells that the numbers come from; at least one.
-            seeds: The number of seeds of each number.
-            paper: The paper's smallest calibration sample; None for a claim that is not the
-                paper's.
+        """Return the scope of numbers that come from at least one cell, each from so many seeds,
+        beside the paper's smallest calibration sample, which only the paper's claims have.
         """
         cells = list(cells)
         pruned = [cell for cell in cells if not cell.is_dense]

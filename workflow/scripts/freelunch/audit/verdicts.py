@@ -177,12 +177,8 @@ Bounds = tuple[float, float]
 
 
 def estimate_text(found: Estimate, unit: str, bounds: Bounds = UNBOUNDED) -> str:
-    """Return a number and its interval as people read them.
-
-    Args:
-        found: The number.
-        unit: share, times, perplexity, GB, points or nats.
-        bounds: As those of a `Measurement`.
+    """Return a number and its interval as people read them. The unit is share, times, perplexity,
+    GB, points or nats, and the bounds are those of a `Measurement`.
     """
     if math.isnan(found.value):
         return NOT_FINITE

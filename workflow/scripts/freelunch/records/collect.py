@@ -30,13 +30,8 @@ Facts = dict[str, Any]
 
 
 def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path]) -> None:
-    """Collect the record of a cell from the folders of its steps, and write it.
-
-    Args:
-        paths: Paths of the study.
-        cell: The cell.
-        spec: The cell's spec in the current config.
-        adapted: Folders with the cell's adapted blocks; empty if it is not adapted.
+    """Collect the record of a cell from the folders of its steps, and write it. The spec is that of
+    the cell in the current config; `adapted` are the folders with its adapted blocks, if any.
 
     UserError: a step was made from other inputs or with other settings than the current config asks
     for, or a matrix has the wrong number of zeros for its pattern.
