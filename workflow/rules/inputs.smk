@@ -1,9 +1,9 @@
 # What jobs read, and which files the report shows.
 
-from freelunch.audit import figures, output_files
+from freelunch.audit import effects, output_files
 from freelunch.core.code_digest import code_digest
 from freelunch.reporting import tables
-from freelunch.reporting.figures import FORMATS
+from freelunch.reporting.figures import FORMATS, figure_modules
 from freelunch.study import paths, search, steps, windows
 from freelunch.study.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
 
@@ -177,4 +177,4 @@ def figure_file(suffix):
 
 
 def figure_of(wildcards):
-    return figures.figures()[wildcards.figure]
+    return effects.figures()[wildcards.figure]

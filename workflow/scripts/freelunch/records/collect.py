@@ -30,17 +30,11 @@ Facts = dict[str, Any]
 
 
 def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path]) -> None:
-    """Collect the record of a cell from the folders of its steps, and write it.
+    """Collect the record of a cell from the folders of its steps, and write it. The spec is that of
+    the cell in the current config; `adapted` are the folders with its adapted blocks, if any.
 
-    Args:
-        paths: Paths of the study.
-        cell: The cell.
-        spec: The cell's spec in the current config.
-        adapted: Folders with the cell's adapted blocks; empty if it is not adapted.
-
-    Raises:
-        UserError: A step was made from other inputs or with other settings than the current config
-            asks for, or a matrix has the wrong number of zeros for its pattern.
+    UserError: a step was made from other inputs or with other settings than the current config asks
+    for, or a matrix has the wrong number of zeros for its pattern.
     """
     lineage = CellLineage(paths, cell, spec, adapted)
     made_with, place = lineage.spec(), paths.record(cell)
@@ -255,7 +249,6 @@ def _expected_zeros(
 
 
 def _of_matrices(lineage: CellLineage, what: str) -> Facts:
-    """Return a fact about each matrix that has it, by the matrix's name in the checkpoint."""
     entries = lineage.masks.files.values() if lineage.masks else []
     return {name: fact for entry in entries for name, fact in entry.get(what, {}).items()}
 

@@ -23,8 +23,8 @@ from freelunch.adaptation.training.parameters import (
     other_parameters,
 )
 from freelunch.model.blocks import BlockCall, block_linears
-from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.mask_store import round_
+from freelunch.model.tensor_file import HiddenStates
 from freelunch.model.transfer import read_batches
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.cell import derive_seed

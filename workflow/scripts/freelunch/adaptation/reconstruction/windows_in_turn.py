@@ -27,9 +27,9 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.model.blocks import BlockCall, LinearWatcher, block_linears, half
 from freelunch.model.checkpoint import block_shard, write_shard
-from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.hidden_states import SparseStates
 from freelunch.model.mask_store import load_pruned_block
+from freelunch.model.tensor_file import HiddenStates
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.families import Family, check_dropout, dropout_of, halves_of, whole_of

@@ -20,8 +20,8 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.job_cost import Spent
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
-from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import KIND, DenseStates
+from freelunch.model.tensor_file import hidden_file, open_hidden
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL
 from freelunch.study.retraining import Retraining
