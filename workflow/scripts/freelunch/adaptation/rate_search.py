@@ -14,8 +14,8 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.core.files import json_text
 from freelunch.model.blocks import block_linears
-from freelunch.model.hidden_file import hidden_file
 from freelunch.model.mask_store import load_pruned_block
+from freelunch.model.tensor_file import hidden_file
 from freelunch.study.adaptations import Training
 from freelunch.study.search import (
     PROBES,
