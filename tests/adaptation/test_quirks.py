@@ -12,8 +12,8 @@ import tiny_models as tiny
 from freelunch.adaptation.reconstruction import windows_in_turn
 from freelunch.adaptation.reconstruction.train_window import WindowModules
 from freelunch.core.artifact import Artifact
-from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.mask_store import load_pruned_block
+from freelunch.model.tensor_file import HiddenStates
 from freelunch.study.cell import derive_seed
 from freelunch.study.families import dropout_of
 from refusals import refused

@@ -23,8 +23,8 @@ from freelunch.core.artifact_writer import FINISHED_JOURNAL
 from freelunch.core.digest import sealed, unsealed
 from freelunch.core.job_cost import Spent
 from freelunch.model.checkpoint import OUTER, block_shard
-from freelunch.model.hidden_file import hidden_file
 from freelunch.model.mask_store import load_pruned_block
+from freelunch.model.tensor_file import hidden_file
 from freelunch.study.methods import METHODS
 from interrupts import Interrupt, interrupted, resumed, stop_at
 from refusals import refused

@@ -17,8 +17,8 @@ from freelunch.adaptation.reconstruction.train_window import WindowModules
 from freelunch.core.artifact import Artifact
 from freelunch.model.blocks import half
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.mask_store import assemble_model, load_pruned_block
+from freelunch.model.tensor_file import HiddenStates
 from freelunch.study.families import halves_of, whole_of
 from tiny_models import (
     BLOCKS,

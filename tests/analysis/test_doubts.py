@@ -32,9 +32,9 @@ from freelunch.cli.summary import findings
 from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside, load_records
 from freelunch.reporting.cells import SUMMARY_COLUMNS
+from freelunch.reporting.formatting import summary_text
 from freelunch.reporting.results import csv_text
 from freelunch.reporting.sections import summary_sections
-from freelunch.reporting.summary import summary_text
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from measures_for_tests import make_claim, verdicts_on

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from freelunch.analysis.drift import BLOCK, DRIFT_COLUMNS, MATRICES, drift_rows
-from freelunch.analysis.window_effect import window_rows
+from freelunch.analysis.window_effect import BLOCK, DRIFT_COLUMNS, MATRICES, drift_rows, window_rows
 from records_for_tests import make_records, make_study
 
 WINDOWS = {

@@ -5,8 +5,7 @@ from math import inf, nan
 import pytest
 
 from freelunch.analysis.intervals import Estimate
-from freelunch.audit.numbers import estimate_text, seeds_texts
-from freelunch.audit.verdicts import UNBOUNDED
+from freelunch.audit.verdicts import UNBOUNDED, estimate_text, seeds_texts
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside, drawn
+from freelunch.audit import effects
 from freelunch.audit.audit import audit_records
-from freelunch.audit.claim_rows import effect_rows
-from freelunch.audit.figures import effects, figures
-from freelunch.audit.figures.effects import SIDES, draw, short_text
+from freelunch.audit.effects import SIDES, draw, effect_rows, figures, short_text
 from freelunch.records.read import load_records
 from freelunch.reporting.drawing.style import CHOSEN, DAGGER
 from freelunch.reporting.results import Results

@@ -12,7 +12,7 @@ import pytest
 
 from freelunch.audit.claim_verdicts import Finding
 from freelunch.audit.claims import ThresholdHistory
-from freelunch.audit.figures import figures
+from freelunch.audit.effects import figures
 from freelunch.audit.page import MARKS, claim_reason, key_numbers, page_text
 from freelunch.audit.published import DIFFERS
 from freelunch.audit.verdicts import (

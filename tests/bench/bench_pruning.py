@@ -10,9 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import Artifact
 from freelunch.model import token_ids
-from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_states import open_states
+from freelunch.model.hidden_states import BlockPass, open_states
 from freelunch.model.token_ids import read_tokens
 from freelunch.pruning import dense_pass
 from freelunch.pruning.dense_pass import capture_dense

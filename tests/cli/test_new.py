@@ -143,13 +143,14 @@ def test_the_file_says_what_was_chosen_and_why(models: Path, tmp_path: Path) -> 
     study = new(model(models), write_lines(tmp_path))
     lines = Path(study.source).read_text().splitlines()
     assert len(lines) < 70 and max(map(len, lines)) <= 120
+    assert {each.learning_rate for each in study.config.adaptations.values()} == {"auto"}
     for said in (
         "llama, 3 blocks, hidden size 16",
         "64 documents are longer than 64 tokens",
         "windows of different documents are independent",
         "calibration has seen parts of this text",
         "To settle a claim, add `seeds: [0, 1, 2]` to the grids",
-        "tuned for SmolLM2-135M",
+        "Short trainings find the learning rates",
     ):
         assert said in said_in(study), said
 

@@ -20,7 +20,7 @@ from freelunch.core.artifact import MANIFEST, Artifact, check_belongs, fingerpri
 from freelunch.core.artifact_writer import FINISHED_JOURNAL, JOURNAL, LOCK, ArtifactWriter
 from freelunch.core.digest import check_sums, file_digest, json_digest, write_sums
 from freelunch.core.files import write_atomically, write_json
-from freelunch.model.hidden_file import create_hidden
+from freelunch.model.tensor_file import create_hidden
 from refusals import refused
 
 # --- What a finished folder says

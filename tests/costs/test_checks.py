@@ -125,3 +125,17 @@ def test_a_length_beyond_a_model(changes: dict[str, Any], problem: str | None) -
 )
 def test_a_rate_or_a_number_of_epochs_beyond_any(entry: dict[str, Any], found: str) -> None:
     assert found in refusal(with_adaptations(odd={"method": "full", **entry}))
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        ({"learning_rate": ["auto", 0.1]}, 'learning_rate.0: found "auto"; expected a number'),
+        ({"learning_rate": "best"}, 'learning_rate: found "best"; expected'),
+        ({"learning_rate": "auto", "epochs": [1, 2]}, "epochs: found a list"),
+        ({"learning_rate": "auto", "samples": 4}, "learning_rate: a part of 4 sequences"),
+        ({"method": "least_squares", "learning_rate": "auto"}, "learning_rate: unknown key"),
+    ],
+)
+def test_a_rate_that_cannot_be_found(entry: dict[str, Any], found: str) -> None:
+    assert found in refusal(with_adaptations(odd={"method": "full", **entry}))

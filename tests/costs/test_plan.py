@@ -61,6 +61,31 @@ def test_candidates_are_priced_by_what_makes_a_difference() -> None:
     assert len(set(map(id, seeds))) == 1
 
 
+@pytest.mark.parametrize(
+    ("entry", "keep"),
+    [
+        ({"method": "reconstruction"}, "all"),
+        ({"method": "reconstruction", "window": "all", "inputs": "sparse"}, "all"),
+        ({"method": "full"}, "none"),
+        ({"method": "masklora", "epochs": 3, "loss": "distillation"}, "none"),
+    ],
+)
+def test_finding_a_rate_costs_at_most_another_run(entry: dict[str, object], keep: str) -> None:
+    changes = {"study.calibration.samples": 32, "study.keep_hidden_states": keep}
+    entry = {**entry, "learning_rate": "auto"}
+    study = smoke({**changes, "adaptations.recon_block": entry})
+    settings = study.adaptation("recon_block")
+    assert settings is not None
+    rules = Counter(job.rule for job in jobs_of(study))
+    assert rules["find_rate"] == rules[settings.rule] == 2
+    plan = Plan.of(study)
+    finding, adapting = (cost_of(plan, rule) for rule in ("find_rate", settings.rule))
+    # What a run does once, such as merging, a probe does, too.
+    assert 0 < finding.flops <= 1.01 * adapting.flops
+    assert finding.memory_bytes <= adapting.memory_bytes and finding.disk_bytes == 0
+    assert " find_rate " in plan_text(plan, MACHINE)
+
+
 def test_solving_depends_on_how_much_is_kept() -> None:
     plan = Plan.of(smoke({"adaptations.recon_block": {"method": "least_squares"}}))
     half, most = (

@@ -158,7 +158,7 @@ def test_refuses_what_is_no_gzip_file_and_a_table(tmp_path: Path) -> None:
         fetch(tmp_path, b"one\n", "lines", name="words.txt.gz")
     for form in ("plain", "lines"):
         (tmp_path / form).mkdir()
-        with refused(found="columns id, story", todo="words.parquet"):
+        with refused(found="columns id, story", todo="convert it to Parquet"):
             fetch(tmp_path / form, b"id,story\n1,one\n", form, name="words.CSV")
 
 

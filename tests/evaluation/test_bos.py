@@ -159,15 +159,15 @@ def test_samples_have_the_token_ids_of_transformers(
 
 
 def test_the_same_tokens_are_scored(model: Artifact, text: Artifact) -> None:
-    plain, begun = (text_windows(model, text, LENGTH, 8, bos=bos) for bos in (None, BOS))
-    assert (begun.input_ids[:, 0] == BOS).all() and BOS not in plain.input_ids
-    assert plain.input_ids[:, 1:].equal(begun.input_ids[:, 1:])
-    assert (plain.bytes, plain.words) == (begun.bytes, begun.words)
-    assert plain.documents == begun.documents
+    (plain, facts), (begun, others) = (
+        text_windows(model, text, LENGTH, 8, bos=bos) for bos in (None, BOS)
+    )
+    assert (begun[:, 0] == BOS).all() and BOS not in plain
+    assert plain[:, 1:].equal(begun[:, 1:]) and facts == others
 
 
 def test_joined_windows_are_those_of_published_numbers(model: Artifact, text: Artifact) -> None:
-    found = text_windows(model, text, LENGTH, None, cut=JOINED, bos=BOS).input_ids
+    found, _ = text_windows(model, text, LENGTH, None, cut=JOINED, bos=BOS)
     ids = AutoTokenizer.from_pretrained(model.folder)("\n\n".join(DOCUMENTS))["input_ids"]
     assert found.flatten().tolist() == ids[: found.numel()]
 

@@ -7,6 +7,8 @@ import statistics
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 import tiny_models as tiny
 from freelunch.core.artifact import Artifact
-from freelunch.data.text_windows import CutWindows, drawn, text_windows
+from freelunch.data.text_windows import drawn, text_windows
 from freelunch.data.texts import fetch_text
 from freelunch.evaluation.perplexity import per_text
 from freelunch.model.checkpoint import StreamedModel, block_shard
@@ -192,14 +194,19 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return fetch_text("lines", read_text(entry), folder / "text", "fingerprint")
 
 
+def windows_of(prepared: Prepared, text: Artifact, *settings: Any) -> SimpleNamespace:
+    input_ids, facts = text_windows(prepared.model.artifact, text, *settings)
+    return SimpleNamespace(input_ids=input_ids, **facts)
+
+
 def joined_windows(
     prepared: Prepared,
     text: Artifact,
     length: int,
     windows: int | None,
     stride: int | None = None,
-) -> CutWindows:
-    return text_windows(prepared.model.artifact, text, length, windows, stride, JOINED)
+) -> SimpleNamespace:
+    return windows_of(prepared, text, length, windows, stride, JOINED)
 
 
 def expected_tokens() -> list[int]:
@@ -244,7 +251,7 @@ def test_bytes_and_words_are_those_of_the_scored_text(
 def test_windows_are_drawn_over_all_documents(prepared: Prepared, text: Artifact) -> None:
     length = 4
     documents = [tiny.tokenizer()(line)["input_ids"] for line in TRAINING_TEXT]
-    found = text_windows(prepared.model.artifact, text, length, None)
+    found = windows_of(prepared, text, length, None)
     assert found.stride == length and found.documents is not None
     for window, document in zip(found.input_ids.tolist(), found.documents, strict=True):
         starts = range(len(documents[document]) - length + 1)
@@ -252,7 +259,7 @@ def test_windows_are_drawn_over_all_documents(prepared: Prepared, text: Artifact
     counts = Counter(found.documents)
     assert counts == {at: len(each) // length for at, each in enumerate(documents) if each[3:]}
     assert found.documents != sorted(found.documents)
-    few = text_windows(prepared.model.artifact, text, length, len(counts))
+    few = windows_of(prepared, text, length, len(counts))
     assert set(few.documents or ()) == set(counts), "each document before a second window of any"
     assert few.input_ids.tolist() == found.input_ids.tolist()[: len(counts)]
     assert few.bytes is not None and few.words is not None
@@ -286,7 +293,7 @@ def test_windows_within_a_single_document(prepared: Prepared, tmp_path: Path) ->
     entry = {"source": "path", "path": str(source), "format": "jsonl", "field": "text"}
     artifact = fetch_text("lines", read_text(entry), tmp_path / "text", "fingerprint")
     with refused(todo="set `cut: joined`"):
-        text_windows(prepared.model.artifact, artifact, 4, 3)
+        windows_of(prepared, artifact, 4, 3)
 
 
 def test_perplexity_of_bytes_and_words() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from freelunch.core.artifact import Artifact
-from freelunch.model.block_pass import BlockPass
 from freelunch.model.blocks import BlockCall, block_linears, check_blocks, find_blocks, same_call
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
+from freelunch.model.hidden_states import BlockPass
 from refusals import refused
 from slow_units import streamed_logits
 from tiny_models import (
@@ -148,7 +148,7 @@ def test_sequences_beyond_one_batch_give_the_same(
     model = StreamedModel(tiny_checkpoint(tmp_path).folder)
     input_ids = random_tokens(5)
     whole = streamed_logits(model, input_ids)
-    monkeypatch.setattr("freelunch.model.block_pass.BATCH_TOKENS", 2 * LENGTH)
+    monkeypatch.setattr("freelunch.model.hidden_states.BATCH_TOKENS", 2 * LENGTH)
     batches = BlockPass(model, 5, LENGTH).batches
     assert [(part.start, part.stop) for part in batches] == [(0, 2), (2, 4), (4, 5)]
     torch.testing.assert_close(streamed_logits(model, input_ids), whole, rtol=0, atol=1e-5)

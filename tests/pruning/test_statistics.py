@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import tiny_models as tiny
 from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_file import create_hidden, hidden_file, open_hidden
+from freelunch.model.tensor_file import create_hidden, hidden_file, open_hidden
 from freelunch.pruning.dense_pass import read_statistics, statistics_file
 from freelunch.pruning.statistics import Collector
 from interrupts import contents, interrupted, stamps, stop_at

@@ -1,24 +1,20 @@
-"""The figures of budgets, drift, windows and sizes, from made-up data: what is drawn, and that it
+"""The figures of budgets, drift and windows, from made-up data: what is drawn, and that it
 can be read.
 """
 
-import math
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside, drawn, words_of
-from freelunch.analysis.criteria_gap import gap_rows, size_rows
 from freelunch.reporting.drawing.adaptation_looks import PALE, marks
 from freelunch.reporting.drawing.style import CHOSEN
 from freelunch.reporting.figures import (
     drift_by_depth,
     gain_by_window,
-    gap_by_size,
     quality_by_budget,
 )
-from records_for_tests import make_records, make_study
 
 Rows = list[dict[str, Any]]
 BLOCK: dict[str, Any] = {"method": "reconstruction", "window": 1}
@@ -216,32 +212,3 @@ def test_labels_of_several_lines_do_not_overlap(on: str) -> None:
     boxes = [label.get_window_extent() for label in windows_figure(rows).axes[0].get_yticklabels()]
     assert len(boxes) == 12
     assert not any(box.count_overlaps(boxes[at + 1 :]) for at, box in enumerate(boxes))
-
-
-# --- Sizes
-
-
-def test_gaps_stand_beside_sizes_with_a_line_for_each_adaptation() -> None:
-    sizes = {"tiny": 1000, "tiny-2": 4000}
-    study = make_study(models=list(sizes))
-    perplexities: dict[str, float | None] = {
-        str(cell): (100.0 if cell.criterion == "magnitude" else 50.0)
-        for cell in study.cells
-        if not cell.is_dense
-    }
-    records = make_records(study, perplexities)
-    for cell, record in records.items():
-        record["identity"]["parameters"] = sizes[cell.model]
-    rows = size_rows(gap_rows(records), records)
-    assert [(row["model"], row["parameters"], row["adaptation"]) for row in rows] == [
-        (model, size, adaptation)
-        for model, size in sizes.items()
-        for adaptation in ("none", "recon_block")
-    ]
-    assert all(row["loss_gap"] == pytest.approx(math.log(2)) for row in rows)
-    adaptations = {"recon_block": {"method": "full"}}
-    (axes,) = drawn(gap_by_size, rows, adaptations=adaptations).axes
-    lines = [list(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 2]
-    assert lines == [[1000, 4000], [1000, 4000]]
-    of_one_model = [row for row in rows if row["model"] == "tiny"]
-    assert "only one model" in drawn(gap_by_size, of_one_model, adaptations={}).texts[0].get_text()

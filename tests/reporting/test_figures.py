@@ -9,13 +9,12 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from freelunch.audit.figures import figures, figures_of
+from freelunch.audit.effects import figures, figures_of
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.reporting.cells import CRITERIA_COLUMNS, means_over_seeds
 from freelunch.reporting.drawing import adaptation_looks
-from freelunch.reporting.drawing.figure_files import draw_figure
-from freelunch.reporting.drawing.style import apart, widen
-from freelunch.reporting.labels import pattern_label
+from freelunch.reporting.drawing.style import apart, draw_figure, widen
+from freelunch.reporting.formatting import pattern_label
 from freelunch.reporting.results import csv_text
 from freelunch.study.methods import METHODS
 from freelunch.study.study import Study
@@ -28,7 +27,7 @@ SETTINGS = {"adaptations": {"recon_block": {"method": "full"}}, "text": "evaluat
 DRAW = f"""
 import sys
 from pathlib import Path
-from freelunch.reporting.drawing.figure_files import draw_figure
+from freelunch.reporting.drawing.style import draw_figure
 outputs = [Path(sys.argv[2]) / name for name in {NAMES}]
 draw_figure("{CRITERIA}", Path(sys.argv[1]), {SETTINGS}, outputs)
 """
@@ -55,7 +54,7 @@ def names(study: Study) -> str:
             "studies/budgets.yaml",
             "budgets criteria criteria_budgets drift effects windows",
         ),
-        ("studies/paper.yaml", "budgets criteria drift effects sizes windows"),
+        ("studies/paper.yaml", "budgets criteria drift effects windows"),
     ],
 )
 def test_figures_of_the_studies_of_this_repository(source: str, expected: str) -> None:
@@ -72,7 +71,7 @@ def test_figures_of_the_studies_of_this_repository(source: str, expected: str) -
             "criteria effects windows",
             {"criteria": "wanda magnitude", "adaptations": "none recon_block recon_all"},
         ),
-        ("effects sizes", {"models": "tiny tiny-2"}),
+        ("criteria effects", {"models": "tiny tiny-2"}),
     ],
 )
 def test_one_criterion_is_compared_with_nothing(expected: str, grid: dict[str, str]) -> None:

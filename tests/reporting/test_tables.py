@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from freelunch.analysis.pairing import paired_difference, seed_groups
-from freelunch.audit.figures import TABLES_OF_CLAIMS
+from freelunch.audit.effects import TABLES_OF_CLAIMS
 from freelunch.core.errors import UserError
 from freelunch.reporting.cells import cell_rows, choice_text, means_over_seeds
+from freelunch.reporting.formatting import summary_text
 from freelunch.reporting.main_metrics import main_perplexities
 from freelunch.reporting.results import Results
 from freelunch.reporting.sections import cells_section
-from freelunch.reporting.summary import summary_text
 from freelunch.reporting.tables import build_tables, table_texts
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
@@ -101,7 +101,7 @@ def test_files_headers_and_rows_keep_the_contract(
     paths = (*study.paths.tables.iterdir(), *study.paths.figures.iterdir())
     assert {path.name for path in paths} == {
         *("summary.csv", "summary.md"),
-        *("criteria.csv", "gaps.csv", "sizes.csv", "criteria_pairs.csv", "windows.csv"),
+        *("criteria.csv", "gaps.csv", "criteria_pairs.csv", "windows.csv"),
         *("drift.csv", "budgets.csv", "effects.csv", "criteria_budgets.csv"),
         *("reach.csv", "tasks.csv"),
     }

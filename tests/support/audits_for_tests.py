@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from freelunch.audit.audit import Audit, audit_study
-from freelunch.audit.figures import TABLES_OF_CLAIMS
+from freelunch.audit.effects import TABLES_OF_CLAIMS
 from freelunch.audit.output_files import PAGE
 from freelunch.audit.page import page_text
 from freelunch.audit.rebuild_docs import write_results

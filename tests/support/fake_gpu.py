@@ -34,8 +34,8 @@ from freelunch.evaluation.likelihood import LikelihoodRequest
 from freelunch.model import transfer
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_file import create_hidden
 from freelunch.model.mask_store import load_pruned_block
+from freelunch.model.tensor_file import create_hidden
 from freelunch.study.windows import MATRIX, split_windows
 from interrupts import interrupted, stop_at
 from measuring import drift_of, likelihoods_of, perplexity_of

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from freelunch.core.artifact import Artifact
-from freelunch.model.block_pass import BlockPass
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_states import BlockPass
 from freelunch.model.mask_store import assemble_model, load_pruned_block
 from tiny_models import BLOCKS, Prepared, prune, random_tokens
 

@@ -45,9 +45,9 @@ from freelunch.core.progress import Report, silent
 from freelunch.data.models import fetch_model
 from freelunch.model import token_ids
 from freelunch.model.checkpoint import StreamedModel, block_shard
-from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import assemble_model
+from freelunch.model.tensor_file import hidden_file, open_hidden
 from freelunch.pruning.dense_pass import capture_dense
 from freelunch.pruning.prune import prune_matrices, prune_model
 from freelunch.pruning.sharing import Pruning

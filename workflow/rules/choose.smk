@@ -1,4 +1,4 @@
-# Choose among the candidates of a cell.
+# Choose among the candidates of a cell, or find its learning rate.
 
 
 rule choose_candidate:
@@ -24,3 +24,35 @@ rule choose_candidate:
         code=code_digest("choose_candidate"),
     script:
         "../scripts/choose_candidate.py"
+
+
+rule find_rate:
+    input:
+        model=paths.manifest(PATHS.model("{model}")),
+        sample=sample_of,
+        masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
+    output:
+        manifest=paths.manifest(PATHS.rate(CELL)),
+        run=paths.run(PATHS.rate(CELL)),
+    log:
+        PATHS.log("find_rate", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    wildcard_constraints:
+        adaptation=WORD,
+    # The jobs of its windows follow, side by side if there are several.
+    group:
+        scheduled_windows
+    conda:
+        "../../envs/freelunch.yaml"
+    # As in reconstruct_window.
+    threads: 1
+    resources:
+        **asks_with_device(lambda wildcards: PlannedJob(steps.FIND_RATE, cell_of(wildcards))),
+        # As in retrain_model.
+        streamed=lambda wildcards: int(PLAN.streamed(wildcards.model, wildcards.adaptation)[0]),
+    params:
+        hidden=str(PATHS.hidden("{model}", "{seed}")),
+        settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
+        window=lambda wildcards: PLAN.window(wildcards.model, wildcards.adaptation)[0],
+        code=code_digest("find_rate"),
+    script:
+        "../scripts/find_rate.py"

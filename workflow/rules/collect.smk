@@ -5,6 +5,7 @@ rule collect_records:
     input:
         steps=steps_of,
         adapted=adapted_of,
+        rate=rate_of,
     output:
         PATHS.records / "{model}__{pruning}__{adaptation}__seed{seed}.json",
     log:

@@ -1,9 +1,9 @@
 # What jobs read, and which files the report shows.
 
-from freelunch.audit import figures, output_files
+from freelunch.audit import effects, output_files
 from freelunch.core.code_digest import code_digest
 from freelunch.reporting import tables
-from freelunch.reporting.figures import FORMATS
+from freelunch.reporting.figures import FORMATS, figure_modules
 from freelunch.study import paths, search, steps, windows
 from freelunch.study.cell import ADAPTATION, DENSE, NAME, NONE, WORD, Cell
 
@@ -59,6 +59,13 @@ def held_out_of_extended(wildcards):
     if STUDY.mixture or int(wildcards.samples) <= STUDY.calibration.samples:
         return []
     return [paths.manifest(PATHS.held_out(wildcards.model, wildcards.seed))]
+
+
+def rate_of(wildcards):
+    """Return the manifest of what found the learning rate of a cell's adaptation; nothing if none did."""
+    cell = cell_of(wildcards)
+    found = search.finds_rate(STUDY.adaptation(cell.adaptation))
+    return [paths.manifest(PATHS.rate(cell))] if found else []
 
 
 def adapted_of(wildcards):
@@ -170,4 +177,4 @@ def figure_file(suffix):
 
 
 def figure_of(wildcards):
-    return figures.figures()[wildcards.figure]
+    return effects.figures()[wildcards.figure]

@@ -60,7 +60,8 @@ def first_request(job):
 
 def adapting_job(wildcards):
     """Return the job that adapts a cell or a candidate; its cost depends on the pattern, too."""
-    return adapting_jobs(STUDY, cell_of(wildcards))[0]
+    cell = cell_of(wildcards)
+    return PlannedJob(STUDY.adaptation(cell.adaptation).rule, cell)
 
 
 def request_of_cell(wildcards):

@@ -6,6 +6,7 @@ rule retrain_model:
         model=paths.manifest(PATHS.model("{model}")),
         sample=sample_of,
         masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
+        rate=rate_of,
     output:
         manifest=paths.manifest(PATHS.windows(CELL, windows.MODEL)),
         run=paths.run(PATHS.windows(CELL, windows.MODEL)),

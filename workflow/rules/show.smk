@@ -9,7 +9,7 @@ rule build_tables:
         # The effects show the thresholds of the claims.
         claims=of_this_repository("workflow/data/claims.yaml"),
     output:
-        [table_file(table) for table in tables.all_tables(figures.TABLES_OF_CLAIMS)],
+        [table_file(table) for table in tables.all_tables(effects.TABLES_OF_CLAIMS)],
         [PATHS.root / file for file in tables.DOCUMENTS],
         PATHS.root / output_files.TABLE_SUMS,
     log:
@@ -23,9 +23,9 @@ rule build_tables:
         source=STUDY.source,
         captions={
             table.file: table.caption(STUDY)
-            for table in tables.all_tables(figures.TABLES_OF_CLAIMS)
+            for table in tables.all_tables(effects.TABLES_OF_CLAIMS)
         },
-        code=code_digest("build_tables", *figures.figure_modules()),
+        code=code_digest("build_tables", *figure_modules()),
     script:
         "../scripts/build_tables.py"
 
@@ -41,7 +41,7 @@ rule draw_figure:
     log:
         PATHS.log("draw_figure", "{figure}"),
     wildcard_constraints:
-        figure="|".join(figures.figures()),
+        figure="|".join(effects.figures()),
     localrule: True
     conda:
         "../../envs/freelunch.yaml"
@@ -57,11 +57,11 @@ rule draw_figure:
 # The figures of this study.
 FIGURES = [
     PATHS.figures / f"{figure.name}.{suffix}"
-    for figure in figures.figures_of(STUDY)
+    for figure in effects.figures_of(STUDY)
     for suffix in FORMATS
 ]
 FIGURE_SUMS = [
-    PATHS.root / output_files.figure_sums(figure.name) for figure in figures.figures_of(STUDY)
+    PATHS.root / output_files.figure_sums(figure.name) for figure in effects.figures_of(STUDY)
 ]
 
 
@@ -101,6 +101,6 @@ rule audit_study:
     params:
         config=STUDY.as_json(),
         source=STUDY.source,
-        code=code_digest("audit_study", *figures.figure_modules()),
+        code=code_digest("audit_study", *figure_modules()),
     script:
         "../scripts/audit_study.py"

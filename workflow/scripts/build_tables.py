@@ -1,6 +1,6 @@
 """Build the study's tables, and the data of its figures, from the records."""
 
-from freelunch.audit.figures import TABLES_OF_CLAIMS
+from freelunch.audit.effects import TABLES_OF_CLAIMS
 from freelunch.audit.output_files import TABLE_SUMS, seal
 from freelunch.reporting.tables import build_tables
 from freelunch.study.study import Study

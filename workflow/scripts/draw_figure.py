@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from freelunch.core.digest import check_sums, write_sums
-from freelunch.reporting.drawing.figure_files import draw_figure
+from freelunch.reporting.drawing.style import draw_figure
 from snakemake_job import running
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if __name__ == "__main__":
             code=snakemake.params.code,
             entry=f"models.{snakemake.wildcards.model}",
             stop_at_divergence=snakemake.params.stop_at_divergence,
+            search=snakemake.input.rate,
         ) as adaptation,
     ):
         group, groups = map(int, snakemake.wildcards.scatteritem.split("-of-"))

@@ -24,6 +24,7 @@ if __name__ == "__main__":
             code=snakemake.params.code,
             entry=f"models.{snakemake.wildcards.model}",
             stop_at_divergence=snakemake.params.stop_at_divergence,
+            search=snakemake.input.rate,
         ) as adaptation,
     ):
         job.counts["streamed"] = bool(snakemake.resources.streamed)

@@ -46,7 +46,7 @@ from freelunch.data.text_windows import cut_windows
 from freelunch.data.texts import fetch_text
 from freelunch.evaluation.bos import decide_bos
 from freelunch.evaluation.measurements import pass_through
-from freelunch.evaluation.perplexity import TextPerplexity
+from freelunch.evaluation.perplexity import of_text
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER
 from freelunch.model.hidden_states import DenseStates
@@ -210,7 +210,7 @@ def evaluate(
     """
     with _work(model, text, tokenizer, (2, length, 0), evaluation=settings, bos=bos) as work:
         loaded, _, states = work
-        windows = TextPerplexity(loaded, states.calibration, states.scratch)
+        windows = of_text(loaded, states.calibration, states.scratch)
         with _bar("evaluate", progress) as report:
             pass_through(loaded, [windows], report)
         return dict(windows.result().metrics)

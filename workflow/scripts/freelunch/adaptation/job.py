@@ -1,6 +1,6 @@
 """An adaptation to carry out, and what came of it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.token_ids import check_sample
 from freelunch.study.adaptations import Adaptation, Training
 from freelunch.study.retraining import read_adaptation
+from freelunch.study.search import chosen_of
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
-from freelunch.study.steps import ADAPTED_BLOCKS
+from freelunch.study.steps import ADAPTED_BLOCKS, CHECK_SEQUENCES, LEARNING_RATE
 from freelunch.study.windows import AUTO, Window
 
 S = TypeVar("S", bound=Adaptation)
@@ -33,7 +34,9 @@ class AdaptationJob(Generic[S]):
     the sequences and of initial values; the folder gets one shard per block; the fingerprint is
     the digest of everything the result depends on; `report` is called after each window or step.
     Unless `stop_at_divergence`, a window or model with a loss that is not finite keeps its
-    pruned weights, and the results say that it diverged.
+    pruned weights, and the results say that it diverged. A probe trains on the sequences `probed`
+    alone; those before them are held out, and losses are measured on these. If probes found the
+    learning rate of the settings, `search` is the artifact that says so.
     """
 
     model: StreamedModel
@@ -45,19 +48,35 @@ class AdaptationJob(Generic[S]):
     fingerprint: str
     report: Report = silent
     stop_at_divergence: bool = True
+    probed: range | None = None
+    search: Artifact | None = None
 
-    def writer(self, others: Iterable[Path] = ()) -> ArtifactWriter:
-        """Return the writer of the adapted blocks; `others` as in `ArtifactWriter`. UserError: the
+    @property
+    def trained(self) -> range:
+        """Return the sequences of the sample that are trained on."""
+        return range(self.states.sequences) if self.probed is None else self.probed
+
+    @property
+    def checked(self) -> int:
+        """Return how many sequences, the first ones, losses are measured on."""
+        return min(CHECK_SEQUENCES, self.trained.start or self.states.sequences)
+
+    def writer(self, others: Iterable[Path] = (), kind: str = ADAPTED_BLOCKS) -> ArtifactWriter:
+        """Return the writer of the folder; arguments as in `ArtifactWriter`. UserError: the
         masks belong to another model or sample.
         """
         check_belongs(self.masks, "model", self.model.artifact)
         check_sample(self.masks, self.states.calibration)
-        return ArtifactWriter(self.folder, ADAPTED_BLOCKS, self.fingerprint, others=others)
+        return ArtifactWriter(self.folder, kind, self.fingerprint, others=others)
 
     def finish(self, writer: ArtifactWriter, window: Window, **facts: Any) -> Artifact:
-        """Write the manifest of the adapted blocks."""
+        """Write the manifest of the folder."""
+        settings = self.settings
+        if self.search is not None:
+            settings = settings.model_copy(update={"learning_rate": AUTO})
+            facts["choice"] = self.search.facts["choice"]
         return writer.finish(
-            settings={"adaptation": self.settings.as_json(), "seed": self.seed},
+            settings={"adaptation": settings.as_json(), "seed": self.seed},
             window=window,
             model=self.model.artifact.digest,
             masks=self.masks.digest,
@@ -101,7 +120,8 @@ def open_adaptation(
     seed: int,
     code: str,
     entry: str,
-    stop_at_divergence: bool,
+    stop_at_divergence: bool = True,
+    search: Sequence[str] = (),
 ) -> Iterator[AdaptationJob[Any]]:
     """Open what an adaptation needs, and set the counts of the running job. UserError: the model's
     precision cannot be trained.
@@ -115,8 +135,15 @@ def open_adaptation(
             are only taken over if they were adapted in the same window.
         code: Digest of the code that adapts.
         entry: The model's key in the config, for an error about its dtype.
+        search: The manifest of what found the learning rate, if it was found.
     """
     dense, adaptation, passes = StreamedModel(model, job.device), read_adaptation(settings), 1
+    searches = [Artifact.at(path, LEARNING_RATE) for path in search]
+    for each in searches:
+        check_belongs(each, "masks", masks)
+        check_belongs(each, "sample", sample)
+        rate = chosen_of(each.facts["choice"], settings)["learning_rate"]
+        adaptation = adaptation.model_copy(update={"learning_rate": rate})
     if isinstance(adaptation, Training):
         passes = adaptation.passes
         if dense.dtype == getattr(torch, UNTRAINED):
@@ -143,7 +170,8 @@ def open_adaptation(
             adaptation,
             seed,
             folder,
-            fingerprint(code, [decided, seed], dense.artifact, sample, masks),
+            fingerprint(code, [decided, seed], dense.artifact, sample, masks, *searches),
             job.report,
             stop_at_divergence,
+            search=next(iter(searches), None),
         )

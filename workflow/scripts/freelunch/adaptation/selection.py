@@ -41,14 +41,25 @@ class Candidate:
     @property
     def facts(self) -> dict[str, object]:
         """Return what the manifest says of the candidate."""
-        settings, windows = self.settings.as_json(), adapted_windows(self.parts)
         return {
-            **{key: settings[key] for key in settings if key in (*SEARCHED, "samples")},
+            **candidate_facts(self.settings, adapted_windows(self.parts)),
             "perplexity": self.metrics["perplexity"],
             "perplexity_standard_error": self.metrics["perplexity_standard_error"],
-            "windows_kept_pruned": sum(each["kept_pruned"] for each in windows.values()),
-            "windows_diverged": self.diverged,
         }
+
+
+def candidate_facts(
+    settings: Training, windows: Mapping[str, Mapping[str, object]]
+) -> dict[str, object]:
+    """Return what a manifest says of a candidate or a probe with these settings, from the facts of
+    each window that it adapted.
+    """
+    written = settings.as_json()
+    return {
+        **{key: written[key] for key in written if key in (*SEARCHED, "samples")},
+        "windows_kept_pruned": sum(bool(each["kept_pruned"]) for each in windows.values()),
+        "windows_diverged": sum("diverged_at_step" in each for each in windows.values()),
+    }
 
 
 def choose_candidate(

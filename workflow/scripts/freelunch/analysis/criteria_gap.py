@@ -13,7 +13,7 @@ from itertools import combinations
 from statistics import fmean
 
 from freelunch.analysis import pairing
-from freelunch.analysis.pairing import Measured, Records, Row, Rows, error_columns, with_errors
+from freelunch.analysis.pairing import Measured, Records, Row, error_columns, with_errors
 from freelunch.study.cell import NONE, Cell
 
 LEFT_COLUMNS = error_columns("gap_left")
@@ -24,10 +24,6 @@ GAP_COLUMNS = (
     *("best", "worst", "perplexity_best", "perplexity_worst"),
     *error_columns("loss_gap"),
     *LEFT_COLUMNS,
-)
-SIZE_COLUMNS = (
-    *("model", "parameters", "pattern", "adaptation", "criteria", "seeds"),
-    *error_columns("loss_gap")[:2],
 )
 PAIR_COLUMNS = (
     *("model", "pattern", "adaptation", "criterion", "other", "seeds"),
@@ -77,12 +73,6 @@ def gap_rows(records: Records) -> list[Row]:
                 compared = {} if adaptation == NONE else unadapted
                 rows.append(row | _left_facts(here, compared, records))
     return rows
-
-
-def size_rows(gaps: Rows, records: Records) -> list[Row]:
-    """Return the gaps between all criteria, with SIZE_COLUMNS: beside the size of their model."""
-    sizes = pairing.parameters_by_model(records)
-    return [{**gap, "parameters": sizes[gap["model"]]} for gap in gaps if gap["left_out"] is None]
 
 
 def pair_rows(records: Records) -> list[Row]:
@@ -168,7 +158,6 @@ def _shared_seeds(criteria: Iterable[Mapping[int, Cell]]) -> list[int]:
 
 
 def _also_in(others: Cells, cells: Cells) -> Cells:
-    """Return the cells whose criterion and seed the others also have."""
     kept = {
         criterion: {
             seed: cell for seed, cell in of_seed.items() if seed in others.get(criterion, {})

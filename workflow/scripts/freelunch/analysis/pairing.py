@@ -44,15 +44,6 @@ def pruned_models(cells: Iterable[Cell]) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def parameters_by_model(records: Records) -> dict[str, int]:
-    """Return the number of parameters of each model."""
-    return {
-        cell.model: record["identity"]["parameters"]
-        for cell, record in records.items()
-        if cell.is_dense
-    }
-
-
 def by_adaptation(cells: Iterable[Cell]) -> dict[str, dict[int, Cell]]:
     """Return the cells of a pruned model by adaptation, then by seed."""
     by_name: dict[str, dict[int, Cell]] = {}

@@ -18,7 +18,7 @@ from freelunch.audit.evidence import PERPLEXITY, Evidence
 from freelunch.audit.layouts import layout
 from freelunch.audit.measures.measure import BySeed, shared_sample, shared_seeds
 from freelunch.audit.measures.recovery import recovered_by
-from freelunch.audit.numbers import Number, json_number
+from freelunch.audit.verdicts import Number, json_number
 from freelunch.core.errors import first_of
 from freelunch.reporting.cells import means_over_seeds
 from freelunch.reporting.drawing.adaptation_looks import adaptation_labels

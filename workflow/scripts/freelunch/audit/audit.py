@@ -21,9 +21,7 @@ from freelunch.audit.provenance import (
 )
 from freelunch.audit.published import (
     ComparedNumber,
-    Contradiction,
     audit_published,
-    contradictions,
     load_meaning,
     load_published,
 )
@@ -52,7 +50,6 @@ class Audit:
     published_claims: list[TableClaimVerdict]
     protocol: list[ComparedSetting]
     published: list[ComparedNumber]
-    contradictions: list[Contradiction]
     provenance: Provenance
     costs: list[StepCost]
 
@@ -81,15 +78,9 @@ def json_of(value: Any) -> dict[str, Any]:
 
 
 def audit_study(study: Study, folder: Path | None = None) -> Audit:
-    """Return the audit of a finished study.
-
-    Args:
-        study: The study.
-        folder: Where its records are, if not in its results.
-
-    Raises:
-        UserError: A record is missing, was altered or was made with other settings than today's; a
-            file of `workflow/data/` is malformed.
+    """Return the audit of a finished study, whose records may be in a folder of their own.
+    UserError: a record is missing, was altered or was made with other settings than today's; a file
+    of `workflow/data/` is malformed.
     """
     return audit_records(study, load_records(study, folder), folder or study.paths.records)
 
@@ -111,14 +102,12 @@ def audit_records(study: Study, records: Records, folder: Path) -> Audit:
         published_claims=audit_published_claims(asked, published, meaning),
         protocol=audit_protocol(study, load_protocol()),
         published=audit_published(evidence, published, meaning),
-        contradictions=contradictions(published),
         provenance=gather_provenance(study, records),
         costs=gather_costs(records),
     )
 
 
 def _numbers_of(part: PartVerdict | TablePartVerdict) -> str:
-    """Return the numbers of a part and its threshold, or the reason why there are none."""
     texts = []
     for each in part.findings:
         if each.text:

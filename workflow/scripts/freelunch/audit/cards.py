@@ -80,7 +80,6 @@ def _results(records: Records, cell: Cell) -> dict[str, list[str]]:
 
 
 def _measured(record: Record) -> dict[str, str]:
-    """Return the results of a record with their standard errors, by what was measured."""
     metrics, perplexity = record["metrics"], record["metrics"][steps.PERPLEXITY]
     text = record["spec"]["evaluation"]["perplexity"]["text"]["name"]
     found = {f"perplexity on `{text}`, {_windows(perplexity)}": _perplexity(perplexity)}

@@ -13,7 +13,6 @@ from freelunch.audit.claims import Claim, Question, ThresholdHistory
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
-from freelunch.audit.numbers import Number, json_number, seeds_texts
 from freelunch.audit.scope import Regime, Regimes, Scope, load_regimes
 from freelunch.audit.verdicts import (
     ADDS,
@@ -22,10 +21,13 @@ from freelunch.audit.verdicts import (
     TOO_SMALL,
     UNDECIDED,
     UNTESTED,
+    Number,
     bearing,
+    json_number,
     judge,
     of_claim,
     of_few_seeds,
+    seeds_texts,
     tally,
     together,
 )
@@ -111,15 +113,8 @@ class ClaimVerdict:
 def audit_claims(
     evidence: Evidence, claims: Iterable[Claim], regimes: Regimes | None = None
 ) -> list[ClaimVerdict]:
-    """Return the verdict on each claim, its scope and its bearing, with the findings it comes from.
-
-    Args:
-        evidence: The study.
-        claims: As `load_claims` returns them.
-        regimes: As `load_regimes` returns them; by default, those of the paper.
-
-    Raises:
-        UserError: A claim names a criterion that nobody knows.
+    """Return the verdict on each claim, its scope and its bearing, with the findings it comes from;
+    by default, the regimes are the paper's. UserError: a claim names a criterion that nobody knows.
     """
     regimes = load_regimes() if regimes is None else regimes
     return [_claim(claim, evidence, regimes.get(claim.id)) for claim in claims]
@@ -274,12 +269,8 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
 
 
 def reason_text(findings: Sequence[Any], verdict: str, without: str) -> str:
-    """Return the reason for the verdict on a part, in a sentence.
-
-    Args:
-        findings: The findings of the part, of a study or of published tables.
-        verdict: The verdict.
-        without: The reason where there are no findings.
+    """Return the reason for the verdict on a part, in a sentence, from its findings in a study or
+    published tables; `without` is the reason where there are none.
     """
     if not findings:
         return without

@@ -11,8 +11,7 @@ import jsonschema
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
-from freelunch.audit.numbers import number_text
-from freelunch.audit.verdicts import COUNTS, Threshold
+from freelunch.audit.verdicts import COUNTS, Threshold, number_text
 from freelunch.core.errors import UserError, nearest
 from freelunch.study.yaml_file import read_yaml
 
@@ -87,11 +86,8 @@ class Claim:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], path: Path = CLAIMS) -> "Claim":
-        """Return a claim from its entry in a file.
-
-        Raises:
-            UserError: A part names a measure or a metric that does not exist, or gives a measure
-                the wrong settings.
+        """Return a claim from its entry in a file. UserError: a part names a measure or a metric
+        that does not exist, or gives a measure the wrong settings.
         """
         parts = {
             key: [
@@ -104,11 +100,8 @@ class Claim:
 
 
 def load_claims(path: Path = CLAIMS) -> list[Claim]:
-    """Return the claims of a file.
-
-    Raises:
-        UserError: The file does not match `workflow/schemas/claims.schema.json`, or a part is
-            malformed, as `Claim.of` says.
+    """Return the claims of a file. UserError: the file does not match
+    `workflow/schemas/claims.schema.json`, or a part is malformed, as `Claim.of` says.
     """
     claims: dict[str, Claim] = {}
     for entry in load_data(path, "claims")["claims"]:
@@ -119,11 +112,8 @@ def load_claims(path: Path = CLAIMS) -> list[Claim]:
 
 
 def load_data(path: Path, schema: str) -> dict[str, Any]:
-    """Return the content of a YAML file.
-
-    Raises:
-        UserError: The file is missing, is not YAML, or does not match
-            `workflow/schemas/<schema>.schema.json`.
+    """Return the content of a YAML file. UserError: the file is missing, is not YAML, or does not
+    match `workflow/schemas/<schema>.schema.json`.
     """
     content = read_yaml(path)
     file = _WORKFLOW / "schemas" / f"{schema}.schema.json"

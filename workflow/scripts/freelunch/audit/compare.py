@@ -35,13 +35,9 @@ Explanations = dict[tuple[str, str], list[str]]
 
 
 def records_of_run(name: str) -> dict[Cell, Record]:
-    """Return the records of a run.
+    """Return the records of a run, by a study's config, its results, or a folder of records.
 
-    Args:
-        name: A study's config, its results, or a folder of records.
-
-    Raises:
-        UserError: There are no records, or one of them is damaged.
+    UserError: there are no records, or one of them is damaged.
     """
     path, todo = Path(name), None
     if path.is_file():
@@ -128,7 +124,6 @@ def _compared(one: Record, other: Record) -> tuple[str, list[str]]:
 
 
 def _other_differences(one: Record, other: Record) -> Iterator[str]:
-    """Yield the other numbers that both records have and that differ by more than rounding."""
     for key, read in _OTHERS.items():
         a, b = read(one), read(other)
         if a is None or b is None or (math.isnan(a) and math.isnan(b)):

@@ -16,7 +16,6 @@ from freelunch.analysis.intervals import Sample
 from freelunch.analysis.pairing import (
     by_adaptation,
     paired_losses,
-    parameters_by_model,
     pruned_models,
     unit_losses,
 )
@@ -60,11 +59,8 @@ class Evidence(Results):
         return not all(math.isfinite(loss) for stratum in losses for loss in stratum)
 
     def sample(self, cells: Mapping[str, Sequence[Cell]], metric: str) -> Sample | None:
-        """Return the losses of some cells of one model; None if one of them was not measured.
-
-        Args:
-            cells: The cells by name, one for each seed; all names have the same seeds.
-            metric: One of METRICS.
+        """Return the losses of some cells of one model in one of METRICS; None if one of them was
+        not measured. Each name has a cell for each seed, and all have the same seeds.
         """
         found = {name: [self.losses(cell, metric) for cell in its] for name, its in cells.items()}
         if metric == HELD_OUT_PERPLEXITY and DENSE in found:
@@ -109,7 +105,11 @@ class Evidence(Results):
     @cached_property
     def parameters(self) -> dict[str, int]:
         """Return the number of parameters of each model."""
-        return parameters_by_model(self.records)
+        return {
+            cell.model: record["identity"]["parameters"]
+            for cell, record in self.records.items()
+            if cell.is_dense
+        }
 
     @cached_property
     def comparisons(self) -> list[BudgetComparison]:

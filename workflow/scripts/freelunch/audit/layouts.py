@@ -9,8 +9,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, sel
 from freelunch.audit.claims import REPORT
 from freelunch.audit.provenance import Provenance
 from freelunch.audit.scope import measured_text
-from freelunch.reporting.formatting import NOTHING, duration, range_text, three_digits, with_error
-from freelunch.reporting.labels import place_text, pruning_label
+from freelunch.reporting.formatting import (
+    NOTHING,
+    duration,
+    place_text,
+    pruning_label,
+    range_text,
+    three_digits,
+    with_error,
+)
 from freelunch.study.patterns import Pattern
 
 

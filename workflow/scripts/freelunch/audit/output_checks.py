@@ -9,7 +9,7 @@ import yaml
 from freelunch.analysis.pairing import Records
 from freelunch.audit.audit import audit_records
 from freelunch.audit.cards import card_texts
-from freelunch.audit.figures import TABLES_OF_CLAIMS
+from freelunch.audit.effects import TABLES_OF_CLAIMS
 from freelunch.audit.output_files import (
     AUDIT,
     AUDIT_SUMS,
@@ -80,10 +80,8 @@ def _check(study: Study, sums: str, anew: bool) -> None:
 
 
 def check_finished(study: Study) -> None:
-    """Refuse a study that has not run to its end as it is now; a damaged one passes.
-
-    Raises:
-        UserError: It has no audit yet, or was edited since.
+    """Refuse a study that has not run to its end as it is now; a damaged one passes. UserError: it
+    has no audit yet, or was edited since.
     """
     if not (study.paths.root / PAGE).is_file():
         raise UserError(
@@ -98,10 +96,8 @@ def check_finished(study: Study) -> None:
 def check_unedited(study: Study) -> None:
     """Refuse a study that is another than the one that its last audit is of.
 
-    What was made before an edit is not damaged, so it needs no repair.
-
-    Raises:
-        UserError: The study was edited, or another part of it was run; the message names a setting.
+    What was made before an edit is not damaged, so it needs no repair. UserError: the study was
+    edited, or another part of it was run; the message names a setting.
     """
     root = study.paths.root
     try:

@@ -3,7 +3,7 @@
 All names are below the folder of a study's results.
 """
 
-from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
+from freelunch.audit.effects import TABLES_OF_CLAIMS, figures_of
 from freelunch.core.digest import check_sums, write_sums
 from freelunch.records.read import answers_beside
 from freelunch.reporting.figures import FORMATS
@@ -68,10 +68,8 @@ def seal(study: Study, sums: str) -> None:
 
 
 def check_sealed(study: Study, sums: str) -> None:
-    """Check the files whose digests a file of digests holds.
-
-    Raises:
-        UserError: One of them is not what was made.
+    """Check the files whose digests a file of digests holds. UserError: one of them is not what was
+    made.
     """
     check_sums(study.paths.root / sums, study.paths.root, digested(study)[sums])
 

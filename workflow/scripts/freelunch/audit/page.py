@@ -23,7 +23,7 @@ from freelunch.analysis.pairing import seed_groups
 from freelunch.audit.audit import Audit
 from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
 from freelunch.audit.claims import REPORT
-from freelunch.audit.figures import figures
+from freelunch.audit.effects import figures
 from freelunch.audit.layouts import layout
 from freelunch.audit.output_files import AUDIT, CONFIG, VERDICTS, own_files
 from freelunch.audit.protocol import ABSENT, DIFFERENT, PARTLY, SAME, UNKNOWN
@@ -45,8 +45,15 @@ from freelunch.audit.verdicts import (
     tally,
 )
 from freelunch.reporting.figures import Figure
-from freelunch.reporting.formatting import marked, percent, range_text, rounded, row_marks
-from freelunch.reporting.labels import criterion_label, pattern_label
+from freelunch.reporting.formatting import (
+    criterion_label,
+    marked,
+    pattern_label,
+    percent,
+    range_text,
+    rounded,
+    row_marks,
+)
 from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results
 from freelunch.study.beginnings import decided_text
@@ -279,7 +286,6 @@ def _in_short(part: PartVerdict, measured: Sequence[Finding]) -> str:
 
 
 def _range(known: Sequence[Finding]) -> str:
-    """Return the smallest and the largest of some numbers, with the unit once."""
     in_order = sorted(known, key=lambda finding: float(str(finding.value)))
     least, most = (str(each.text).partition(" (")[0] for each in (in_order[0], in_order[-1]))
     # A perplexity has no unit.

@@ -67,11 +67,9 @@ class ComparedSetting(PaperSetting):
 
 
 def load_protocol(path: Path = PROTOCOL) -> list[ProtocolSetting]:
-    """Return the settings of a file.
-
-    Raises:
-        UserError: The file does not match `workflow/schemas/protocol.schema.json`, or a setting
-            whose value in the paper is known does not say which of ours would be the same.
+    """Return the settings of a file. UserError: the file does not match
+    `workflow/schemas/protocol.schema.json`, or a setting whose value in the paper is known does not
+    say which of ours would be the same.
     """
     settings = [ProtocolSetting(**each) for each in load_data(path, "protocol")["settings"]]
     for each in settings:

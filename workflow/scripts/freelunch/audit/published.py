@@ -127,34 +127,9 @@ class ComparedNumber(Published):
     cells: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class PublishedValue:
-    """What one source says of a number that others published, too."""
-
-    source: str
-    reference: str
-    value: float
-    trust: str
-
-
-@dataclass(frozen=True)
-class Contradiction:
-    """A number on which sources differ by more than the tolerance of the less trusted one."""
-
-    model: str
-    criterion: str
-    pattern: str
-    adaptation: str
-    metric: str
-    seqlen: int | None
-    numbers: list[PublishedValue]
-
-
 def load_published(path: Path = PUBLISHED) -> list[Published]:
-    """Return the rows of a file.
-
-    Raises:
-        UserError: The columns are wrong, a row is malformed, or a number is there twice.
+    """Return the rows of a file. UserError: the columns are wrong, a row is malformed, or a number
+    is there twice.
     """
     try:
         # With or without the byte order mark that spreadsheets write.
@@ -201,7 +176,6 @@ def _malformed(where: str, found: str, expected: str) -> UserError:
 
 
 def _is_sound(key: str, row: Mapping[str, str]) -> bool:
-    """Return whether a field is as `_EXPECTED` says."""
     value = row[key]
     with suppress(ValueError):
         match key:
@@ -225,23 +199,6 @@ def _is_sound(key: str, row: Mapping[str, str]) -> bool:
 def load_meaning() -> Study:
     """Return the study that says what the names of published numbers mean."""
     return Study.load(STUDY, REPOSITORY)
-
-
-def contradictions(published: Sequence[Published]) -> list[Contradiction]:
-    """Return the numbers on which several sources contradict each other."""
-    sources: dict[tuple[object, ...], list[Published]] = {}
-    for each in published:
-        sources.setdefault((each.cell, each.metric, each.seqlen), []).append(each)
-    found = []
-    for numbers in sources.values():
-        values = [each.value for each in numbers]
-        tolerance = max(TOLERANCES[each.trust] for each in numbers)
-        if max(values) > (1 + tolerance) * min(values):
-            said = [PublishedValue(it.source, it.reference, it.value, it.trust) for it in numbers]
-            one = numbers[0]
-            place = (one.model, one.criterion, one.pattern, one.adaptation)
-            found.append(Contradiction(*place, one.metric, one.seqlen, said))
-    return found
 
 
 def audit_published(
@@ -329,7 +286,6 @@ def _why_not_run(
 
 
 def _names(published: Published) -> dict[str, str]:
-    """Return the names in a row, by registry."""
     names = {"models": published.model}
     if published.criterion != DENSE:
         names["criteria"] = published.criterion
@@ -366,22 +322,16 @@ def _unlike_windows(published: Published, study: Study, meaning: Study) -> str |
 
 
 def _running(published: Published, meaning: Study) -> str:
-    """Return how to run a number: a command, and any preparation that it needs."""
     if _unnamed(published, meaning):
         return f"describe it in {meaning.source} first"
-    cell, source, name, before = published.cell, meaning.source, meaning.name, ""
-    if published.tasks:
-        if not meaning.asks_tasks(cell):
-            before = (
-                f"put `tasks` of studies/zero_shot.yaml into {source}, and `tasks: true` into its "
-                "grid; then: "
-            )
-    elif published.seqlen != meaning.perplexity_of(published.model).length:
-        length, other = meaning.perplexity.length, f"{name}_{published.seqlen}"
-        changes = f"s/length: {length}/length: {published.seqlen}/; s/name: {name}/name: {other}/"
-        source = source.replace(name, other)
-        before, name = f"sed '{changes}' {meaning.source} > {source} && ", other
-    if isinstance(meaning.model(cell.model), Hub):
-        before += f"{pin_command(source)} MODELS={cell.model} && "
+    length = meaning.perplexity_of(published.model).length
+    if published.tasks and not meaning.asks_tasks(published.cell):
+        return f"put `tasks` of studies/zero_shot.yaml into {meaning.source} first"
+    if not published.tasks and published.seqlen != length:
+        return f"copy {meaning.source} under another name, with windows of {published.seqlen} first"
     # The other models of the study may have no pins.
-    return f"{before}{snakemake(source)} models={cell.model} -- {Paths(name).record(cell)}"
+    choice = f"models={published.model} -- {Paths(meaning.name).record(published.cell)}"
+    run = f"{snakemake(meaning.source)} {choice}"
+    if isinstance(meaning.model(published.model), Hub):
+        return f"{pin_command(meaning.source)} MODELS={published.model} && {run}"
+    return run

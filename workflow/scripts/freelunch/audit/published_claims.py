@@ -20,10 +20,9 @@ from freelunch.audit.claims import Claim, Question
 from freelunch.audit.evidence import ACCURACY, PERPLEXITY, Evidence, Losses
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
-from freelunch.audit.numbers import estimate_text, json_number
 from freelunch.audit.published import Published
-from freelunch.audit.verdicts import UNTESTED, judge, of_claim, together
-from freelunch.reporting.labels import pattern_label
+from freelunch.audit.verdicts import UNTESTED, estimate_text, json_number, judge, of_claim, together
+from freelunch.reporting.formatting import pattern_label
 from freelunch.study.adaptations import Windowed
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.study import Study

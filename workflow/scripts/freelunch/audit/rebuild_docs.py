@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 
 from freelunch.analysis.pairing import Records
 from freelunch.audit.audit import Audit, audit_records
-from freelunch.audit.figures import TABLES_OF_CLAIMS, figures_of
+from freelunch.audit.effects import TABLES_OF_CLAIMS, figures_of
 from freelunch.audit.output_files import VERDICTS
 from freelunch.core.errors import STUDY_VARIABLE, UserError
 from freelunch.core.files import write_atomically
 from freelunch.records.read import load_records
-from freelunch.reporting.drawing.figure_files import draw_figure
+from freelunch.reporting.drawing.style import draw_figure
 from freelunch.reporting.results import Results
 from freelunch.reporting.tables import table_texts
 from freelunch.study.pins import with_pins
@@ -31,14 +31,8 @@ RECORDS, SUMMARY, FIGURES = "records", "tables/summary.md", "figures"
 def write_results(
     study: Study, records: Records, source: Path, folder: Path, formats: Sequence[str]
 ) -> Audit:
-    """Write the tables, the figures and the verdicts of a study; return its audit.
-
-    Args:
-        study: The study.
-        records: The record of each of its cells.
-        source: The folder that the records were read from.
-        folder: Output folder; existing files are replaced.
-        formats: Suffixes of the figures' files.
+    """Write the tables, the figures (in these formats, which are suffixes) and the verdicts of a
+    study to a folder, and return its audit. The records were read from the folder `source`.
     """
     audit = audit_records(study, records, source)
     texts = table_texts(Results(study, records, source), TABLES_OF_CLAIMS)

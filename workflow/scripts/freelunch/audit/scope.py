@@ -9,8 +9,7 @@ from freelunch.analysis.intervals import told_apart
 from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, seed_groups
 from freelunch.audit.claims import load_data
 from freelunch.audit.protocol import PROTOCOL
-from freelunch.reporting.formatting import significant
-from freelunch.reporting.labels import criterion_label, pattern_label
+from freelunch.reporting.formatting import criterion_label, pattern_label, significant
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
@@ -40,10 +39,8 @@ Regimes = Mapping[str, Regime]
 
 
 def load_regimes(path: Path = PROTOCOL) -> Regimes:
-    """Return the scale below which a study says nothing about a claim.
-
-    Raises:
-        UserError: The file does not match `workflow/schemas/protocol.schema.json`.
+    """Return the scale below which a study says nothing about a claim. UserError: the file does not
+    match `workflow/schemas/protocol.schema.json`.
     """
     return {
         claim: Regime(regime["sequences"], regime["length"])
@@ -78,14 +75,8 @@ class Scope:
     def of(
         cls, study: Study, cells: Iterable[Cell], seeds: Iterable[int], paper: Regime | None
     ) -> "Scope":
-        """Return the scope of numbers.
-
-        Args:
-            study: The study.
-            cells: The cells that the numbers come from; at least one.
-            seeds: The number of seeds of each number.
-            paper: The paper's smallest calibration sample; None for a claim that is not the
-                paper's.
+        """Return the scope of numbers that come from at least one cell, each from so many seeds,
+        beside the paper's smallest calibration sample, which only the paper's claims have.
         """
         cells = list(cells)
         pruned = [cell for cell in cells if not cell.is_dense]

@@ -20,6 +20,7 @@ from freelunch.data.hub import inspect_on_hub, newest_commit
 from freelunch.data.inspect_model import InspectedModel, check_as_fetched, inspect_path
 from freelunch.data.inspect_text import Amounts, InspectedText, inspect_text, read_documents
 from freelunch.data.sources import obtain
+from freelunch.study.cell import NONE
 from freelunch.study.families import FAMILIES
 from freelunch.study.registry import REPOSITORY
 from freelunch.study.settings import NAME_LENGTH
@@ -35,6 +36,7 @@ from freelunch.study.sources import (
     read_text,
 )
 from freelunch.study.study import Study
+from freelunch.study.windows import AUTO
 from freelunch.study.yaml_file import parse_yaml, read_yaml
 
 STUDIES = Path("studies")
@@ -45,8 +47,7 @@ _MANUAL = (
     "Written by `freelunch new`. Edit anything: docs/guide/settings.md describes every key.",
     "With one seed, the audit says what it finds on this sample and order. To settle a claim, add "
     "`seeds: [0, 1, 2]` to the grids.",
-    "The learning rates of the adaptations were tuned for SmolLM2-135M. Lists of rates search them "
-    "for your model (docs/guide/windows.md, Searches).",
+    "Short trainings find the learning rates (docs/guide/windows.md, Learning rates).",
 )
 Config = dict[str, Any]
 
@@ -108,12 +109,17 @@ def write_study(
     if held_out:
         study["evaluation"]["drift"], study["selection"] = held_out, dict(held_out)
 
-    config["study"] = study
+    def with_cells(grids: Grids) -> Config:
+        names = dict.fromkeys(name for grid in grids for name in grid["adaptations"])
+        known = read_yaml(REGISTRY)["adaptations"]
+        found = {name: {**known[name], "learning_rate": AUTO} for name in names if name != NONE}
+        return {**config, "adaptations": found, "study": {**study, "grids": grids}}
 
     def study_of(grids: Grids) -> Study:
-        return Study.check({**config, "study": {**study, "grids": grids}}, str(path))
+        return Study.check(with_cells(grids), str(path))
 
-    study["grids"], why_cells = choose_grids(model_name, inspected, machine, study_of)
+    grids, why_cells = choose_grids(model_name, inspected, machine, study_of)
+    config = with_cells(grids)
     seen = "" if evaluation else "; calibration has seen parts of this text"
     seen += ", so also read the held-out perplexity" if seen and held_out else ""
     beginning = inspected.beginning

@@ -6,7 +6,7 @@ own rate. It reads and writes at the rate of the disk, as if nothing were in the
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from freelunch.costs.machine import Machine
@@ -116,6 +116,20 @@ class Cost:
     @property
     def flops(self) -> int:
         return self.work.total()
+
+    def part(self, share: float) -> "Cost":
+        """Return the cost of a share of the work, or of several times as much, in as much memory,
+        that leaves nothing on disk.
+        """
+        return replace(
+            self,
+            work=Work({kind: int(share * flops) for kind, flops in self.work.items()}),
+            read_bytes=int(share * self.read_bytes),
+            written_bytes=int(share * self.written_bytes),
+            alone_bytes=int(share * self.alone_bytes),
+            disk_bytes=0,
+            saves=0,
+        )
 
     def memory(self, device: bool) -> Memory:
         if not device:

@@ -22,6 +22,8 @@ from freelunch.study import steps
 from freelunch.study.adaptations import with_window
 from freelunch.study.criteria import read_criterion
 from freelunch.study.retraining import read_adaptation
+from freelunch.study.search import Probe, probe_settings
+from freelunch.study.windows import split_windows
 
 
 def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
@@ -32,6 +34,8 @@ def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str
     """
     if rule in (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL):
         return _adapting(rule, shapes, counts)
+    if rule == steps.FIND_RATE:
+        return _finding(shapes, counts)
     work = Work()
     if rule == steps.CAPTURE_DENSE:
         work = capture_work(shapes, *_sample(counts), counts["gram"])
@@ -54,20 +58,35 @@ def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str
 
 
 def _adapting(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
-    sequences, length = _sample(counts)
+    (sequences, length), checked = _sample(counts), counts.get("checked")
     settings = read_adaptation(counts["adaptation"])
     if rule == steps.RECONSTRUCT_WINDOW:
         settings = with_window(settings, counts["window"])
         sparsity = counts["pruned_weights"] / (shapes.blocks * shapes.block_weights)
         blocks, learns = counts["blocks"], reads_dense_states(settings)
-        work = reconstruction_work(shapes, sequences, length, settings, sparsity, blocks)
+        work = reconstruction_work(shapes, sequences, length, settings, sparsity, blocks, checked)
     else:
         blocks, learns = shapes.blocks, settings.distils
-        work = retraining_work(shapes, sequences, length, settings, counts["streamed"])
+        work = retraining_work(shapes, sequences, length, settings, counts["streamed"], checked)
     flops = {"flops": work.total()}
     if learns:
         flops["dense_flops"] = shapes.forward_flops(sequences * length, length, blocks)
     return flops
+
+
+def _finding(shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
+    """Return the operations of probes, which are those of an adaptation of fewer sequences and
+    windows.
+    """
+    probe = Probe(**counts["probe"])
+    settings = probe_settings(read_adaptation(counts["adaptation"]), probe)
+    rule, blocks = settings.rule, 0
+    if rule == steps.RECONSTRUCT_WINDOW:
+        windows = split_windows(shapes.blocks, counts["window"])
+        blocks = sum(len(windows[at]) for at in probe.windows)
+    seen = {"sequences": probe.sequences, "checked": probe.held_out, "blocks": blocks}
+    of_one = _adapting(rule, shapes, {**counts, **seen, "adaptation": settings.as_json()})
+    return {"flops": counts["rates"] * of_one["flops"]}
 
 
 def _sample(counts: Mapping[str, Any]) -> tuple[int, int]:

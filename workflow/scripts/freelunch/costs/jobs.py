@@ -8,15 +8,14 @@ from typing import NamedTuple
 from freelunch.study import steps
 from freelunch.study.adaptations import Windowed
 from freelunch.study.cell import DENSE, NONE, Cell
-from freelunch.study.search import adaptation_of
+from freelunch.study.search import adaptation_of, finds_rate
 from freelunch.study.study import Study
 
 ADAPTING = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
 # Rules whose jobs compute, in the order of the data.
 RULES = (
     *(steps.FETCH_MODEL, steps.DECIDE_BOS, steps.CAPTURE_DENSE, steps.PRUNE_MODEL),
-    *ADAPTING,
-    steps.EVALUATE_CELL,
+    *(steps.FIND_RATE, *ADAPTING, steps.EVALUATE_CELL),
 )
 _PARTS = re.compile(r"\d+-of-(\d+)")
 
@@ -62,11 +61,14 @@ def evaluation(cell: Cell) -> PlannedJob:
 
 
 def adapting_jobs(study: Study, cell: Cell) -> list[PlannedJob]:
-    """Return the jobs that adapt and evaluate a cell or a candidate."""
+    """Return the jobs that find the learning rate of a cell or a candidate, adapt it and evaluate
+    it, as far as it has them.
+    """
     settings = study.adaptation(cell.adaptation)
     if settings is None or study.candidates(cell):
         return [evaluation(cell)]
-    return [PlannedJob(settings.rule, cell), evaluation(cell)]
+    rules = [steps.FIND_RATE] if finds_rate(settings) else []
+    return [*(PlannedJob(rule, cell) for rule in (*rules, settings.rule)), evaluation(cell)]
 
 
 def jobs_of(study: Study) -> list[PlannedJob]:
@@ -78,6 +80,7 @@ def jobs_of(study: Study) -> list[PlannedJob]:
             jobs += (PlannedJob.of(rule, cell) for rule in (steps.CAPTURE_DENSE, steps.PRUNE_MODEL))
         candidates, settings = study.candidates(cell), study.adaptation(cell.adaptation)
         if settings is not None:
+            jobs += [PlannedJob(steps.FIND_RATE, cell)] if finds_rate(settings) else []
             jobs += [PlannedJob(settings.rule, each) for each in candidates or [cell]]
         jobs += map(evaluation, [*candidates, cell])
     return list(dict.fromkeys(jobs))

@@ -19,13 +19,23 @@ from freelunch.costs.jobs import PlannedJob
 from freelunch.costs.known_inputs import is_gguf, shapes_of, text_windows
 from freelunch.costs.shapes import Shapes
 from freelunch.study import steps
-from freelunch.study.adaptations import Reconstruction, Windowed, with_window
+from freelunch.study.adaptations import Adaptation, Reconstruction, Training, Windowed, with_window
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.families import has_halves
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining
+from freelunch.study.search import PLANNED_RATES, probe_of, probe_settings
 from freelunch.study.study import Study
-from freelunch.study.windows import ALL, AUTO, HALVES, KEEP_NONE, MATRIX, Window
+from freelunch.study.windows import (
+    ALL,
+    AUTO,
+    HALVES,
+    KEEP_ALL,
+    KEEP_NONE,
+    MATRIX,
+    Window,
+    split_windows,
+)
 
 STREAMED = "streamed"
 # The learning rate in the name of a candidate.
@@ -98,9 +108,27 @@ class Plan:
         settings, drawn = study.adaptation(cell.adaptation), study.samples(cell.adaptation)
         # Hidden states are on disk only for the sample of the dense pass.
         keep = keep if drawn == samples else KEEP_NONE
+        if job.rule == steps.FIND_RATE:
+            return self._finding(cell, shapes, settings, drawn, keep)
+        return self._adapting(cell, shapes, settings, drawn, keep, groups)
+
+    def _adapting(
+        self,
+        cell: Cell,
+        shapes: Shapes,
+        settings: Adaptation | None,
+        drawn: int,
+        keep: str,
+        groups: int = 1,
+        checked: int | None = None,
+    ) -> Cost:
+        """Return the cost of adapting a cell by these settings, trained on so many sequences."""
+        length = self.study.calibration_of(cell.model).length
         if isinstance(settings, Retraining):
             streamed, _ = self.streamed(cell.model, cell.adaptation)
-            return retraining_costs.retrain(shapes, drawn, length, settings, keep, streamed)
+            return retraining_costs.retrain(
+                shapes, drawn, length, settings, keep, streamed, checked
+            )
         assert isinstance(settings, Windowed)
         window, _ = self.window(cell.model, cell.adaptation)
         assert window is not None  # The shapes are known.
@@ -112,7 +140,32 @@ class Plan:
             Pattern.parse(cell.pattern).sparsity,
             keep,
             1 if settings.is_sequential else groups,
+            checked,
         )
+
+    def _finding(
+        self, cell: Cell, shapes: Shapes, settings: Adaptation | None, drawn: int, keep: str
+    ) -> Cost:
+        """Return the cost of finding the learning rate of a cell by PLANNED_RATES probes."""
+        assert isinstance(settings, Training)
+        window, _ = self.window(cell.model, cell.adaptation)
+        assert window is not None  # The shapes are known.
+        windows = 1 if settings.is_retraining else len(split_windows(shapes.blocks, window))
+        probe = probe_of(settings, drawn, windows)
+        if probe is None:
+            return Cost()  # The job refuses it.
+        probed = probe_settings(settings, probe)
+        each = self._adapting(
+            cell, shapes, probed, probe.sequences, KEEP_ALL, checked=probe.held_out
+        )
+        cost = each.part(PLANNED_RATES * len(probe.windows) / windows)
+        if keep == KEEP_ALL or (settings.is_retraining and not settings.distils):
+            return cost
+        # Hidden states that are not kept are made once, up to the last window's.
+        length = self.study.calibration_of(cell.model).length
+        made = pass_costs.passing(shapes, drawn * length, length)
+        hidden = 2 * len(probe.windows) * shapes.hidden_bytes(drawn * length)
+        return replace(cost, work=cost.work + made, scratch_bytes=cost.scratch_bytes + hidden)
 
     def _measurements(self, cell: Cell, shapes: Shapes) -> Iterator[Cost]:
         study, length = self.study, self.study.calibration_of(cell.model).length
@@ -144,11 +197,12 @@ class Plan:
         return decide_window(shapes, *self.sample(model, adaptation), settings, self.device_bytes)
 
     def streamed(self, model: str, adaptation: str) -> tuple[bool, str | None]:
-        """Return whether a retraining of a model is streamed, and the reason if its entry says
-        `auto`. UserError: it fits into the memory budget neither way.
+        """Return whether an adaptation of a model is streamed, and the reason if its entry says
+        `auto`; only retrainings are. UserError: it fits into the memory budget neither way.
         """
         settings, shapes = self.study.adaptation(adaptation), self._shapes_now(model)
-        assert isinstance(settings, Retraining)
+        if not isinstance(settings, Retraining):
+            return False, None
         if shapes is None:
             return settings.residency == STREAMED, None
         sample = self.sample(model, adaptation)

@@ -27,6 +27,7 @@ def retrain(
     settings: Retraining,
     keep: str = KEEP_ALL,
     streamed: bool = False,
+    checked: int | None = None,
 ) -> Cost:
     """Return the cost of retraining a model.
 
@@ -36,8 +37,9 @@ def retrain(
         keep: Hidden states of the dense model that are on disk; a distillation recomputes those
             that it lacks.
         streamed: Whether one block at a time is in memory, or the whole model.
+        checked: Number of sequences on which losses are measured, if not that of any adaptation.
     """
-    run = _PlannedRun(shapes, samples, length, settings, streamed)
+    run = _PlannedRun(shapes, samples, length, settings, streamed, checked)
     # If any hidden states are kept, those after the last block are.
     remade = shapes.blocks if settings.distils and keep == KEEP_NONE else 0
     hidden = shapes.hidden_bytes(samples * length)
@@ -68,10 +70,15 @@ def memory_bytes(
 
 
 def retraining_work(
-    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool = False
+    shapes: Shapes,
+    samples: int,
+    length: int,
+    settings: Retraining,
+    streamed: bool = False,
+    checked: int | None = None,
 ) -> Work:
     """Return the operations of a retraining, including the losses before and after it."""
-    return _PlannedRun(shapes, samples, length, settings, streamed).work()
+    return _PlannedRun(shapes, samples, length, settings, streamed, checked).work()
 
 
 class _PlannedRun:
@@ -87,7 +94,13 @@ class _PlannedRun:
     """
 
     def __init__(
-        self, shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool
+        self,
+        shapes: Shapes,
+        samples: int,
+        length: int,
+        settings: Retraining,
+        streamed: bool,
+        checked: int | None = None,
     ) -> None:
         self.shapes, self.settings, self.streamed = shapes, settings, streamed
         self.samples, self.length = samples, length
@@ -95,7 +108,7 @@ class _PlannedRun:
         self.is_full = settings.trained.weights == FULL
         self.batch = min(settings.batch, samples)
         self.micro_batch = min(settings.micro_batch or self.batch, self.batch)
-        self.checked = min(CHECK_SEQUENCES, samples)
+        self.checked = min(CHECK_SEQUENCES, samples) if checked is None else checked
         self.recomputes = streamed or settings.gradient_checkpointing
         sizes = {"model": shapes.bytes_each, "float32": 4, "bfloat16": 2}
         self.precision_bytes = sizes[settings.precision]

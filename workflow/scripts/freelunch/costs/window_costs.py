@@ -143,6 +143,7 @@ def reconstruct(
     sparsity: float = 0.5,
     keep: str = KEEP_ALL,
     groups: int = 1,
+    checked: int | None = None,
 ) -> Cost:
     """Return the cost of a job that adapts windows; memory is that of one window.
 
@@ -154,6 +155,7 @@ def reconstruct(
         keep: Hidden states that are on disk; the others have to be recomputed.
         groups: How many jobs share the windows, which are independent if there are several; the
             cost is that of the one that has most to do.
+        checked: Number of sequences on which losses are measured, if not that of any adaptation.
     """
     windows = split_windows(shapes.blocks, settings.window)
     parts = [group_windows(windows, 1 + at, groups) for at in range(groups)]
@@ -166,7 +168,7 @@ def reconstruct(
     def of_largest(amount: int) -> int:
         return amount * largest // len(windows)
 
-    work = reconstruction_work(shapes, samples, length, settings, sparsity)
+    work = reconstruction_work(shapes, samples, length, settings, sparsity, checked=checked)
     return Cost(
         Work({kind: of_largest(flops) for kind, flops in work.items()})
         + passing(shapes, samples * length, length, remade),
@@ -223,6 +225,7 @@ def reconstruction_work(
     settings: Windowed,
     sparsity: float = 0.5,
     blocks: int | None = None,
+    checked: int | None = None,
 ) -> Work:
     """Return the operations of adapting `blocks` blocks (all by default), including the losses
     before and after, and making inputs and targets from dense hidden states that are on disk.
@@ -244,7 +247,8 @@ def reconstruction_work(
     epochs, trained = settings.passes, TrainedBlock(shapes, settings.trained)
     begun, groups = _first_trained(shapes, blocks, settings)
     # The losses before and after are measured without adapters.
-    steps, checked = -(-samples // settings.batch), 2 * min(CHECK_SEQUENCES, samples)
+    steps = -(-samples // settings.batch)
+    checked = 2 * (min(CHECK_SEQUENCES, samples) if checked is None else checked)
     work[PASSES] += epochs * trained.epoch_flops(tokens, blocks, begun, groups)
     work[PASSES] += checked * once[PASSES] + trained.product_flops(
         blocks, passes=epochs * steps, begun=begun, groups=groups

@@ -328,7 +328,6 @@ def read_gguf_header(file: Path, where: str) -> dict[str, Any]:
 
 
 def _of_model(present: Iterable[str]) -> list[str]:
-    """Return the names of files that may belong to a model."""
 
     def matches(name: str, patterns: Iterable[str]) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in patterns)

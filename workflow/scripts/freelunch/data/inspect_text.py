@@ -127,7 +127,6 @@ def read_documents(
 
 
 def _check_file(path: Path, where: str) -> None:
-    """Refuse a path that is not a file, and an empty file."""
     if not path.is_file():
         found = f"{path.absolute()} does not exist"
         if path.is_dir():
@@ -146,7 +145,6 @@ def _check_file(path: Path, where: str) -> None:
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    """Return the JSON object on a line; None if it holds none."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):

@@ -154,7 +154,6 @@ class MixtureDrawing:
         return begin_with(drawn_ids, self._bos)
 
     def _grams_of(self, use: str) -> frozenset[Gram]:
-        """Return GRAM tokens in a row of the documents of all parts for a use."""
         indices = (index for part in self.parts for index in part.indices[use])
         return frozenset(gram for index in indices for gram in grams(self.tokens[index]))
 
@@ -201,7 +200,6 @@ class MixtureDrawing:
         return in_windows or self.documents[index] in self._evaluated
 
     def _sequences(self, indices: Iterable[int], generator: random.Random) -> list[Span]:
-        """Return sequences of documents that do not overlap, in random order."""
         spans = []
         for index in indices:
             count, left = divmod(len(self.tokens[index]), self._length)

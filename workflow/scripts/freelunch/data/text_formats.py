@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -67,18 +66,11 @@ class SourceFile:
         if separator is None:
             return
         columns = next(csv.reader(self.lines(), delimiter=separator), [])
-        # A file from a package is in a scratch folder, which nobody can name in a command.
-        file = self._path if self._path.name == self._name else Path(self._name)
-        options = f"delimiter={json.dumps(separator)}, newlines_in_values=True"
-        read = f"csv.read_csv({json.dumps(str(file))}, parse_options=csv.ParseOptions({options}))"
-        target = json.dumps(str(file.with_name(f"{name.stem}.parquet")))
-        script = f"from pyarrow import csv, parquet; parquet.write_table({read}, {target})"
         raise self.error(
             "this is a table",
-            found=f"{file}: columns {', '.join(columns) or '(none)'}",
+            found=f"{self._name}: columns {', '.join(columns) or '(none)'}",
             expected="plain text, or a format whose `field` names the column with the text",
-            todo="if it is plain text, let its name end in .txt; or convert it: python -c "
-            f"{shlex.quote(script)}",
+            todo="if it is plain text, let its name end in .txt; or convert it to Parquet",
         )
 
     def batches(self, field: str | None = None, rows: int = 65_536) -> Iterator[Any]:
@@ -182,7 +174,6 @@ def _between_tags(source: SourceFile, field: str) -> Iterator[str]:
 
 
 def _wiki_articles(source: SourceFile, field: str) -> Iterator[str]:
-    """Yield the articles of a wiki's XML export, as plain text."""
     is_empty = True
     try:
         for article in articles(source.lines()):
@@ -215,7 +206,6 @@ def _json_field(source: SourceFile, field: str) -> Iterator[str]:
 
 
 def _table_rows(source: SourceFile, field: str) -> Iterator[str]:
-    """Yield one field of each row of a Parquet file."""
     for batch in source.batches(field):
         for document in batch.column(0).to_pylist():
             source.number += 1

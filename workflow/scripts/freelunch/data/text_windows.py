@@ -4,7 +4,6 @@ import random
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -21,41 +20,12 @@ from freelunch.study.cell import derive_seed
 from freelunch.study.steps import JOINED, TEXT_WINDOWS, WITHIN
 
 
-@dataclass(frozen=True)
-class CutWindows:
-    """Windows of a text, (windows, length), int64, and what their scored tokens stand for.
-
-    Attributes:
-        stride: Tokens from the start of a window to the next. A window's last `stride` tokens are
-            scored: each token of the text once, with at least length - stride tokens before it.
-        bytes, words: Length of the scored tokens' text in UTF-8, and how many runs of characters
-            other than white space begin in it; None if the tokenizer does not say where in the text
-            a token is.
-        documents: The document of each window; None if documents were joined.
-    """
-
-    input_ids: Tensor
-    stride: int
-    bytes: int | None
-    words: int | None
-    documents: list[int] | None
-
-
 def cut_windows(job: TokenJob, settings: Mapping[str, Any]) -> Artifact:
     """Write the token ids of a text's windows, (windows, length), int64, and what they cover; the
-    settings and the UserError are those of `text_windows`.
+    settings, the facts and the UserError are those of `text_windows`.
     """
-    cut = text_windows(job.model, job.text, **settings, bos=job.bos)
-    return job.write(
-        cut.input_ids,
-        kind=TEXT_WINDOWS,
-        settings=dict(settings),
-        stride=cut.stride,
-        scored=scored_tokens(settings["length"], cut.stride),
-        bytes=cut.bytes,
-        words=cut.words,
-        documents=cut.documents,
-    )
+    input_ids, facts = text_windows(job.model, job.text, **settings, bos=job.bos)
+    return job.write(input_ids, kind=TEXT_WINDOWS, settings=dict(settings), **facts)
 
 
 def text_windows(
@@ -66,7 +36,7 @@ def text_windows(
     stride: int | None = None,
     cut: str = WITHIN,
     bos: int | None = None,
-) -> CutWindows:
+) -> tuple[Tensor, dict[str, Any]]:
     """Return `windows` windows of `length` tokens by a model's tokenizer, or as many as the text
     has; UserError if it has fewer.
 
@@ -74,6 +44,11 @@ def text_windows(
     the cut WITHIN, they are within documents, drawn over all of them, and begin with the token
     `bos`, unless it is None; with JOINED, they are the first ones of the documents joined by two
     newlines, the tail dropped, with the special tokens that the tokenizer adds to a text.
+
+    The facts are the `stride`; how many tokens at the end of each window are `scored`, so that each
+    token of the text is scored once, behind at least length - stride others; their `bytes` in UTF-8
+    and how many `words` begin in them, None if the tokenizer does not say where in the text a token
+    is; and `documents`, that of each window, or None if they were joined.
     """
     tokenizer, is_joined = load_tokenizer(model), cut == JOINED
     documents = read_documents(text.folder)
@@ -105,13 +80,13 @@ def text_windows(
             "with more documents",
         )
     tokens = [encoded[piece]["input_ids"][start : start + length] for piece, start in spans]
-    amounts: tuple[int | None, int | None] = (None, None)
+    amounts: dict[str, int | None] = {"bytes": None, "words": None}
+    scored = scored_tokens(length, stride)
     if tokenizer.is_fast:
-        unscored = length - scored_tokens(length, stride)
-        scored = [(piece, start + unscored, start + length) for piece, start in spans]
-        amounts = _amounts(pieces, encoded, scored)
+        ends = [(piece, start + length - scored, start + length) for piece, start in spans]
+        amounts["bytes"], amounts["words"] = _amounts(pieces, encoded, ends)
     input_ids = begin_with(torch.tensor(tokens, dtype=torch.int64), None if is_joined else bos)
-    return CutWindows(input_ids, stride, *amounts, of)
+    return input_ids, {"stride": stride, "scored": scored, **amounts, "documents": of}
 
 
 def drawn(lengths: Sequence[int], length: int) -> Iterator[Span]:

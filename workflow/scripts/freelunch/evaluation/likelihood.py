@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_file import create_hidden, hidden_file
+from freelunch.model.tensor_file import create_hidden, hidden_file
 from freelunch.model.transfer import read_batches, writing_behind
 from freelunch.study.steps import BATCH_TOKENS, HEAD_PLACES
 

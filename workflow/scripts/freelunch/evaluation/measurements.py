@@ -102,11 +102,8 @@ def evaluate_cell(
     the number of all tokens that passed with the counts of each measurement.
 
     The checkpoint is measured as it is on disk: the digest of every shard is compared with the
-    manifest. `dense_limit` is the largest perplexity that a sound dense model can have.
-
-    Raises:
-        UserError: A shard is damaged, the dense model is not sound, or a measurement cannot be
-            taken.
+    manifest. `dense_limit` is the largest perplexity that a sound dense model can have. UserError:
+    a shard is damaged, the dense model is not sound, or a measurement cannot be taken.
     """
     stored = _Stored(folder)
     fingerprints = {spec.name: spec.fingerprint(model.artifact) for spec in specs}

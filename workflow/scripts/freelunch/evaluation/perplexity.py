@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact
 from freelunch.evaluation.measurements import Facts, Measured, MeasurementSpec
-from freelunch.model.block_pass import BlockPass
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_file import create_hidden, hidden_file
+from freelunch.model.hidden_states import BlockPass
+from freelunch.model.tensor_file import create_hidden, hidden_file
 from freelunch.model.token_ids import read_tokens
 from freelunch.model.token_loss import scored_tokens, window_losses
 from freelunch.study.steps import CUT_WINDOWS, TEXT_WINDOWS
@@ -23,7 +22,8 @@ class Perplexity:
     """Measure perplexity = exp(mean over windows of a window's mean loss) on windows, (windows,
     length), int64, whose hidden states are on disk, in `scratch`. From the start of one window
     to the start of the next there are `stride` tokens, and only the last `stride` tokens of a
-    window are scored; None for windows that do not overlap. `facts` are stored with the result.
+    window are scored; None for windows that do not overlap. `facts` are stored with the result. Of
+    an evaluation text, `text` has the facts of the windows that `freelunch.data.text_windows` cut.
     """
 
     def __init__(
@@ -33,8 +33,10 @@ class Perplexity:
         scratch: Path,
         stride: int | None = None,
         facts: Facts | None = None,
+        text: Facts | None = None,
     ) -> None:
         self._model, self._input_ids, self._facts = model, input_ids, facts or {}
+        self._text = text
         windows, length = input_ids.shape
         self._stride = stride or length
         self._blocks = BlockPass(model, windows, length)
@@ -47,7 +49,9 @@ class Perplexity:
         self._blocks.through_(index, block, self._hidden, self._hidden)
 
     def result(self) -> Measured:
-        """Return the perplexity, its standard error over windows, and the windows' losses."""
+        """Return the perplexity, its standard error over windows, and the windows' losses; of an
+        evaluation text, also what is comparable across tokenizers.
+        """
         windows, length = self._input_ids.shape
         scored = scored_tokens(length, self._stride)
         losses = window_losses(self._model, self._input_ids, self._hidden, scored)
@@ -61,34 +65,26 @@ class Perplexity:
             "token_ids_sha256": tokens_digest(self._input_ids),
             **self._facts,
         }
+        if text := self._text:
+            metrics |= {**per_text(metrics, text), "text": text["text"]}
+            if text["documents"] is not None:
+                metrics["documents"] = text["documents"]
         counts = {"tokens": windows * length, "sequences": windows, "length": length}
         return Measured(metrics, counts)
 
 
-class TextPerplexity(Perplexity):
-    """Measure perplexity per token, per byte and per word of an evaluation text, of which
-    `freelunch.data.text_windows` cut the windows.
-    """
-
-    def __init__(self, model: StreamedModel, windows: Artifact, scratch: Path) -> None:
-        super().__init__(model, read_tokens(windows), scratch, windows.facts["stride"])
-        self._text = windows.facts
-
-    def result(self) -> Measured:
-        """Return the result of `Perplexity`, and what is comparable across tokenizers."""
-        result, text = super().result(), self._text
-        metrics = {**result.metrics, **per_text(result.metrics, text), "text": text["text"]}
-        if text["documents"] is not None:
-            metrics["documents"] = text["documents"]
-        return replace(result, metrics=metrics)
-
-
-def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> TextPerplexity:
+def begin(model: StreamedModel, spec: MeasurementSpec, scratch: Path) -> Perplexity:
     """Return the measurement on its only input, the windows of the text."""
     (folder,) = spec.inputs
     windows = Artifact(folder, TEXT_WINDOWS)
     spec.check_made(folder, windows.facts["settings"], CUT_WINDOWS)
-    return TextPerplexity(model, windows, scratch)
+    return of_text(model, windows, scratch)
+
+
+def of_text(model: StreamedModel, windows: Artifact, scratch: Path) -> Perplexity:
+    """Return the measurement on the windows of an evaluation text."""
+    facts = windows.facts
+    return Perplexity(model, read_tokens(windows), scratch, facts["stride"], text=facts)
 
 
 def tokens_digest(input_ids: Tensor) -> str:

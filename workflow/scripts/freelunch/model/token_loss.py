@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from freelunch.core.errors import UserError
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_file import HiddenStates
+from freelunch.model.tensor_file import HiddenStates
 from freelunch.model.transfer import read_batches
 from freelunch.study.steps import HEAD_PLACES
 

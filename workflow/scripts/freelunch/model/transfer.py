@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.core.background_io import read_ahead, write_behind
-from freelunch.model.hidden_file import HiddenStates
-from freelunch.model.tensor_file import TensorFile
+from freelunch.model.tensor_file import HiddenStates, TensorFile
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")

@@ -18,8 +18,8 @@ from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.progress import Report, silent
 from freelunch.model import hidden_states
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_file import HiddenStates, hidden_file
 from freelunch.model.hidden_states import DenseStates
+from freelunch.model.tensor_file import HiddenStates, hidden_file
 from freelunch.model.token_loss import check_dense, window_losses
 from freelunch.pruning.statistics import Collector, InputStatistics
 from freelunch.study.steps import CHECK_SEQUENCES, DENSE_ACTIVATIONS

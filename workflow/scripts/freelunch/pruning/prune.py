@@ -64,12 +64,10 @@ def prune_model(
     report: Report = silent,
 ) -> Artifact:
     """Write a file of bit-packed masks per block, and a shard for each block with updated weights,
-    from statistics of the dense model's activations on the calibration sample, or from the
-    sample's hidden states, for statistics of the sparse model.
-
-    Raises:
-        UserError: The activations belong to another model or lack what the criterion needs, the
-            pattern does not divide a matrix, or a value is not finite.
+    from statistics of the dense model's activations on the calibration sample, or from the sample's
+    hidden states, for statistics of the sparse model. UserError: the activations belong to another
+    model or lack what the criterion needs, the pattern does not divide a matrix, or a value is not
+    finite.
     """
     check_belongs(dense, "calibration", states.calibration)
     masks = _Masks(model, dense, pruning)

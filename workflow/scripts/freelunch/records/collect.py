@@ -21,7 +21,7 @@ from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths, read_run
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import read_adaptation
-from freelunch.study.search import chosen_of
+from freelunch.study.search import chosen_of, finds_rate, is_searched
 from freelunch.study.windows import adapted_windows, window_order
 
 # What manifests and measurements hold, and what a job wrote in its `run.json`
@@ -30,17 +30,11 @@ Facts = dict[str, Any]
 
 
 def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path]) -> None:
-    """Collect the record of a cell from the folders of its steps, and write it.
+    """Collect the record of a cell from the folders of its steps, and write it. The spec is that of
+    the cell in the current config; `adapted` are the folders with its adapted blocks, if any.
 
-    Args:
-        paths: Paths of the study.
-        cell: The cell.
-        spec: The cell's spec in the current config.
-        adapted: Folders with the cell's adapted blocks; empty if it is not adapted.
-
-    Raises:
-        UserError: A step was made from other inputs or with other settings than the current config
-            asks for, or a matrix has the wrong number of zeros for its pattern.
+    UserError: a step was made from other inputs or with other settings than the current config asks
+    for, or a matrix has the wrong number of zeros for its pattern.
     """
     lineage = CellLineage(paths, cell, spec, adapted)
     made_with, place = lineage.spec(), paths.record(cell)
@@ -127,7 +121,12 @@ class CellLineage:
         self.windows = [Artifact(folder, steps.ADAPTED_BLOCKS) for folder in folders]
         facts = self.windows[0].facts
         self.choice = facts.get("choice")
-        step = steps.CHOOSE_CANDIDATE if self.choice else read_adaptation(settings).rule
+        adaptation = read_adaptation(settings)
+        step = adaptation.rule
+        if is_searched(adaptation):
+            step = steps.CHOOSE_CANDIDATE
+        elif finds_rate(adaptation):
+            self.folders[steps.SEARCH] = [self._paths.rate(self.cell)]
         self.folders[step] = list(folders)
         if facts["sample"] != self.calibration.digest:
             # So many sequences the cell, or the candidate chosen for it, was trained on.
@@ -250,7 +249,6 @@ def _expected_zeros(
 
 
 def _of_matrices(lineage: CellLineage, what: str) -> Facts:
-    """Return a fact about each matrix that has it, by the matrix's name in the checkpoint."""
     entries = lineage.masks.files.values() if lineage.masks else []
     return {name: fact for entry in entries for name, fact in entry.get(what, {}).items()}
 

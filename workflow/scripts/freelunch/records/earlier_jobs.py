@@ -78,7 +78,6 @@ def learnt_rate(results: Path, on_gpu: bool = False, gpus: Collection[str] = ())
 
 
 def _latest(results: Path) -> Iterator[dict[str, Any]]:
-    """Yield the latest records of each study."""
     for folder in sorted(results.glob("*/records")):
         records = (path for path in folder.glob("*.json") if path.is_file())
         for path in sorted(records, key=_changed, reverse=True)[:_LATEST]:

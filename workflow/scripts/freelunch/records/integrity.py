@@ -19,6 +19,7 @@ from freelunch.records.read import differences, record_of
 from freelunch.study import steps
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.paths import RUN, read_run
+from freelunch.study.search import finds_rate
 from freelunch.study.sources import Mixture, WheelFiles
 from freelunch.study.study import Study
 from freelunch.study.windows import MODEL
@@ -119,6 +120,8 @@ def _of_cell(study: Study, cell: Cell, is_candidate: bool) -> Iterator[Output]:
         for folder in _groups(checkpoint, windows):
             rule = _RULES_OF_GROUPS.get(folder.name, steps.RECONSTRUCT_WINDOW)
             yield _artifact("windows", rule, folder, study.spec(cell), masks)
+        if finds_rate(study.adaptation(cell.adaptation)):
+            yield _artifact("rates", steps.FIND_RATE, paths.rate(cell), study.spec(cell), masks)
     made_from = {**masks, "model": paths.model(cell.model), "adapted": windows}
     # Candidates may be removed, and have no cards.
     yield _artifact(

@@ -56,10 +56,8 @@ def load_answers(record: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def load_records(study: Study, folder: Path | None = None) -> dict[Cell, Record]:
-    """Return the record of every cell of a study, from its results or another folder.
-
-    Raises:
-        UserError: A record is missing or damaged, or was made with other than the current settings.
+    """Return the record of every cell of a study, from its results or another folder. UserError: a
+    record is missing or damaged, or was made with other than the current settings.
     """
     records = {}
     for cell in study.cells:
@@ -98,10 +96,8 @@ class SoFar:
 
 
 def load_finished(study: Study, folder: Path | None = None) -> SoFar:
-    """Return what has finished of a study or a part of it, which may be running.
-
-    Raises:
-        UserError: A record is damaged, or there is no pruned cell to compare with its dense model.
+    """Return what has finished of a study or a part of it, which may be running. UserError: a
+    record is damaged, or there is no pruned cell to compare with its dense model.
     """
     folder = folder or study.paths.records
     found, outdated = finished_records(study, folder)

@@ -94,8 +94,10 @@ class CandidateFacts(TypedDict):
     learning_rate: float
     epochs: int
     samples: NotRequired[int]
-    perplexity: float | None
-    perplexity_standard_error: float | None
+    # Of a probe, the loss of its windows instead.
+    perplexity: NotRequired[float | None]
+    perplexity_standard_error: NotRequired[float | None]
+    relative_loss: NotRequired[float | None]
     windows_kept_pruned: int
 
 

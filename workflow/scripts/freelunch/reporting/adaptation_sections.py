@@ -11,13 +11,13 @@ from freelunch.analysis.window_effect import compared_together, usual_windows
 from freelunch.reporting.formatting import (
     NOT_FINITE,
     NOTHING,
+    Section,
     adaptation_name,
     over_dense,
     shown,
     shown_percent,
     significant,
 )
-from freelunch.reporting.summary import Section
 from freelunch.study.cell import pruned_model
 from freelunch.study.windows import MATRIX
 

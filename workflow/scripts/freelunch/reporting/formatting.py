@@ -1,10 +1,15 @@
-"""Numbers as people read them, with as many digits as their error allows, and names."""
+"""Numbers as people read them, with as many digits as their error allows; names; and the summary of
+a study, tables and notes on how to read them, as Markdown.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from freelunch.analysis.pairing import Row
+from freelunch.study.patterns import Pattern
 
 NOT_FINITE = "not finite"
 NOTHING = "-"
@@ -108,3 +113,100 @@ def duration(seconds: float | None) -> str:
         if seconds < below:
             return f"{three_digits(seconds / size)} {unit}"
     return f"{three_digits(seconds / 3600)} h"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of the summary with its notes.
+
+    Attributes:
+        title: What the table shows.
+        lines: Its lines, from column to text.
+        notes: What the table shows and how to read it, as sentences of Markdown.
+        words: Its columns of words; the others are numbers, aligned to the right.
+    """
+
+    title: str
+    lines: Sequence[Mapping[str, str]]
+    notes: Sequence[str]
+    words: Sequence[str]
+
+
+def summary_text(sections: Sequence[Section]) -> str:
+    """Return sections as Markdown; the first one has no title."""
+    parts: list[str] = []
+    for section in sections:
+        title = [f"**{section.title}**"] if parts else []
+        parts += [
+            *title,
+            _markdown_table(section),
+            "\n".join(f"- {note}" for note in section.notes),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(section: Section) -> str:
+    columns = []
+    for name in section.lines[0]:
+        fields = [name, *(line[name] for line in section.lines)]
+        width = max(map(len, fields))
+        is_words = name in section.words
+        head, *rest = (each.ljust(width) if is_words else each.rjust(width) for each in fields)
+        columns.append([head, "-" * width if is_words else "-" * (width - 1) + ":", *rest])
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True))
+
+
+_CRITERIA = {
+    "magnitude": "Magnitude",
+    "wanda": "Wanda",
+    "ria": "RIA",
+    "sparsegpt": "SparseGPT",
+    "random": "Random",
+    "wanda_sp": "Wanda-sp",
+    "flap": "FLAP",
+}
+
+
+def criterion_label(name: str) -> str:
+    """Return the name of a criterion as the field writes it; other names stay as they are."""
+    return _CRITERIA.get(name, name)
+
+
+def pattern_label(name: str) -> str:
+    """Return a pattern in words.
+
+    `2of4` has two zeros among four weights; N:M, as the field writes it, counts what stays.
+    """
+    pattern = Pattern.parse(name)
+    if pattern.group is not None:
+        return f"{pattern.group - pattern.zeros_in_group(pattern.group)}:{pattern.group}"
+    share = f"{100 * pattern.sparsity:.0f} %"
+    return f"{share} {'structured' if pattern.structured else 'unstructured'}"
+
+
+def pruning_label(row: Mapping[str, str]) -> str:
+    return f"{criterion_label(row['criterion'])}, {pattern_label(row['pattern'])}"
+
+
+def pruned_model_label(row: Mapping[str, str]) -> str:
+    return f"{row['model']}, {pruning_label(row)}"
+
+
+def seeds_label(counts: Collection[int]) -> str:
+    """Return over how many seeds the numbers of a panel are means."""
+    least, most = min(counts), max(counts)
+    if most == 1:
+        return "one seed"
+    return f"mean of {most} seeds" if least == most else f"means of {least} to {most} seeds"
+
+
+def place_text(entry: Mapping[str, Any]) -> str:
+    """Return where a model, text or task comes from; of a local path, only its last part."""
+    member = entry.get("member", entry.get("members"))
+    member = f", `{member}`" if member else ""
+    if "package" in entry:
+        return f"Python package `{entry['package']}` {entry['version']}{member}"
+    if "repository" in entry:
+        place = f"`{entry['repository']}` on the Hugging Face hub"
+        return f"{place}, revision `{entry['revision']}`{member}"
+    return f"local, `{Path(entry['path']).name}`"

@@ -6,10 +6,8 @@ writes `perplexity.json` into the folder of the study's results. It reads every 
 one that was made with other settings than the config asks for.
 """
 
-import argparse
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from freelunch.analysis.pairing import by_adaptation, perplexity_over_seeds, pruned_models
@@ -47,19 +45,10 @@ def main_perplexities(study: Study, records: Records) -> dict[str, float | str]:
     return {name: mean if math.isfinite(mean) else NOT_FINITE for name, mean in means.items()}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the file of one study; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m freelunch.reporting.main_metrics")
-    parser.add_argument("study", type=Path, help="the study file")
+if __name__ == "__main__":
     try:
-        study = with_pins(Study.load(parser.parse_args(arguments).study))
+        study = with_pins(Study.load(Path(sys.argv[1])))
         perplexities = main_perplexities(study, load_records(study))
         write_atomically(study.paths.root / FILE, json_text(perplexities))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        sys.exit(f"error: {error}")

@@ -99,11 +99,6 @@ def fact(*path: str | int, null: float | None = None) -> Callable[[Record], Any]
     return read
 
 
-def at(*path: str | int, null: float | None = None) -> Callable[[Record], float | None]:
-    """Return a function that reads a number of a record's `metrics`, as `fact` does."""
-    return fact("metrics", *path, null=null)
-
-
 def _held_out_difference(record: Record) -> tuple[float | None, float | None]:
     drift = record["metrics"].get("drift", {})
     if "dense" not in drift:
@@ -132,8 +127,8 @@ def _if_several_seeds(study: Study, words: str) -> str:
 METRICS = (
     Metric(
         "held_out_perplexity",
-        at("drift", "perplexity", null=math.nan),
-        at("drift", "perplexity_standard_error", null=math.nan),
+        fact("metrics", "drift", "perplexity", null=math.nan),
+        fact("metrics", "drift", "perplexity_standard_error", null=math.nan),
         text=with_error,
         summary_heading="held out",
         page_heading="Held out",
@@ -155,7 +150,7 @@ METRICS = (
     ),
     Metric(
         "drift_mean",
-        at("drift", "drift", "accumulated", -1, "block", "mean", null=math.nan),
+        fact("metrics", "drift", "drift", "accumulated", -1, "block", "mean", null=math.nan),
         summary_heading="drift",
         page_heading="Drift",
         note=lambda _: (
@@ -165,14 +160,14 @@ METRICS = (
     ),
     Metric(
         "accuracy",
-        at("tasks", "accuracy"),
-        at("tasks", "accuracy_standard_error"),
+        fact("metrics", "tasks", "accuracy"),
+        fact("metrics", "tasks", "accuracy_standard_error"),
         text=percent,
         page_heading="Accuracy",
         compared_as="accuracy",
     ),
-    Metric("byte_perplexity", at("perplexity", "byte_perplexity")),
-    Metric("word_perplexity", at("perplexity", "word_perplexity")),
-    Metric("bits_per_byte", at("perplexity", "bits_per_byte")),
+    Metric("byte_perplexity", fact("metrics", "perplexity", "byte_perplexity")),
+    Metric("word_perplexity", fact("metrics", "perplexity", "word_perplexity")),
+    Metric("bits_per_byte", fact("metrics", "perplexity", "bits_per_byte")),
 )
 METRIC_COLUMNS = tuple(column for metric in METRICS for column in metric.columns)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from freelunch.analysis.accuracy import task_rows
 from freelunch.analysis.budget_effect import budget_rows, reach_rows
-from freelunch.analysis.criteria_gap import gap_rows, pair_rows, size_rows
+from freelunch.analysis.criteria_gap import gap_rows, pair_rows
 from freelunch.analysis.doubts import doubted, find_doubts
-from freelunch.analysis.drift import drift_rows
 from freelunch.analysis.pairing import Records, Row, Rows
-from freelunch.analysis.window_effect import window_rows
+from freelunch.analysis.window_effect import drift_rows, window_rows
 from freelunch.reporting import cells as of_cells
 from freelunch.study.study import Study
 
@@ -39,7 +38,6 @@ class Results:
         criteria: The rows of `means` that compare criteria.
         criteria_budgets: The rows of `means` that compare criteria budget by budget.
         gaps: The gaps between the best and the worst criterion, with and without adaptation.
-        sizes: The gaps beside the size of their model.
         pairs: The difference between every two criteria.
         windows: A row for each reconstruction, with what its window gains.
         drift: The drift of activations, block by block.
@@ -64,7 +62,6 @@ class Results:
         )
     )
     gaps = _rows(lambda self: gap_rows(self.records))
-    sizes = _rows(lambda self: size_rows(self.gaps, self.records))
     pairs = _rows(lambda self: pair_rows(self.records))
     windows = _rows(lambda self: window_rows(self.records, self.study))
     drift = _rows(lambda self: drift_rows(self.records, self.windows))

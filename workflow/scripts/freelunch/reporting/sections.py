@@ -12,6 +12,7 @@ from freelunch.reporting.adaptation_sections import MINUS, PRUNED, budgets_secti
 from freelunch.reporting.formatting import (
     NOT_FINITE,
     NOTHING,
+    Section,
     adaptation_name,
     marked,
     parts_text,
@@ -25,14 +26,17 @@ from freelunch.reporting.formatting import (
 )
 from freelunch.reporting.metrics import METRICS, Metric
 from freelunch.reporting.results import Results
-from freelunch.reporting.summary import Section
 from freelunch.study.cell import DENSE, NONE
 from freelunch.study.sources import AnyText, Mixture, Wheel
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
 
 CELL = (*PRUNED, "adaptation")
-SELECTED_ON = {"calibration": "held-out calibration text", "evaluation": "the evaluation text"}
+SELECTED_ON = {
+    "calibration": "held-out calibration text",
+    "evaluation": "the evaluation text",
+    "probes": "held-out sequences of the sample, by short trainings",
+}
 _ORIGINS = {
     "wheel": "`{member}` of the package {package} {version}",
     "hub": "`{member}` of {repository} at {revision:.7}",
@@ -97,7 +101,6 @@ def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str,
 
 
 def _names(row: Row, *metrics: str) -> dict[str, str]:
-    """Return the names of a cell, marked where its numbers in these metrics are doubted."""
     if row["criterion"] == DENSE:
         row = {**row, "pattern": NOTHING, "adaptation": NOTHING}
     return {key: row[key] for key in CELL} | {"adaptation": adaptation_name(row, *metrics)}

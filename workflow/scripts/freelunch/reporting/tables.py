@@ -13,9 +13,9 @@ from freelunch.core.files import write_atomically
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import SUMMARY_COLUMNS
 from freelunch.reporting.figures import figures
+from freelunch.reporting.formatting import summary_text
 from freelunch.reporting.results import Results, Table
 from freelunch.reporting.sections import summary_sections
-from freelunch.reporting.summary import summary_text
 from freelunch.study.study import Study
 
 TABLES = (
@@ -121,11 +121,9 @@ def all_tables(more: Sequence[Table] = ()) -> list[Table]:
 
 
 def build_tables(study: Study, more: Sequence[Table] = ()) -> None:
-    """Write the tables of a study, and `more`, into the folder of its results.
-
-    Raises:
-        UserError: A record is missing, was made with other settings than today's, or was measured
-            on other tokens than its dense model.
+    """Write the tables of a study, and `more`, into the folder of its results. UserError: a record
+    is missing, was made with other settings than today's, or was measured on other tokens than its
+    dense model.
     """
     results = Results(study, load_records(study), study.paths.records)
     for file, text in table_texts(results, more).items():

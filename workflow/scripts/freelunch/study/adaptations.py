@@ -7,9 +7,9 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from freelunch.study.methods import ALPHA, FULL, RANK, Method, Trained
-from freelunch.study.settings import Absent, Searched, Settings, absent
+from freelunch.study.settings import Absent, Found, Searched, Settings, absent
 from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.windows import MATRIX, Window, WindowName
+from freelunch.study.windows import AUTO, MATRIX, Window, WindowName
 
 # Beyond the largest rate, training diverges at once.
 Rate = Annotated[float, Field(gt=0, le=10)]
@@ -139,9 +139,10 @@ class Training(Adaptation):
     """Training tokens, summed over all epochs. The budget sets `samples`."""
     optimiser: Literal["adamw", "sgd"] = "adamw"
     """adamw: PyTorch's betas, no weight decay. sgd: momentum 0.9."""
-    learning_rate: Searched[Rate] = 0.001
-    """Peak learning rate; the schedule restarts in each window. If a list is given, its best entry
-    is chosen (`select_on`). The paper's grid is 1e-7 ... 5e-4."""
+    learning_rate: Found[Rate] = 0.001
+    """Peak learning rate; the schedule restarts in each window. auto: found for each cell by short
+    trainings on part of its sample. If a list is given, its best entry is chosen (`select_on`). The
+    paper's grid is 1e-7 ... 5e-4."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Decay to 0 after the warm-up; constant: no decay. The paper uses linear."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
@@ -162,9 +163,15 @@ class Training(Adaptation):
     judged by, as in the paper; tables mark this."""
 
     @property
+    def finds_rate(self) -> bool:
+        """Whether short trainings find the learning rate."""
+        return self.learning_rate == AUTO
+
+    @property
     def rates(self) -> list[float]:
-        """The learning rates to choose from."""
-        return self.learning_rate if isinstance(self.learning_rate, list) else [self.learning_rate]
+        """The learning rates to choose from; none if it is found."""
+        rates = self.learning_rate if isinstance(self.learning_rate, list) else [self.learning_rate]
+        return [rate for rate in rates if not isinstance(rate, str)]
 
     @property
     def epoch_counts(self) -> list[int]:
@@ -178,7 +185,7 @@ class Training(Adaptation):
 
     @property
     def rate(self) -> float:
-        """The learning rate of a run; raises ValueError if several are listed."""
+        """The learning rate of a run; raises ValueError if several are listed, or it is found."""
         (rate,) = self.rates
         return rate
 

@@ -22,7 +22,7 @@ from freelunch.study.methods import FULL, LOW_RANK, SCALED
 from freelunch.study.patterns import Pattern
 from freelunch.study.registry import REPOSITORY
 from freelunch.study.retraining import Retraining
-from freelunch.study.search import is_searched
+from freelunch.study.search import is_searched, probe_of
 from freelunch.study.source_files import files_at, has_braces
 from freelunch.study.sources import (
     NO_GRADIENTS,
@@ -271,6 +271,12 @@ def _amount(where: str, entry: Training, config: Config) -> Problems:
             f"{where}.select_on: candidates are compared on documents outside the calibration "
             "sample, and a `tokens` source has none; expected evaluation, or a text to calibrate on"
         )
+    if entry.finds_rate and isinstance(entry.epochs, list):
+        yield (
+            f"{where}.epochs: found a list, which is searched by whole runs; expected one number "
+            "beside `learning_rate: auto`, or a list of learning rates"
+        )
+        return
     samples = entry.samples or calibration.samples
     if entry.budget is not None:
         if entry.samples is not None:
@@ -302,6 +308,13 @@ def _amount(where: str, entry: Training, config: Config) -> Problems:
         yield (
             f"{where}.batch: found {entry.batch} sequences; expected at most {samples}, the size "
             "of the sample"
+        )
+    # The job knows how many windows a model has, and refuses what is too small for them.
+    windows = 1 if entry.is_retraining or getattr(entry, "window", None) == ALL else 99
+    if entry.finds_rate and probe_of(entry, samples, windows) is None:
+        yield (
+            f"{where}.learning_rate: a part of {samples} sequences cannot tell which is best; "
+            "expected a learning rate, or a larger sample"
         )
     if samples > calibration.samples and not has_documents:
         yield (

@@ -118,11 +118,6 @@ class Comparisons:
         return several
 
     @property
-    def of_sizes(self) -> bool:
-        """Whether several models are pruned."""
-        return len({cell.model for cell in self.cells if not cell.is_dense}) > 1
-
-    @property
     def of_budgets(self) -> bool:
         """Whether a pruned model is both reconstructed and retrained."""
         retrained = {name for name, entry in self.adaptations.items() if entry.is_retraining}

@@ -90,6 +90,10 @@ class Paths:
         """Blocks adapted by one job of a reconstruction, or by a retraining (group `model`)."""
         return self.root / "windows" / str(cell) / group
 
+    def rate(self, cell: object) -> Path:
+        """The learning rates that were tried for a cell, and the one that was found."""
+        return self.root / "rates" / str(cell)
+
     def checkpoint(self, cell: object) -> Path:
         """The checkpoint, a folder that `from_pretrained` loads."""
         return self.root / "checkpoints" / str(cell)

@@ -207,6 +207,13 @@ Searched = Annotated[
     Annotated[T, Tag("(one)")] | Annotated[Distinct[T], Tag("(list)")],
     Discriminator(lambda value: "(list)" if isinstance(value, list) else "(one)"),
 ]
+# One value, a list to choose from, or `auto`: it is found.
+Found = Annotated[
+    Annotated[T, Tag("(one)")]
+    | Annotated[Distinct[T], Tag("(list)")]
+    | Annotated[Literal["auto"], Tag("(name)")],
+    Discriminator(lambda value: {list: "(list)", str: "(name)"}.get(type(value), "(one)")),
+]
 
 
 def classes_of(entry: Any) -> dict[str, type[Settings]]:

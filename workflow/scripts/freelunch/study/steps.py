@@ -17,6 +17,7 @@ EXTEND_CALIBRATION = "extend_calibration"
 CUT_WINDOWS = "cut_windows"
 CAPTURE_DENSE = "capture_dense"
 PRUNE_MODEL = "prune_model"
+FIND_RATE = "find_rate"
 RECONSTRUCT_WINDOW = "reconstruct_window"
 RETRAIN_MODEL = "retrain_model"
 CHOOSE_CANDIDATE = "choose_candidate"
@@ -28,7 +29,7 @@ AUDIT_STUDY = "audit_study"
 RULES = (
     *(FETCH_MODEL, FETCH_TEXT, FETCH_TEXT_FILES, MIX_TEXT, FETCH_TASKS, DECIDE_BOS),
     *(SAMPLE_CALIBRATION, SAMPLE_HELD_OUT, EXTEND_CALIBRATION, CUT_WINDOWS, CAPTURE_DENSE),
-    *(PRUNE_MODEL, RECONSTRUCT_WINDOW, RETRAIN_MODEL, CHOOSE_CANDIDATE, EVALUATE_CELL),
+    *(PRUNE_MODEL, FIND_RATE, RECONSTRUCT_WINDOW, RETRAIN_MODEL, CHOOSE_CANDIDATE, EVALUATE_CELL),
     *(COLLECT_RECORDS, BUILD_TABLES, DRAW_FIGURE, AUDIT_STUDY),
 )
 # Not a rule: a record lists the cost of choosing among candidates under this name.
@@ -45,6 +46,7 @@ TEXT_WINDOWS = "text windows"
 DENSE_ACTIVATIONS = "dense activations"
 HIDDEN_STATES = "hidden states"
 MASKS = "masks"
+LEARNING_RATE = "learning rate"
 ADAPTED_BLOCKS = "adapted blocks"
 METRICS = "metrics"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from freelunch.adaptation.job import WindowResult
 from freelunch.adaptation.reconstruction.train_window import WindowModules, mean_squared_error
 from freelunch.core.errors import UserError
-from freelunch.model.hidden_file import HiddenStates
+from freelunch.model.tensor_file import HiddenStates
 from freelunch.model.transfer import read_batches
 from freelunch.study.adaptations import LeastSquares
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from freelunch.model.blocks import LinearWatcher, block_linears, half
-from freelunch.model.hidden_file import HiddenStates, create_hidden
 from freelunch.model.hidden_states import DenseStates
+from freelunch.model.tensor_file import HiddenStates, create_hidden
 from freelunch.model.transfer import Write, read_batches, writing_behind
 from freelunch.study.families import Family
 

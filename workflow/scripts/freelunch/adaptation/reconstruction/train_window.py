@@ -23,8 +23,8 @@ from freelunch.adaptation.training.parameters import (
     other_parameters,
 )
 from freelunch.model.blocks import BlockCall, block_linears
-from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.mask_store import round_
+from freelunch.model.tensor_file import HiddenStates
 from freelunch.model.transfer import read_batches
 from freelunch.study.adaptations import Reconstruction
 from freelunch.study.cell import derive_seed
@@ -177,6 +177,7 @@ def train_window_(
     settings: Reconstruction,
     seed: int,
     stop_at_divergence: bool = True,
+    rows: range | None = None,
 ) -> WindowResult:
     """Train a window, with float32 weights, in place, on its inputs and targets, each (sequences,
     length, features). The seed is that of the order of the sequences, and of the model's own
@@ -184,11 +185,13 @@ def train_window_(
     its pruned weights again.
     """
     precision, loss = precision_of(settings, window.dtype), LOSSES[settings.loss]
-    before = window.loss(inputs, targets, loss, precision)
+    rows = range(len(inputs)) if rows is None else rows
+    checked = rows.start or CHECK_SEQUENCES
+    before = window.loss(inputs, targets, loss, precision, checked)
     trained = window.train_(settings.trained, seed)
     losses: list[Tensor] = []
     diverged: int | None = None
-    steps = list(schedule(settings, len(inputs), seed))
+    steps = list(schedule(settings, rows, seed))
     batches = read_batches(window.device, [rows for _, rows, _ in steps], inputs, targets)
     if settings.model_dropout:
         torch.manual_seed(derive_seed(seed, "dropout"))
@@ -207,7 +210,7 @@ def train_window_(
     steps_taken, count, after = len(losses), trained.count, before
     if diverged is None:
         window.round_()
-        after = window.loss(inputs, targets, loss, precision)
+        after = window.loss(inputs, targets, loss, precision, checked)
         if math.isfinite(after):
             return window.result_(before, after, steps_taken, count)
         # The last step diverged: no later step computed a loss with its weights.

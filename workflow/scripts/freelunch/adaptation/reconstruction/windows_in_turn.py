@@ -27,9 +27,9 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.model.blocks import BlockCall, LinearWatcher, block_linears, half
 from freelunch.model.checkpoint import block_shard, write_shard
-from freelunch.model.hidden_file import HiddenStates
 from freelunch.model.hidden_states import SparseStates
 from freelunch.model.mask_store import load_pruned_block
+from freelunch.model.tensor_file import HiddenStates
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
 from freelunch.study.families import Family, check_dropout, dropout_of, halves_of, whole_of
@@ -71,6 +71,20 @@ def reconstruct_windows(
     return job.finish(writer, window)
 
 
+def probe_windows(
+    job: AdaptationJob[Local], window: Window, windows: Sequence[range]
+) -> dict[str, WindowResult]:
+    """Return what comes of windows, each some blocks, that are adapted as `reconstruct_windows`
+    does, by name; nothing is written.
+    """
+    run = _Run(job, window)
+    return {
+        name: result
+        for indices in windows
+        for name, result in run.adapt_(indices, run.load(indices)).items()
+    }
+
+
 class _Run:
     """State that all windows of a reconstruction share: `sparse` and `behind` are hidden states on
     their way through the adapted model, and through dense weights behind sparse matrices, if
@@ -104,8 +118,23 @@ class _Run:
                 torch.manual_seed(derive_seed(self.job.seed, "dropout", "inputs", index))
             self.sparse.on(index, block.train(self.drops))
 
+    def load(self, indices: range) -> list[tuple[nn.Module, dict[str, Tensor]]]:
+        """Return pruned blocks and their masks."""
+        return [self._load_pruned(index) for index in indices]
+
     def adapt_and_write(self, indices: range, writer: ArtifactWriter) -> None:
-        loaded = [self._load_pruned(index) for index in indices]
+        loaded = self.load(indices)
+        results = self.adapt_(indices, loaded)
+        windows = {name: result.as_json() for name, result in results.items()}
+        name = self.model.sharding.name
+        for index, (block, _) in zip(indices, loaded, strict=True):
+            tensors = {name(index, key): value for key, value in block.state_dict().items()}
+            write_shard(writer, block_shard(index), tensors, windows=windows)
+
+    def adapt_(
+        self, indices: range, loaded: Sequence[tuple[nn.Module, dict[str, Tensor]]]
+    ) -> dict[str, WindowResult]:
+        """Adapt a window of blocks, or the windows in a block; return what came of each."""
         blocks, keep_masks = [block for block, _ in loaded], [keep for _, keep in loaded]
         if self.window == MATRIX:
             work = self._matrices(indices.start, blocks[0], keep_masks[0])
@@ -113,14 +142,10 @@ class _Run:
             work = self._halves(indices.start, blocks[0], keep_masks[0], self.family)
         else:
             work = self._blocks(indices, blocks, keep_masks)
-        results = {
-            window.name: self._adapt_window_(window, inputs, targets).as_json()
+        return {
+            window.name: self._adapt_window_(window, inputs, targets)
             for window, inputs, targets in work
         }
-        name = self.model.sharding.name
-        for index, block in zip(indices, blocks, strict=True):
-            tensors = {name(index, key): value for key, value in block.state_dict().items()}
-            write_shard(writer, block_shard(index), tensors, windows=results)
 
     def _adapt_window_(
         self, window: WindowModules, inputs: HiddenStates, targets: HiddenStates
@@ -133,8 +158,8 @@ class _Run:
         else:
             assert isinstance(settings, Reconstruction)
             order = derive_seed(self.job.seed, "reconstruction", window.name)
-            stop = self.job.stop_at_divergence
-            result = train_window_(window, inputs, targets, settings, order, stop)
+            stop, rows = self.job.stop_at_divergence, self.job.trained
+            result = train_window_(window, inputs, targets, settings, order, stop, rows)
         for module in window.modules:
             module.requires_grad_(False).to(window.dtype)
         log.info("window %s: %s", window.name, result)

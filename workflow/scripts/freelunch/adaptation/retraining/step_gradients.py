@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from freelunch.adaptation.retraining.trainee import Loss, Trainee
-from freelunch.model.hidden_file import HiddenStates, create_hidden
+from freelunch.model.tensor_file import HiddenStates, create_hidden
 from freelunch.model.transfer import read_batches, writing_behind
 
 

@@ -20,12 +20,12 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.job_cost import Spent
 from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard, write_shard
-from freelunch.model.hidden_file import hidden_file, open_hidden
 from freelunch.model.hidden_states import KIND, DenseStates
+from freelunch.model.tensor_file import hidden_file, open_hidden
 from freelunch.study.cell import derive_seed
 from freelunch.study.methods import FULL
 from freelunch.study.retraining import Retraining
-from freelunch.study.steps import CHECK_SEQUENCES, SAVE_S
+from freelunch.study.steps import SAVE_S
 from freelunch.study.windows import MODEL
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class TrainingRun:
                 self.remove()
                 raise divergence(
                     "retraining diverged",
-                    f"step {diverged} of {steps_of(self._job.settings, self._states.sequences)}",
+                    f"step {diverged} of {steps_of(self._job.settings, len(self._job.trained))}",
                     [*self._losses, after],
                     self._job.settings,
                 )
@@ -200,11 +200,11 @@ class TrainingRun:
 
     def _steps(self, before: float, spent: Spent, save_s: float) -> int | None:
         """Take the remaining steps; return the first whose loss is not finite, from 1, or None."""
-        settings, sequences = self._job.settings, self._states.sequences
-        steps = steps_of(settings, sequences)
+        settings, trained = self._job.settings, self._job.trained
+        steps = steps_of(settings, len(trained))
         started = last = time.perf_counter()
         cpu_started = time.process_time()
-        for step, (rate, rows, _) in enumerate(schedule(settings, sequences, self._seed), 1):
+        for step, (rate, rows, _) in enumerate(schedule(settings, trained, self._seed), 1):
             if step <= len(self._losses):
                 continue
             self._losses.append(self.step(rate, rows))
@@ -232,6 +232,6 @@ class TrainingRun:
         return next_token(logits, self._states.input_ids[rows].to(logits.device))
 
     def _checked(self) -> float:
-        count = min(CHECK_SEQUENCES, self._states.sequences)
+        count = self._job.checked
         rows = [torch.tensor([row]) for row in range(count)]
         return math.fsum(self.trainee.losses(self._states.input_ids, rows, self._loss)) / count

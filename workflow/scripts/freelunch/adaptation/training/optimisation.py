@@ -36,17 +36,18 @@ def steps_of(settings: Training, sequences: int) -> int:
     return settings.passes * -(-sequences // settings.batch)
 
 
-def schedule(settings: Training, sequences: int, seed: int) -> Iterator[tuple[float, Tensor, bool]]:
-    """Yield for each step its learning rate, its sequences, and whether it ends an epoch; the seed
-    is that of their order.
+def schedule(settings: Training, trained: range, seed: int) -> Iterator[tuple[float, Tensor, bool]]:
+    """Yield for each step its learning rate, its sequences, which are some of the trained ones, and
+    whether it ends an epoch; the seed is that of their order.
     """
+    sequences = len(trained)
     steps = steps_of(settings, sequences)
     rates = iter(learning_rates(steps, settings.rate, settings.warmup, settings.schedule))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.passes):
         shuffled = torch.randperm(sequences, generator=generator)
         order = shuffled if settings.shuffle else torch.arange(sequences)
-        batches = order.split(settings.batch)  # type: ignore[no-untyped-call]
+        batches = (order + trained.start).split(settings.batch)  # type: ignore[no-untyped-call]
         for number, rows in enumerate(batches, 1):
             yield next(rates), rows, number == len(batches)
 

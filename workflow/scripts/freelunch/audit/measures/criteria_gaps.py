@@ -26,7 +26,7 @@ from freelunch.audit.measures.measure import (
     divided,
 )
 from freelunch.audit.measures.recovery import CRITERIA, Place, by_criterion
-from freelunch.reporting.labels import criterion_label
+from freelunch.reporting.formatting import criterion_label
 from freelunch.study.cell import NONE
 
 # Of two models of 70 and 72 billion parameters, neither says anything of larger models.

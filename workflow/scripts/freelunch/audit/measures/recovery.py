@@ -152,14 +152,9 @@ def by_criterion(
     wanted criteria are missing there.
 
     A model and pattern count if there is any of the wanted criteria. There is each budget with
-    which several criteria were run, or all that are wanted; if there is none, the reference.
-
-    Args:
-        evidence: The study.
-        metric: What has to be measured.
-        wanted: The criteria that have to be there.
-        beside: Whether the wanted criteria are compared with each other: where there are several,
-            and with the seeds that they share.
+    which several criteria were run, or all that are wanted; if there is none, the reference. The
+    wanted criteria may be compared with each other (`beside`): where there are several, and with
+    the seeds that they share.
     """
     found: dict[tuple[str, str], dict[str, dict[str, Cells]]] = {}
     for cells, name in reconstructed(evidence, metric):

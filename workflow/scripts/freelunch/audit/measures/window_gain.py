@@ -207,13 +207,8 @@ def _missed(name: str, other: str) -> Statistic:
 
 def _compared(evidence: Evidence, settings: Settings, wanted: _Kind) -> Iterator[_Windows | Absent]:
     """Yield the windows of each pruned model, or which ones are missing, for each amount of text
-    with which several windows were run.
-
-    Args:
-        evidence: The study.
-        settings: Those of the measure. All of their `windows` have to be there, except for those
-            that do not fit.
-        wanted: The window that has to be there in any case.
+    with which several windows were run. All `windows` of the settings have to be there, except for
+    those that do not fit, and the one that is wanted in any case.
     """
     beside = [_Kind(window) for window in settings["windows"]]
     models = list(_all_windows(evidence))

@@ -58,11 +58,8 @@ def prune(
     matrix loses exactly as many weights as the pattern asks for; SparseGPT's own code prunes one
     more in each block. With an NofM pattern, the weights of a group are chosen when the elimination
     reaches it. `damping` is the share of H's mean diagonal that is added to the diagonal.
-
-    Raises:
-        UserError: The Gram matrix is missing or not finite, the pattern does not divide the columns
-            or their blocks, or H cannot be factorised even with all of its mean diagonal added to
-            it.
+    UserError: the Gram matrix is missing or not finite, the pattern does not divide the columns or
+    their blocks, or H cannot be factorised even with all of its mean diagonal added to it.
     """
     check_divides(pattern, weights[0].shape[1], where)
     if pattern.group and settings.column_block % pattern.group:

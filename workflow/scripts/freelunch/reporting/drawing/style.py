@@ -1,14 +1,19 @@
-"""One style for all figures, and the parts that several of them have.
+"""One style for all figures, the parts that several of them have, and their files: drawing a figure
+again gives the same bytes.
 
 Planning imports the figures and with them this module, but draws nothing. So matplotlib is imported
 where it is used.
 """
 
+import csv
+import importlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freelunch.core.files import no_half_file
 from freelunch.reporting.drawing.adaptation_looks import DENSE_COLOUR, QUIET, Mark
 from freelunch.reporting.formatting import NOT_FINITE
 
@@ -265,18 +270,12 @@ def chosen_note(rows: Iterable[Row]) -> list[str]:
     return [CHOSEN] if any(row["selected_on"] == "evaluation" for row in rows) else []
 
 
-def line_handle(look: Mark, label: str) -> "Line2D":
-    """Return the entry of a series in a legend."""
+def handle(look: Mark, label: str, line: bool = True) -> "Line2D":
+    """Return the entry of a series in a legend, or of a mark without a line."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], **look.points, linestyle=look.line, linewidth=0.8, label=label)
-
-
-def mark_handle(look: Mark, label: str) -> "Line2D":
-    """Return the entry of a mark without a line in a legend."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], **look.points, linestyle="none", label=label)
+    style = {"linestyle": look.line, "linewidth": 0.8} if line else {"linestyle": "none"}
+    return Line2D([], [], **look.points, **style, label=label)
 
 
 def write_at(
@@ -294,3 +293,36 @@ def write_beside(axes: "Axes", value: float, text: str, colour: str, gap: float)
     """
     look = {"ha": "left" if gap > 0 else "right", "va": "center", "color": colour}
     write_at(axes, text, (1.0, value), (gap, 0), xycoords=axes.get_yaxis_transform(), **look)
+
+
+# Metadata that would otherwise contain a date or the version of matplotlib.
+_METADATA: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def draw_figure(
+    drawing: str, data: Path, settings: Mapping[str, object], outputs: Iterable[Path]
+) -> None:
+    """Draw a CSV file with a drawing module (`Figure.drawing`) and the other arguments of its
+    `draw`, and save the figure in several formats, which are the suffixes .png, .svg and .pdf.
+    """
+    with data.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with styled():
+        figure = importlib.import_module(drawing).draw(rows, **settings)
+        for path in outputs:
+            save(figure, path)
+            # All formats have the layout of the first, which takes longer than to draw the figure.
+            figure.set_layout_engine("none")
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Save a figure, within `styled`; a file is there as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    with no_half_file(temporary):
+        figure.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix])
+        temporary.replace(path)

@@ -8,7 +8,7 @@ from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import Registered, criteria_marks, marks
 from freelunch.reporting.figures import Figure, looks_and_text
 from freelunch.reporting.figures.perplexity_by_criterion import Point
-from freelunch.reporting.labels import criterion_label, pattern_label, seeds_label
+from freelunch.reporting.formatting import criterion_label, pattern_label, seeds_label
 from freelunch.study.cell import DENSE, NONE
 
 PANEL_INCHES = 3.2

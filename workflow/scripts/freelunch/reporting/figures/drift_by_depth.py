@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from freelunch.analysis.drift import DRIFT_COLUMNS
+from freelunch.analysis.window_effect import DRIFT_COLUMNS
 from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import PALE, Kind, Mark, Registered, marks
 from freelunch.reporting.figures import Figure
-from freelunch.reporting.labels import pruned_model_label, seeds_label
+from freelunch.reporting.formatting import pruned_model_label, seeds_label
 from freelunch.study.cell import NONE
 from freelunch.study.study import Study
 from freelunch.study.windows import window_size
@@ -45,7 +45,7 @@ def draw(rows: Sequence[style.Row], adaptations: Registered) -> "style.Figure":
         named = _named(names, adaptations)
         if len(named) < len(names):
             grey = Mark("others", "others", PALE, "", "full", "-")
-            handles = [style.line_handle(grey, "other adaptations")]
+            handles = [style.handle(grey, "other adaptations")]
         title = f"{pruned_model_label(here[0])}, {seeds_label({int(row['seeds']) for row in here})}"
         for axes, (kind, meaning) in zip(grid[len(KINDS) * number :], KINDS.items(), strict=False):
             of_kind = [row for row in here if row["kind"] == kind]

@@ -8,8 +8,7 @@ from freelunch.analysis.window_effect import WINDOW_COLUMNS
 from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import INK, Mark, Registered, marks
 from freelunch.reporting.figures import Figure, looks_and_text
-from freelunch.reporting.formatting import NOT_FINITE
-from freelunch.reporting.labels import pruned_model_label, seeds_label
+from freelunch.reporting.formatting import NOT_FINITE, pruned_model_label, seeds_label
 
 ROW_INCHES, LINE_INCHES, GAP_INCHES = 0.22, 0.12, 0.06
 LABEL_CHARACTERS = 26

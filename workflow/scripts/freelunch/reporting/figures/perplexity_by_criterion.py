@@ -15,8 +15,7 @@ from freelunch.reporting.drawing.adaptation_looks import (
     marks,
 )
 from freelunch.reporting.figures import Figure, looks_and_text
-from freelunch.reporting.formatting import marked
-from freelunch.reporting.labels import criterion_label, pattern_label, seeds_label
+from freelunch.reporting.formatting import criterion_label, marked, pattern_label, seeds_label
 from freelunch.study.cell import DENSE
 from freelunch.study.study import Study
 
@@ -115,7 +114,7 @@ def draw(
     spread = ["wide pale bars: ± standard deviation over seeds"]
     style.legend_below(
         figure,
-        [style.mark_handle(look, look.label) for look in shown.values()],
+        [style.handle(look, look.label, line=False) for look in shown.values()],
         "bars and band: ± standard error over windows",
         *(spread if any(point.spread for point in pruned) else []),
         "a bar shorter than its mark is hidden",
@@ -225,14 +224,6 @@ standard deviation. The numbers are in ``criteria.csv``.
 """
 
 
-def _wanted(study: Study) -> bool:
-    """Return whether a study compares criteria, or nothing: then this figure shows its cells."""
-    others = (
-        study.comparisons.of_windows or study.comparisons.of_budgets or study.comparisons.of_sizes
-    )
-    return study.comparisons.of_criteria or not others
-
-
 FIGURE = Figure(
     name="criteria",
     title="perplexity by criterion",
@@ -242,7 +233,11 @@ FIGURE = Figure(
         "with the reconstruction, above a line for the dense model."
     ),
     claims=("C3", "C3b"),
-    wanted=_wanted,
+    # A study that compares nothing shows its cells here.
+    wanted=lambda study: (
+        study.comparisons.of_criteria
+        or not (study.comparisons.of_windows or study.comparisons.of_budgets)
+    ),
     data="perplexity by criterion",
     data_caption=lambda study: (
         f"""\

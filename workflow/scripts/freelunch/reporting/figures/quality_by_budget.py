@@ -7,7 +7,7 @@ from freelunch.analysis.budget_effect import BUDGET_COLUMNS
 from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import Mark, Registered, marks
 from freelunch.reporting.figures import Figure, looks_and_text
-from freelunch.reporting.labels import pruned_model_label, seeds_label
+from freelunch.reporting.formatting import pruned_model_label, seeds_label
 
 PANEL_INCHES = 2.35
 LEGEND_INCHES = 0.2
@@ -43,7 +43,7 @@ def draw(
         of_model[0].set_title(title, loc="left")
     style.legend_below(
         figure,
-        [style.line_handle(look, look.series) for look in shown],
+        [style.handle(look, look.series) for look in shown],
         "bars: ± standard error, over windows of text, of the",
         "difference from the reconstruction that is the reference",
         *style.chosen_note(rows),

@@ -1,13 +1,26 @@
-"""The numbers of the claims with paired intervals and thresholds: a forest plot."""
+"""The numbers of the claims with paired intervals and thresholds, a forest plot; and all figures of
+a study, of which the others are in `reporting`.
+
+Planning imports the declaration, and must not wait for numpy, scipy and matplotlib.
+"""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from freelunch.analysis.pairing import Rows
-from freelunch.reporting.drawing.adaptation_looks import INK, NEUTRAL, PALE, Mark, Registered, marks
+from freelunch.analysis.pairing import Row
+from freelunch.reporting import figures as of_results
+from freelunch.reporting.drawing.adaptation_looks import (
+    INK,
+    NEUTRAL,
+    PALE,
+    Mark,
+    Registered,
+    adaptation_labels,
+    marks,
+)
 from freelunch.reporting.drawing.style import (
     CHOSEN,
     DAGGER,
@@ -18,9 +31,9 @@ from freelunch.reporting.drawing.style import (
     write_beside,
 )
 from freelunch.reporting.figures import Figure
-from freelunch.reporting.labels import criterion_label, pattern_label
+from freelunch.reporting.formatting import criterion_label, pattern_label
 from freelunch.reporting.results import Results
-from freelunch.study.cell import NONE
+from freelunch.study.cell import NONE, Cell
 from freelunch.study.study import Study
 
 if TYPE_CHECKING:
@@ -65,22 +78,18 @@ UNITS = {
 SHORT = {"at most ": "\N{LESS-THAN OR EQUAL TO}", "more than ": ">", "-": "\N{MINUS SIGN}"}
 MINUS = ("-", SHORT["-"])
 SAID = re.compile("95 %: | %| times| points| nats")
-Row = Mapping[str, str]
-Labelled = tuple[str, Row]
+# A row of effects.csv.
+Effect = Mapping[str, str]
+Labelled = tuple[str, Effect]
 
 
 def draw(
-    rows: Sequence[Row],
+    rows: Sequence[Effect],
     adaptations: Registered,
     selected_on_evaluation: Sequence[str] = (),
 ) -> "drawn.Figure":
-    """Return the figure: a panel for each claim and quantity, a line for each effect.
-
-    Args:
-        rows: Rows of effects.csv.
-        adaptations: All adaptations of the study's config; they decide the looks.
-        selected_on_evaluation: The adaptations whose settings were chosen on the evaluation text;
-            they are marked.
+    """Return the figure: a panel for each claim and quantity, a line for each effect. All
+    adaptations of the config decide the looks; those chosen on the evaluation text are marked.
     """
     from matplotlib.figure import Figure as Drawn
     from matplotlib.layout_engine import PlaceHolderLayoutEngine
@@ -132,7 +141,7 @@ def draw(
     return figure
 
 
-def short_text(row: Row) -> str:
+def short_text(row: Effect) -> str:
     """Return the number of a row and its interval, without words and units."""
     text = SAID.sub("", row["text"])
     for words, sign in SHORT.items():
@@ -140,7 +149,7 @@ def short_text(row: Row) -> str:
     return text
 
 
-def _labelled(rows: Sequence[Row], looks: Mapping[str, Mark]) -> tuple[str, list[Labelled]]:
+def _labelled(rows: Sequence[Effect], looks: Mapping[str, Mark]) -> tuple[str, list[Labelled]]:
     """Return what all rows of a panel share, and each with what tells it from others."""
     words = [
         (
@@ -157,8 +166,7 @@ def _labelled(rows: Sequence[Row], looks: Mapping[str, Mark]) -> tuple[str, list
     return ", ".join(filter(None, shared)), list(zip(labels, rows, strict=True))
 
 
-def _handles(rows: Sequence[Row]) -> list[Any]:
-    """Return the entries of the legend: bars and thresholds."""
+def _handles(rows: Sequence[Effect]) -> list[Any]:
     from matplotlib.lines import Line2D
 
     lines = dict.fromkeys(_line(row) for row in rows if row["low"])
@@ -174,7 +182,6 @@ def _handles(rows: Sequence[Row]) -> list[Any]:
 
 
 def _inches(text: str) -> float:
-    """Return how wide a text is."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -221,7 +228,7 @@ def _panel(
 
 
 def _range(
-    rows: Sequence[Row], keys: Sequence[str] = ("value", "low", "high")
+    rows: Sequence[Effect], keys: Sequence[str] = ("value", "low", "high")
 ) -> tuple[float, float]:
     """Return the least and the largest finite number of some rows, their thresholds included."""
     scale, _ = UNITS[rows[0]["unit"]]
@@ -231,8 +238,7 @@ def _range(
     return min(finite, default=1.0), max(finite, default=1.0)
 
 
-def _draw_row(axes: "Axes", at: int, row: Row, look: Mark) -> None:
-    """Draw an estimate, its interval, its threshold, and its number to the right."""
+def _draw_row(axes: "Axes", at: int, row: Effect, look: Mark) -> None:
     scale, _ = UNITS[row["unit"]]
     least, most = axes.get_xlim()
     numbers = [scale * float(row[key]) for key in ("value", "low", "high") if row[key]]
@@ -255,7 +261,7 @@ def _draw_row(axes: "Axes", at: int, row: Row, look: Mark) -> None:
     write_beside(axes, at, short_text(row), INK, gap=72 * GAP_INCHES)
 
 
-def _thresholds(row: Row) -> dict[str, float]:
+def _thresholds(row: Effect) -> dict[str, float]:
     """Return the thresholds of a row, each by the side of it on which the claim holds."""
     if not row["threshold"]:
         return {}
@@ -263,8 +269,7 @@ def _thresholds(row: Row) -> dict[str, float]:
     return {end: sign * scaled for end, sign in ENDS[row["side"]].items()}
 
 
-def _line(row: Row) -> tuple[Any, str]:
-    """Return the line of the interval of a row, and what it means."""
+def _line(row: Effect) -> tuple[Any, str]:
     return ONE_SEED if row["seeds"] == "1" else SEEDS
 
 
@@ -280,11 +285,64 @@ arrow ends an interval that goes beyond the axis, or beyond the budgets that wer
 """
 
 
-def _rows(results: Results) -> Rows:
-    # Planning imports this module, and must not wait for numpy and scipy.
-    from freelunch.audit.claim_rows import effect_rows
+def effect_rows(results: Results) -> list[Row]:
+    """Return the numbers of claims, with their intervals, thresholds and verdicts.
 
-    return effect_rows(results)
+    What is not finite, what was planned rather than measured, and what the study cannot test are
+    left out. A number without an interval has neither end.
+    """
+    from freelunch.audit.claim_verdicts import audit_claims
+    from freelunch.audit.claims import load_claims
+    from freelunch.audit.evidence import Evidence
+    from freelunch.audit.measures import MEASURES
+    from freelunch.audit.verdicts import Number
+
+    evidence = Evidence(results.study, results.records, results.folder)
+    labels = adaptation_labels(results.study.as_json()["adaptations"])
+    claims = load_claims()
+    rows = []
+    # What verdicts say of the paper is not shown.
+    for claim, verdict in zip(claims, audit_claims(evidence, claims, {}), strict=True):
+        for question, part in zip(claim.parts, verdict.parts, strict=True):
+            asked = MEASURES[question.measure]
+            for finding in part.findings:
+                # What was planned names no cells.
+                if finding.value is None or not finding.cells:
+                    continue
+                effect, about = question.effect or question.says, finding.about
+                if about in labels:
+                    effect += f": {labels[about].removeprefix('reconstruction: ')}"
+                elif about:
+                    effect += f", {about}"
+                row: Row = {
+                    **_shared([*map(Cell.parse, finding.cells)]),
+                    "measure": question.measure,
+                    "metric": question.metric,
+                    "unit": asked.unit_for(question.metric),
+                    "quantity": asked.quantity,
+                    **{key.name: getattr(finding, key.name) for key in fields(Number)},
+                    "claim": claim.id,
+                    "effect": effect,
+                    "seeds": finding.seeds,
+                    "verdict": finding.verdict,
+                    "threshold": question.threshold.value,
+                    "side": question.threshold.side,
+                }
+                rows.append(row)
+    return rows
+
+
+def _shared(cells: Sequence[Cell]) -> Row:
+    """Return what all cells of an effect have in common; empty where they differ. The adaptation is
+    that of the adapted cells.
+    """
+    pruned = [cell for cell in cells if not cell.is_dense]
+    adapted = [cell for cell in pruned if cell.adaptation != NONE]
+    row: Row = {}
+    for key in ("model", "criterion", "pattern", "adaptation"):
+        values = {getattr(cell, key) for cell in (adapted if key == "adaptation" else pruned)}
+        row[key] = values.pop() if len(values) == 1 else ""
+    return row
 
 
 FIGURE = Figure(
@@ -320,6 +378,18 @@ sides of 0), and ``verdict`` is that on the number. ``model``, ``criterion``, ``
         *("known_from", "known_to", "text"),
         *("claim", "threshold", "side", "verdict"),
     ),
-    rows=_rows,
+    rows=effect_rows,
     drawing=__name__,
 )
+# What it draws.
+TABLES_OF_CLAIMS = (FIGURE.table,)
+
+
+def figures() -> dict[str, Figure]:
+    """Return all figures by name, in the order of their names."""
+    return dict(sorted({**of_results.figures(), FIGURE.name: FIGURE}.items()))
+
+
+def figures_of(study: Study) -> list[Figure]:
+    """Return the figures that a study has."""
+    return [figure for figure in figures().values() if figure.wanted(study)]
