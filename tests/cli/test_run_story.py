@@ -126,6 +126,33 @@ def test_each_job_is_two_lines_with_the_time_left_by_the_measured_rate(run, cloc
     assert run.said("Found", event=SUMMARY) == ["\nFound\n"]
 
 
+SETTINGS = "{{'epochs': {}, 'window': 1, 'trained': {{'norms': {}}}}}"
+OLD, NEW = "'7657a44cd17eedef'", "'0a57a44cd17eedef'"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (SETTINGS.format(1, True), SETTINGS.format(2, True), "epochs 1 -> 2"),
+        (
+            f"{OLD},{SETTINGS.format(1, True)}",
+            f"{SETTINGS.format('[1, 2]', False)},{NEW}",
+            "code, epochs 1 -> [1, 2], trained.norms True -> False",
+        ),
+        (f"{{'perplexity': {OLD}}}", f"{{'perplexity': {NEW}}}", "code"),
+        ("<nothing exclusive>", "{'swaps': 3}", "swaps none -> 3"),
+        ("1000.0", "500.0", "1000.0 -> 500.0"),
+        (str(dict.fromkeys("abcd", 1)), "{}", "a 1 -> none, b 1 -> none, c 1 -> none, 1 more"),
+    ],
+)
+def test_a_rerun_says_which_setting_changed(run, before, now, said):
+    files = "Updated input files: a; Code has changed.txt"
+    why = f"{files}; {PARAMS}before: {before} now: {now} ; Input files updated by another job: b"
+    (line,) = run.job(1, "prune_model", why)
+    changed = f"Params have changed since last execution: {said}"
+    assert line == f"started   prune_model (Updated input files; {changed})"
+
+
 def test_a_log_of_an_earlier_run_says_nothing(run):
     run.writes(1, "INFO freelunch: 30/30 windows", "ERROR freelunch: error: an old one")
     job = RunningJob("prune_model", run.log(1))

@@ -1,5 +1,6 @@
 """The story of a run: from Snakemake's events to lines, and how far the run is."""
 
+import ast
 import logging
 import os
 import re
@@ -61,6 +62,13 @@ _REASONS = re.compile(
     r"|(?:Set of input files has|Code has|Params have|Software environment definition has) changed "
     r"since last execution)"
 )
+# Behind the reason that params have changed.
+_BEFORE_AND_NOW = re.compile(
+    r".*?before: (?:<nothing exclusive>)?(.*) now: (?:<nothing exclusive>)?(.*?)\s*", re.S
+)
+# The digest of a job's code, which is one of its params, and what it is called.
+_DIGEST, _CODE = re.compile(r"[0-9a-f]{16}"), "code"
+_MOST_CHANGES, _VALUE_WIDTH = 3, 40
 # The share of the planned work that must be done before its rate says anything.
 _LEAST_SHARE = 0.02
 # How much of a log's end is read for its last line.
@@ -319,10 +327,12 @@ def _number_of(jobs: int) -> str:
 
 
 def _line(what: str, text: str) -> str:
+    """Return a line with the time, what happened, and to which job."""
     return f"{time.strftime('%m-%d %H:%M:%S')}  {what:<8}  {text}"
 
 
 def _name_of(rule: str, wildcards: Mapping[str, str]) -> str:
+    """Return a job's rule and what it is about, such as `prune_model tiny/wanda-u50/seed0`."""
     parts = {key: value for key, value in wildcards.items() if value != "1-of-1"}
     if "pattern" in parts:
         parts["criterion"] += f"-{parts.pop('pattern')}"
@@ -331,15 +341,53 @@ def _name_of(rule: str, wildcards: Mapping[str, str]) -> str:
 
 
 def _reasons_in(text: str) -> str:
-    """Return Snakemake's reasons without the files and settings that they list.
+    """Return Snakemake's reasons without the files that they list, and which settings changed.
 
     That another job makes the inputs is left out if there is another reason.
     """
-    told = dict.fromkeys(match[1] for match in _REASONS.finditer(text))
-    reasons = [reason for reason in told if reason != _FOLLOWS or len(told) == 1]
+    begins = [*_REASONS.finditer(text)]
+    ends = [*(match.start() for match in begins[1:]), len(text)]
+    told = {match[1]: text[match.end() : end] for match, end in zip(begins, ends, strict=False)}
+    if told.keys() != {_FOLLOWS}:
+        told.pop(_FOLLOWS, None)
     # Snakemake gives the same reason for what an earlier run left unfinished.
     forced = "Forced, or left unfinished by an earlier run"
-    return "; ".join(forced if each == _FORCED else each for each in reasons) or text
+    reasons = (forced if reason == _FORCED else reason + _changes(told[reason]) for reason in told)
+    return "; ".join(reasons) or text
+
+
+def _changes(listed: str) -> str:
+    """Return what of the params differs, such as `: epochs 1 -> 2, code`; "" if they are not known.
+    Snakemake lists the values that were there before and are there now, as Python writes them.
+    """
+    match = _BEFORE_AND_NOW.fullmatch(listed)
+    try:
+        lists = [ast.literal_eval(f"[{part}]") for part in match.groups()] if match else []
+    except (ValueError, SyntaxError):
+        return ""
+    if not lists:
+        return ""
+    before, now = (dict(pair for each in params for pair in _settings(each)) for params in lists)
+    changed = [key for key in before | now if before.get(key) != now.get(key)]
+    # A param that is no mapping has no name here.
+    named = [key for key in changed if key] or changed
+    said = [_CODE if key == _CODE else _change(key, before, now) for key in named[:_MOST_CHANGES]]
+    more = [f"{len(named) - _MOST_CHANGES} more"] if len(named) > _MOST_CHANGES else []
+    return f": {', '.join([*said, *more])}"
+
+
+def _change(key: str, *settings: Mapping[str, Any]) -> str:
+    before, now = (str(each.get(key, "none"))[:_VALUE_WIDTH] for each in settings)
+    return f"{key} {before} -> {now}".strip()
+
+
+def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings in a param by their dotted keys; those of digests are `_CODE`."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _settings(inner, f"{key}.{name}".removeprefix("."))
+    else:
+        yield _CODE if _DIGEST.fullmatch(str(value)) else key, value
 
 
 def _text(path: Path, most_bytes: int | None = None) -> str:
