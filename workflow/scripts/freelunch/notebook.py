@@ -234,7 +234,9 @@ def _work(
     """Open a model, check settings, and make token ids: windows if an evaluation is asked for, else
     the sample of (samples, length, seed). Meanwhile, transformers reports nothing.
     """
-    found = None if tokenizer is not None and not isinstance(text, str) else "no list and tokenizer"
+    found = "no tokenizer" if tokenizer is None else None
+    if isinstance(text, str):
+        found = "one string"
     if isinstance(text, Tensor):
         is_ids = text.dim() == 2 and text.dtype == torch.int64 and not asked.get("evaluation")
         found = None if is_ids else f"{text.dtype}, {tuple(text.shape)}, {asked}"
