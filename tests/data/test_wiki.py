@@ -163,5 +163,5 @@ def test_says_what_is_wrong_with_an_export(
 def test_an_export_is_known_by_its_beginning(before: str, tmp_path: Path) -> None:
     path = tmp_path / "dump.xml.bz2"
     path.write_bytes(bz2.compress((before + export(page("One."), page("Two."))).encode()))
-    seen = inspect_text(path, "the text")
+    seen = inspect_text([path], "the text")
     assert (seen.format, seen.documents, seen.complete) == ("mediawiki", ["One.", "Two."], True)

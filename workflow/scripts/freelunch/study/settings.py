@@ -212,7 +212,16 @@ Found = Annotated[
     Annotated[T, Tag("(one)")]
     | Annotated[Distinct[T], Tag("(list)")]
     | Annotated[Literal["auto"], Tag("(name)")],
-    Discriminator(lambda value: {list: "(list)", str: "(name)"}.get(type(value), "(one)")),
+    Discriminator(
+        lambda value: (
+            "(list)"
+            if isinstance(value, list)
+            # Not 1e-3, which YAML reads as text.
+            else "(name)"
+            if isinstance(value, str) and value.isalpha()
+            else "(one)"
+        )
+    ),
 ]
 
 
