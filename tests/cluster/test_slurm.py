@@ -111,10 +111,10 @@ def test_results_equal_those_of_the_local_profile(finished, local):
         )
         for part in ("spec", "metrics", "identity", "pruning", "adaptation"):
             assert one[part] == other[part], f"{record.name}: {part}"
-    # One job for the dense pass, one for each pruning, one for each cell; the plan says so.
+    # One job for how sequences begin, one for the dense pass, one for each pruning, one for each cell.
     said = finished.said.read_text()
-    assert len(submitted(said)) == 1 + 2 + 5
-    assert "the scheduler gets 8 jobs" in said
+    assert len(submitted(said)) == 1 + 1 + 2 + 5
+    assert "the scheduler gets 9 jobs" in said
     assert "device: cpu, as the profile says" in said
     assert len(re.findall(r"^localrule (?:fetch|sample|cut)_", said, re.M)) == 4
     assert "Nothing to be done" in finished.run_study()

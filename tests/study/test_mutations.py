@@ -7,7 +7,7 @@ from functools import reduce
 from operator import getitem
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from configs import config, everything, places
@@ -99,6 +99,7 @@ def check(given_config: object) -> tuple[Study | None, str]:
 
 
 @given(VALUES)
+@example({"(": None})
 def test_anything_is_a_study_or_refused(value: object) -> None:
     for given_config in (value, {**config(), "study": value}):
         assert check(given_config)[0] is None, "this is no study"

@@ -38,6 +38,7 @@ _WORDS = {
     "a valid list": "a list",
     "Value error, ": "",
 }
+TAGS = ("(one)", "(list)", "(name)", "(blocks)", "[key]")
 # Where in a file the whole content is meant.
 TOP = "(top)"
 
@@ -91,8 +92,8 @@ def _place(
     loc: tuple[int | str, ...], kind: type[Settings]
 ) -> tuple[list[str], FieldInfo | None, type[Settings]]:
     """Return the keys that lead to an error, its field, and the class that has the field."""
-    # Tags of pydantic's own stand in parentheses or brackets.
-    parts = [str(part) for part in loc if not str(part).startswith(("(", "["))]
+    # Some of what stands between the keys are tags of unions. A file's own key may look like one.
+    parts = [str(part) for part in loc if part not in TAGS or part == loc[0]]
     keys: list[str] = []
     within: type[Settings] | None = kind
     if issubclass(kind, Registries) and len(parts) > 2 and parts[0] in KINDS:
