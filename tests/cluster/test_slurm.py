@@ -111,7 +111,7 @@ def test_results_equal_those_of_the_local_profile(finished, local):
         )
         for part in ("spec", "metrics", "identity", "pruning", "adaptation"):
             assert one[part] == other[part], f"{record.name}: {part}"
-    # One job for how sequences begin, one for the dense pass, one for each pruning, one for each cell.
+    # One job each for how sequences begin, the dense pass, each pruning and each cell.
     said = finished.said.read_text()
     assert len(submitted(said)) == 1 + 1 + 2 + 5
     assert "the scheduler gets 9 jobs" in said
