@@ -74,7 +74,7 @@ def slow_arrivals(prepared: Prepared, adapted: Artifact, name: str, lost: bool) 
     ends = ("self_attn.out_proj", "fc2") if opt else ("self_attn.o_proj", "mlp.down_proj")
     hidden = prepared.hidden(0 if lost else last)
     for index in range(0 if lost else last, last + 1):
-        block = prepared.model.load_block(index, adapted.folder)
+        block = prepared.model.load_block(index, adapted)
         dense = prepared.model.load_block(index)
         wanted = matrix if index == last else None
         if not lost or (wanted is not None and wanted.startswith("self_attn")):
@@ -92,9 +92,9 @@ def slow_sparse_inputs(prepared: Prepared, adapted: Artifact, name: str) -> Tens
     number, _, matrix = name.partition(".")
     hidden = prepared.hidden(0)
     for index in range(int(number)):
-        block = prepared.model.load_block(index, adapted.folder)
+        block = prepared.model.load_block(index, adapted)
         hidden = call(prepared, index, block, hidden)
-    block = prepared.model.load_block(int(number), adapted.folder)
+    block = prepared.model.load_block(int(number), adapted)
     return arrives(prepared, int(number), block, hidden, matrix)
 
 
@@ -143,7 +143,7 @@ def slow_training_with_dropout(
     prepared: Prepared, indices: range, inputs: Tensor, rate: float, epochs: int
 ) -> list[nn.Module]:
     """Train blocks in train mode by gradient descent with momentum, and return them so."""
-    pruned = [load_pruned_block(prepared.model, prepared.masks.folder, index) for index in indices]
+    pruned = [load_pruned_block(prepared.model, prepared.masks, index) for index in indices]
     blocks, targets = [block.train() for block, _ in pruned], prepared.hidden(indices.stop)
     kept = [
         (parameter, masks.get(name.removesuffix(".weight")))
@@ -181,7 +181,7 @@ def test_dropout_is_active_in_training_and_leaks_into_sparse_inputs(
             entering = opt.hidden(indices.start)
         blocks = slow_training_with_dropout(opt, indices, entering, 0.01, 3)
         for index, block in zip(indices, blocks, strict=True):
-            found = opt.model.load_block(index, adapted.folder).state_dict()
+            found = opt.model.load_block(index, adapted).state_dict()
             for name, value in block.state_dict().items():
                 torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
             torch.manual_seed(derive_seed(SEED, "dropout", "inputs", index))

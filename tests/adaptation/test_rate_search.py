@@ -112,7 +112,7 @@ def test_losses_are_those_of_held_out_sequences(llama: Prepared, tmp_path: Path)
     probe = made.facts["probe"]
     results = json.loads((made.folder / min(made.files)).read_text())
     inputs, targets = llama.hidden(0), llama.hidden(1)
-    pruned, _ = load_pruned_block(llama.model, llama.masks.folder, 0)
+    pruned, _ = load_pruned_block(llama.model, llama.masks, 0)
     with dense_states(llama.model, llama.dense) as states, torch.no_grad():
         outputs = states.blocks.calls(len(inputs))[0](pruned, inputs)
     held_out = slice(probe["held_out"])

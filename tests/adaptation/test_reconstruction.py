@@ -32,7 +32,7 @@ from tiny_models import BLOCKS, LENGTH, RECONSTRUCTION, SEED, SEQUENCES, Prepare
 
 
 def pruned_block(prepared: Prepared, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
-    return load_pruned_block(prepared.model, prepared.masks.folder, index)
+    return load_pruned_block(prepared.model, prepared.masks, index)
 
 
 def facts(adapted: Artifact, index: int) -> dict[str, Any]:

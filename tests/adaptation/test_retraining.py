@@ -27,8 +27,8 @@ from tiny_models import BLOCKS, OTHERS, RANK, SEED, SEQUENCES, Prepared
 
 
 def masks_of(prepared: Prepared) -> list[dict[str, Tensor]]:
-    folder = prepared.masks.folder
-    return [load_pruned_block(prepared.model, folder, index)[1] for index in range(BLOCKS)]
+    masks = prepared.masks
+    return [load_pruned_block(prepared.model, masks, index)[1] for index in range(BLOCKS)]
 
 
 def linears_of(model: nn.Module, prepared: Prepared) -> list[tuple[nn.Linear, Tensor]]:

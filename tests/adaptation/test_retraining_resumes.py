@@ -165,7 +165,7 @@ def test_a_candidate_that_diverges_stays_as_it_was_pruned(
         tiny.retrained_facts(adapted)["loss_after"] == tiny.retrained_facts(adapted)["loss_before"]
     )
     for index in range(BLOCKS):
-        block, _ = load_pruned_block(llama.model, llama.masks.folder, index)
+        block, _ = load_pruned_block(llama.model, llama.masks, index)
         found = tiny.weights(adapted, index)
         assert all(torch.equal(found[name], it) for name, it in block.state_dict().items())
     dense = load_file(llama.model.folder / OUTER)

@@ -63,7 +63,7 @@ def slow_ends(prepared: Prepared, adapted: Artifact, name: str, mode: str) -> tu
     dense = [prepared.model.load_block(index) for index in range(BLOCKS)]
     # What comes before the window is adapted by then; the window itself is not looked at.
     sparse = [
-        prepared.model.load_block(index, adapted.folder if index <= last else None)
+        prepared.model.load_block(index, adapted if index <= last else None)
         for index in range(BLOCKS)
     ]
     calls = prepared.model.calls(SEQUENCES, LENGTH)
@@ -159,7 +159,7 @@ def test_inputs_and_targets(
     improved = [each for each in facts.values() if each["loss_after"] < each["loss_before"]]
     assert len(improved) > 0.7 * len(facts)
     for index in range(BLOCKS):
-        block, masks = load_pruned_block(prepared.model, prepared.masks.folder, index)
+        block, masks = load_pruned_block(prepared.model, prepared.masks, index)
         found = tiny.weights(adapted, index)
         assert found.keys() == block.state_dict().keys()
         for name, keep in masks.items():

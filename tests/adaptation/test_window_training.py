@@ -111,7 +111,7 @@ def test_what_is_written_has_the_loss_that_is_noted(
         for facts in facts_of(adapted).values():
             assert facts["loss_after"] <= facts["loss_before"]
         for index in range(BLOCKS):
-            _, masks = load_pruned_block(prepared.model, prepared.masks.folder, index)
+            _, masks = load_pruned_block(prepared.model, prepared.masks, index)
             found = tiny.weights(adapted, index)
             for linear, keep in masks.items():
                 assert torch.equal(found[f"{linear}.weight"] != 0, keep)
@@ -165,7 +165,7 @@ def test_what_diverges_or_gets_worse_stays_as_it_was_pruned(
     assert any(facts["kept_pruned"] for facts in noted)
     if window == "block":
         for index in range(BLOCKS):
-            state = load_pruned_block(llama.model, llama.masks.folder, index)[0].state_dict()
+            state = load_pruned_block(llama.model, llama.masks, index)[0].state_dict()
             found = tiny.weights(adapted, index)
             assert all(torch.equal(found[name], value) for name, value in state.items())
 
@@ -224,7 +224,7 @@ def test_a_window_trains_what_a_method_does(
     noted = [each for entry in adapted.files.values() for each in entry["windows"].values()]
     assert sum(each["loss_after"] for each in noted) < sum(each["loss_before"] for each in noted)
     for index in range(BLOCKS):
-        block, masks = load_pruned_block(prepared.model, prepared.masks.folder, index)
+        block, masks = load_pruned_block(prepared.model, prepared.masks, index)
         before, found = block.state_dict(), tiny.weights(adapted, index)
         for name, value in before.items():
             matrix = name.removesuffix(".weight") in masks

@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import save_file
 
 from artifacts import fail_with, finished, full, names, write
+from damage import flip_bit, keep_time
 from freelunch.core import digest
 from freelunch.core.artifact import MANIFEST, Artifact, check_belongs, fingerprint
 from freelunch.core.artifact_writer import FINISHED_JOURNAL, JOURNAL, LOCK, ArtifactWriter
-from freelunch.core.digest import check_sums, file_digest, json_digest, write_sums
+from freelunch.core.digest import check_sums, digest_once, file_digest, json_digest, write_sums
 from freelunch.core.files import write_atomically, write_json
 from freelunch.model.tensor_file import create_hidden
 from refusals import refused
@@ -81,38 +82,51 @@ def test_a_file_that_is_not_the_one_of_the_manifest(
     if text is not None:
         path.write_text(text)
     with refused(where=path, found=found, todo="run `make repair STUDY="):
-        Artifact(tmp_path, "test")
+        Artifact(tmp_path, "test").path("two")
 
 
-def test_a_file_that_did_not_change_is_not_read_again(
+def test_a_finished_study_is_checked_without_reading_what_did_not_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished(tmp_path / "a")
-    read: list[str] = []
+    made, read = Artifact(tmp_path / "a", "test"), []
     monkeypatch.setattr(digest, "file_digest", lambda path: (read.append(path.name), "0")[1])
-    Artifact(tmp_path / "a", "test")
+    made.verify(anew=False)
     assert read == [], "what wrote a file knows its digest"
     (tmp_path / ".a.checked").write_text("damaged")
     with refused(found="another sha256"):
-        Artifact(tmp_path / "a", "test")
+        made.verify(anew=False)
     assert read == ["one"], "without the cache, it is read"
     monkeypatch.undo()
     (tmp_path / ".a.checked").unlink()
-    Artifact(tmp_path / "a", "test")
+    made.verify(anew=False)
     monkeypatch.setattr(digest, "file_digest", lambda path: read.append(path.name))
-    Artifact(tmp_path / "a", "test")
+    made.verify(anew=False)
     assert read == ["one"], "and then known again"
 
 
-def test_a_change_that_keeps_size_and_time_is_found_when_all_is_read(tmp_path: Path) -> None:
+def test_a_change_that_keeps_size_and_time_is_found_by_whoever_reads(tmp_path: Path) -> None:
     """As of a disk that loses a bit: no cheap check can see it."""
-    made = finished(tmp_path)
-    stamp = made.path("two").stat()
-    made.path("two").write_text("Second")
-    os.utime(made.path("two"), ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    for _ in range(2):
-        with refused(where=made.path("two"), found="another sha256"):
-            Artifact(tmp_path, "test").verify()
+    path = finished(tmp_path).path("two")
+    keep_time(path)
+    made = Artifact(tmp_path, "test")
+    made.path("one")
+    for read in (lambda: made.path("two"), made.verify, made.verify):
+        with refused(where=path, found="another sha256"):
+            read()
+
+
+def test_a_process_reads_a_large_file_once_under_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other, read = tmp_path / "one", tmp_path / "other", []
+    monkeypatch.setattr(digest, "file_digest", lambda path: (read.append(path.name), "0")[1])
+    path.write_bytes(bytes(2**20))
+    os.link(path, other)
+    assert digest_once(path) == digest_once(other) == "0" and read == ["one"]
+    flip_bit(other)
+    digest_once(path)
+    assert read == ["one", "one"], "the change has another time"
 
 
 def test_what_was_made_from_what(tmp_path: Path) -> None:
@@ -200,8 +214,8 @@ def test_what_cannot_or_must_not_be_linked(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch, refused(where=tmp_path / "copy"):
         patch.setattr(os, "link", refuse_links(errno.EACCES))
         writer.link("one", source, "one")
-    source.path("one").write_text("First")
-    with refused(where=source.path("one"), found="another sha256"):
+    (source.folder / "one").write_text("First")
+    with refused(where=source.folder / "one", found="another sha256"):
         writer.link("one", source, "one")
     assert "one" not in writer
 

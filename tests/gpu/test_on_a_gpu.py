@@ -53,7 +53,7 @@ def test_masks(
         )
         dense = tiny.capture(model, sample, tmp_path / f"dense-{device}")
         masks = tiny.prune(model, dense, tmp_path / f"masks-{device}", score, pattern, **settings)
-        found.append([load_pruned_block(model, masks.folder, index) for index in range(BLOCKS)])
+        found.append([load_pruned_block(model, masks, index) for index in range(BLOCKS)])
     for (block, masks), (other, other_masks) in zip(*found, strict=True):
         for name, keep in masks.items():
             assert torch.equal(keep, other_masks[name].cpu()), name

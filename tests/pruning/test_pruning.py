@@ -12,7 +12,7 @@ from torch import Tensor
 
 import slow_units as slow
 import tiny_models as tiny
-from damage import vouch_for
+from damage import note_anew
 from freelunch.core.artifact import Artifact
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel, block_shard
@@ -41,7 +41,7 @@ def blocks_of(prepared: Prepared, masks: Artifact) -> list[tuple[dict[str, Tenso
     """Return for each block its weights and its masks, by layer."""
     found = []
     for index in range(BLOCKS):
-        block, keep = load_pruned_block(prepared.model, masks.folder, index)
+        block, keep = load_pruned_block(prepared.model, masks, index)
         found.append(({name: linear.weight for name, linear in block_linears(block).items()}, keep))
     return found
 
@@ -57,7 +57,7 @@ def test_masks_of_a_model(prepared: Prepared, tmp_path: Path, name: str, pattern
     fed = inputs_of_linears(whole, slow.blocks_of(prepared, whole), tiny.random_tokens(6))
     for index, inputs in enumerate(fed):
         dense = block_linears(prepared.model.load_block(index))
-        block, found = load_pruned_block(prepared.model, masks.folder, index)
+        block, found = load_pruned_block(prepared.model, masks, index)
         assert found.keys() == dense.keys()
         for layer, linear in dense.items():
             scores = slow_scores(name, linear.weight, inputs[layer], settings)
@@ -83,7 +83,7 @@ def test_damping_that_had_to_be_raised_is_noted(prepared: Prepared, tmp_path: Pa
     least = torch.linalg.eigvalsh(gram)[0] + 0.05 * gram.diagonal().mean()
     gram -= least * torch.eye(len(gram))
     save_file(statistics, path)
-    vouch_for(path)
+    note_anew(path)
     dense = Artifact(tmp_path / "dense", dense_pass.KIND)
     masks = tiny.prune(prepared.model, dense, tmp_path / "masks", "sparsegpt")
     noted = masks.files[masks_file(0)]["notes"]
@@ -149,8 +149,11 @@ def changed_model(
     tensors = load_file(folder / block_shard(index))
     tensors[f"model.layers.{index}.{layer}.weight"][1:3] = value
     save_file(tensors, folder / block_shard(index), metadata={"format": "pt"})
-    vouch_for(folder / block_shard(index))
-    return Prepared(StreamedModel(folder), prepared.dense, prepared.masks)
+    note_anew(folder / block_shard(index))
+    model = StreamedModel(folder)
+    # What was made from the original passes for made from it.
+    model.artifact.digest = prepared.model.artifact.digest
+    return Prepared(model, prepared.dense, prepared.masks)
 
 
 @pytest.mark.parametrize("name", OF_WEIGHTS)

@@ -137,8 +137,8 @@ def test_masks_from_the_pruned_model_are_those_of_its_own_forward(
     for index in range(BLOCKS):
         own = [whole.get_submodule(f"{path}.{index}")]
         (inputs,) = inputs_of_linears(whole, own, tiny.random_tokens(SEQUENCES))
-        block, masks = load_pruned_block(model, sparse.folder, index)
-        from_dense = load_pruned_block(model, dense.folder, index)[1]
+        block, masks = load_pruned_block(model, sparse, index)
+        from_dense = load_pruned_block(model, dense, index)[1]
         for name, linear in block_linears(model.load_block(index)).items():
             expected = EXPECTED[score](linear.weight, inputs[name])
             assert torch.equal(masks[name], expected), f"block {index}: {name}"

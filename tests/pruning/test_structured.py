@@ -158,7 +158,7 @@ def test_sparse_statistics_are_of_the_pruned_blocks_before(
         seen = slow.inputs_of(biased, loops)[index]
         (gone,) = slow.slow_gone(biased, [block], [seen], "WIFN", "block", "group", 50)
         expected = slow.slow_masks(biased, block, gone)
-        found = load_pruned_block(biased.model, masks.folder, index)[1]
+        found = load_pruned_block(biased.model, masks, index)[1]
         assert all(torch.equal(found[name], keep) for name, keep in expected.items()), index
         for name, keep in expected.items():
             linear = block.get_submodule(name)

@@ -1,12 +1,13 @@
 """Damage files of a finished smoke study, each kind in each way."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from freelunch.core.artifact import MANIFEST
-from freelunch.core.digest import CheckedFiles, file_digest, sealed
+from freelunch.core.digest import file_digest, sealed
 from freelunch.core.files import json_text
 
 RESULTS = Path("results/smoke")
@@ -87,16 +88,11 @@ def note_anew(path: Path) -> None:
     manifest.write_text(json_text(sealed(content)))
 
 
-def vouch_for(path: Path) -> None:
-    """Have the cache of digests say that an altered file is the one of its manifest.
-
-    Nothing then notices, and what was made from the folder still belongs to it.
-    """
-    checked = CheckedFiles(path.parent)
-    checked.note(
-        path, json.loads((path.parent / MANIFEST).read_text())["files"][path.name]["sha256"]
-    )
-    checked.save()
+def keep_time(path: Path, damage: Callable[[Path], None] = flip_bit) -> None:
+    """Damage a file as a disk that loses a bit does: its size and its time stay."""
+    stamp = path.stat()
+    damage(path)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {

@@ -240,7 +240,7 @@ def blocks_on_their_way(prepared: Prepared, base: Path) -> None:
     there = on_device(prepared)
 
     def load(index: int) -> object:
-        return load_pruned_block(there.model, there.masks.folder, index)
+        return load_pruned_block(there.model, there.masks, index)
 
     RECORDED.clear()
     for _, (block, masks) in transfer.load_ahead(there.model.device, range(BLOCKS), load):
@@ -281,7 +281,7 @@ def transfers(prepared: Prepared, base: Path) -> None:
 def misplaced(prepared: Prepared, base: Path) -> None:
     """Check that a tensor on the CPU is noticed, among masks and as an input."""
     there = on_device(prepared)
-    block, masks = load_pruned_block(there.model, there.masks.folder, 0)
+    block, masks = load_pruned_block(there.model, there.masks, 0)
     (name, linear), *_ = block_linears(block).items()
     for mistake in (
         lambda: linear.weight * torch.ones(masks[name].shape, dtype=torch.bool),

@@ -31,7 +31,7 @@ def prune_units(
 
 
 def masks_of(prepared: Prepared, masks: Artifact) -> list[dict[str, Tensor]]:
-    return [load_pruned_block(prepared.model, masks.folder, index)[1] for index in range(BLOCKS)]
+    return [load_pruned_block(prepared.model, masks, index)[1] for index in range(BLOCKS)]
 
 
 def assembled(prepared: Prepared, masks: Artifact, folder: Path, *adapted: Artifact) -> Artifact:

@@ -120,7 +120,7 @@ def prune(
         with _bar(f"prune by {criterion}", progress) as report:
             pruning = Pruning.of(chosen.as_json(), pattern, *job)
             masks = prune_model(dense, statistics, pruning, states, report)
-        blocks = (load_pruned_block(dense, masks.folder, at)[0] for at in range(dense.num_blocks))
+        blocks = (load_pruned_block(dense, masks, at)[0] for at in range(dense.num_blocks))
         return copied(model, blocks, config=masks.facts["config"])
 
 
@@ -361,7 +361,7 @@ def _adapted(
                 windows = split_windows(model.num_blocks, settings.window)
                 made = reconstruct_windows(job, settings.window, windows)
         outer = load_file(made.path(OUTER)) if OUTER in made.files else {}
-        blocks = (model.load_block(index, folder) for index in range(model.num_blocks))
+        blocks = (model.load_block(index, made) for index in range(model.num_blocks))
         return copied(pruned, blocks, outer)
 
 

@@ -130,7 +130,7 @@ def _size(job: AdaptationJob[Training]) -> float:
     weights = [
         linear.weight[keep[name]]
         for index in sorted({0, job.model.num_blocks - 1})
-        for block, keep in [load_pruned_block(job.model, job.masks.folder, index)]
+        for block, keep in [load_pruned_block(job.model, job.masks, index)]
         for name, linear in block_linears(block).items()
     ]
     squares = math.fsum(float(each.float().square().sum()) for each in weights)

@@ -7,13 +7,15 @@ compares small files by content, so a step that runs again with an equal result 
 made from it valid.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from freelunch.core.digest import (
     SHA256,
     CheckedFiles,
+    digest_once,
     file_digest,
     json_digest,
     read_sealed,
@@ -24,6 +26,15 @@ from freelunch.core.files import json_text
 from freelunch.core.job_cost import Spent
 
 MANIFEST = "manifest.json"
+
+
+class Files(Protocol):
+    """The files of an artifact that is finished, or that this process fills."""
+
+    def __contains__(self, name: str, /) -> bool: ...
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file to be read, whose content this process knows; KeyError."""
 
 
 class Artifact:
@@ -40,7 +51,7 @@ class Artifact:
 
     Raises:
         UserError: The manifest is missing or damaged or names another kind, or a file is missing or
-            has another size or digest than the manifest says (`CheckedFiles`).
+            has another size than the manifest says.
     """
 
     def __init__(self, folder: Path, kind: str | None) -> None:
@@ -55,41 +66,48 @@ class Artifact:
             problem = "wrong kind of folder"
             raise UserError(problem, where=path, found=self.kind, expected=kind, todo=mend())
         self.folder, self.digest, self.spent = folder, file_digest(path), Spent()
-        self.check(*self.files)
+        for name in self.files:
+            self._check(name)
 
     @classmethod
     def at(cls, manifest: str, kind: str) -> "Artifact":
         """Return the folder that a manifest stands for, as rules name it."""
         return cls(Path(manifest).parent, kind)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.files
+
     def path(self, name: str) -> Path:
-        """Return the path of a file that the manifest names; KeyError if it does not."""
-        if name not in self.files:
-            raise KeyError(name)
+        """Return the path of a file to be read, whose digest is compared first, once a process;
+        UserError if it differs, KeyError if the manifest does not name the file.
+        """
+        self._check(name, lambda path, sha256: digest_once(path) == sha256)
         return self.folder / name
 
-    def verify(self) -> None:
-        """Read every file and compare its digest; UserError at the first that differs."""
-        self.check(*self.files, anew=True)
-
-    def check(self, *names: str, anew: bool = False) -> None:
-        """Check some files as at the start; read those of unknown digest, or all if `anew`."""
+    def verify(self, anew: bool = True) -> None:
+        """Compare the digest of every file; UserError at the first that differs. Unless `anew`,
+        only files of unknown digest are read (`CheckedFiles`).
+        """
         checked = CheckedFiles(self.folder)
         try:
-            for name in names:
-                file, entry = self.folder / name, self.files[name]
-                size = file.stat().st_size if file.is_file() else None
-                found, expected = f"{size} bytes", f"{entry['bytes']} bytes"
-                if size is None:
-                    found = "no file"
-                elif size == entry["bytes"]:
-                    if checked.holds(file, entry[SHA256], anew):
-                        continue
-                    found, expected = "another sha256", f"sha256 {entry[SHA256]}"
-                problem = "a file differs from what the manifest says"
-                raise UserError(problem, where=file, found=found, expected=expected, todo=mend())
+            for name in self.files:
+                self._check(name, partial(checked.holds, anew=anew))
         finally:
             checked.save()
+
+    def _check(self, name: str, holds: Callable[[Path, str], bool] | None = None) -> None:
+        """Refuse, by UserError, a file of another size, or with another digest if asked."""
+        file, entry = self.folder / name, self.files[name]
+        size = file.stat().st_size if file.is_file() else None
+        found, expected = f"{size} bytes", f"{entry['bytes']} bytes"
+        if size is None:
+            found = "no file"
+        elif size == entry["bytes"]:
+            if holds is None or holds(file, entry[SHA256]):
+                return
+            found, expected = "another sha256", f"sha256 {entry[SHA256]}"
+        problem = "a file differs from what the manifest says"
+        raise UserError(problem, where=file, found=found, expected=expected, todo=mend())
 
 
 def manifest_digest(folder: Path) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 from filelock import BaseFileLock
 
 from freelunch.core.artifact import MANIFEST, Artifact, manifest_text
-from freelunch.core.digest import SHA256, CheckedFiles, file_digest, sealed, unsealed
+from freelunch.core.digest import SHA256, digest_once, sealed, unsealed
 from freelunch.core.files import no_half_file, remove_path, write_atomically
 from freelunch.core.job_cost import Clock, Spent
 from freelunch.core.lock import lock_if_free, remove_lock, wait_for_lock
@@ -76,7 +76,6 @@ class ArtifactWriter:
         self._lock = lock or wait_for_lock(folder / LOCK)
         self._clock = clock or Clock()
         self._spent, self._spent_here, self._uncounted = Spent(), Spent(), Spent()
-        self._checked = CheckedFiles(folder)
         self.left = False
         self._files = self._resume()
         self.finished: dict[str, Any] | None = None
@@ -121,12 +120,18 @@ class ArtifactWriter:
         if name not in self._files and name in self._elsewhere:
             origin, line = self._elsewhere[name]
             sha256 = line["entry"][SHA256]
-            if origin.is_file() and file_digest(origin) == sha256:
+            if origin.is_file() and digest_once(origin) == sha256:
                 facts = {key: line["entry"][key] for key in line["entry"] if key != SHA256}
                 spent = Spent(**line["spent"])
                 self._link(origin, name, facts, sha256, spent)
                 self._spent += spent
         return name in self._files
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file that is written, or was found intact; KeyError if neither."""
+        if name not in self._files:
+            raise KeyError(name)
+        return self.folder / name
 
     def entry(self, name: str) -> dict[str, Any]:
         """Return what the manifest will say about a file; KeyError if it is not written yet."""
@@ -139,7 +144,7 @@ class ArtifactWriter:
             write(temporary)
             # safetensors makes files for their owner alone; the journal has the usual permissions.
             shutil.copymode(self.folder / JOURNAL, temporary)
-            self._adopt(temporary, name, facts, file_digest(temporary))
+            self._adopt(temporary, name, facts, digest_once(temporary))
 
     def add_text(self, name: str, text: str, **facts: Any) -> None:
         """Add a small text file."""
@@ -149,7 +154,6 @@ class ArtifactWriter:
         """Add a file of another artifact, which is checked, by a hard link or, across file systems,
         a copy. A link becomes read-only, since an edit of one name would change the others.
         """
-        source.check(source_name)
         self._link(source.path(source_name), name, facts, source.files[source_name][SHA256])
 
     def count(self, spent: Spent) -> None:
@@ -158,12 +162,13 @@ class ArtifactWriter:
 
     def finish(self, **facts: Any) -> Artifact:
         """Write the manifest, which makes the folder complete, and return the artifact."""
-        self._checked.save()
         write_atomically(self.folder / MANIFEST, manifest_text(self.kind, facts, self._files))
         if not self._keep_journal:
             (self.folder / JOURNAL).replace(self.folder / FINISHED_JOURNAL)
         self.release()
         artifact = Artifact(self.folder, self.kind)
+        # What this process wrote or linked is not read again, but noted.
+        artifact.verify(anew=False)
         artifact.spent = self._spent
         return artifact
 
@@ -171,7 +176,6 @@ class ArtifactWriter:
         """Leave the folder, complete but for its manifest, to the job that it belongs to. Return
         what this job spent on its files, which the other job counts as its own.
         """
-        self._checked.save()
         first, lines = _read_journal(self.folder / JOURNAL, self.fingerprint)
         self._write_journal({**first, LEFT: True}, lines.values())
         return self.release()
@@ -213,7 +217,6 @@ class ArtifactWriter:
         temporary.unlink(missing_ok=True)
         with (self.folder / JOURNAL).open("a") as journal:
             journal.write(text)
-        self._checked.note(self.folder / name, sha256)
         self._files[name] = entry
 
     def _resume(self) -> dict[str, dict[str, Any]]:
@@ -222,12 +225,11 @@ class ArtifactWriter:
         journal = FINISHED_JOURNAL if is_finished and not self._keep_journal else JOURNAL
         first, lines = _read_journal(self.folder / journal, self.fingerprint)
         left = first.get(LEFT, False)
-        # What an interrupted attempt wrote may not have reached the disk: it is read again.
+        # What another process wrote may not have reached the disk: it is read again.
         intact = {
             name: line
             for name, line in lines.items()
-            if (self.folder / name).is_file()
-            and self._checked.holds(self.folder / name, line["entry"][SHA256], anew=not left)
+            if (path := self.folder / name).is_file() and digest_once(path) == line["entry"][SHA256]
         }
         if not intact:
             return {}

@@ -1,10 +1,10 @@
-"""Digests: of files, of JSON values, of a folder's files computed before, and lists for sha256sum.
+"""Digests: of files, of JSON values, and lists for sha256sum.
 
-A second check of a file costs nothing (`CheckedFiles`): a hidden file beside a folder keeps the
-digests of its files, each with the size, the time of the last change and the inode that the file
-had; the digest counts only while all three are the same. What wrote a file notes its digest. The
-hidden file is merely a cache: it may be deleted, damaged or impossible to write, and two jobs may
-replace each other's.
+A process reads a file once for its digest (`digest_once`), and nothing is computed from a file that
+the same process has not read. Only the check of a finished study trusts another process
+(`CheckedFiles`): a hidden file beside a folder keeps the digests of its files, each with the size,
+the time of the last change and the inode that the file had; the digest counts only while all three
+are the same. The hidden file is merely a cache: it may be deleted, damaged or impossible to write.
 """
 
 import hashlib
@@ -22,12 +22,27 @@ from freelunch.core.files import write_atomically
 SHA256 = "sha256"
 # What the name of the file with the known digests of a folder ends in.
 SUFFIX = ".checked"
+# Bytes from which on this process remembers digests. A smaller file could be written again within
+# one tick of the file system's clock, and takes a millisecond to read.
+_REMEMBERED_BYTES = 2**20
+_digests: dict[tuple[int, int, int], str] = {}
 
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file as 64 hex digits; other threads run meanwhile."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_once(path: Path) -> str:
+    """Return the sha256 of a file as `file_digest` does; a file that this process has read for it
+    before, under any name, and that was not changed since, is not read again.
+    """
+    state = _state(path)
+    digest = _digests.get(state) or file_digest(path)
+    if state[0] >= _REMEMBERED_BYTES:
+        _digests[state] = digest
+    return digest
 
 
 def json_digest(value: Any) -> str:
@@ -82,13 +97,9 @@ class CheckedFiles:
         if not anew and self._known.get(path.name) == [*state, sha256]:
             return True
         # Also if another digest is known: the cache itself may be damaged.
-        found = file_digest(path)
+        found = digest_once(path)
         self._known[path.name], self._changed = [*state, found], True
         return found == sha256
-
-    def note(self, path: Path, sha256: str) -> None:
-        """Note the digest of a file that was just written or read."""
-        self._known[path.name], self._changed = [*_state(path), sha256], True
 
     def save(self) -> None:
         """Keep what was noted for later processes, if possible."""

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 from freelunch.core.artifact import Artifact, check_belongs, fingerprint
 from freelunch.core.errors import UserError
 from freelunch.data.documents import TOKEN_IDS, open_text, read_documents
+from freelunch.model.checkpoint import folder_of_texts
 from freelunch.model.token_ids import begin_with, check_vocabulary, read_tokens, write_tokens
 from freelunch.study.cell import derive_seed
 from freelunch.study.steps import BOS, CALIBRATION, CHECKPOINT, READY_TOKENS
@@ -87,7 +88,7 @@ class TokenJob:
 
 def load_tokenizer(model: Artifact) -> Any:
     """Return a model's tokenizer."""
-    return AutoTokenizer.from_pretrained(model.folder, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(folder_of_texts(model), trust_remote_code=False)
 
 
 def encode(tokenizer: Any, documents: str | list[str]) -> Any:

@@ -99,11 +99,9 @@ def evaluate_cell(
 ) -> tuple[Artifact, dict[str, Any]]:
     """Take the measurements that are missing, or all of them if `anew`, and write one JSON file for
     each into a folder, which may hold those of an earlier evaluation. Return this folder, and
-    the number of all tokens that passed with the counts of each measurement.
-
-    The checkpoint is measured as it is on disk: the digest of every shard is compared with the
-    manifest. `dense_limit` is the largest perplexity that a sound dense model can have. UserError:
-    a shard is damaged, the dense model is not sound, or a measurement cannot be taken.
+    the number of all tokens that passed with the counts of each measurement. `dense_limit` is the
+    largest perplexity that a sound dense model can have. UserError: a shard is damaged, the dense
+    model is not sound, or a measurement cannot be taken.
     """
     stored = _Stored(folder)
     fingerprints = {spec.name: spec.fingerprint(model.artifact) for spec in specs}
@@ -112,7 +110,6 @@ def evaluate_cell(
     ]
     held = [stored.results[spec.name]["spent"] for spec in specs if spec not in missing]
     if missing:
-        model.artifact.verify()
         begun = {spec.name: _Clocked(model, spec, scratch) for spec in missing}
         pass_through(model, list(begun.values()), report)
         for spec in missing:

@@ -37,7 +37,7 @@ from freelunch.core.digest import json_digest
 from freelunch.core.errors import UserError, first_line
 from freelunch.evaluation.likelihood import LikelihoodRequest, LogLikelihood
 from freelunch.evaluation.measurements import Measured, MeasurementSpec
-from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.checkpoint import StreamedModel, folder_of_texts
 from freelunch.study.steps import ANSWERS, BOS, DOCUMENTS, TASK
 
 METRIC = "acc"
@@ -72,7 +72,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         self._streamed, self._bos = model, bos
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            model.folder, trust_remote_code=False
+            folder_of_texts(model.artifact), trust_remote_code=False
         )
         self.requests: list[LikelihoodRequest] = []
         self.truncated = {"requests": 0, "tokens": 0}

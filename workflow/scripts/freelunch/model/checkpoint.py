@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from freelunch.core.artifact import Artifact
+from freelunch.core.artifact import Artifact, Files
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, first_line
 from freelunch.model.blocks import BlockCall, Outer, block_linears, find_blocks, has_bias
@@ -36,6 +36,16 @@ KIND = CHECKPOINT
 def block_shard(index: int) -> str:
     """Return the file name of a block's shard."""
     return f"block-{index:03d}.safetensors"
+
+
+def folder_of_texts(model: Artifact) -> Path:
+    """Return the folder of a checkpoint, to read its config and its tokenizer from; UserError if a
+    file other than a shard differs from what the manifest says.
+    """
+    for name in model.files:
+        if not name.endswith(".safetensors"):
+            model.path(name)
+    return model.folder
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
@@ -145,7 +155,7 @@ class StreamedModel:
         self.artifact = Artifact(folder, KIND)
         self.folder = folder
         self.device = torch.device(device)
-        self.config = load_config(folder)
+        self.config = load_config(folder_of_texts(self.artifact))
         self.dtype: torch.dtype = self.config.dtype or torch.float32  # type: ignore[assignment]
         self.num_blocks: int = self.config.num_hidden_layers
         self._model = meta_model(self.config)
@@ -154,15 +164,15 @@ class StreamedModel:
         self._adopt_outer()
         self.outer = Outer(self._model, self.sharding.path, folder)
 
-    def load_block(self, index: int, folder: Path | None = None) -> nn.Module:
+    def load_block(self, index: int, changed: Files | None = None) -> nn.Module:
         """Return a new copy of a block, in eval mode and without gradients, in memory of its own. A
-        changed block has its shard in a folder of its own. Its linear layers may have a bias that
-        the dense model lacks.
+        `changed` block has its shard elsewhere. Its linear layers may have a bias that the dense
+        model lacks.
         """
         block = copy.deepcopy(self._meta_blocks[index])
-        state = self._read(folder or self.folder, index)
+        state = self._read(changed or self.artifact, index)
         for name, linear in block_linears(block).items():
-            if folder is not None and not has_bias(linear) and f"{name}.bias" in state:
+            if changed is not None and not has_bias(linear) and f"{name}.bias" in state:
                 linear.bias = nn.Parameter(state[f"{name}.bias"], requires_grad=False)
         block.load_state_dict(state, assign=True)
         self._make_constants_(block)
@@ -188,7 +198,7 @@ class StreamedModel:
     def load_linear(self, index: int, name: str) -> nn.Linear:
         """Return a new copy of one linear layer of a block, as `load_block` does."""
         linear: nn.Linear = copy.deepcopy(self._meta_blocks[index].get_submodule(name))  # type: ignore[assignment]
-        linear.load_state_dict(self._read(self.folder, index, f"{name}."), assign=True)
+        linear.load_state_dict(self._read(self.artifact, index, f"{name}."), assign=True)
         return linear.requires_grad_(False).eval()
 
     def load_blocks(self, indices: Iterable[int]) -> Iterator[tuple[int, nn.Module]]:
@@ -215,11 +225,12 @@ class StreamedModel:
 
     def outer_tensors(self) -> dict[str, Tensor]:
         """Return the tensors outside the blocks, by their names in the checkpoint."""
-        return load_file(self.folder / OUTER)
+        return load_file(self.artifact.path(OUTER))
 
-    def _read(self, folder: Path, index: int, module: str = "") -> dict[str, Tensor]:
+    def _read(self, files: Files, index: int, module: str = "") -> dict[str, Tensor]:
         """Return the tensors of a block, or of a module in it, by their names there."""
-        shard, prefix = TensorFile(folder / block_shard(index)), self.sharding.name(index, module)
+        shard = TensorFile(files.path(block_shard(index)))
+        prefix = self.sharding.name(index, module)
         # When a whole block is read, `load_state_dict` refuses tensors that the block lacks.
         return {
             name.removeprefix(prefix): read_tensor(shard, name, self.device).to(self.dtype)

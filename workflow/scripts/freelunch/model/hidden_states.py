@@ -113,7 +113,7 @@ class DenseStates:
     def __init__(
         self, model: StreamedModel, calibration: Artifact, kept: Artifact | None, scratch: Path
     ) -> None:
-        self._model, self.scratch = model, scratch
+        self._model, self._kept, self.scratch = model, kept, scratch
         self.input_ids = read_tokens(calibration)
         self.calibration = calibration
         self.sequences, self.length = self.input_ids.shape
@@ -123,7 +123,7 @@ class DenseStates:
         self.passed = 0
         for boundary in range(model.num_blocks + 1):
             if kept is not None and (name := hidden_file(boundary)) in kept.files:
-                self.note(boundary, kept.path(name))
+                self.note(boundary, kept.folder / name)
 
     def __contains__(self, boundary: int) -> bool:
         return boundary in self._paths
@@ -153,7 +153,13 @@ class DenseStates:
         """
         if boundary not in self._paths:
             self.make(boundary, lambda path: self.write(boundary, path))
-        return open_hidden(self._paths[boundary])
+        return self._open(boundary)
+
+    def _open(self, boundary: int) -> HiddenStates:
+        path = self._paths[boundary]
+        if self._kept is not None and path.parent == self._kept.folder:
+            self._kept.path(path.name)
+        return open_hidden(path)
 
     def write(self, boundary: int, path: Path) -> None:
         """Compute the hidden states before block `boundary` from the nearest ones before them."""
@@ -161,7 +167,7 @@ class DenseStates:
         start = max((at for at in self._paths if at < boundary), default=None)
         if start is None:
             self.blocks.embed_(self.input_ids, made)
-        states = made if start is None else open_hidden(self._paths[start])
+        states = made if start is None else self._open(start)
         for index, block in self._model.load_blocks(range(start or 0, boundary)):
             self.blocks.through_(index, block, states, made)
             states = made

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from freelunch.core.artifact import Files
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, first_of
 from freelunch.model.blocks import block_linears, check_blocks, find_blocks, has_bias
@@ -91,9 +92,9 @@ class LoadedModel(StreamedModel):
                     pruned.changed[name] = value
             write_pruned_block(writer, self, index, dense, pruned)
 
-    def _read(self, folder: Path, index: int, module: str = "") -> dict[str, Tensor]:
-        if folder != self.folder:
-            return super()._read(folder, index, module)
+    def _read(self, files: Files, index: int, module: str = "") -> dict[str, Tensor]:
+        if files is not self.artifact:
+            return super()._read(files, index, module)
         prefix = self.sharding.name(index, module)
         return {
             name.removeprefix(prefix): tensor.detach().clone()

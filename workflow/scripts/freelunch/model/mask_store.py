@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from freelunch.core.artifact import Artifact, check_belongs
+from freelunch.core.artifact import Artifact, Files, check_belongs
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError
 from freelunch.core.progress import Report, silent
@@ -73,14 +73,13 @@ def write_pruned_block(
 
 @torch.no_grad()
 def load_pruned_block(
-    model: StreamedModel, folder: Path, index: int
+    model: StreamedModel, files: Files, index: int
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return a block of the dense model as `folder` prunes it, in eval mode and the model's dtype,
-    and the mask of each linear layer, (out, in), bool, True where the weight stays.
+    """Return a block of the dense model as masks in `files` prune it, in eval mode and the model's
+    dtype, and the mask of each linear layer, (out, in), bool, True where the weight stays.
     """
-    changed = (folder / block_shard(index)).is_file()
-    block = model.load_block(index, folder if changed else None)
-    masks = load_masks(folder, index, block)
+    block = model.load_block(index, files if block_shard(index) in files else None)
+    masks = load_masks(files, index, block)
     for name, linear in block_linears(block).items():
         mask_(linear.weight, masks[name])
     return block, masks
@@ -126,7 +125,7 @@ def assemble_model(
         elif shard in masks.files:
             checkpoint.link_shard(writer, shard, masks)
         elif shard not in writer:
-            block, _ = load_pruned_block(model, masks.folder, index)
+            block, _ = load_pruned_block(model, masks, index)
             tensors = {
                 model.sharding.name(index, key): value for key, value in block.state_dict().items()
             }
@@ -148,9 +147,9 @@ def assemble_model(
     )
 
 
-def load_masks(folder: Path, index: int, block: nn.Module) -> dict[str, Tensor]:
+def load_masks(files: Files, index: int, block: nn.Module) -> dict[str, Tensor]:
     """Return the mask of each linear layer of a block, where the layer is: (out, in), bool."""
-    file = TensorFile(folder / masks_file(index))
+    file = TensorFile(files.path(masks_file(index)))
     return {
         name: unpack(read_tensor(file, name, linear.weight.device), linear.weight.shape)
         for name, linear in block_linears(block).items()

@@ -11,7 +11,7 @@ from torch import Tensor
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, run_again
-from freelunch.model.checkpoint import load_config
+from freelunch.model.checkpoint import folder_of_texts, load_config
 from freelunch.study.steps import CALIBRATION, PRUNE_MODEL
 
 KIND = CALIBRATION
@@ -61,7 +61,7 @@ def begin_with(input_ids: Tensor, bos: int | None) -> Tensor:
 
 def check_vocabulary(input_ids: Tensor, model: Artifact, where: object) -> None:
     """Check that a model has all these token ids; UserError if one is beyond its vocabulary."""
-    vocabulary = int(load_config(model.folder).vocab_size)
+    vocabulary = int(load_config(folder_of_texts(model)).vocab_size)
     if int(input_ids.max()) >= vocabulary:
         raise UserError(
             "token ids lie outside the model's vocabulary",

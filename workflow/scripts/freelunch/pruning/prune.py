@@ -190,7 +190,7 @@ def _prune_blocks(
             del statistics, block
         if passing is not None and index + 1 < model.num_blocks:
             (masks,) = chosen
-            passing.on(index, load_pruned_block(model, masks.pruning.folder, index)[0])
+            passing.on(index, load_pruned_block(model, masks.writer, index)[0])
         yield index + 1
 
 

@@ -279,7 +279,7 @@ def _adaptation(lineage: CellLineage) -> Facts | None:
 def _cost(lineage: CellLineage, step: str, runs: Sequence[Facts]) -> Facts:
     """Return the cost of a step: sums over its jobs, and the largest of their peaks."""
     # Operations do not depend on the precision of what is stored.
-    shapes = Shapes.read(lineage.model.folder / "config.json", "float32")
+    shapes = Shapes.read(lineage.model.path("config.json"), "float32")
     jobs = []
     for run in runs:
         counts = run["counts"]

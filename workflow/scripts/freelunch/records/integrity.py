@@ -166,8 +166,7 @@ def _artifact(
 
     def check(anew: bool) -> None:
         artifact = Artifact(folder, None)
-        if anew:
-            artifact.verify()
+        artifact.verify(anew)
         if what not in _WITHOUT_RUN:
             read_run(folder)
         _check_made_from(folder, artifact.facts, made_from or {})

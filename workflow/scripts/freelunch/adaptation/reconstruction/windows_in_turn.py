@@ -63,7 +63,7 @@ def reconstruct_windows(
             run.adapt_and_write(indices, writer)
         if job.settings.is_sequential and done < len(windows):
             for index in indices:
-                run.pass_on(index, job.model.load_block(index, job.folder))
+                run.pass_on(index, job.model.load_block(index, writer))
         results = writer.entry(block_shard(indices.start))["windows"].values()
         before = sum(each["loss_before"] for each in results)
         after = sum(each["loss_after"] for each in results)
@@ -282,7 +282,7 @@ class _Run:
         )
 
     def _load_pruned(self, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        return load_pruned_block(self.model, self.job.masks.folder, index)
+        return load_pruned_block(self.model, self.job.masks, index)
 
     def _inputs(self, boundary: int) -> HiddenStates:
         return self.states.at(boundary) if self.sparse is None else self.sparse.hidden

@@ -283,7 +283,7 @@ class Trainee:
         return load_ahead(self.device, indices, self._load)
 
     def _load(self, index: int) -> Loaded:
-        module, masks = load_pruned_block(self._model, self._masks.folder, index)
+        module, masks = load_pruned_block(self._model, self._masks, index)
         return module, masks, self._state.parameters(index) if index in self._state else None
 
     def _block(
@@ -314,7 +314,7 @@ class Trainee:
 
     def _merge_(self, index: int, block: Block) -> None:
         block.trained.merge_()
-        masks = load_masks(self._masks.folder, index, block.module)
+        masks = load_masks(self._masks, index, block.module)
         linears = block_linears(block.module)
         masked = ((linear, masks[name]) for name, linear in linears.items())
         round_(block.module.parameters(), masked, self._model.dtype)
