@@ -1,6 +1,6 @@
 """What every adaptation starts from, as its job gathers it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,17 +8,26 @@ from typing import Any
 
 import pytest
 
+from damage import keep_time
 from freelunch.adaptation.job import AdaptationJob, open_adaptation
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
+from freelunch.core import digest
 from freelunch.core.artifact import Artifact
 from freelunch.core.progress import Report, silent
-from freelunch.model.checkpoint import block_shard
+from freelunch.data.documents import read_documents
+from freelunch.data.samples import load_tokenizer
+from freelunch.model.checkpoint import OUTER, StreamedModel, block_shard
+from freelunch.model.mask_store import assemble_model, load_pruned_block, masks_file
+from freelunch.model.tensor_file import hidden_file
+from freelunch.model.token_ids import TOKENS, read_tokens
+from freelunch.pruning.dense_pass import read_statistics, statistics_file
 from freelunch.study.retraining import read_adaptation
-from freelunch.study.steps import CALIBRATION
+from freelunch.study.steps import CALIBRATION, DOCUMENTS
 from freelunch.study.windows import Window, adapted_windows, split_windows
 from interrupts import interrupted, stop_at
 from refusals import refused
-from tiny_models import BLOCKS, Prepared, hidden_folder, prepare
+from tiny_models import BLOCKS, Prepared, hidden_folder, prepare, reconstruct
+from token_jobs import text_of
 
 AUTO = {"method": "reconstruction", "window": "auto", "memory_gb": 4.0, "learning_rate": 0.003}
 
@@ -117,3 +126,53 @@ def test_another_grouping_takes_over_blocks_of_the_same_decided_window_only(
     assert after.digest == adapt(prepared, "fresh/1-of-1", decided).digest
     shards = [artifact.path(block_shard(0)) for artifact in (before, after)]
     assert shards[0].samefile(shards[1]) == taken_over
+
+
+def test_a_bit_that_flips_in_what_a_step_reads_ends_it(tmp_path: Path) -> None:
+    """Size and time stay as they were: the digest is that of what is read, and no older one."""
+    prepared = prepare(tmp_path)
+    model, masks, sample = prepared.model, prepared.masks, sample_of(prepared)
+    adapted, text = reconstruct(prepared, tmp_path / "blocks"), text_of(tmp_path / "text", ["one"])
+    hidden = hidden_folder(prepared.dense.folder)
+
+    def assembled() -> None:
+        assemble_model(model, masks, [adapted], tmp_path / "assembled", "fingerprint")
+
+    def adapt() -> None:
+        with opened(prepared, method="reconstruction") as job:
+            job.states.at(2)
+
+    reads: dict[Path, Callable[[], object]] = {
+        model.folder / "config.json": lambda: StreamedModel(model.folder),
+        model.folder / OUTER: lambda: StreamedModel(model.folder),
+        model.folder / block_shard(1): lambda: model.load_block(1),
+        model.folder / "tokenizer.json": lambda: load_tokenizer(model.artifact),
+        text.folder / DOCUMENTS: lambda: read_documents(text.folder),
+        sample.folder / TOKENS: lambda: read_tokens(sample),
+        prepared.dense.folder / statistics_file(1): lambda: read_statistics(prepared.dense, 1),
+        hidden / hidden_file(2): adapt,
+        masks.folder / masks_file(1): lambda: load_pruned_block(model, masks, 1),
+        adapted.folder / block_shard(1): assembled,
+    }
+    for path, read in reads.items():
+        keep_time(path)
+        with refused(where=path, found="another sha256"):
+            read()
+        keep_time(path)
+        if read is not assembled:
+            read()
+
+
+def test_a_job_reads_only_the_blocks_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model of 72 billion parameters, which 80 jobs share, that matters."""
+    folder, whole, read = prepare(tmp_path).model.folder, digest.file_digest, set[str]()
+
+    def noting(path: Path) -> str:
+        read.add(path.name)
+        return whole(path)
+
+    monkeypatch.setattr(digest, "file_digest", noting)
+    StreamedModel(folder).load_block(1)
+    assert {name for name in read if name.endswith(".safetensors")} == {OUTER, block_shard(1)}

@@ -263,6 +263,7 @@ def test_an_absurd_number_wherever_it_is(source: Path) -> None:
         *(("num_key_value_heads", -1), ("hidden_size", 10**12), ("hidden_size", 1.5)),
         *(("hidden_size", "64"), ("vocab_size", True), ("intermediate_size", 10**30)),
         # Every activation would be NaN.
+        *(("rms_norm_eps", 1e30), ("layer_norm_epsilon", -1e-5)),
         *(("rms_norm_eps", float("nan")), ("rope_theta", float("inf")), ("n_layer", 10**9)),
     )
     for key, value in absurd:
@@ -394,6 +395,23 @@ def test_files_of_another_model(source: Path) -> None:
     (source / "tokenizer.json").write_text(json.dumps(vocabulary))
     with refused(where="models.tiny: tokenizer", found="100,000"):
         fetch(source, "2")
+    vocabulary["model"]["vocab"]["beyond"] = 5
+    (source / "tokenizer.json").write_text(json.dumps(vocabulary))
+    numbers = len(vocabulary["model"]["vocab"]) - 2
+    with refused(where="models.tiny: tokenizer", found=f"{numbers + 1} tokens, {numbers} numbers"):
+        fetch(source, "shared")
     edit_config(source, quantization_config={"quant_method": "gptq"})
     with refused(where="models.tiny", found="gptq"):
         fetch(source, "3")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.float32, torch.float16])
+def test_weights_that_hold_no_model(source: Path, dtype: torch.dtype) -> None:
+    """Whole numbers, which would be taken for weights of up to 10^9, and zeros alone."""
+    weights, name = source / "model.safetensors", "model.layers.1.mlp.down_proj.weight"
+    tensors = load_file(weights)
+    tensors[name] = torch.zeros_like(tensors[name], dtype=dtype)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    found = f"{tensors[name].numel():,} zeros" if dtype.is_floating_point else "I"
+    with refused(where=f"{weights}: {name}", found=found):
+        fetch(source)

@@ -153,13 +153,17 @@ def test_says_what_is_wrong_and_where(
     assert left <= {"tiny", "journal.jsonl", ".lock", ".tiny.checked"}, "a scratch file was left"
 
 
-def test_refuses_what_is_no_gzip_file_and_a_table(tmp_path: Path) -> None:
+def test_refuses_what_is_no_gzip_file_a_table_and_json(tmp_path: Path) -> None:
     with refused(where="texts.tiny: words.txt.gz", found="not a complete .gz file"):
         fetch(tmp_path, b"one\n", "lines", name="words.txt.gz")
     for form in ("plain", "lines"):
         (tmp_path / form).mkdir()
-        with refused(found="columns id, story", todo="convert it to Parquet"):
+        with refused(found="columns id, story", todo="to Parquet"):
             fetch(tmp_path / form, b"id,story\n1,one\n", form, name="words.CSV")
+    for name, content in (("words.txt", b'\n{"text": "one"}\n'), ("w.json", b'["one",\n"two"]')):
+        (tmp_path / name).mkdir()
+        with refused(found=content.split()[0].decode(), todo="format: jsonl"):
+            fetch(tmp_path / name, content, "lines", name=name)
 
 
 def test_a_failure_leaves_a_finished_text_only_if_nothing_was_read(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def test_all_contradictions_are_told_at_once_undefined_names_first() -> None:
     [
         # Names.
         ({"criteria.dense": {"score": "wanda"}}, "criteria.dense: this name is reserved"),
+        ({"criteria.none": {"score": "wanda"}}, "criteria.none: this name is reserved"),
+        ({"adaptations.dense": {"method": "norms"}}, "adaptations.dense: this name is reserved"),
         ({"adaptations.none": {"method": "norms"}}, "adaptations.none: this name is reserved"),
         ({"study.grids.0.criteria": ["dense"]}, "study.grids.0.criteria: 'dense' is not in"),
         ({"study.grids.0.claims": ["C11"]}, f"study.grids.0.claims: 'C11' is not in {CLAIMS}"),

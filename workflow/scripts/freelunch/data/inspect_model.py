@@ -217,10 +217,20 @@ def read_tokenizer(file: Path, where: str) -> "Tokenizer":
 
 
 def check_rows(vocabulary: Mapping[str, int], added: Container[int], rows: int, where: str) -> None:
-    """Refuse a tokenizer with tokens for which there is no row of the embedding. Numbers of `added`
-    tokens may lie beyond, such as that of a token for images: texts with it are refused later.
+    """Refuse a tokenizer with tokens for which there is no row of the embedding, or that share one.
+    Numbers of `added` tokens may lie beyond, such as that of a token for images: texts with it are
+    refused later.
     """
-    largest = max((at for at in vocabulary.values() if at not in added), default=-1)
+    numbers = [at for at in vocabulary.values() if at not in added]
+    if shared := len(numbers) - len({*numbers}):
+        raise UserError(
+            "tokens of the tokenizer share a number, so the model cannot tell them apart",
+            where=where,
+            found=f"{shared + len({*numbers}):,} tokens, {len({*numbers}):,} numbers",
+            expected="a number of its own for each token",
+            todo="use the tokenizer that belongs to the model",
+        )
+    largest = max(numbers, default=-1)
     if largest >= rows:
         raise UserError(
             "the tokenizer does not fit the model's embedding",

@@ -179,6 +179,14 @@ def _read_tensor(path: Path, stored: str, dtype: torch.dtype) -> torch.Tensor:
             expected=f"numbers that are finite as {str(dtype).removeprefix('torch.')}",
             todo="use a sound checkpoint, or a dtype that can hold its largest weight",
         )
+    if tensor.dim() > 1 and not tensor.any():
+        raise UserError(
+            "a matrix of the model holds zeros alone",
+            where=f"{path}: {stored}",
+            found=f"{tensor.numel():,} zeros as {str(dtype).removeprefix('torch.')}",
+            expected="the weights of a trained model",
+            todo="use a sound checkpoint, or a dtype that can hold its smallest weights",
+        )
     return tensor
 
 
@@ -234,13 +242,13 @@ def _places(
     """Return where each tensor of the model is. Some checkpoints name them relative to the backbone
     (`layers...` for `model.layers...`), or as older releases did (`embed_out` for GPT-NeoX's head).
     """
-    shapes: dict[Place, list[int]] = {}
+    kinds: dict[Place, tuple[list[int], str]] = {}
     for path in (folder / file for file in files if file.endswith(".safetensors")):
         with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                shapes[path, name] = list(file.get_slice(name).get_shape())
-    prefix = f"{meta.base_model_prefix}."
-    needed = {name: list(tensor.shape) for name, tensor in meta.state_dict().items()}
+                tensor = file.get_slice(name)
+                kinds[path, name] = list(tensor.get_shape()), str(tensor.get_dtype())
+    prefix, needed = f"{meta.base_model_prefix}.", meta.state_dict()
     conversions = get_model_conversion_mapping(meta)  # type: ignore[arg-type]
     renamings = [each for each in conversions if isinstance(each, WeightRenaming)]
 
@@ -249,7 +257,7 @@ def _places(
             name = renaming.rename_source_key(name)[0]
         return name if name in needed or prefix + name not in needed else prefix + name
 
-    renamed = {today(name): (path, name) for path, name in shapes}
+    renamed = {today(name): (path, name) for path, name in kinds}
     # Tied tensors are stored once, under either name.
     tied = getattr(meta, "all_tied_weights_keys", None) or {}
     stored = {tied.get(name, name) for name in renamed}
@@ -273,13 +281,22 @@ def _places(
         )
     used = {name: place for name, place in renamed.items() if name in needed}
     for name, place in used.items():
-        if shapes[place] != needed[name]:
+        (shape, dtype), expected = kinds[place], list(needed[name].shape)
+        if shape != expected:
             raise UserError(
                 "a tensor has another shape than the model's config gives it",
                 where=f"{place[0]}: {place[1]}",
-                found=" x ".join(map(str, shapes[place])),
-                expected=" x ".join(map(str, needed[name])),
+                found=" x ".join(map(str, shape)),
+                expected=" x ".join(map(str, expected)),
                 todo=todo,
+            )
+        if needed[name].is_floating_point() and "F" not in dtype:
+            raise UserError(
+                "a weight is stored as whole numbers, which mean nothing without their scales",
+                where=f"{place[0]}: {place[1]}",
+                found=dtype,
+                expected="a floating-point dtype, such as F32 or BF16",
+                todo="use the model that this one was quantised from",
             )
     return used
 

@@ -19,6 +19,7 @@ _OPENING, _CLOSING = re.compile(r"<doc(\s[^<>]*)?>"), "</doc>"
 _PART_CHARACTERS = 2_000
 # Separators of tables of one row a line, by the ending of the file's name.
 _TABLES = {".csv": ",", ".tsv": "\t"}
+_JSON = (".json", ".jsonl", ".ndjson")
 
 
 class SourceFile:
@@ -59,18 +60,24 @@ class SourceFile:
                 todo="convert the file, such as by `iconv -f UTF-16 -t UTF-8`, or fetch it again",
             ) from error
 
-    def check_no_table(self) -> None:
-        """Refuse a table (CSV), whose separators and other columns would be read as text."""
-        name = Path(unpacked_name(self._name))
-        separator = _TABLES.get(name.suffix.lower())
-        if separator is None:
+    def check_prose(self) -> None:
+        """Refuse a table (CSV) and JSON, whose separators and names would be read as text."""
+        ending = Path(unpacked_name(self._name)).suffix.lower()
+        first = next(filter(str.strip, self.lines()), "")
+        self.number = 0
+        if separator := _TABLES.get(ending):
+            columns = next(csv.reader([first], delimiter=separator), [])
+            what, found = "a table", f"columns {', '.join(columns) or '(none)'}"
+        elif ending in _JSON or first.startswith('{"'):
+            what, found = "JSON", first[:60]
+        else:
             return
-        columns = next(csv.reader(self.lines(), delimiter=separator), [])
         raise self.error(
-            "this is a table",
-            found=f"{self._name}: columns {', '.join(columns) or '(none)'}",
-            expected="plain text, or a format whose `field` names the column with the text",
-            todo="if it is plain text, let its name end in .txt; or convert it to Parquet",
+            f"this is {what}",
+            found=f"{self._name}: {found}",
+            expected="plain text, or a format whose `field` names what holds the text",
+            todo="use `format: jsonl` for JSON Lines; convert other files to them, or to Parquet; "
+            "if it is plain text, let its name end in .txt",
         )
 
     def batches(self, field: str | None = None, rows: int = 65_536) -> Iterator[Any]:
@@ -120,18 +127,18 @@ class SourceFile:
 
 
 def _each_line(source: SourceFile, field: str) -> Iterator[str]:
-    source.check_no_table()
+    source.check_prose()
     yield from source.lines()
 
 
 def _whole_file(source: SourceFile, field: str) -> Iterator[str]:
-    source.check_no_table()
+    source.check_prose()
     yield "\n".join(source.lines())
 
 
 def _paragraphs(source: SourceFile, field: str) -> Iterator[str]:
     """Yield parts of a file that end at a blank line, or late at any line end."""
-    source.check_no_table()
+    source.check_prose()
     part: list[str] = []
     size = 0
     for line in source.lines():

@@ -11,8 +11,8 @@ from freelunch.study.settings import Absent, Found, Searched, Settings, absent
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.windows import AUTO, MATRIX, Window, WindowName
 
-# Beyond the largest rate, training diverges at once.
-Rate = Annotated[float, Field(gt=0, le=10)]
+# Beyond the largest rate, training diverges at once; below the least, no weight changes.
+Rate = Annotated[float, Field(ge=1e-12, le=10)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 WindowSetting = Annotated[
     Annotated[int, Field(ge=1), Tag("(blocks)")] | Annotated[WindowName, Tag("(name)")],

@@ -49,7 +49,8 @@ def contradictions(config: Config, known: Config) -> list[str]:
         return undefined
     problems = [
         f"{registry}.{reserved}: this name is reserved; choose another"
-        for registry, reserved in (("criteria", DENSE), ("adaptations", NONE))
+        for registry in ("criteria", "adaptations")
+        for reserved in (DENSE, NONE)
         if reserved in getattr(config, registry)
     ]
     problems += [*_part(config), *_calibration(config), *_evaluation(config)]

@@ -61,7 +61,7 @@ class OfWeights(CriterionSettings):
     """Settings of the criteria that prune single weights."""
 
     scope: Scope = Field(default="matrix", description=_SCOPE)
-    swaps: int = Field(default=0, ge=0)
+    swaps: int = Field(default=0, ge=0, le=10_000)
     """Largest number of swaps per row to refine the mask. A swap exchanges the kept and the pruned
     weight that most lower the error of the layer's output (SparseSwaps, arXiv 2512.10922). Swaps
     need Gram matrices."""

@@ -28,6 +28,8 @@ LARGEST = {
 _LARGEST_BY_NAME = LARGEST | {
     other: LARGEST[ours] for ours, others in OTHER_NAMES.items() for other in others
 }
+# Keys of what is added to the mean square that a norm divides by.
+_EPSILON = re.compile("norm.*eps|^eps")
 
 
 class _RefusedKind(NamedTuple):
@@ -95,8 +97,9 @@ def check_supported(config: object, where: str) -> None:
 
 
 def check_shapes(config: object, where: object) -> None:
-    """Refuse, with a UserError, shapes that are no whole number from 1 to their largest value, and
-    NaN and infinity, which Python's JSON admits, in a config or any JSON data.
+    """Refuse, with a UserError, shapes that are no whole number from 1 to their largest value,
+    numbers beside which a norm's input is nothing, and NaN and infinity, which Python's JSON
+    admits, in a config or any JSON data.
     """
     for part in _parts(config):
         for key, value in part.items():
@@ -104,6 +107,8 @@ def check_shapes(config: object, where: object) -> None:
             is_shape = type(value) is int and 1 <= value <= (largest or value)
             if isinstance(value, float) and not math.isfinite(value):
                 expected = "a finite number"
+            elif _EPSILON.search(key) and isinstance(value, int | float) and not 0 <= value <= 0.1:
+                expected = "a number from 0 to 0.1, such as 1e-05"
             elif largest is not None and value is not None and not is_shape:
                 expected = f"a whole number from 1 to {largest:,}"
             if expected is not None:
