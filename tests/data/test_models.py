@@ -397,8 +397,7 @@ def test_files_of_another_model(source: Path) -> None:
         fetch(source, "2")
     vocabulary["model"]["vocab"]["beyond"] = 5
     (source / "tokenizer.json").write_text(json.dumps(vocabulary))
-    numbers = len(vocabulary["model"]["vocab"]) - 2
-    with refused(where="models.tiny: tokenizer", found=f"{numbers + 1} tokens, {numbers} numbers"):
+    with refused(where="models.tiny: tokenizer", found="1 of 300 tokens"):
         fetch(source, "shared")
     edit_config(source, quantization_config={"quant_method": "gptq"})
     with refused(where="models.tiny", found="gptq"):
@@ -412,6 +411,6 @@ def test_weights_that_hold_no_model(source: Path, dtype: torch.dtype) -> None:
     tensors = load_file(weights)
     tensors[name] = torch.zeros_like(tensors[name], dtype=dtype)
     save_file(tensors, weights, metadata={"format": "pt"})
-    found = f"{tensors[name].numel():,} zeros" if dtype.is_floating_point else "I"
+    found = f"{tensors[name].numel()} zeros" if dtype.is_floating_point else "I"
     with refused(where=f"{weights}: {name}", found=found):
         fetch(source)

@@ -158,11 +158,11 @@ def test_refuses_what_is_no_gzip_file_a_table_and_json(tmp_path: Path) -> None:
         fetch(tmp_path, b"one\n", "lines", name="words.txt.gz")
     for form in ("plain", "lines"):
         (tmp_path / form).mkdir()
-        with refused(found="columns id, story", todo="to Parquet"):
+        with refused(found="columns id, story", expected="Parquet"):
             fetch(tmp_path / form, b"id,story\n1,one\n", form, name="words.CSV")
     for name, content in (("words.txt", b'\n{"text": "one"}\n'), ("w.json", b'["one",\n"two"]')):
         (tmp_path / name).mkdir()
-        with refused(found=content.split()[0].decode(), todo="format: jsonl"):
+        with refused(found=content.split()[0].decode(), expected="format: jsonl"):
             fetch(tmp_path / name, content, "lines", name=name)
 
 

@@ -8,13 +8,12 @@ made from it valid.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from freelunch.core.digest import (
     SHA256,
-    CheckedFiles,
+    comparing,
     digest_once,
     file_digest,
     json_digest,
@@ -26,15 +25,6 @@ from freelunch.core.files import json_text
 from freelunch.core.job_cost import Spent
 
 MANIFEST = "manifest.json"
-
-
-class Files(Protocol):
-    """The files of an artifact that is finished, or that this process fills."""
-
-    def __contains__(self, name: str, /) -> bool: ...
-
-    def path(self, name: str) -> Path:
-        """Return the path of a file to be read, whose content this process knows; KeyError."""
 
 
 class Artifact:
@@ -86,14 +76,11 @@ class Artifact:
 
     def verify(self, anew: bool = True) -> None:
         """Compare the digest of every file; UserError at the first that differs. Unless `anew`,
-        only files of unknown digest are read (`CheckedFiles`).
+        only files of unknown digest are read.
         """
-        checked = CheckedFiles(self.folder)
-        try:
+        with comparing(self.folder, anew) as holds:
             for name in self.files:
-                self._check(name, partial(checked.holds, anew=anew))
-        finally:
-            checked.save()
+                self._check(name, holds)
 
     def _check(self, name: str, holds: Callable[[Path, str], bool] | None = None) -> None:
         """Refuse, by UserError, a file of another size, or with another digest if asked."""

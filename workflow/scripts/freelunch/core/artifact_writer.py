@@ -128,9 +128,7 @@ class ArtifactWriter:
         return name in self._files
 
     def path(self, name: str) -> Path:
-        """Return the path of a file that is written, or was found intact; KeyError if neither."""
-        if name not in self._files:
-            raise KeyError(name)
+        """Return the path of a file that this process wrote, or found intact."""
         return self.folder / name
 
     def entry(self, name: str) -> dict[str, Any]:
@@ -246,6 +244,10 @@ class ArtifactWriter:
         self, first: Mapping[str, Any], files: Iterable[Mapping[str, Any]] = ()
     ) -> None:
         write_atomically(self.folder / JOURNAL, "".join(map(_line, [first, *files])))
+
+
+# The files of a folder that is finished, or that this process fills.
+Files = Artifact | ArtifactWriter
 
 
 def is_left(folder: Path, fingerprint: str) -> bool:

@@ -2,17 +2,16 @@
 
 A process reads a file once for its digest (`digest_once`), and nothing is computed from a file that
 the same process has not read. Only the check of a finished study trusts another process
-(`CheckedFiles`): a hidden file beside a folder keeps the digests of its files, each with the size,
+(`comparing`): a hidden file beside a folder keeps the digests of its files, each with the size,
 the time of the last change and the inode that the file had; the digest counts only while all three
 are the same. The hidden file is merely a cache: it may be deleted, damaged or impossible to write.
 """
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,39 +79,29 @@ def read_sealed(path: Path, *, problem: str) -> dict[str, Any]:
     return content
 
 
-class CheckedFiles:
-    """The known digests of the files in a folder."""
+@contextmanager
+def comparing(folder: Path, anew: bool) -> Iterator[Callable[[Path, str], bool]]:
+    """Give a function that says whether a file in a folder has a digest. It reads files of unknown
+    digest, or all if `anew`, and their digests are known afterwards, if a file can be written.
+    """
+    cache, known = folder.with_name(f".{folder.name}{SUFFIX}"), dict[str, list[int | str]]()
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        known = dict(json.loads(cache.read_text()))
+    before = dict(known)
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder.with_name(f".{folder.name}{SUFFIX}")
-        self._known: dict[str, list[int | str]] = {}
-        self._changed = False
-        with suppress(OSError, ValueError, RecursionError):
-            known = json.loads(self._path.read_text())
-            self._known = known if isinstance(known, dict) else {}
-
-    def holds(self, path: Path, sha256: str, anew: bool = False) -> bool:
-        """Return whether a file has a digest; read it if that is not known, or if `anew`."""
+    def holds(path: Path, sha256: str) -> bool:
         state = _state(path)
-        if not anew and self._known.get(path.name) == [*state, sha256]:
-            return True
         # Also if another digest is known: the cache itself may be damaged.
-        found = digest_once(path)
-        self._known[path.name], self._changed = [*state, found], True
-        return found == sha256
+        if anew or known.get(path.name) != [*state, sha256]:
+            known[path.name] = [*state, digest_once(path)]
+        return known[path.name][-1] == sha256
 
-    def save(self) -> None:
-        """Keep what was noted for later processes, if possible."""
-        if not self._changed:
-            return
-        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
-        with suppress(OSError):
-            try:
-                temporary.write_text(json.dumps(self._known))
-                temporary.replace(self._path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        self._changed = False
+    try:
+        yield holds
+    finally:
+        if known != before:
+            with suppress(OSError, UserError):
+                write_atomically(cache, json.dumps(known))
 
 
 def _state(path: Path) -> tuple[int, int, int]:

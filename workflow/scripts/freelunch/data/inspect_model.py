@@ -222,21 +222,14 @@ def check_rows(vocabulary: Mapping[str, int], added: Container[int], rows: int, 
     refused later.
     """
     numbers = [at for at in vocabulary.values() if at not in added]
-    if shared := len(numbers) - len({*numbers}):
-        raise UserError(
-            "tokens of the tokenizer share a number, so the model cannot tell them apart",
-            where=where,
-            found=f"{shared + len({*numbers}):,} tokens, {len({*numbers}):,} numbers",
-            expected="a number of its own for each token",
-            todo="use the tokenizer that belongs to the model",
-        )
-    largest = max(numbers, default=-1)
-    if largest >= rows:
+    largest, shared = max(numbers, default=-1), len(numbers) - len({*numbers})
+    if largest >= rows or shared:
+        many = f"{shared} of {len(numbers):,} tokens with the number of another one"
         raise UserError(
             "the tokenizer does not fit the model's embedding",
             where=where,
-            found=f"a token with the number {largest:,}",
-            expected=f"numbers below {rows:,}, the rows of the embedding",
+            found=many if shared else f"a token with the number {largest:,}",
+            expected=f"a number below {rows:,}, the rows of the embedding, for each token",
             todo="use the tokenizer that belongs to the model",
         )
 

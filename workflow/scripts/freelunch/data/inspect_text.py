@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from freelunch.core.errors import UserError, first_of
 from freelunch.data.text_formats import FORMATS, SourceFile
-from freelunch.data.unpacked import unpacked_name
 from freelunch.study.cell import derive_seed
 from freelunch.study.sources import PARAGRAPHS, ROWS, WIKI
 
@@ -59,7 +58,7 @@ def inspect_text(paths: Sequence[Path], where: str) -> InspectedText:
     """
     path = paths[0]
     _check_file(path, where)
-    name, field = unpacked_name(path.name).lower(), "text"
+    field = "text"
     with path.open("rb") as file:
         is_parquet = path.name.lower().endswith(".parquet") or file.read(4) == b"PAR1"
     source = SourceFile(where, path, path.name)
@@ -71,15 +70,6 @@ def inspect_text(paths: Sequence[Path], where: str) -> InspectedText:
         rows = batch.to_pylist()
     if is_parquet or (rows and _row(first) is not None):
         form, field = "parquet" if is_parquet else "jsonl", _field(rows, path, where)
-    elif name.endswith((".json", ".jsonl", ".ndjson")):
-        raise UserError(
-            "this is named as JSON, but its first line is not a JSON object",
-            where=where,
-            found=f"{path}: {first[:40]}",
-            expected="JSON Lines: one object a line",
-            todo="convert it, such as a list by `jq -c '.[]'`; if it is plain text, let its name "
-            "end in .txt",
-        )
     elif first.startswith(("<doc ", "<doc>")):
         form = "doc_tags"
     elif _WIKI_EXPORT.match("\n".join(beginning)):

@@ -171,21 +171,18 @@ class _WithoutVocabulary(gguf.GGUFReader):
 def _read_tensor(path: Path, stored: str, dtype: torch.dtype) -> torch.Tensor:
     with _opened(path) as file:
         tensor: torch.Tensor = file.get_tensor(stored).to(dtype)
-    if not torch.isfinite(tensor).all():
+    finite, found = torch.isfinite(tensor), None
+    if not finite.all():
+        found = f"{int((~finite).sum())} of {tensor.numel()} not finite"
+    elif tensor.dim() > 1 and not tensor.any():
+        found = f"{tensor.numel()} zeros"
+    if found is not None:
         raise UserError(
-            "a weight is not finite",
+            "these are no weights of a trained model",
             where=f"{path}: {stored}",
-            found=f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()} not finite",
-            expected=f"numbers that are finite as {str(dtype).removeprefix('torch.')}",
-            todo="use a sound checkpoint, or a dtype that can hold its largest weight",
-        )
-    if tensor.dim() > 1 and not tensor.any():
-        raise UserError(
-            "a matrix of the model holds zeros alone",
-            where=f"{path}: {stored}",
-            found=f"{tensor.numel():,} zeros as {str(dtype).removeprefix('torch.')}",
-            expected="the weights of a trained model",
-            todo="use a sound checkpoint, or a dtype that can hold its smallest weights",
+            found=found,
+            expected=f"numbers that are finite as {str(dtype).removeprefix('torch.')}, not all 0",
+            todo="use a sound checkpoint, or a dtype that can hold its weights",
         )
     return tensor
 
@@ -281,22 +278,15 @@ def _places(
         )
     used = {name: place for name, place in renamed.items() if name in needed}
     for name, place in used.items():
-        (shape, dtype), expected = kinds[place], list(needed[name].shape)
-        if shape != expected:
+        (shape, dtype), tensor = kinds[place], needed[name]
+        is_whole = tensor.is_floating_point() and "F" not in dtype
+        if shape != list(tensor.shape) or is_whole:
             raise UserError(
-                "a tensor has another shape than the model's config gives it",
+                "a tensor has another shape or kind of numbers than the model's config gives it",
                 where=f"{place[0]}: {place[1]}",
-                found=" x ".join(map(str, shape)),
-                expected=" x ".join(map(str, expected)),
-                todo=todo,
-            )
-        if needed[name].is_floating_point() and "F" not in dtype:
-            raise UserError(
-                "a weight is stored as whole numbers, which mean nothing without their scales",
-                where=f"{place[0]}: {place[1]}",
-                found=dtype,
-                expected="a floating-point dtype, such as F32 or BF16",
-                todo="use the model that this one was quantised from",
+                found=f"{dtype}, {' x '.join(map(str, shape))}",
+                expected=f"floating-point numbers, {' x '.join(map(str, tensor.shape))}",
+                todo=f"{todo}; of a quantised model, use the one that it was quantised from",
             )
     return used
 

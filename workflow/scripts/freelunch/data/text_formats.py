@@ -75,9 +75,9 @@ class SourceFile:
         raise self.error(
             f"this is {what}",
             found=f"{self._name}: {found}",
-            expected="plain text, or a format whose `field` names what holds the text",
-            todo="use `format: jsonl` for JSON Lines; convert other files to them, or to Parquet; "
-            "if it is plain text, let its name end in .txt",
+            expected="plain text; JSON Lines, one object a line, with `format: jsonl`; or Parquet",
+            todo="convert it, such as a list by `jq -c '.[]'`, and set `format` and `field`; if it "
+            "is plain text, let its name end in .txt",
         )
 
     def batches(self, field: str | None = None, rows: int = 65_536) -> Iterator[Any]:

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from freelunch.core.artifact import Artifact, Files
-from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.artifact import Artifact
+from freelunch.core.artifact_writer import ArtifactWriter, Files
 from freelunch.core.errors import UserError, first_line
 from freelunch.model.blocks import BlockCall, Outer, block_linears, find_blocks, has_bias
 from freelunch.model.tensor_file import TensorFile

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from freelunch.core.artifact import Files
-from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.artifact_writer import ArtifactWriter, Files
 from freelunch.core.errors import UserError, first_of
 from freelunch.model.blocks import block_linears, check_blocks, find_blocks, has_bias
 from freelunch.model.checkpoint import CONFIG, KIND, OUTER, StreamedModel

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from freelunch.core.artifact import Artifact, Files, check_belongs
-from freelunch.core.artifact_writer import ArtifactWriter
+from freelunch.core.artifact import Artifact, check_belongs
+from freelunch.core.artifact_writer import ArtifactWriter, Files
 from freelunch.core.errors import UserError
 from freelunch.core.progress import Report, silent
 from freelunch.model import checkpoint
