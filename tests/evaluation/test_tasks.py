@@ -135,7 +135,7 @@ def test_a_constant_model_takes_the_shortest_answer(
     source = shutil.copytree(FIXTURES / "tiny-llama", tmp_path / "source")
     model = AutoModelForCausalLM.from_pretrained(source)
     with torch.no_grad():
-        model.get_output_embeddings().weight.zero_()
+        model.get_output_embeddings().weight.fill_(0.01)
     model.save_pretrained(source)
     constant = StreamedModel(fetch_tiny_model(source, tmp_path / "checkpoint").folder)
     tokenizer = AutoTokenizer.from_pretrained(source)
