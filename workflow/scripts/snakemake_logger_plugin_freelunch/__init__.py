@@ -75,7 +75,7 @@ class LogHandler(LogHandlerBase):
         self._screen.show_bar()
 
     def close(self) -> None:
-        """Show what a dry run found and errors that have not been shown, and give the terminal back."""
+        """Show a dry run's jobs and errors that have not been shown; give the terminal back."""
         if self.writes_to_stream:
             self._screen.hide_bar()
             for line in chain(self._story.would_run(), self._story.errors()):

@@ -246,7 +246,7 @@ class Story:
             by_signal = _BY_SIGNAL.search(end) is not None
             # The system ends the process that takes the most memory when memory is short.
             end = end.replace("<Signals.SIGKILL: 9>", "SIGKILL, perhaps since memory was short")
-            error = said or f"its process {end}, without a message of its own"
+            error = said or f"its process {end}, and its log has no message"
             logs = [*logs, *([str(self.said)] if self.said else [])]
         self.failures[number] = Failure(job.name, error, logs, by_signal)
         if by_signal:

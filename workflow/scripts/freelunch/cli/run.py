@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,8 +36,16 @@ def check_options(options: Sequence[str]) -> None:
 
 def run_snakemake(command: Sequence[str], summary: bool) -> int:
     """Run Snakemake and wait for its end; return its exit status. The workflow shows a summary only
-    if it is told to.
+    if it is told to. UserError: Snakemake cannot start, or something killed it.
     """
+    if shutil.which("which") is None:
+        # Snakemake's executor for Slurm, which it imports at every start, looks for `sacct` by it.
+        raise UserError(
+            "Snakemake needs the program `which`, and no folder of PATH has it",
+            where="PATH",
+            found=os.environ.get("PATH"),
+            todo="add /usr/bin to PATH, or install the package that has `which`",
+        )
     # `make` says what the user typed; without it, this is the command.
     environment = {COMMAND: shlex.join(["freelunch", *sys.argv[1:]]), **os.environ}
     environment |= {} if summary else {"MAKELEVEL": "1"}
@@ -46,7 +55,7 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
             interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
             ended = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
             try:
-                return process.wait()
+                status = process.wait()
             finally:
                 signal.signal(signal.SIGINT, interrupted)
                 signal.signal(signal.SIGTERM, ended)
@@ -56,6 +65,14 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
             found=command[0],
             todo="make the environment (`make env`) and activate it: source .venv/bin/activate",
         ) from error
+    if status == -signal.SIGKILL:
+        raise UserError(
+            "something killed Snakemake, perhaps the system since memory was short",
+            found="SIGKILL",
+            todo=f"free memory, and go on with: {environment[COMMAND]}",
+        )
+    # As shells count an end by a signal.
+    return status if status >= 0 else 128 - status
 
 
 # --- In the Snakefile

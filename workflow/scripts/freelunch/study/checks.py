@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from functools import cache
+from math import prod
 
 from freelunch.core.errors import UserError, nearest
 from freelunch.study.adaptations import Adaptation, LeastSquares, Local, Reconstruction, Training
@@ -38,6 +39,8 @@ from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX
 from freelunch.study.yaml_file import read_yaml
 
 CLAIMS = "workflow/data/claims.yaml"
+# Snakemake takes minutes to plan as many.
+MOST_CELLS = 20_000
 Problems = Iterator[str]
 
 
@@ -45,6 +48,12 @@ def contradictions(config: Config, known: Config) -> list[str]:
     """Return one line for each contradiction in a config with the entries that its study takes; if
     it uses names undefined in `known`, which has all entries, these alone.
     """
+    cells = sum(
+        prod(map(len, (grid.models, grid.criteria, grid.patterns, grid.adaptations, grid.seeds)))
+        for grid in config.study.grids
+    )
+    if cells > MOST_CELLS:
+        return [f"study.grids: found {cells:,} cells; expected at most {MOST_CELLS:,} in a study"]
     if undefined := list(_undefined(config, known)):
         return undefined
     problems = [
