@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import takewhile
+from itertools import product, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +17,9 @@ from filelock import BaseFileLock
 from freelunch.core.errors import UserError, first_line
 from freelunch.core.lock import lock_if_free
 
-# The control groups of this process, and the folder that has their limits.
+# The control groups of this process; where their limits of memory are, and in which files.
 _OF_PROCESS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_LIMITS = ("memory.max", "memory.limit_in_bytes")
 # Processes with another TMPDIR, such as jobs of a scheduler, use the same GPUs.
 _LOCKS = Path("/tmp")
 CPU, CUDA = "cpu", "cuda"
@@ -52,34 +53,27 @@ def _memory_limits() -> Iterator[int]:
     containers and schedulers set them.
     """
     lines = _OF_PROCESS.read_text().splitlines() if _OF_PROCESS.is_file() else []
-    # In a container, a group may have another name than the process is told.
-    for line in [*lines, "0::/"]:
+    for line in lines:
+        # The first version of control groups has a tree for each controller, the second one tree.
         _, controllers, name = line.split(":", 2)
-        # The first version of control groups has a tree for each controller.
-        root, file = _GROUPS / "memory", "memory.limit_in_bytes"
-        if not controllers:
-            root, file = _GROUPS, "memory.max"
-        elif "memory" not in controllers.split(","):
-            continue
-        group = root / name.lstrip("/")
-        for each in (group, *group.parents):
+        group = _GROUPS / controllers / name.lstrip("/")
+        # In a container, a group may have another name than the process is told.
+        for each, file in product((group, *group.parents), _LIMITS):
             # There is no such file, or it says "max".
             with suppress(OSError, ValueError):
                 yield int((each / file).read_text())
 
 
 def _listed() -> tuple[str, str]:
-    """Return what `nvidia-smi` lists, and why it fails if it does."""
+    """Return what `nvidia-smi` lists, or else what it says if it fails; neither without it."""
     try:
         found = subprocess.run(_QUERY, capture_output=True, text=True, check=False, timeout=60)
     except FileNotFoundError:
         return "", ""
     except (OSError, subprocess.SubprocessError) as error:
         return "", first_line(error)
-    if found.returncode == 0:
-        return found.stdout, ""
-    said = (found.stdout + found.stderr).strip().splitlines()
-    return "", said[0] if said else f"exit status {found.returncode}"
+    said = " ".join((found.stdout + found.stderr).split())
+    return ("", said or "no answer") if found.returncode else (found.stdout, "")
 
 
 def visible_devices() -> list[Device]:

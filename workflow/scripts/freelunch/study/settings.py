@@ -40,7 +40,6 @@ NAME_LENGTH = 50
 # Whatever is larger counts nothing that exists, and would overflow floating-point numbers.
 _LARGEST = 10**15
 _COMMIT = "[0-9a-f]{40}"
-_STATES = "all, none, or every_k with a whole number k"
 # The meaning of each regular expression of a setting, in words.
 PATTERNS: dict[str, str] = {}
 
@@ -153,12 +152,6 @@ def _inside(member: str) -> str:
     return member
 
 
-def _no_boolean(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise PydanticCustomError("states", f"expected {_STATES}")
-    return value
-
-
 def is_commit(revision: str) -> bool:
     """Return whether a revision is a full commit, which never moves, and no branch or tag."""
     return re.fullmatch(_COMMIT, revision) is not None
@@ -202,7 +195,10 @@ Repository = Annotated[
     str, _like("[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*", "owner/name")
 ]
 KeptStates = Annotated[
-    str, BeforeValidator(_no_boolean), _like("(all|none|every_[1-9][0-9]*)", _STATES)
+    str,
+    _like("(all|none|every_[1-9][0-9]*)", "all, none, or every_k with a whole number k"),
+    # For `true`, quotes would be no help.
+    BeforeValidator(str),
 ]
 Distinct = Annotated[
     list[T],
