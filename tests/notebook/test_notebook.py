@@ -14,6 +14,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import tiny_models as tiny
+from freelunch.adaptation.job import at_rate_of
+from freelunch.adaptation.rate_search import find_rate
 from freelunch.core.artifact import Artifact
 from freelunch.data.samples import TokenJob, sample_text
 from freelunch.data.text_windows import cut_windows
@@ -27,6 +29,7 @@ from tiny_models import LENGTH, SEED, Prepared
 from token_jobs import job_of, text_of
 
 QUIET: dict[str, Any] = {"seed": SEED, "progress": False}
+RATE: dict[str, Any] = {"learning_rate": 0.01}
 IDS = tiny.random_tokens(6)
 TEXT = list(tiny.TRAINING_TEXT)
 
@@ -77,7 +80,7 @@ def test_a_model_is_pruned_and_adapted_as_by_the_workflow(
     found = reconstruct(pruned, model, IDS, **window, **QUIET)
     made = tiny.reconstruct(prepared, tmp_path / "windows", window=2)
     assert_equal(found, tiny.assembled(prepared, made, tmp_path / "reconstructed"))
-    found = retrain(pruned, IDS, learning_rate=0.01, **QUIET)
+    found = retrain(pruned, IDS, **RATE, **QUIET)
     made = tiny.retrain(prepared, tmp_path / "text")
     assert_equal(found, tiny.assembled(prepared, made, tmp_path / "retrained"))
     assert_equal(model, before)
@@ -95,10 +98,23 @@ def test_each_way_of_retraining_gives_the_workflow_s_weights(
     prepared: Prepared, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     pruned = tiny.assembled(prepared, None, tmp_path / "pruned")
-    found = retrain(pruned, IDS, dense=loaded(prepared), learning_rate=0.01, **settings, **QUIET)
+    found = retrain(pruned, IDS, dense=loaded(prepared), **RATE, **settings, **QUIET)
     made = tiny.retrain(prepared, tmp_path / "text", **settings)
     assert_equal(found, tiny.assembled(prepared, made, tmp_path / "retrained"))
     assert sparsity(found) == sparsity(pruned)
+
+
+def test_the_learning_rate_is_found_as_in_a_study(tmp_path: Path) -> None:
+    prepared = tiny.prepare(tmp_path, sequences=16)
+    pruned = tiny.assembled(prepared, None, tmp_path / "pruned")
+    settings = tiny.reconstruction(learning_rate="auto", epochs=1)
+    with tiny.dense_states(prepared.model, prepared.dense) as states:
+        job = prepared.job(states, settings, SEED, tmp_path / "rate", "fingerprint")
+        rate = at_rate_of(find_rate(job, "found", 1), settings).rate
+    ids, changed = tiny.random_tokens(16), {**settings.as_json(), "learning_rate": rate}
+    expected = reconstruct(pruned, loaded(prepared), ids, **changed, **QUIET)
+    del changed["learning_rate"]
+    assert_equal(reconstruct(pruned, loaded(prepared), ids, **changed, **QUIET), expected)
 
 
 @pytest.mark.parametrize(("bos", "token"), [("auto", None), ("always", 0)])
@@ -155,9 +171,10 @@ def test_what_cannot_be_computed_is_refused_with_one_error(tmp_path: Path) -> No
         ({"found": "torch.float64"}, lambda: prune(copy.deepcopy(dense).double(), IDS)),
         ({"found": "50.0 % zeros"}, lambda: prune(pruned, IDS, pattern="u70")),
         ({"where": "GPT2"}, lambda: prune(gpt2, IDS)),
-        ({"found": "9 blocks"}, lambda: reconstruct(pruned, dense, IDS, window=9)),
-        ({"found": "0.00 % zeros"}, lambda: reconstruct(dense, dense, IDS)),
-        ({"found": "0.00 % zeros"}, lambda: retrain(dense, IDS)),
+        ({"found": "9 blocks"}, lambda: reconstruct(pruned, dense, IDS, window=9, **RATE)),
+        ({"found": "0.00 % zeros"}, lambda: reconstruct(dense, dense, IDS, **RATE)),
+        ({"found": "0.00 % zeros"}, lambda: retrain(dense, IDS, **RATE)),
+        ({"where": "notebook"}, lambda: retrain(pruned, IDS)),
         ({"where": "notebook"}, lambda: prune(dense, IDS, criterion="wander")),
         ({"where": "notebook"}, lambda: prune(dense, IDS, pattern="50")),
         ({"where": "notebook"}, lambda: prune(dense, IDS, criterion="flap", pattern="u50")),

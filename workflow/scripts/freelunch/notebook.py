@@ -12,6 +12,7 @@ temporary folder (`TMPDIR`) until it returns.
   or it is token ids, int64, (sequences, length), all of which are used, and needs no tokenizer.
 - `bos` says whether sequences begin with the beginning-of-sequence token (always, never); auto
   measures the model on the text, as a study does. Token ids are used as they are.
+- Unless `learning_rate` is set, short trainings on a part of the text find it, as in a study.
 - `progress` says whether there are progress bars.
 - Further settings have the names and the defaults of docs/guide/settings.md.
 
@@ -23,6 +24,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from freelunch.adaptation.job import AdaptationJob
+from freelunch.adaptation.job import AdaptationJob, at_rate_of
+from freelunch.adaptation.rate_search import find_rate
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.adaptation.retraining.training_run import retrain_model
 from freelunch.core.artifact import Artifact
@@ -45,11 +48,10 @@ from freelunch.data.samples import TokenJob, sample_text
 from freelunch.data.text_windows import cut_windows
 from freelunch.data.texts import fetch_text
 from freelunch.evaluation.bos import decide_bos
-from freelunch.evaluation.measurements import pass_through
 from freelunch.evaluation.perplexity import of_text
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER
-from freelunch.model.hidden_states import DenseStates
+from freelunch.model.hidden_states import DenseStates, pass_through
 from freelunch.model.loaded_model import LoadedModel, blocks_of, copied
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_vocabulary, write_tokens
@@ -61,11 +63,11 @@ from freelunch.study.config import Config
 from freelunch.study.methods import DISTILLATION
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining
-from freelunch.study.search import SEARCHED
+from freelunch.study.search import SEARCHED, finds_rate
 from freelunch.study.sources import LocalText
 from freelunch.study.steps import CALIBRATION, MASKS, TEXT_WINDOWS
 from freelunch.study.study import Study
-from freelunch.study.windows import AUTO, KEEP_NONE, split_windows
+from freelunch.study.windows import AUTO, KEEP_NONE, MODEL, Window, split_windows
 
 Text = Tensor | Sequence[str]
 # Some quantised models have a fifth of their weights at 0; u01 prunes every hundredth.
@@ -328,7 +330,8 @@ def _adapted(
 ) -> PreTrainedModel:
     for key, value in entry.items():
         is_open = value == AUTO or (key in SEARCHED and isinstance(value, list))
-        if is_open or key in ("budget", "memory_gb"):
+        is_found = (key, value) == ("learning_rate", AUTO)
+        if (is_open and not is_found) or key in ("budget", "memory_gb"):
             raise UserError(
                 "only a study can decide this setting",
                 where=key,
@@ -336,7 +339,8 @@ def _adapted(
                 expected="one value; `samples` and `length` say how much text there is",
                 todo="choose a value, or run a study (docs/guide/own_study.md)",
             )
-    with _work(dense, text, tokenizer, sampling, adaptation=entry, bos=bos) as work:
+    rate = {"learning_rate": AUTO} if entry["method"] != "least_squares" else {}
+    with _work(dense, text, tokenizer, sampling, adaptation=rate | entry, bos=bos) as work:
         model, config, states = work
         settings, folder = config.adaptations[_NAME], states.scratch / "adapted"
         writer = ArtifactWriter(states.scratch / "masks", MASKS, _NAME)
@@ -352,14 +356,22 @@ def _adapted(
         model.write_difference(loaded, writer)
         belongs = {"model": model.artifact.digest, "calibration": states.calibration.digest}
         masks = writer.finish(**belongs)
+        given = settings, sampling[2], folder, _NAME
+        job: AdaptationJob[Any] = AdaptationJob(model, masks, states, *given)
+        is_streamed = isinstance(settings, Retraining) and settings.residency == "streamed"
+        window: Window = MODEL if isinstance(settings, Retraining) else settings.window
+        if finds_rate(settings):
+            with _bar("find the learning rate", progress) as report:
+                probes = replace(job, folder=states.scratch / "rate", report=report)
+                found = find_rate(probes, _NAME, window, is_streamed)
+            job = replace(job, settings=at_rate_of(found, settings))
         with _bar(settings.rule, progress) as report:
-            given = settings, sampling[2], folder, _NAME, report
-            job: AdaptationJob[Any] = AdaptationJob(model, masks, states, *given)
-            if isinstance(settings, Retraining):
-                made = retrain_model(job, streamed=settings.residency == "streamed")
+            job = replace(job, report=report)
+            if window == MODEL:
+                made = retrain_model(job, streamed=is_streamed)
             else:
-                windows = split_windows(model.num_blocks, settings.window)
-                made = reconstruct_windows(job, settings.window, windows)
+                windows = split_windows(model.num_blocks, window)
+                made = reconstruct_windows(job, window, windows)
         outer = load_file(made.path(OUTER)) if OUTER in made.files else {}
         blocks = (model.load_block(index, folder) for index in range(model.num_blocks))
         return copied(pruned, blocks, outer)

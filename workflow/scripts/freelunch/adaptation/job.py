@@ -106,6 +106,12 @@ class WindowResult:
         return {name: value for name, value in values.items() if value is not None}
 
 
+def at_rate_of(search: Artifact, settings: S) -> S:
+    """Return settings with the learning rate that a search found."""
+    rate = chosen_of(search.facts["choice"], {})["learning_rate"]
+    return settings.model_copy(update={"learning_rate": rate})
+
+
 @contextmanager
 def open_adaptation(
     job: Job,
@@ -142,8 +148,7 @@ def open_adaptation(
     for each in searches:
         check_belongs(each, "masks", masks)
         check_belongs(each, "sample", sample)
-        rate = chosen_of(each.facts["choice"], settings)["learning_rate"]
-        adaptation = adaptation.model_copy(update={"learning_rate": rate})
+        adaptation = at_rate_of(each, adaptation)
     if isinstance(adaptation, Training):
         passes = adaptation.passes
         if dense.dtype == getattr(torch, UNTRAINED):
