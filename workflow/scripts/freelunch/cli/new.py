@@ -1,5 +1,6 @@
 """`freelunch new`: write a study of a model and a text that runs as it is."""
 
+import json
 import os
 import re
 import tempfile
@@ -156,17 +157,10 @@ def study_text(config: Config, about: Iterable[str]) -> str:
         break_on_hyphens=False,
     )
     lines = [line for each in (*_MANUAL, *said) for line in comments.wrap(each)]
-    # A registry that stays empty is the base's alone.
-    written = {key: value for key, value in config.items() if value}
-    text = yaml.dump(written, Dumper=_Plain, default_flow_style=None, sort_keys=False, width=_WIDTH)
+    # A registry that stays empty is the base's alone. YAML would name what is in two places once.
+    written = json.loads(json.dumps({key: value for key, value in config.items() if value}))
+    text = yaml.safe_dump(written, default_flow_style=None, sort_keys=False, width=_WIDTH)
     return "\n".join([*lines, "", text])
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes each value where it stands, and never as an alias of an equal one."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
 
 
 # --- Names

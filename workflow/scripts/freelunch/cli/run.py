@@ -39,13 +39,10 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
     if it is told to. UserError: Snakemake cannot start, or something killed it.
     """
     if shutil.which("which") is None:
-        # Snakemake's executor for Slurm, which it imports at every start, looks for `sacct` by it.
-        raise UserError(
-            "Snakemake needs the program `which`, and no folder of PATH has it",
-            where="PATH",
-            found=os.environ.get("PATH"),
-            todo="add /usr/bin to PATH, or install the package that has `which`",
-        )
+        # Its executor for Slurm, which it imports at every start, looks for `sacct` by it.
+        problem = "Snakemake needs the program `which`"
+        todo = "install it, or add its folder to PATH"
+        raise UserError(problem, where="PATH", found=os.environ.get("PATH"), todo=todo)
     # `make` says what the user typed; without it, this is the command.
     environment = {COMMAND: shlex.join(["freelunch", *sys.argv[1:]]), **os.environ}
     environment |= {} if summary else {"MAKELEVEL": "1"}
@@ -66,11 +63,9 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
             todo="make the environment (`make env`) and activate it: source .venv/bin/activate",
         ) from error
     if status == -signal.SIGKILL:
-        raise UserError(
-            "something killed Snakemake, perhaps the system since memory was short",
-            found="SIGKILL",
-            todo=f"free memory, and go on with: {environment[COMMAND]}",
-        )
+        problem = "something killed Snakemake, perhaps the system since memory was short"
+        todo = f"free memory, and go on with: {environment[COMMAND]}"
+        raise UserError(problem, found="SIGKILL", todo=todo)
     # As shells count an end by a signal.
     return status if status >= 0 else 128 - status
 
