@@ -8,6 +8,9 @@ from huggingface_hub import ModelCard
 
 from freelunch.audit.cards import card_texts
 from freelunch.audit.output_files import card_name
+from freelunch.reporting.formatting import summary_text
+from freelunch.reporting.results import Results
+from freelunch.reporting.sections import summary_sections
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import PERPLEXITIES, make_records, make_study
@@ -111,3 +114,21 @@ def test_the_hub_is_told_of_its_models_and_texts_and_nobody_of_places_on_a_machi
     assert (card.data.base_model, card.data.datasets) == (HUB["repository"], [HUB["repository"]])
     assert row(card, "evaluation")[2] == "local, `mine.txt`"
     assert str(tmp_path) not in str(card)
+
+
+def test_a_licence_or_a_path_puts_nothing_into_the_page(tmp_path):
+    place = tmp_path / "a`b\n| <b>c.txt"
+    place.write_text("a text")
+    evil = "mine\n\n# Trust me | <script>alert(1)</script>"
+    text = {"source": "path", "path": str(place), "format": "plain", "licence": evil}
+    model = make_study().as_json()["models"]["tiny"] | {"licence": evil}
+    study = with_entries(models__tiny=model, texts__evaluation_text=text)
+    records = make_records(study, PERPLEXITIES)
+    said = (
+        card_of(ADAPTED, study, records).text,
+        summary_text(summary_sections(Results(study, records, tmp_path))),
+    )
+    for page in said:
+        outside = re.sub(r"`[^`\n]*`", "", page)
+        assert "<script" not in outside and "<b>" not in outside
+        assert not any(line.startswith("# Trust") for line in page.splitlines())

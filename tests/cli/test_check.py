@@ -281,9 +281,16 @@ def test_a_study_that_does_not_fit_on_the_disk(
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage(1, 1, 1000))
     problem = refused(config)
     assert "more on disk, but" in problem and "has only 0 MB free" in problem
+    # Logs and figures need room even if the disk has all that the jobs make.
+    whole = Path("resources/models/.mine.downloads/commit/whole.safetensors")
+    whole.parent.mkdir(parents=True)
+    with whole.open("wb") as file:
+        file.truncate(10**12)
+    assert "more on disk, but" in refused(config)
+    whole.unlink()
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage(1, 1, 10**8))
     # What a fetch that was stopped has on the disk already is not needed once more.
     part = Path("resources/models/.mine.downloads/commit/model.safetensors")
-    part.parent.mkdir(parents=True)
     with part.open("wb") as file:
         file.truncate(10**9)
     assert "all is well" in said(config)

@@ -3,10 +3,13 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from freelunch.audit.output_checks import config_text
 from freelunch.audit.output_files import AUDIT_SUMS, CONFIG, digested, seal
 from freelunch.cli.options import Running, profile_folder
 from freelunch.cli.run import check_start, run_snakemake
+from freelunch.core.code_digest import SCRIPTS
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.study.open_study import open_study
@@ -197,9 +201,34 @@ def test_options_for_snakemake_choose_no_other_study(option: str, refused: Said)
 def test_the_exit_status_is_that_of_snakemake(monkeypatch: Patch) -> None:
     script = "import os, sys; sys.exit(7 if os.environ['MAKELEVEL'] else 0)"
     assert run_snakemake([sys.executable, "-c", script], summary=False) == 7
-    monkeypatch.setitem(os.environ, "PATH", "")
     with refusal(todo="make env"):
-        run_snakemake(["snakemake"], summary=False)
+        run_snakemake(["no-snakemake"], summary=False)
+    with refusal(found="SIGKILL", todo="freelunch"):
+        run_snakemake(["bash", "-c", "kill -KILL $$"], summary=False)
+    monkeypatch.setitem(os.environ, "PATH", "")
+    with refusal(where="PATH"):
+        run_snakemake([sys.executable, "-c", script], summary=False)
+
+
+def command(*words: str, **options: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
+    started = [sys.executable, "-m", "freelunch", *words]
+    return subprocess.Popen(started, env=environment, stderr=subprocess.PIPE, text=True, **options)
+
+
+def test_an_output_that_is_full_is_not_the_disk() -> None:
+    with Path("/dev/full").open("w") as full:
+        process = command("plan", "--tflops", "1", stdout=full)
+        said = process.communicate()[1]
+    assert process.returncode == 1 and "output" in said and "MB free" not in said
+    assert len(said.splitlines()) <= 4
+
+
+def test_an_interruption_of_the_imports_shows_no_traceback() -> None:
+    process = command("plan", "--tflops", "1", stdout=subprocess.PIPE)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in process.communicate()[1]
 
 
 def test_a_handler_of_sigterm_may_wait_for_the_thread_that_it_interrupts() -> None:

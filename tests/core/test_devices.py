@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from freelunch.core.devices import (
     chosen_devices,
     claim_device,
     device_text,
+    memory_bytes,
     visible_devices,
 )
 from made_up_gpus import make_up_gpus
@@ -33,10 +35,9 @@ sys.stdin.read()
 
 @pytest.fixture
 def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three GPUs, and a folder for locks of their own."""
+    """Three GPUs."""
     folder = make_up_gpus(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
     for name in (devices.VISIBLE, devices.SCHEDULED):
         monkeypatch.delenv(name, raising=False)
 
@@ -70,10 +71,45 @@ def test_a_machine_without_a_gpu_of_its_own(
     assert device.memory_bytes > 2**28, "it shares the machine's"
     monkeypatch.setenv("PATH", str(tmp_path))
     assert visible_devices() == [] and claim_device() is None
-    # A driver that does not answer is no GPU.
+    # A driver that does not answer is no GPU, and the plan says why.
     script = make_up_gpus(tmp_path) / "nvidia-smi"
     script.write_text("#!/bin/sh\necho 'No devices were found' >&2; exit 6\n")
     assert visible_devices() == []
+    assert "No devices were found" in device_text([])
+
+
+def test_a_part_of_a_gpu_is_not_taken_for_none(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(devices.VISIBLE, "MIG-00000000-0000-0000-0000-000000000000")
+    assert "MIG" in device_text(visible_devices())
+
+
+@pytest.mark.parametrize(
+    ("said", "limits"),
+    [
+        # Slurm's own group has a limit, and so has the group that it is in.
+        ("0::/slurm/job_3/step_0\n", {"slurm/job_3/memory.max": "3000"}),
+        ("0::/slurm/job_3\n", {"slurm/memory.max": "3000", "slurm/job_3/memory.max": "max"}),
+        # The first version; other trees come before.
+        (
+            "9:cpu,cpuacct:/\n8:memory:/slurm/job_3\n0::/\n",
+            {"memory/slurm/job_3/memory.limit_in_bytes": "3000"},
+        ),
+        # A container, which sees its own group alone.
+        ("0::/docker/abc\n", {"memory.max": "3000"}),
+    ],
+)
+def test_the_memory_that_a_control_group_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, limits: dict[str, str]
+) -> None:
+    (tmp_path / "cgroup").write_text(said)
+    monkeypatch.setattr(devices, "_OF_PROCESS", tmp_path / "cgroup")
+    monkeypatch.setattr(devices, "_GROUPS", tmp_path / "groups")
+    assert memory_bytes() > 3000
+    for name, limit in limits.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{limit}\n")
+    assert memory_bytes() == 3000
 
 
 def test_the_profile_chooses(gpus: None) -> None:
@@ -110,9 +146,10 @@ def started(count: int) -> Iterator[list[subprocess.Popen[str]]]:
 
 
 def start() -> subprocess.Popen[str]:
+    """Start a job with a folder for temporary files of its own, as a scheduler does."""
     return subprocess.Popen(
         [sys.executable, "-c", TAKES],
-        env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+        env={**os.environ, "PYTHONPATH": str(SCRIPTS), "TMPDIR": tempfile.mkdtemp()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -52,6 +52,7 @@ def test_all_contradictions_are_told_at_once_undefined_names_first() -> None:
         ({"adaptations.none": {"method": "norms"}}, "adaptations.none: this name is reserved"),
         ({"study.grids.0.criteria": ["dense"]}, "study.grids.0.criteria: 'dense' is not in"),
         ({"study.grids.0.claims": ["C11"]}, f"study.grids.0.claims: 'C11' is not in {CLAIMS}"),
+        ({"study.grids.0.seeds": [*range(100_000)]}, "study.grids: found "),
         # Ready token ids.
         ({"texts.c4": IDS, "study.evaluation.drift": {}}, "study.evaluation.drift: a `tokens`"),
         (

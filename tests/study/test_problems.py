@@ -61,6 +61,7 @@ def test_all_problems_are_told_at_once() -> None:
         ("study.name", "laptop\n", "lower-case letters and digits"),
         ("study.name", "x" * 51, "at most 50 characters"),
         ("study.keep_hidden_states", "every_0", "all, none, or every_k with a whole number k"),
+        ("study.keep_hidden_states", True, "expected all, none, or every_k"),
         ("study.grids", [], "at least 1 item"),
         ("study.grids.0.models", "one", "a list"),
         ("study.grids.0.models", ["one", "one"], "each value only once"),

@@ -34,7 +34,9 @@ def asks(job_of):
 
         return resource
 
-    return {name: asked(name) for name in JobRequest._fields}
+    # A dry run asks for nothing, and shows what jobs would ask for only with all that Snakemake says.
+    shown = not workflow.output_settings.dryrun or os.getenv("VERBOSE")
+    return {name: asked(name) for name in JobRequest._fields} if shown else {}
 
 
 @cache
@@ -112,8 +114,11 @@ def window_groups():
 def scheduled_cell(wildcards):
     """Return the name of the job in which a scheduler runs a cell's own steps one after another.
 
-    Adaptation, evaluation and record would each wait in the queue and start for a minute's work.
+    Adaptation, evaluation and record would each wait in the queue and start for a minute's work. On this
+    machine, a dry run, too, has no such jobs.
     """
+    if share_passes():
+        return None
     return cell_of(wildcards).record_name.removesuffix(".json")
 
 
@@ -162,22 +167,35 @@ def masks_together(wildcards):
     """
     if not share_passes():
         return None
+    told, shared = masks_of_passes(wildcards.model, wildcards.seed)
+    return told if f"{wildcards.criterion}-{wildcards.pattern}" in shared else None
+
+
+@cache
+def masks_of_passes(model, seed):
+    """Return the masks of a model and seed that jobs of this run choose together, as JSON, and their names;
+    none if each job would choose its own.
+    """
     # Their outputs tell the study's own jobs, also where another workflow imports several studies.
-    own = pruned_manifests(wildcards.model, wildcards.seed)
-    # Those that are finished, too: a job that is tried again has the same groups.
-    jobs = {
-        own[job.output[0]]: job
-        for job in workflow.dag.needrun_jobs(exclude_finished=False)
-        if job.output and job.output[0] in own
-    }
+    own = pruned_manifests(model, seed)
+    jobs = {own[path]: job for path, job in first_outputs().items() if path in own}
     # All workers may begin with the same model and seed, and none should have to wait.
     workers = (len(DEVICES) if USES_GPUS else workflow.resource_settings.cores) or 1
-    divided = job_requests.mask_groups(PLAN, planned_machine(), wildcards.model, jobs, workers)
+    divided = job_requests.mask_groups(PLAN, planned_machine(), model, jobs, workers)
     shared = {name for group in divided for name in group}
-    if f"{wildcards.criterion}-{wildcards.pattern}" not in shared or len(shared) == len(divided):
-        return None
+    if len(shared) == len(divided):
+        return None, set()
     criteria = {
         jobs[name].wildcards.criterion: [jobs[name].params.criterion, jobs[name].params.code]
         for name in sorted(shared)
     }
-    return json.dumps({"criteria": criteria, "groups": divided}, separators=(",", ":"))
+    return json.dumps({"criteria": criteria, "groups": divided}, separators=(",", ":")), shared
+
+
+@cache
+def first_outputs():
+    """Return the jobs of this run by their first outputs. Those that are finished, too: a job that is tried
+    again has the same groups.
+    """
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)
+    return {str(job.output[0]): job for job in jobs if job.output}

@@ -11,6 +11,7 @@ terminal itself.
 import logging
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -74,10 +75,10 @@ class LogHandler(LogHandlerBase):
         self._screen.show_bar()
 
     def close(self) -> None:
-        """Show the errors that have not been shown, and give the terminal back."""
+        """Show a dry run's jobs and errors that have not been shown; give the terminal back."""
         if self.writes_to_stream:
             self._screen.hide_bar()
-            for line in self._story.errors():
+            for line in chain(self._story.would_run(), self._story.errors()):
                 self._screen.say(line)
         if self._capture is not None:
             self._capture.end()

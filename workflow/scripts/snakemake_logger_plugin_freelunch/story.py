@@ -69,6 +69,8 @@ _BEFORE_AND_NOW = re.compile(
 # The digest of a job's code, which is one of its params, and what it is called.
 _DIGEST, _CODE = re.compile(r"[0-9a-f]{16}"), "code"
 _MOST_CHANGES, _VALUE_WIDTH = 3, 40
+# How many jobs of a rule a dry run names for each reason.
+_MOST_ALIKE = 20
 # The share of the planned work that must be done before its rate says anything.
 _LEAST_SHARE = 0.02
 # How much of a log's end is read for its last line.
@@ -157,6 +159,8 @@ class Story:
         self._planned_s: Mapping[int, float] = {}
         self._jobs, self._attempts, self._finished = 0, Counter[int](), dict[int, float]()
         self._targets: set[int] = set()
+        # The jobs of a dry run, by their rule and reason.
+        self._would_run: dict[tuple[str, str], list[str]] = {}
         self._script_ends: dict[str, str] = {}
         self._began: float | None = None
 
@@ -166,8 +170,6 @@ class Story:
         if event == "workflow_started":
             self._started = True
         elif event == "run_info":
-            if self._dry_run and not self._jobs:
-                yield "Jobs that would run, and why. Nothing runs now; `VERBOSE=1` shows more."
             self._jobs = sum(count for rule, count in facts["stats"].items() if rule != "total")
         elif event == PLAN:
             self._planned_s, self._queues = facts["planned_s"], facts["queues"]
@@ -199,7 +201,7 @@ class Story:
         name = _name_of(facts["rule_name"], facts["wildcards"])
         why = _reasons_in(facts["reason"])
         if self._dry_run:
-            yield f"  {name}: {why}"
+            self._would_run.setdefault((facts["rule_name"], why), []).append(name)
             return
         # An earlier attempt says nothing of this one.
         self.failures.pop(number, None)
@@ -244,7 +246,7 @@ class Story:
             by_signal = _BY_SIGNAL.search(end) is not None
             # The system ends the process that takes the most memory when memory is short.
             end = end.replace("<Signals.SIGKILL: 9>", "SIGKILL, perhaps since memory was short")
-            error = said or f"its process {end}, without a message of its own"
+            error = said or f"its process {end}, and its log has no message"
             logs = [*logs, *([str(self.said)] if self.said else [])]
         self.failures[number] = Failure(job.name, error, logs, by_signal)
         if by_signal:
@@ -272,6 +274,16 @@ class Story:
             yield _ALREADY_RUNS
         elif not any(pointer in text for pointer in _POINTERS):
             yield text
+
+    def would_run(self) -> Iterator[str]:
+        """Yield how many jobs a dry run found, and some of each rule and reason."""
+        if self._would_run:
+            jobs = _number_of(sum(map(len, self._would_run.values())))
+            yield f"{jobs} would run. Nothing runs now; `VERBOSE=1` shows more.\n"
+        for (rule, why), names in self._would_run.items():
+            yield from (f"  {name}: {why}" for name in names[:_MOST_ALIKE])
+            if len(names) > _MOST_ALIKE:
+                yield f"  {rule}, {len(names) - _MOST_ALIKE:,} more: {why}"
 
     def errors(self) -> Iterator[str]:
         """Yield each error once, in full, with the jobs that it ended, such as those of seeds."""
@@ -323,7 +335,7 @@ def duration(seconds: float) -> str:
 
 
 def _number_of(jobs: int) -> str:
-    return "1 job" if jobs == 1 else f"{jobs} jobs"
+    return "1 job" if jobs == 1 else f"{jobs:,} jobs"
 
 
 def _line(what: str, text: str) -> str:

@@ -12,6 +12,7 @@ from freelunch.audit.scope import measured_text
 from freelunch.reporting.formatting import (
     NOTHING,
     duration,
+    in_prose,
     place_text,
     pruning_label,
     range_text,
@@ -38,6 +39,7 @@ def layout(name: str, **filters: Any) -> Template:
     environment.filters |= {
         "computed": _computed_text,
         "duration": duration,
+        "in_prose": in_prose,
         "ends": lambda numbers: range_text([*numbers], ","),
         "measured": measured_text,
         "place": place_text,

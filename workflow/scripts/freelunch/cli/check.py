@@ -84,7 +84,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
             todo="remove what does not fit from study.grids, use shorter or fewer sequences, or "
             "another machine; `freelunch run --elsewhere` runs the study here all the same",
         )
-    known = machine is not None and not set(study.models) - plan.shapes.keys()
+    known = machine is not None and not finished and not set(study.models) - plan.shapes.keys()
     said = f"settings, files and texts{', memory and disk' if known else ''}; "
     said += f"{len(study.cells)} cells"
     config, local = study.config, LocalModel | LocalText | Tokens

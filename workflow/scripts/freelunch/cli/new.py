@@ -1,5 +1,6 @@
 """`freelunch new`: write a study of a model and a text that runs as it is."""
 
+import json
 import os
 import re
 import tempfile
@@ -92,7 +93,8 @@ def write_study(
             names[key] = _define("texts", names[key], text_entry, defined)
         amounts[key] = Amounts.of(of_text.documents, inspected.tokenizer, of_text.complete)
         at = ", ".join(places[key])
-        about.append(f"text {names[key]} ({at}): {_about_text(of_text, amounts[key])}")
+        named = names[key] if at == names[key] else f"{names[key]} ({at})"
+        about.append(f"text {named}: {_about_text(of_text, amounts[key])}")
     model_name = _define("models", model_name, entry, defined)
     about.insert(0, f"model {model_name} ({_path(model)}): {about_model(inspected)}")
     last = "EVALUATION" if evaluation else "TEXT"
@@ -155,7 +157,9 @@ def study_text(config: Config, about: Iterable[str]) -> str:
         break_on_hyphens=False,
     )
     lines = [line for each in (*_MANUAL, *said) for line in comments.wrap(each)]
-    text = yaml.safe_dump(config, default_flow_style=None, sort_keys=False, width=_WIDTH)
+    # A registry that stays empty is the base's alone. YAML would name what is in two places once.
+    written = json.loads(json.dumps({key: value for key, value in config.items() if value}))
+    text = yaml.safe_dump(written, default_flow_style=None, sort_keys=False, width=_WIDTH)
     return "\n".join([*lines, "", text])
 
 

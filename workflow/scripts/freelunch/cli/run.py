@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,8 +36,13 @@ def check_options(options: Sequence[str]) -> None:
 
 def run_snakemake(command: Sequence[str], summary: bool) -> int:
     """Run Snakemake and wait for its end; return its exit status. The workflow shows a summary only
-    if it is told to.
+    if it is told to. UserError: Snakemake cannot start, or something killed it.
     """
+    if shutil.which("which") is None:
+        # Its executor for Slurm, which it imports at every start, looks for `sacct` by it.
+        problem = "Snakemake needs the program `which`"
+        todo = "install it, or add its folder to PATH"
+        raise UserError(problem, where="PATH", found=os.environ.get("PATH"), todo=todo)
     # `make` says what the user typed; without it, this is the command.
     environment = {COMMAND: shlex.join(["freelunch", *sys.argv[1:]]), **os.environ}
     environment |= {} if summary else {"MAKELEVEL": "1"}
@@ -46,7 +52,7 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
             interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
             ended = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
             try:
-                return process.wait()
+                status = process.wait()
             finally:
                 signal.signal(signal.SIGINT, interrupted)
                 signal.signal(signal.SIGTERM, ended)
@@ -56,6 +62,12 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
             found=command[0],
             todo="make the environment (`make env`) and activate it: source .venv/bin/activate",
         ) from error
+    if status == -signal.SIGKILL:
+        problem = "something killed Snakemake, perhaps the system since memory was short"
+        todo = f"free memory, and go on with: {environment[COMMAND]}"
+        raise UserError(problem, found="SIGKILL", todo=todo)
+    # As shells count an end by a signal.
+    return status if status >= 0 else 128 - status
 
 
 # --- In the Snakefile

@@ -5,22 +5,25 @@ Only NVIDIA's are known, by `nvidia-smi`, which needs no tensor library.
 
 import os
 import subprocess
-import tempfile
 import time
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import product, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from filelock import BaseFileLock
 
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_line
 from freelunch.core.lock import lock_if_free
 
-# The memory limit of the process's control group, as systemd, containers and schedulers set it.
-_LIMIT = Path("/sys/fs/cgroup/memory.max")
+# The control groups of this process; where their limits of memory are, and in which files.
+_OF_PROCESS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+_LIMITS = ("memory.max", "memory.limit_in_bytes")
+# Processes with another TMPDIR, such as jobs of a scheduler, use the same GPUs.
+_LOCKS = Path("/tmp")
 CPU, CUDA = "cpu", "cuda"
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE, _PART = "CUDA_VISIBLE_DEVICES", "MIG-"
 # The workflow sets this variable in jobs that a scheduler started for it and gave their devices.
 # What a scheduler itself sets is also there in an allocation in which a whole study runs.
 SCHEDULED = "FREELUNCH_SCHEDULED"
@@ -42,22 +45,41 @@ class Device(NamedTuple):
 
 def memory_bytes() -> int:
     """Return the memory of this machine, or of the part of it that this process may use."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_memory_limits()])
+
+
+def _memory_limits() -> Iterator[int]:
+    """Yield the limits of this process's control groups and of those that these are in, as systemd,
+    containers and schedulers set them.
+    """
+    lines = _OF_PROCESS.read_text().splitlines() if _OF_PROCESS.is_file() else []
+    for line in lines:
+        # The first version of control groups has a tree for each controller, the second one tree.
+        _, controllers, name = line.split(":", 2)
+        group = _GROUPS / controllers / name.lstrip("/")
+        # In a container, a group may have another name than the process is told.
+        for each, file in product((group, *group.parents), _LIMITS):
+            # There is no such file, or it says "max".
+            with suppress(OSError, ValueError):
+                yield int((each / file).read_text())
+
+
+def _listed() -> tuple[str, str]:
+    """Return what `nvidia-smi` lists, or else what it says if it fails; neither without it."""
     try:
-        return min(physical, int(_LIMIT.read_text()))
-    except (OSError, ValueError):
-        # There is no such file, or it says "max".
-        return physical
+        found = subprocess.run(_QUERY, capture_output=True, text=True, check=False, timeout=60)
+    except FileNotFoundError:
+        return "", ""
+    except (OSError, subprocess.SubprocessError) as error:
+        return "", first_line(error)
+    said = " ".join((found.stdout + found.stderr).split())
+    return ("", said or "no answer") if found.returncode else (found.stdout, "")
 
 
 def visible_devices() -> list[Device]:
     """Return the GPUs of this machine that CUDA_VISIBLE_DEVICES leaves visible, in its order."""
-    try:
-        found = subprocess.run(_QUERY, capture_output=True, text=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return []
     devices = []
-    for line in filter(str.strip, found.stdout.splitlines()):
+    for line in filter(str.strip, _listed()[0].splitlines()):
         number, uuid, name, mebibytes = line.strip().split(", ")
         # A GPU that shares the machine's memory states none of its own.
         size = int(mebibytes) * 2**20 if mebibytes.isdigit() else memory_bytes()
@@ -105,7 +127,12 @@ def device_text(devices: Sequence[Device], asked: str | None = None) -> str:
         return f"{', '.join(names)} ({len(devices)})"
     if asked == CUDA:
         return "a GPU for each job, from the scheduler"
-    return "cpu, as the profile says" if asked == CPU else "cpu, no GPU found"
+    if asked == CPU:
+        return "cpu, as the profile says"
+    if _PART in os.environ.get(VISIBLE, ""):
+        return f"cpu, since {VISIBLE} names a part of a GPU (MIG), which only jobs on a cluster use"
+    failed = _listed()[1]
+    return f"cpu, since nvidia-smi fails: {failed}" if failed else "cpu, no GPU found"
 
 
 def claim_device() -> Device | None:
@@ -117,7 +144,7 @@ def claim_device() -> Device | None:
     if _held:
         return _held[0][0]
     devices = [] if SCHEDULED in os.environ else visible_devices()
-    folder = Path(tempfile.gettempdir()) / f"freelunch-{os.getuid()}"
+    folder = _LOCKS / f"freelunch-{os.getuid()}"
     while devices:
         for device in devices:
             if lock := lock_if_free(folder / f"{device.uuid}.lock"):

@@ -170,6 +170,9 @@ def _length_problems(study: Study) -> Iterator[str]:
 
 # --- Memory and disk
 
+# Room for what no job's cost counts, such as logs, records and figures.
+_LEAST_BYTES = 10_000_000
+
 
 class Misfit(NamedTuple):
     """A kind of job, named by the adaptation or else the rule, that does not fit into the memory of
@@ -228,7 +231,7 @@ def lacking_disk(plan: Plan) -> str | None:
     sizes = [{each.st_ino: each.st_size for each in files_in(place)} for place in places]
     there = sum(sum(of_place.values()) for of_place in sizes)
     cost = together([plan.cost(job) or Cost() for job in jobs_of(study)])
-    needed = cost.disk_bytes + cost.scratch_bytes - there
+    needed = max(cost.disk_bytes + cost.scratch_bytes - there, _LEAST_BYTES)
     folder = study.paths.root.absolute()
     while not folder.is_dir():
         folder = folder.parent

@@ -118,7 +118,8 @@ def read_documents(
 
 def _check_file(path: Path, where: str) -> None:
     if not path.is_file():
-        found = f"{path.absolute()} does not exist"
+        does = "is no regular file" if path.exists() else "does not exist"
+        found = f"{path.absolute()} {does}"
         if path.is_dir():
             inside = first_of(sorted(file.name for file in path.iterdir()))
             found = f"the folder {path}, with {', '.join(inside) or 'no file'}"

@@ -5,6 +5,7 @@ a study, tables and notes on how to read them, as Markdown.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -200,13 +201,23 @@ def seeds_label(counts: Collection[int]) -> str:
     return f"mean of {most} seeds" if least == most else f"means of {least} to {most} seeds"
 
 
+def in_code(value: object) -> str:
+    """Return a setting as code in Markdown shows it: on its line, in the code and its column."""
+    return " ".join(str(value).split()).replace("`", "'").replace("|", r"\|")
+
+
+def in_prose(value: object) -> str:
+    """Return a setting as text in Markdown shows it: on its line, and no HTML."""
+    return escape(in_code(value), quote=False)
+
+
 def place_text(entry: Mapping[str, Any]) -> str:
     """Return where a model, text or task comes from; of a local path, only its last part."""
     member = entry.get("member", entry.get("members"))
-    member = f", `{member}`" if member else ""
+    member = f", `{in_code(member)}`" if member else ""
     if "package" in entry:
         return f"Python package `{entry['package']}` {entry['version']}{member}"
     if "repository" in entry:
         place = f"`{entry['repository']}` on the Hugging Face hub"
         return f"{place}, revision `{entry['revision']}`{member}"
-    return f"local, `{Path(entry['path']).name}`"
+    return f"local, `{in_code(Path(entry['path']).name)}`"

@@ -14,6 +14,7 @@ from freelunch.reporting.formatting import (
     NOTHING,
     Section,
     adaptation_name,
+    in_code,
     marked,
     parts_text,
     range_text,
@@ -218,7 +219,8 @@ def _sizes(means: Rows) -> Iterator[str]:
 def _origin(name: str, text: AnyText) -> str:
     if isinstance(text, Mixture):
         return f"`{name}` ({parts_text(text.parts)})"
-    return f"`{name}` ({_ORIGINS[text.source].format_map(text.as_json())})"
+    settings = {key: in_code(value) for key, value in text.as_json().items()}
+    return f"`{name}` ({_ORIGINS[text.source].format_map(settings)})"
 
 
 # --- Zero-shot tasks

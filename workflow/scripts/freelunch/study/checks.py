@@ -38,6 +38,8 @@ from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX
 from freelunch.study.yaml_file import read_yaml
 
 CLAIMS = "workflow/data/claims.yaml"
+# Snakemake takes minutes to plan as many.
+MOST_CELLS = 20_000
 Problems = Iterator[str]
 
 
@@ -45,6 +47,12 @@ def contradictions(config: Config, known: Config) -> list[str]:
     """Return one line for each contradiction in a config with the entries that its study takes; if
     it uses names undefined in `known`, which has all entries, these alone.
     """
+    cells = 0
+    for grid in config.study.grids:
+        pruned = len(grid.criteria) * len(grid.patterns)
+        cells += len(grid.models) * pruned * len(grid.adaptations) * len(grid.seeds)
+    if cells > MOST_CELLS:
+        return [f"study.grids: found {cells:,} cells; expected at most {MOST_CELLS:,} in a study"]
     if undefined := list(_undefined(config, known)):
         return undefined
     problems = [

@@ -89,11 +89,13 @@ def read_study(path: Path, part: Part | None = None) -> Study:
     A part takes the place of the file's own. UserError if the study is not there or not valid,
     Snakemake cannot take its path, or another study file has results under its name.
     """
-    if os.path.isdir(path) or not os.path.exists(path):
+    if not os.path.isfile(path):
+        is_other = "a folder" if os.path.isdir(path) else "no regular file"
         here = [Path(DEFAULT_STUDY), *Path("studies").glob("*.yaml")]
         raise UserError(
             "there is no such study file",
             where=path,
+            found=is_other if os.path.exists(path) else None,
             expected=nearest(str(path), [str(each) for each in here if each.is_file()]),
             todo="correct the name, or write a study of your own model and text: "
             "freelunch new MODEL TEXT",

@@ -195,7 +195,10 @@ Repository = Annotated[
     str, _like("[A-Za-z0-9_][A-Za-z0-9._-]*/[A-Za-z0-9_][A-Za-z0-9._-]*", "owner/name")
 ]
 KeptStates = Annotated[
-    str, _like("(all|none|every_[1-9][0-9]*)", "all, none, or every_k with a whole number k")
+    str,
+    _like("(all|none|every_[1-9][0-9]*)", "all, none, or every_k with a whole number k"),
+    # For `true`, quotes would be no help.
+    BeforeValidator(str),
 ]
 Distinct = Annotated[
     list[T],

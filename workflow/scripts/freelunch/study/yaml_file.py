@@ -16,7 +16,7 @@ def read_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError | IsADirectoryError)
+        missing = isinstance(error, FileNotFoundError)
         problem = "there is no such file" if missing else "this file cannot be read"
         raise UserError(problem, where=path, found=error.strerror) from error
     except UnicodeDecodeError as error:
