@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from freelunch.cli.run import wait_for_earlier_jobs
 from freelunch.cli.slurm import (
     Cluster,
     SlurmJob,
     check_answers,
     check_requests,
     endings,
+    jobs_of_folder,
     slurm_jobs,
 )
 from freelunch.costs.job_requests import Limits
@@ -211,3 +213,30 @@ def test_an_early_end_says_why(tmp_path: Path, state: str, said: str, why: str |
         # Accounting is asked first.
         stand_in(tmp_path, "sacct", "echo '8|CANCELLED by 0|20:00|900M'")
         assert endings([tmp_path / "run.log"]).startswith("Slurm ended job 8 as CANCELLED;")
+
+
+# --- Jobs that outlived their run
+
+
+def test_jobs_of_an_earlier_run_are_those_of_the_folder(tmp_path: Path) -> None:
+    """Not the job in which Snakemake itself runs; while Slurm does not answer, nothing is known."""
+    here, asked = tmp_path / "a | b", tmp_path / "asked"
+    here.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    lines = [
+        f"1|None|rule_cell_evaluate_cell|{here}",
+        f"2|None|make study|{here}",
+        f"3|None|rule_cell_evaluate_cell|{tmp_path}",
+        f"4_[1-2]|PartitionDown|rule_x|{tmp_path / 'link'}",
+    ]
+    listed = "".join(f"echo '{line}'\n" for line in lines)
+    stand_in(tmp_path, "squeue", f"[ -e {asked} ] || {{ : > {asked}; exit 1; }}\n{listed}")
+    pauses: list[float] = []
+    found = jobs_of_folder(here, pauses.append)
+    assert found == {"1": "None", "4_[1-2]": "PartitionDown"} and len(pauses) == 1
+
+
+def test_jobs_of_an_earlier_run_are_waited_for() -> None:
+    left, told = [["8", "9"], ["9"], ["7", "9"], []], list[str]()
+    wait_for_earlier_jobs(lambda: left.pop(0), "scancel", told.append, lambda seconds: None)
+    assert [text.rpartition("scancel ")[2] for text in told] == ["8 9", "7 9"]

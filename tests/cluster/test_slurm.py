@@ -253,7 +253,21 @@ def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
     assert made_in(study, target) == made_in(finished, target)
 
 
-# --- Windows side by side
+@pytest.mark.long
+def test_jobs_that_outlive_their_killed_master_are_waited_for(study, finished):
+    """One that still runs, and one that is in the queue; nothing is made twice."""
+    target = without_windows(study)
+    study.edit(STUDY, "method: reconstruction", "method: reconstruction\n    epochs: 40")
+    process = study.cold().start_study("--", target)
+    wait_for(lambda: running(study))
+    process.kill()
+    process.wait()
+    output = study.warm().run_study("--", target)
+    assert "lived on" in output and not queued(study), output
+    logs = [*(study.path / RESULTS / "logs" / "reconstruct_window").rglob("*.log")]
+    assert len(submitted(output)) == 1 and logs
+    spent = json.loads((study.path / target).with_name("run.json").read_text())["cost"]
+    assert spent["attempts"] == 1
 
 
 # --- What Slurm refuses

@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
 
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
 from snakemake_logger_plugin_freelunch.story import COMMAND, INTERRUPTED, resume
+
+# Seconds between two looks at jobs of an earlier run.
+POLL_S = 2.0
 
 
 def check_options(options: Sequence[str]) -> None:
@@ -97,6 +101,33 @@ def remove_broken_notes(folder: Path) -> list[Path]:
             remove_path(path)
             broken.append(path)
     return broken
+
+
+def wait_for_earlier_jobs(
+    find: Callable[[], Collection[str]],
+    end: str,
+    tell: Callable[[str], object],
+    pause: Callable[[float], object] = time.sleep,
+) -> None:
+    """Wait for the jobs that outlived an earlier run, since they write what this run's jobs would.
+
+    Args:
+        find: Returns what is left of them, by numbers.
+        end: The command that ends them by their numbers.
+        tell: Shows a warning.
+    """
+    # Snakemake's handler would wait for the end of the start.
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    told: set[str] = set()
+    while found := find():
+        if not told.issuperset(found):
+            tell(
+                "Waiting for jobs of an earlier run, which lived on when it was killed; their work "
+                f"is kept.\n  to end them instead: {end} {' '.join(sorted(found))}"
+            )
+            told.update(found)
+        pause(POLL_S)
+    signal.signal(signal.SIGTERM, handler)
 
 
 def handle_sigterm_in_thread() -> None:

@@ -6,7 +6,8 @@ Snakemake's executor submits and watches the jobs. This module asks Slurm's own 
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -24,6 +25,8 @@ _OPTIONS = {
     "mem_mb": "mem",
     "runtime": "time",
 }
+# Seconds until Slurm is asked again.
+_ASK_AGAIN_S = 10.0
 _TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 _WORKING = {"idle", "mix", "alloc"}
 _SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
@@ -151,6 +154,20 @@ def check_answers(status_command: str) -> None:
             todo="add `slurm-status-command: squeue` to the profile; Slurm must know of an ended "
             "job for at least 210 s (MinJobAge in slurm.conf)",
         )
+
+
+def jobs_of_folder(folder: Path, pause: Callable[[float], object] = time.sleep) -> dict[str, str]:
+    """Return the jobs that Snakemake submitted in a folder and that have not ended: by number, why
+    each waits. This pauses for as long as Slurm does not answer.
+    """
+    while (listed := output_of("squeue", "--me", "--noheader", "--format=%i|%r|%k|%Z")) is None:
+        pause(_ASK_AGAIN_S)
+    jobs = [line.split("|", 3) for line in listed.splitlines()]
+    return {
+        number: reason
+        for number, reason, comment, place in jobs
+        if comment.startswith("rule_") and Path(place).resolve() == folder.resolve()
+    }
 
 
 def check_requests(jobs: Iterable[SlurmJob], cluster: Cluster) -> None:
