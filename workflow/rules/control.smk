@@ -3,8 +3,9 @@
 import os
 import re
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from threading import Thread
 
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
@@ -172,7 +173,7 @@ def take_over(jobs):
                     keep_manifest(path.parent)
 
 
-def start_run():
+def start_run(logs):
     """Check what only a run needs, wait for what is left of an earlier one, and show the plan."""
     lift_default_rate()
     jobs = list(workflow.dag.needrun_jobs())
@@ -192,7 +193,11 @@ def start_run():
         raise WorkflowError(str(error))
     claim_results(STUDY)
     take_over(jobs)
-    handle_sigterm_in_thread()
+    handle_sigterm_in_thread(
+        partial(slurm.cancel_waiting, [Path(file) for file in logs]) if on_slurm() else list
+    )
+    if on_slurm():
+        Thread(target=slurm.watch, args=(logger.warning, Path.cwd()), daemon=True).start()
     # A job without a log only names what other jobs make.
     planned = {
         workflow.dag.jobid(job): planned_s(

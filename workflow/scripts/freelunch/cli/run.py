@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
@@ -130,16 +131,21 @@ def wait_for_earlier_jobs(
     signal.signal(signal.SIGTERM, handler)
 
 
-def handle_sigterm_in_thread() -> None:
-    """Run Snakemake's handler of SIGTERM, which ends a run when its jobs have ended, in a thread.
+def handle_sigterm_in_thread(then: Callable[[], object]) -> None:
+    """Run Snakemake's handler of SIGTERM, which ends a run when its jobs have ended, and then a
+    function, in a thread.
 
     It waits for a lock that the interrupted main thread may hold, and there would wait for ever.
     """
     handler = signal.getsignal(signal.SIGTERM)
 
-    def start(*arguments: object) -> None:
+    def handle(*arguments: Any) -> None:
         if callable(handler):
-            threading.Thread(target=handler, args=arguments, daemon=True).start()
+            handler(*arguments)
+        then()
+
+    def start(*arguments: object) -> None:
+        threading.Thread(target=handle, args=arguments, daemon=True).start()
 
     signal.signal(signal.SIGTERM, start)
 
