@@ -13,9 +13,10 @@ from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_wind
 from freelunch.core.artifact import Artifact
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import block_shard
+from freelunch.model.mask_store import assemble_model
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import CALIBRATION
-from freelunch.study.windows import Window, adapted_windows, split_windows
+from freelunch.study.windows import Window, adapted_windows, group_windows, split_windows
 from interrupts import interrupted, stop_at
 from refusals import refused
 from tiny_models import BLOCKS, Prepared, hidden_folder, prepare
@@ -117,3 +118,21 @@ def test_another_grouping_takes_over_blocks_of_the_same_decided_window_only(
     assert after.digest == adapt(prepared, "fresh/1-of-1", decided).digest
     shards = [artifact.path(block_shard(0)) for artifact in (before, after)]
     assert shards[0].samefile(shards[1]) == taken_over
+
+
+def test_a_checkpoint_does_not_depend_on_how_many_jobs_made_its_windows(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, sequences=4)
+    windows, checkpoints = split_windows(BLOCKS, 1), []
+    for groups in (1, 2):
+        parts = []
+        for group in range(1, groups + 1):
+            folder = f"windows-{groups}/{group}-of-{groups}"
+            with opened(prepared, running(silent), folder, 1, **AUTO) as job:
+                own = group_windows(windows, group, groups)
+                parts.append(reconstruct_windows(job, 1, own, []))
+        folder = tmp_path / f"checkpoint-{groups}"
+        made = assemble_model(prepared.model, prepared.masks, parts, folder, "fingerprint")
+        checkpoints.append(made)
+        # As earlier versions wrote it, if one job made all.
+        assert len(parts) > 1 or made.facts["adapted"] == [parts[0].digest]
+    assert checkpoints[0].digest == checkpoints[1].digest

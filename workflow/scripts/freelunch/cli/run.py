@@ -120,14 +120,18 @@ def wait_for_earlier_jobs(
     # Snakemake's handler would wait for the end of the start.
     handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     told: set[str] = set()
-    while found := find():
-        if not told.issuperset(found):
-            tell(
-                "Waiting for jobs of an earlier run, which lived on when it was killed; their work "
-                f"is kept.\n  to end them instead: {end} {' '.join(sorted(found))}"
-            )
-            told.update(found)
-        pause(POLL_S)
+    try:
+        while found := find():
+            if not told.issuperset(found):
+                tell(
+                    "Waiting for jobs of an earlier run, which lived on when it was killed; what "
+                    f"they make is kept.\n  to end them instead: {end} {' '.join(sorted(found))}"
+                )
+                told.update(found)
+            pause(POLL_S)
+    except KeyboardInterrupt:
+        tell("Interrupted before anything was started.")
+        raise SystemExit(1) from None
     signal.signal(signal.SIGTERM, handler)
 
 

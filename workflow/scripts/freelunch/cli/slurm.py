@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from freelunch.core.errors import UserError
 from freelunch.costs.job_requests import Limits
+from snakemake_logger_plugin_freelunch.story import INTERRUPTED
 
 # Options of sbatch by the resource that sets them, if it is set.
 _OPTIONS = {
@@ -27,15 +28,17 @@ _OPTIONS = {
 }
 # Seconds until a Slurm that did not answer is asked again, and between two looks at what waits.
 _ASK_AGAIN_S, _WATCH_S = 10.0, 60.0
-# What to do, by a part of the reason for which Slurm never starts a job as things are.
-_NEVER = {
-    "held|Held": "see why (`scontrol show job`), then `scontrol release` or `scancel` them",
-    "Partition(Down|Inactive)": "wait until `sinfo` shows the partition up, or interrupt this run "
-    "and name another `slurm_partition` in the profile",
-    "Wall|TimeLimit|PerJob|NodeLimit|BadConstraints|NotAllowed|Invalid": "interrupt this run; then "
-    "ask for less, such as `--set-resources RULE:runtime=MINUTES`, or name another `qos` or "
-    "`slurm_partition` in the profile",
-}
+# Parts of the reasons for which Slurm never starts a job as things are, and what to do.
+_HELD = re.compile("[Hh]eld")
+_NEVER = re.compile(
+    f"{_HELD.pattern}|PartitionDown|PartitionInactive|TimeLimit|WallDuration|PerJob|NodeLimit"
+    "|BadConstraints|NotAllowed|Invalid"
+)
+_RELEASE = "see why (`scontrol show job`), then `scontrol release` them"
+_CHOOSE = (
+    "interrupt this run; then ask for less, such as `--set-resources RULE:runtime=MINUTES`, or "
+    "name another `qos` or `slurm_partition` in the profile"
+)
 # How sbatch refuses a job because too many of the user's are there already.
 _TOO_MANY = re.compile("MaxSubmitJob|job submit limit")
 _FEWER = "give Slurm fewer jobs at a time: `--jobs N`, or `jobs` in the profile"
@@ -253,9 +256,9 @@ def watch(
         pause(_WATCH_S)
         waiting = jobs_of_folder(folder, pause)
         for reason in set(waiting.values()) - told:
-            todo = next((todo for words, todo in _NEVER.items() if re.search(words, reason)), None)
-            if todo is not None:
+            if _NEVER.search(reason):
                 numbers = " ".join(each for each in waiting if waiting[each] == reason)
+                todo = _RELEASE if _HELD.search(reason) else _CHOOSE
                 tell(f"Slurm does not start {numbers}: {reason}\n  to do:    {todo}")
                 told.add(reason)
 
@@ -278,6 +281,8 @@ def endings(logs: Iterable[Path]) -> str:
     """
     said = "".join(map(_text, logs))
     jobs, listed = _submitted(said), None
+    # An interrupted run cancels its jobs itself.
+    early = _EARLY - ({"CANCELLED"} if any(words in said for words in INTERRUPTED) else set())
     for query in _ENDED if jobs else ():
         listed = listed or output_of(*query, f"--jobs={','.join(jobs)}")
     told = []
@@ -287,7 +292,7 @@ def endings(logs: Iterable[Path]) -> str:
         state = state.partition(" ")[0]
         if number in jobs and _OUT_OF_MEMORY.search(_text(jobs[number])):
             state = "OUT_OF_MEMORY"
-        if number in jobs and state in _EARLY:
+        if number in jobs and state in early:
             asked = f"it had asked for {memory} and {time}"
             told += [f"Slurm ended job {number} as {state}; {asked}", f"  log:      {jobs[number]}"]
     told += [_MORE] if told else []
