@@ -325,7 +325,7 @@ def test_planned_memory() -> None:
     for below, expected in ((80, HOLDS), (20, FAILS)):
         part = audited("planned_memory", {"below": below}, BASE, settings)
         assert kind(part["verdict"]) == expected
-        assert part["findings"][0]["text"] == "27.62 GB"
+        assert part["findings"][0]["text"] == "24.02 GB"
         assert part["findings"][0]["command"] == "make plan STUDY=studies/qwen72b.yaml"
 
 

@@ -83,6 +83,11 @@ def test_how_sequences_begin(config: dict[str, Any], token: object) -> None:
         assert "`bos: always`, the tokenizer does not begin a text with `<|end|>`" in said(config)
 
 
+def test_terms_that_are_not_an_open_licence_are_told(config: dict[str, Any]) -> None:
+    config["models"]["mine"]["terms"] = "TERMS.html"
+    assert "; mine: not under an open licence, see TERMS.html" in said(config)
+
+
 def test_repeated_documents_count_once(config: dict[str, Any]) -> None:
     """As in the text that is fetched."""
     Path("notes.txt").write_text("\n".join(DOCUMENTS[:2] * 40) + "\n")

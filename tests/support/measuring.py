@@ -10,9 +10,9 @@ from freelunch.core.artifact import Artifact
 from freelunch.evaluation.drift import Drift
 from freelunch.evaluation.identity import Identity
 from freelunch.evaluation.likelihood import LikelihoodRequest, Likelihoods, LogLikelihood
-from freelunch.evaluation.measurements import pass_through
 from freelunch.evaluation.perplexity import Perplexity
 from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_states import pass_through
 
 
 def metrics_of(model: StreamedModel, measurement: Any) -> dict[str, Any]:

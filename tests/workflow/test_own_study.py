@@ -16,7 +16,7 @@ from tiny_models import save_tiny_model
 NEW = """
 from freelunch.cli.new import write_study
 from own_models import machine
-print(write_study("~/My Model (v1)", "~/Notes of 2024.jsonl", None, None, machine(1))[0])
+print(write_study("~/My Model (v1)", ["~/Notes of 2024.jsonl"], None, None, machine(1))[0])
 """
 
 

@@ -95,15 +95,15 @@ def test_terminal_shows_plan_progress_and_summary(finished):
     assert "Using workflow specific profile profiles/default" in said
     assert "The study `smoke` (config.yaml): 5 cells" in said
     jobs = said.count("  started   ")
-    assert jobs == 23 == said.count("  finished  ")
+    assert jobs == 24 == said.count("  finished  ")
     assert "  finished  reconstruct_window tiny/wanda-u50/recon_block/seed0, " in said
-    assert re.search(r"\[11 of 23 jobs, \d+ %, about .+ left\]\n", said)
-    summary = said.split("[23 of 23 jobs, 100 %]\n")[1].strip().splitlines()
+    assert re.search(r"\[11 of 24 jobs, \d+ %, about .+ left\]\n", said)
+    summary = said.split("[24 of 24 jobs, 100 %]\n")[1].strip().splitlines()
     assert len(summary) <= 15
     assert "tables       results/smoke/tables/summary.md, and more beside it" in summary
-    # The default study has 60 jobs, its target included, and may print 150 lines.
+    # The default study has 61 jobs, its target included, and may print 150 lines.
     others = said.count("\n") - 2 * jobs - len(summary)
-    assert 2 * 59 + 15 + others <= 150
+    assert 2 * 60 + 15 + others <= 150
     (words,) = (finished.path / ".snakemake/log").glob("*.jobs.log")
     assert (
         "[reconstruct_window tiny/wanda-u50/recon_block/0/1-of-1] 4/4 windows" in words.read_text()

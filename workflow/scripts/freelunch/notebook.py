@@ -48,11 +48,10 @@ from freelunch.data.samples import TokenJob, sample_text
 from freelunch.data.text_windows import cut_windows
 from freelunch.data.texts import fetch_text
 from freelunch.evaluation.bos import decide_bos
-from freelunch.evaluation.measurements import pass_through
 from freelunch.evaluation.perplexity import of_text
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER
-from freelunch.model.hidden_states import DenseStates
+from freelunch.model.hidden_states import DenseStates, pass_through
 from freelunch.model.loaded_model import LoadedModel, blocks_of, copied
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_vocabulary, write_tokens

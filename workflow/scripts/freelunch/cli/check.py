@@ -46,12 +46,14 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
     """
     plan = checked_plan(study, machine.device_bytes if machine else None)
     models = {name: model for name in study.models if (model := _look_at(study, name))}
-    begins = ""
+    of_models = [
+        f"; {name}: {text}" for name in study.models if (text := study.model(name).terms_text)
+    ]
     for name, beginning in ((name, model.beginning) for name, model in models.items()):
         if beginning is not None:
             setting = study.model(name).bos
             beginning.check(setting, f"models.{name}.bos")
-            begins += f"; {name}: `bos: {setting}`, the tokenizer {beginning.text}"
+            of_models.append(f"; {name}: `bos: {setting}`, the tokenizer {beginning.text}")
     documents = {name: each for name in study.texts if (each := _documents(study, name))}
     tasks = study.tasks.get("tasks", {})
     for name in tasks:
@@ -92,7 +94,7 @@ def check_study(study: Study, machine: Machine | None, *, fetches: bool) -> str:
         if registry != "tasks" and not isinstance(getattr(config, registry)[name], local)
     ]
     said += f"; still to be downloaded: {', '.join(later)}" if later else ""
-    said += begins
+    said += "".join(of_models)
     if unpinned(study):
         said += f"; still to be pinned: `{pin_command(study.source)}{study.part_words}`"
     return f"{study.source}: all is well ({said})."

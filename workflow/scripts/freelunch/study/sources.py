@@ -25,7 +25,7 @@ from freelunch.study.settings import (
     read_entry,
 )
 
-WHEEL, HUB, PATH, TOKENS = "wheel", "hub", "path", "tokens"
+WHEEL, WHEELS, HUB, PATH, TOKENS = "wheel", "wheels", "hub", "path", "tokens"
 WHEEL_FILES, MIXTURE = "wheel_files", "mixture"
 REFUSE: Final = "refuse"
 # Parts of a document that would be too long to be the only one.
@@ -76,15 +76,15 @@ class Source(Settings):
         return {key: value for key, value in self.as_json().items() if key not in _UNFETCHED}
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide a number, as JSON: no licence, no announced shapes, no
-        tags of a wheel, whose SHA-256 says all, no `max_length`, which shows in the lengths of
-        samples and windows, and no `bos`, which `Weights.beginning` has.
+        """Return the settings that decide a number, as JSON: no licence or terms, no announced
+        shapes, no tags of a wheel, whose SHA-256 says all, no `max_length`, which shows in the
+        lengths of samples and windows, and no `bos`, which `Weights.beginning` has.
         """
         written = self.as_json()
         return {key: value for key, value in written.items() if key not in _DESCRIPTIVE}
 
 
-_UNFETCHED = ("licence", "max_length", "bos")
+_UNFETCHED = ("licence", "terms", "max_length", "bos")
 _DESCRIPTIVE = (*_UNFETCHED, "architecture", "tags")
 
 
@@ -197,6 +197,15 @@ class Weights(Settings):
     published numbers whatever this says. auto: as the tokenizer does with a text, unless the dense
     model's loss on calibration text is lower the other way by more than two standard errors."""
 
+    terms: Absent[str] = absent()
+    """Where the terms are that users of the model, and of what is made from it, have to accept, if
+    its licence is not an open one. They decide no number."""
+
+    @property
+    def terms_text(self) -> str:
+        """What is to be said of the model's terms; empty if it has none."""
+        return (self.terms and f"not under an open licence, see {self.terms}") or ""
+
     @property
     def beginning(self) -> dict[str, str]:
         """The setting `bos` if it is not the default: it decides numbers, not what is fetched."""
@@ -208,6 +217,27 @@ class WheelModel(Wheel, Weights):
 
     member: Member
     """A GGUF file in the wheel; it is dequantised once."""
+
+
+class FilePart(Wheel):
+    """A part of a file, in a wheel of its own."""
+
+    source: Literal["wheel"] = Field(default="wheel", description=_SOURCE)
+
+
+class JoinedModel(Source, Weights):
+    """A GGUF file in parts, each in a wheel of its own on the Python Package Index."""
+
+    source: Literal["wheels"] = Field(description=_SOURCE)
+    parts: list[FilePart] = Field(min_length=2)
+    """The parts, in their order in the file: the `package`, `version`, `sha256` and `member` of
+    each."""
+    sha256: Sha256
+    """SHA-256 of the whole file."""
+
+    @property
+    def place(self) -> str:
+        return ", ".join(f"{part.package} {part.version}" for part in self.parts)
 
 
 class HubModel(Hub, Weights):
@@ -334,7 +364,7 @@ class LocalTask(LocalSource, TaskDocuments):
     path: str = Field(description=_PATH)
 
 
-Model = WheelModel | HubModel | LocalModel
+Model = WheelModel | JoinedModel | HubModel | LocalModel
 DocumentText = (
     WheelText
     | HubText

@@ -88,6 +88,7 @@ class Study:
             written[registry] = {name: entry.as_json() for name, entry in entries}
             for entry in written[registry].values() if not licences else ():
                 entry.pop("licence", None)
+                entry.pop("terms", None)
         return {**written, "study": self.block.as_json()}
 
     @property

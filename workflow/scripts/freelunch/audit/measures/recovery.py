@@ -96,7 +96,7 @@ def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
 
 def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
     """The peak memory that the plan predicts for the job of an `adaptation` in another `study`,
-    which does not have to be run.
+    which does not have to be run, without the holes that only a host's memory has.
     """
     plan = checked_plan(Study.load(Path(settings["study"]), REPOSITORY))
     name = settings["adaptation"]
@@ -116,7 +116,7 @@ def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
 
     for cell in (cell for cell in plan.study.cells if cell.adaptation == name):
         if cost := plan.cost(PlannedJob(RECONSTRUCT_WINDOW, cell)):
-            yield of(cell, cost.memory_bytes / 1e9)
+            yield of(cell, (cost.memory_bytes - cost.holes_bytes) / 1e9)
 
 
 def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]]:
