@@ -23,7 +23,7 @@ from freelunch.model.token_ids import TOKENS, read_tokens
 from freelunch.pruning.dense_pass import read_statistics, statistics_file
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import CALIBRATION, DOCUMENTS
-from freelunch.study.windows import Window, adapted_windows, split_windows
+from freelunch.study.windows import Window, adapted_windows, group_windows, split_windows
 from interrupts import interrupted, stop_at
 from refusals import refused
 from tiny_models import BLOCKS, Prepared, hidden_folder, prepare, reconstruct
@@ -176,3 +176,21 @@ def test_a_job_reads_only_the_blocks_that_it_needs(
     monkeypatch.setattr(digest, "file_digest", noting)
     StreamedModel(folder).load_block(1)
     assert {name for name in read if name.endswith(".safetensors")} == {OUTER, block_shard(1)}
+
+
+def test_a_checkpoint_does_not_depend_on_how_many_jobs_made_its_windows(tmp_path: Path) -> None:
+    prepared = prepare(tmp_path, sequences=4)
+    windows, checkpoints = split_windows(BLOCKS, 1), []
+    for groups in (1, 2):
+        parts = []
+        for group in range(1, groups + 1):
+            folder = f"windows-{groups}/{group}-of-{groups}"
+            with opened(prepared, running(silent), folder, 1, **AUTO) as job:
+                own = group_windows(windows, group, groups)
+                parts.append(reconstruct_windows(job, 1, own, []))
+        folder = tmp_path / f"checkpoint-{groups}"
+        made = assemble_model(prepared.model, prepared.masks, parts, folder, "fingerprint")
+        checkpoints.append(made)
+        # As earlier versions wrote it, if one job made all.
+        assert len(parts) > 1 or made.facts["adapted"] == [parts[0].digest]
+    assert checkpoints[0].digest == checkpoints[1].digest

@@ -6,14 +6,19 @@ from typing import Any
 
 import pytest
 
+from freelunch.cli.run import wait_for_earlier_jobs
 from freelunch.cli.slurm import (
     Cluster,
     SlurmJob,
+    cancel_waiting,
     check_answers,
     check_requests,
     endings,
+    jobs_of_folder,
     slurm_jobs,
+    watch,
 )
+from freelunch.core.errors import UserError
 from freelunch.costs.job_requests import Limits
 from refusals import refused
 
@@ -162,6 +167,17 @@ def test_what_slurm_refuses(cluster: Cluster, tmp_path: Path) -> None:
         check_requests([SlurmJob(("evaluate_cell",), ASKED)], cluster)
 
 
+def test_all_refusals_are_told_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    """What Slurm refuses of several kinds of jobs for one reason, once."""
+    stand_in(tmp_path, "sbatch", "echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; exit 1")
+    jobs = [job(), job(mem_mb=4001), *(SlurmJob((rule,), ASKED) for rule in ("one", "two"))]
+    with pytest.raises(UserError) as error:
+        check_requests(jobs, cluster)
+    said = str(error.value)
+    assert said.count("nothing was started") == 2 and "mem_mb=4001" in said
+    assert said.count("--jobs N") == 1 and "accounts" not in said
+
+
 def test_the_most_that_later_attempts_ask_for(cluster: Cluster) -> None:
     """Of the partitions that take the first attempt, the one with the longest time."""
     asked = {"runtime": 50, "mem_mb": 3000}
@@ -211,3 +227,70 @@ def test_an_early_end_says_why(tmp_path: Path, state: str, said: str, why: str |
         # Accounting is asked first.
         stand_in(tmp_path, "sacct", "echo '8|CANCELLED by 0|20:00|900M'")
         assert endings([tmp_path / "run.log"]).startswith("Slurm ended job 8 as CANCELLED;")
+
+
+# --- Jobs that outlived their run
+
+
+def test_jobs_of_an_earlier_run_are_those_of_the_folder(tmp_path: Path) -> None:
+    """Not the job in which Snakemake itself runs; while Slurm does not answer, nothing is known."""
+    here, asked = tmp_path / "a | b", tmp_path / "asked"
+    here.mkdir()
+    (tmp_path / "link").symlink_to(here)
+    lines = [
+        f"1|None|rule_cell_evaluate_cell|{here}",
+        f"2|None|make study|{here}",
+        f"3|None|rule_cell_evaluate_cell|{tmp_path}",
+        f"4_[1-2]|PartitionDown|rule_x|{tmp_path / 'link'}",
+    ]
+    listed = "".join(f"echo '{line}'\n" for line in lines)
+    stand_in(tmp_path, "squeue", f"[ -e {asked} ] || {{ : > {asked}; exit 1; }}\n{listed}")
+    pauses: list[float] = []
+    found = jobs_of_folder(here, pauses.append)
+    assert found == {"1": "None", "4_[1-2]": "PartitionDown"} and len(pauses) == 1
+
+
+def test_jobs_of_an_earlier_run_are_waited_for() -> None:
+    left, told = [["8", "9"], ["9"], ["7", "9"], []], list[str]()
+    wait_for_earlier_jobs(lambda: left.pop(0), "scancel", told.append, lambda seconds: None)
+    assert [text.rpartition("scancel ")[2] for text in told] == ["8 9", "7 9"]
+
+
+# --- Jobs that wait
+
+
+@pytest.mark.parametrize(
+    ("reason", "todo"),
+    [
+        ("QOSMaxWallDurationPerJobLimit", "runtime=MINUTES"),
+        ("PartitionTimeLimit", "runtime=MINUTES"),
+        ("PartitionDown", "slurm_partition"),
+        ("launch failed requeued held", "scontrol release"),
+        ("JobHeldAdmin", "scontrol release"),
+        # These end by themselves.
+        ("Priority", None),
+        ("Resources", None),
+        ("BeginTime", None),
+        ("QOSMaxJobsPerUserLimit", None),
+    ],
+)
+def test_reasons_that_never_end_are_told_once(
+    tmp_path: Path, reason: str, todo: str | None
+) -> None:
+    stand_in(
+        tmp_path, "squeue", "".join(f"echo '{n}|{reason}|rule_x|{tmp_path}'\n" for n in (8, 9))
+    )
+    told, pauses = list[str](), iter([None, None])
+    with pytest.raises(StopIteration):
+        watch(told.append, tmp_path, lambda seconds: next(pauses))
+    assert len(told) == (todo is not None)
+    assert todo is None or ("8 9" in told[0] and todo in told[0])
+
+
+def test_what_waits_is_cancelled(tmp_path: Path) -> None:
+    stand_in(tmp_path, "scancel", f'echo "$@" > {tmp_path}/cancelled')
+    ended(tmp_path, "PENDING")
+    cancel_waiting([tmp_path / "missing.log"])
+    assert not (tmp_path / "cancelled").exists()
+    cancel_waiting([tmp_path / "run.log"])
+    assert (tmp_path / "cancelled").read_text() == "--state=PENDING 8\n"

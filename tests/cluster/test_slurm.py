@@ -167,7 +167,7 @@ def test_a_preempted_retraining_ends_bit_equal(study, tmp_path):
 def test_a_job_that_ran_out_of_time_gets_more(study):
     """The second attempt has two minutes, and goes on where the first stopped."""
     target = add_retraining(study, epochs=5)
-    study.edit(REQUESTS, "LEAST_MINUTES = 10", "LEAST_MINUTES = 1")
+    study.edit(REQUESTS, "LEAST_MINUTES = 3", "LEAST_MINUTES = 1")
     # The first attempt never goes on from its first state, however fast the machine is; the second
     # does not wait, however slow it is.
     driver = "workflow/scripts/freelunch/adaptation/retraining/training_run.py"
@@ -185,7 +185,7 @@ def test_a_job_killed_for_memory_says_what_to_raise_and_gets_more(study):
     target = without_windows(study)
     study.edit(REQUESTS, "AROUND_BYTES = 400_000_000", "AROUND_BYTES = -450_000_000")
     # With its evaluation and record, the whole hour that a job may take.
-    study.edit(REQUESTS, "LEAST_MINUTES = 10", "LEAST_MINUTES = 25")
+    study.edit(REQUESTS, "LEAST_MINUTES = 3", "LEAST_MINUTES = 20")
     study.verbose = False
     output = study.cold().run_study("--retries", "0", "--", target, status=1)
     assert "FAILED" in output and " as OUT_OF_MEMORY; it had asked for " in output, output
@@ -193,7 +193,7 @@ def test_a_job_killed_for_memory_says_what_to_raise_and_gets_more(study):
     output = study.run_study("--", target)
     assert len(submitted(output)) > 1 and (study.path / target).exists()
     # More time than the first attempt's could not be had.
-    assert set(re.findall(r"runtime=(\d+)", output)) == {"25"}
+    assert set(re.findall(r"runtime=(\d+)", output)) == {"20"}
 
 
 @pytest.mark.long
@@ -253,7 +253,21 @@ def test_scancel_of_a_master_that_is_a_job_loses_nothing(study, finished):
     assert made_in(study, target) == made_in(finished, target)
 
 
-# --- Windows side by side
+@pytest.mark.long
+def test_jobs_that_outlive_their_killed_master_are_waited_for(study, finished):
+    """One that still runs, and one that is in the queue; nothing is made twice."""
+    target = without_windows(study)
+    study.edit(STUDY, "method: reconstruction", "method: reconstruction\n    epochs: 40")
+    process = study.cold().start_study("--", target)
+    wait_for(lambda: running(study))
+    process.kill()
+    process.wait()
+    output = study.warm().run_study("--", target)
+    assert "lived on" in output and not queued(study), output
+    logs = [*(study.path / RESULTS / "logs" / "reconstruct_window").rglob("*.log")]
+    assert len(submitted(output)) == 1 and logs
+    spent = json.loads((study.path / target).with_name("run.json").read_text())["cost"]
+    assert spent["attempts"] == 1
 
 
 # --- What Slurm refuses

@@ -16,7 +16,14 @@ from safetensors.torch import save_file
 
 from artifacts import fail_with, finished, names, write
 from freelunch.core.artifact import MANIFEST, Artifact
-from freelunch.core.artifact_writer import JOURNAL, LOCK, ArtifactWriter, is_finished, is_left
+from freelunch.core.artifact_writer import (
+    JOURNAL,
+    LOCK,
+    ArtifactWriter,
+    is_finished,
+    is_left,
+    keep_manifest,
+)
 from freelunch.core.code_digest import SCRIPTS
 from freelunch.core.job_cost import Clock
 from freelunch.core.lock import waited_s
@@ -180,6 +187,22 @@ def test_a_folder_without_its_manifest_is_made_anew(tmp_path: Path, keep_journal
     writer = again(tmp_path, keep_journal=keep_journal)
     assert writer.finished is None and "one" not in writer
     assert names(tmp_path) == {JOURNAL, LOCK}
+
+
+@pytest.mark.parametrize("of", ["fingerprint", "another"])
+def test_what_snakemake_did_not_see_end_is_taken_over(tmp_path: Path, of: str) -> None:
+    """Unless it is not what the job would make."""
+    finished(tmp_path, loss=0.5)
+    keep_manifest(tmp_path)
+    assert MANIFEST not in names(tmp_path)
+    # Of a job that is to make it again, or of a folder that is not there.
+    keep_manifest(tmp_path)
+    keep_manifest(tmp_path / "missing")
+    writer = again(tmp_path, of)
+    assert (writer.finished, "one" in writer) == (
+        ({"loss": 0.5}, True) if of == "fingerprint" else (None, False)
+    )
+    assert names(tmp_path) == {JOURNAL, LOCK, *(("one", "two") if "one" in writer else ())}
 
 
 @pytest.mark.parametrize("changed", ["fingerprint", "kind", "manifest", "file", "nothing"])

@@ -87,7 +87,7 @@ def test_each_attempt_asks_for_more_but_not_for_more_than_a_partition_has() -> N
         memory, time = 1000 * MORE_MEMORY ** (attempt - 1), 25 * MORE_TIME ** (attempt - 1)
         assert again(first, attempt, first, Limits()) == JobRequest(int(memory), int(time), 5)
     whole, most = together([first, other, RECORD]), Limits(mem_mb=1200, runtime=60)
-    assert whole == JobRequest(1000, 45, 5)
+    assert whole == JobRequest(1000, 35 + RECORD.runtime, 5)
     for attempt in (2, 3, 9):
         one, two = (again(each, attempt, whole, most) for each in (first, other))
         assert max(one.mem_mb, two.mem_mb) == 1200

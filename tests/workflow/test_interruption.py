@@ -90,15 +90,19 @@ def test_killed_retraining_goes_on_from_its_saved_state(finished, tmp_path):
     assert not (study.path / model.with_name(".model.state")).exists()
 
 
-def test_job_that_outlives_its_snakemake_is_waited_for(slow, tmp_path):
+@pytest.mark.parametrize("ended", [False, True])
+def test_job_that_outlives_its_snakemake_is_taken_over(slow, tmp_path, ended):
     """The process alone is killed, as by the system when memory is short; its job works on."""
     study, windows, process = start_reconstruction(slow, tmp_path)
     wait_for(process, lambda: len(list(windows.glob("block-*.safetensors"))) >= 1)
     process.kill()
     process.wait()
+    process.stdout.close()
+    while ended and not (windows / "run.json").exists():
+        time.sleep(0.1)
     before = stamps(windows)
-    study.warm().run(SLOW)
-    process.communicate()
+    said = study.warm().run(SLOW)
+    assert ended or "end them instead: kill" in said, said
     assert digests(windows) == digests(slow.path / WINDOWS)
     assert stamps(windows).items() >= before.items(), "blocks were adapted once more"
     assert study.planned(SLOW) == {}

@@ -73,7 +73,7 @@ def test_least_squares_ask_for_the_time_of_their_own_pattern(folder):
     patterns = ["u20", "u50", "u90"]
     config["study"]["grids"] = [{**grid, "patterns": patterns, "adaptations": ["exact"]}]
     exact.write_text(yaml.safe_dump(config))
-    # A job of any study takes at least ten minutes: this machine is slow.
+    # A job of any study asks for three minutes at least: this machine is slow.
     output = folder.run(
         "--dry-run", "--config", f"study={exact}", "tflops=1e-9", "--forceall", verbose=True
     )

@@ -95,7 +95,7 @@ def test_a_pod_asks_for_what_it_needs_runs_on_the_volume_and_makes_the_same(
     assert asked["requests"] == asked["limits"]
     assert asked["requests"]["cpu"] == "1" and "nvidia.com/gpu" not in asked["requests"]
     assert 700 < int(asked["requests"]["memory"].removesuffix("M")) < 4000
-    assert job["spec"]["activeDeadlineSeconds"] == 600 and job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["activeDeadlineSeconds"] == 180 and job["spec"]["backoffLimit"] == 0
     assert pod["volumes"] == [{"name": "study", "persistentVolumeClaim": {"claimName": "c"}}]
     assert pod["containers"][0]["volumeMounts"][0]["mountPath"] == str(tmp_path)
 
@@ -111,7 +111,7 @@ def test_the_recipe_for_another_scheduler(finished, tmp_path, monkeypatch):
     target = str(WINDOWS / "manifest.json")
     said = study.run("--seconds-between-status-checks=1", target)
     assert "the scheduler gets 1 job" in said and "queued" in said
-    assert "walltime=10:00" in (study.path / "asked").read_text()
+    assert "walltime=3:00" in (study.path / "asked").read_text()
     assert digests(study.path / WINDOWS) == digests(finished.path / WINDOWS)
     # A job that fails is told of.
     for path in (study.path / WINDOWS).iterdir():

@@ -3,8 +3,9 @@
 import os
 import re
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from threading import Thread
 
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
@@ -15,11 +16,15 @@ from freelunch.cli.run import (
     handle_sigterm_in_thread,
     remove_broken_notes,
     stopped_text,
+    wait_for_earlier_jobs,
 )
 from freelunch.core import lock
+from freelunch.core.artifact import MANIFEST
+from freelunch.core.artifact_writer import keep_manifest
 from freelunch.core.devices import CUDA, SCHEDULED, check_device_memory, chosen_devices, device_text
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
+from freelunch.core.job import lock_of_job
 from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import Machine, read_gigabytes, read_tflops
 from freelunch.costs.plan_text import plan_brief
@@ -149,9 +154,27 @@ def tell(event, text, **facts):
     logger.info(text, extra={"event": event, **facts})
 
 
-def start_run():
-    """Check what only a run needs, and show the plan."""
-    handle_sigterm_in_thread()
+def take_over(jobs):
+    """Wait for jobs that outlived an earlier run, and keep what was made for these ones since Snakemake
+    last looked.
+    """
+    locks = [lock_of_job(Path(job.log[0])) for job in jobs if job.log]
+    if on_slurm() and ALONE:
+        wait_for_earlier_jobs(lambda: slurm.jobs_of_folder(Path.cwd()), "scancel", logger.warning)
+    wait_for_earlier_jobs(
+        lambda: set(filter(None, map(lock.holder_of, locks))), "kill", logger.warning
+    )
+    for job in jobs:
+        reason = workflow.dag.reason(job)
+        unseen = not reason.forced and (reason.missing_output or reason.params_changed)
+        if unseen or workflow.async_run(workflow.persistence.incomplete(job)):
+            for path in map(Path, job.output):
+                if path.name == MANIFEST:
+                    keep_manifest(path.parent)
+
+
+def start_run(logs):
+    """Check what only a run needs, wait for what is left of an earlier one, and show the plan."""
     lift_default_rate()
     jobs = list(workflow.dag.needrun_jobs())
     for_scheduler = slurm.slurm_jobs(
@@ -169,6 +192,12 @@ def start_run():
     except UserError as error:
         raise WorkflowError(str(error))
     claim_results(STUDY)
+    take_over(jobs)
+    handle_sigterm_in_thread(
+        partial(slurm.cancel_waiting, [Path(file) for file in logs]) if on_slurm() else list
+    )
+    if on_slurm():
+        Thread(target=slurm.watch, args=(logger.warning, Path.cwd()), daemon=True).start()
     # A job without a log only names what other jobs make.
     planned = {
         workflow.dag.jobid(job): planned_s(

@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
 from snakemake_logger_plugin_freelunch.story import COMMAND, INTERRUPTED, resume
+
+# Seconds between two looks at jobs of an earlier run.
+POLL_S = 2.0
 
 
 def check_options(options: Sequence[str]) -> None:
@@ -111,16 +116,52 @@ def remove_broken_notes(folder: Path) -> list[Path]:
     return broken
 
 
-def handle_sigterm_in_thread() -> None:
-    """Run Snakemake's handler of SIGTERM, which ends a run when its jobs have ended, in a thread.
+def wait_for_earlier_jobs(
+    find: Callable[[], Collection[str]],
+    end: str,
+    tell: Callable[[str], object],
+    pause: Callable[[float], object] = time.sleep,
+) -> None:
+    """Wait for the jobs that outlived an earlier run, since they write what this run's jobs would.
+
+    Args:
+        find: Returns what is left of them, by numbers.
+        end: The command that ends them by their numbers.
+        tell: Shows a warning.
+    """
+    # Snakemake's handler would wait for the end of the start.
+    handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    told: set[str] = set()
+    try:
+        while found := find():
+            if not told.issuperset(found):
+                tell(
+                    "Waiting for jobs of an earlier run, which lived on when it was killed; what "
+                    f"they make is kept.\n  to end them instead: {end} {' '.join(sorted(found))}"
+                )
+                told.update(found)
+            pause(POLL_S)
+    except KeyboardInterrupt:
+        tell("Interrupted before anything was started.")
+        raise SystemExit(1) from None
+    signal.signal(signal.SIGTERM, handler)
+
+
+def handle_sigterm_in_thread(then: Callable[[], object]) -> None:
+    """Run Snakemake's handler of SIGTERM, which ends a run when its jobs have ended, and then a
+    function, in a thread.
 
     It waits for a lock that the interrupted main thread may hold, and there would wait for ever.
     """
     handler = signal.getsignal(signal.SIGTERM)
 
-    def start(*arguments: object) -> None:
+    def handle(*arguments: Any) -> None:
         if callable(handler):
-            threading.Thread(target=handler, args=arguments, daemon=True).start()
+            handler(*arguments)
+        then()
+
+    def start(*arguments: object) -> None:
+        threading.Thread(target=handle, args=arguments, daemon=True).start()
 
     signal.signal(signal.SIGTERM, start)
 

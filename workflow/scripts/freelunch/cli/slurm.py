@@ -6,7 +6,8 @@ Snakemake's executor submits and watches the jobs. This module asks Slurm's own 
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Self
 
 from freelunch.core.errors import UserError
 from freelunch.costs.job_requests import Limits
+from snakemake_logger_plugin_freelunch.story import INTERRUPTED
 
 # Options of sbatch by the resource that sets them, if it is set.
 _OPTIONS = {
@@ -24,6 +26,22 @@ _OPTIONS = {
     "mem_mb": "mem",
     "runtime": "time",
 }
+# Seconds until a Slurm that did not answer is asked again, and between two looks at what waits.
+_ASK_AGAIN_S, _WATCH_S = 10.0, 60.0
+# Parts of the reasons for which Slurm never starts a job as things are, and what to do.
+_HELD = re.compile("[Hh]eld")
+_NEVER = re.compile(
+    f"{_HELD.pattern}|PartitionDown|PartitionInactive|TimeLimit|WallDuration|PerJob|NodeLimit"
+    "|BadConstraints|NotAllowed|Invalid"
+)
+_RELEASE = "see why (`scontrol show job`), then `scontrol release` them"
+_CHOOSE = (
+    "interrupt this run; then ask for less, such as `--set-resources RULE:runtime=MINUTES`, or "
+    "name another `qos` or `slurm_partition` in the profile"
+)
+# How sbatch refuses a job because too many of the user's are there already.
+_TOO_MANY = re.compile("MaxSubmitJob|job submit limit")
+_FEWER = "give Slurm fewer jobs at a time: `--jobs N`, or `jobs` in the profile"
 _TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$")
 _WORKING = {"idle", "mix", "alloc"}
 _SUBMITTED = re.compile(r"Job (\S+) has been submitted with SLURM jobid (\d+) \(log: (.+?)\)\.")
@@ -153,15 +171,30 @@ def check_answers(status_command: str) -> None:
         )
 
 
+def jobs_of_folder(folder: Path, pause: Callable[[float], object] = time.sleep) -> dict[str, str]:
+    """Return the jobs that Snakemake submitted in a folder and that have not ended: by number, why
+    each waits. This pauses for as long as Slurm does not answer.
+    """
+    while (listed := output_of("squeue", "--me", "--noheader", "--format=%i|%r|%k|%Z")) is None:
+        pause(_ASK_AGAIN_S)
+    jobs = [line.split("|", 3) for line in listed.splitlines()]
+    return {
+        number: reason
+        for number, reason, comment, place in jobs
+        if comment.startswith("rule_") and Path(place).resolve() == folder.resolve()
+    }
+
+
 def check_requests(jobs: Iterable[SlurmJob], cluster: Cluster) -> None:
     """Refuse, by UserError, jobs that Slurm would refuse, or that ask for what no partition has:
     with its default settings, Slurm would take them and never start them. Nothing is submitted.
     """
     largest: dict[tuple[str, ...], SlurmJob] = {}
+    refusals: dict[object, UserError] = {}
     for job in jobs:
         limits = cluster.limits_for(job.resources)
         if limits and not any(each.take(job.resources) for each in limits.values()):
-            raise UserError(
+            refusals[job.rules] = UserError(
                 "Slurm would never start such a job; nothing was started",
                 where=" ".join(job.rules),
                 found=", ".join(f"{key}={job.resources.get(key) or 0}" for key in Limits._fields),
@@ -175,14 +208,18 @@ def check_requests(jobs: Iterable[SlurmJob], cluster: Cluster) -> None:
             )
         largest[job.rules] = max(largest.get(job.rules, job), job, key=_size)
     for job in largest.values():
-        _check_accepted(job)
+        if job.rules not in refusals and (refusal := _refusal(job)):
+            refusals.setdefault(refusal.found, refusal)
+    if refusals:
+        first, *others = refusals.values()
+        raise UserError("\n".join(map(str, [first, *others]))) if others else first
 
 
 def _size(job: SlurmJob) -> tuple[int, int]:
     return job.resources["mem_mb"], job.resources["runtime"]
 
 
-def _check_accepted(job: SlurmJob) -> None:
+def _refusal(job: SlurmJob) -> UserError | None:
     asked = job.resources
     options = [f"--cpus-per-task={asked['_cores']}"]
     options += [f"--{option}={asked[key]}" for key, option in _OPTIONS.items() if asked.get(key)]
@@ -191,27 +228,61 @@ def _check_accepted(job: SlurmJob) -> None:
         options.append(f"--gpus={f'{model}:' if model else ''}{asked['gpu']}")
     command = ["sbatch", "--test-only", "--wrap=true", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        lines = [line.partition("error: ")[2] or line for line in done.stderr.splitlines() if line]
-        raise UserError(
-            "Slurm refuses such a job; nothing was started",
-            where=" ".join(job.rules),
-            found="; ".join(dict.fromkeys(lines)),
-            expected=f"a request that it takes: {' '.join(options)}",
-            todo="correct what it names in the profile's default-resources (`sinfo` and `sacctmgr "
-            "show associations user=$USER` list partitions and accounts), or "
-            f"{_set_resources(job.rules, 'KEY=VALUE')}",
-        )
+    if done.returncode == 0:
+        return None
+    lines = [line.partition("error: ")[2] or line for line in done.stderr.splitlines() if line]
+    correct = (
+        "correct what it names in the profile's default-resources (`sinfo` and `sacctmgr "
+        "show associations user=$USER` list partitions and accounts)"
+    )
+    return UserError(
+        "Slurm refuses such a job; nothing was started",
+        where=" ".join(job.rules),
+        found="; ".join(dict.fromkeys(lines)),
+        expected=f"a request that it takes: {' '.join(options)}",
+        todo=f"{_FEWER if _TOO_MANY.search(done.stderr) else correct}, or "
+        f"{_set_resources(job.rules, 'KEY=VALUE')}",
+    )
+
+
+def watch(
+    tell: Callable[[str], object], folder: Path, pause: Callable[[float], object] = time.sleep
+) -> None:
+    """Tell, once for each reason, which jobs of a folder Slurm never starts as things are, for as
+    long as this process lives.
+    """
+    told: set[str] = set()
+    while True:
+        pause(_WATCH_S)
+        waiting = jobs_of_folder(folder, pause)
+        for reason in set(waiting.values()) - told:
+            if _NEVER.search(reason):
+                numbers = " ".join(each for each in waiting if waiting[each] == reason)
+                todo = _RELEASE if _HELD.search(reason) else _CHOOSE
+                tell(f"Slurm does not start {numbers}: {reason}\n  to do:    {todo}")
+                told.add(reason)
+
+
+def cancel_waiting(logs: Iterable[Path]) -> None:
+    """Cancel the jobs that wait in the queue, of those in Snakemake's logs of a run."""
+    if numbers := _submitted("".join(map(_text, logs))):
+        output_of("scancel", "--state=PENDING", *numbers)
+
+
+def _submitted(said: str) -> dict[str, Path]:
+    """Return the logs of a run's jobs by their number; the last of several attempts counts."""
+    last = {match[1]: (match[2], Path(match[3])) for match in _SUBMITTED.finditer(said)}
+    return dict(last.values())
 
 
 def endings(logs: Iterable[Path]) -> str:
     """Return which jobs Slurm ended before their time, by Snakemake's logs of a run, and what to
     do; empty if it ended none.
     """
-    said = "".join(log.read_text(encoding="utf-8") for log in logs)
-    # The last of several attempts at a job counts.
-    last = {match[1]: (match[2], Path(match[3])) for match in _SUBMITTED.finditer(said)}
-    jobs, listed = dict(last.values()), None
+    said = "".join(map(_text, logs))
+    jobs, listed = _submitted(said), None
+    # An interrupted run cancels its jobs itself.
+    early = _EARLY - ({"CANCELLED"} if any(words in said for words in INTERRUPTED) else set())
     for query in _ENDED if jobs else ():
         listed = listed or output_of(*query, f"--jobs={','.join(jobs)}")
     told = []
@@ -221,10 +292,13 @@ def endings(logs: Iterable[Path]) -> str:
         state = state.partition(" ")[0]
         if number in jobs and _OUT_OF_MEMORY.search(_text(jobs[number])):
             state = "OUT_OF_MEMORY"
-        if number in jobs and state in _EARLY:
+        if number in jobs and state in early:
             asked = f"it had asked for {memory} and {time}"
             told += [f"Slurm ended job {number} as {state}; {asked}", f"  log:      {jobs[number]}"]
-    return "\n".join([*told, _MORE] if told else [])
+    told += [_MORE] if told else []
+    if _TOO_MANY.search(said):
+        told.append(f"Slurm refused jobs beyond the most that you may submit\n  to do:    {_FEWER}")
+    return "\n".join(told)
 
 
 def _text(log: Path) -> str:

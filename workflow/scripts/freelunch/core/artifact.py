@@ -7,7 +7,8 @@ compares small files by content, so a step that runs again with an equal result 
 made from it valid.
 """
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from freelunch.core.digest import (
     json_digest,
     read_sealed,
     sealed,
+    unsealed,
 )
 from freelunch.core.errors import UserError, mend
 from freelunch.core.files import json_text
@@ -101,6 +103,19 @@ def manifest_digest(folder: Path) -> str | None:
     """Return the digest of a folder's manifest, and so of all in it; None if there is none."""
     path = folder / MANIFEST
     return file_digest(path) if path.is_file() else None
+
+
+def united_digest(folders: Iterable[Path]) -> str | None:
+    """Return the digest of the manifest that one job would have written, of the folders of several
+    that divided its work and so have equal facts; None if a manifest is missing or damaged.
+    """
+    paths = [folder / MANIFEST for folder in folders]
+    parts = [unsealed(path.read_bytes()) if path.is_file() else None for path in paths]
+    if not parts or None in parts:
+        return None
+    files = {name: entry for part in parts if part for name, entry in part["files"].items()}
+    one = parts[0] or {}
+    return hashlib.sha256(manifest_text(one["kind"], one["facts"], files).encode()).hexdigest()
 
 
 def manifest_text(kind: str, facts: Mapping[str, Any], files: Mapping[str, Any]) -> str:

@@ -31,6 +31,9 @@ FINISHED_JOURNAL = "finished.jsonl"
 # belongs to writes.
 LEFT = "left"
 LOCK = ".lock"
+# The manifest of a finished folder whose job Snakemake runs again only because it did not see its
+# end: Snakemake would remove `manifest.json` (`keep_manifest`).
+KEPT = ".manifest.kept"
 _WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 # What a file system without hard links raises, or a link across two of them.
 _UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
@@ -41,7 +44,8 @@ class ArtifactWriter:
 
     Files that an interrupted attempt with the same fingerprint left in the folder are kept if their
     digests are still right; everything else there is removed. Snakemake removes the manifest before
-    it runs a job, so a finished folder was finished by another job; its files are kept as well.
+    it runs a job, so a finished folder was finished by another job; its files are kept as well. So
+    are those of a folder whose manifest was kept.
 
     Args:
         folder: Made if missing.
@@ -74,6 +78,8 @@ class ArtifactWriter:
         self._keep_journal = keep_journal
         # A job may outlive its killed Snakemake and still be at work here.
         self._lock = lock or wait_for_lock(folder / LOCK)
+        with suppress(FileNotFoundError):
+            (folder / KEPT).rename(folder / MANIFEST)
         self._clock = clock or Clock()
         self._spent, self._spent_here, self._uncounted = Spent(), Spent(), Spent()
         self.left = False
@@ -248,6 +254,14 @@ class ArtifactWriter:
 
 # The files of a folder that is finished, or that this process fills.
 Files = Artifact | ArtifactWriter
+
+
+def keep_manifest(folder: Path) -> None:
+    """Have the next writer with the fingerprint of a finished folder take it over, though Snakemake
+    is about to run its job again.
+    """
+    with suppress(FileNotFoundError):
+        (folder / MANIFEST).replace(folder / KEPT)
 
 
 def is_left(folder: Path, fingerprint: str) -> bool:

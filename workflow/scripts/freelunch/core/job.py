@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +27,7 @@ from freelunch.core.digest import sealed
 from freelunch.core.errors import UserError, disk_error
 from freelunch.core.files import write_json
 from freelunch.core.job_cost import Spent, begin_work
-from freelunch.core.lock import waited_s
+from freelunch.core.lock import remove_lock, wait_for_lock, waited_s
 
 PACKAGES = (
     *("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake"),
@@ -156,17 +156,32 @@ class Job:
         }
 
 
+def lock_of_job(log: Path) -> Path:
+    """Return the file that a job locks until its end, by its log."""
+    return log.with_name(f".{log.name}.lock")
+
+
 @contextmanager
 def running(settings: JobSettings) -> Iterator[Job]:
-    """Run a script's one library call as a job of the workflow; end the process if it fails."""
-    _log_to(settings.log)
+    """Run a script's one library call as a job of the workflow; end the process if it fails.
+
+    A job that outlived its killed Snakemake may still be at work on the same files: this waits for
+    its end.
+    """
     terminal = logging.StreamHandler()
     terminal.setLevel(logging.WARNING)
     logging.getLogger("freelunch.core.lock").addHandler(terminal)
     job = Job(settings)
     # A cluster stops a job by SIGTERM; temporary files are then removed as after an interrupt.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    lock = None
     try:
+        # A log that cannot be written stops no job; filelock would wait for its folder for ever.
+        with suppress(OSError):
+            settings.log.parent.mkdir(parents=True, exist_ok=True)
+            lock_of_job(settings.log).touch()
+            lock = wait_for_lock(lock_of_job(settings.log))
+        _log_to(settings.log)
         job.begin()
         yield job
         if path := settings.run:
@@ -179,6 +194,9 @@ def running(settings: JobSettings) -> Iterator[Job]:
         known = error if isinstance(error, UserError) else disk_error(error)
         said = known or f"{type(error).__name__}: {error} (traceback in {settings.log})"
         _stop(settings, f"error: {said}")
+    finally:
+        if lock is not None:
+            remove_lock(lock)
     logging.shutdown()
 
 
@@ -193,7 +211,6 @@ def _log_to(path: Path) -> None:
     logging.raiseExceptions = False
     handler: logging.Handler = logging.NullHandler()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, mode="w", encoding="utf-8")
     except OSError as error:
         print(f"the log {path} cannot be written: {error}", file=sys.stderr)  # noqa: T201

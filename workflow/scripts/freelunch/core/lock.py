@@ -27,9 +27,7 @@ def wait_for_lock(path: Path, level: int = logging.WARNING) -> BaseFileLock:
     """Lock a file as soon as no other process holds it; log at `level` before this waits."""
     if lock := lock_if_free(path):
         return lock
-    holder = "(just ended)"
-    with suppress(FileNotFoundError):
-        holder = path.read_text() or "(just started)"
+    holder = holder_of(path) or "(just ended)"
     log.log(level, "%s: waiting for process %s, which works here", path.parent, holder)
     began = time.perf_counter()
     lock = _lock_of(path)
@@ -47,6 +45,16 @@ def lock_if_free(path: Path) -> BaseFileLock | None:
     except Timeout:
         return None
     return lock
+
+
+def holder_of(path: Path) -> str | None:
+    """Return the number of the process that holds a lock; None if none does."""
+    with suppress(FileNotFoundError):
+        holder = path.read_text() or "(just started)"
+        if (lock := lock_if_free(path)) is None:
+            return holder
+        remove_lock(lock)
+    return None
 
 
 def _lock_of(path: Path) -> BaseFileLock:

@@ -25,8 +25,9 @@ MORE_MEMORY, MORE_TIME = 1.5, 2.0
 # What the scheduler counts besides the job's own process: Snakemake, which a Slurm job starts twice
 # (measured: 196 MB each).
 AROUND_BYTES = 400_000_000
-# Minutes that any job asks for: on a busy node or file system, its start alone may take some.
-LEAST_MINUTES = 10
+# Minutes that any step asks for: on a busy node or file system, its start alone may take some. A
+# scheduler gets several steps as one job, and partitions for short jobs end them after ten minutes.
+LEAST_MINUTES = 3
 # Requests of a job whose cost is not known, because its model is not here yet.
 UNKNOWN_MB, UNKNOWN_MINUTES = 4000, 240
 # A job of less than this many seconds is not divided: starting more jobs, or waiting for them in a
@@ -45,7 +46,7 @@ class JobRequest(NamedTuple):
 
 
 # What collecting the record of a cell asks for.
-RECORD = JobRequest(mem_mb=700, runtime=10, disk_mb=0)
+RECORD = JobRequest(mem_mb=700, runtime=LEAST_MINUTES, disk_mb=0)
 
 
 class Limits(NamedTuple):

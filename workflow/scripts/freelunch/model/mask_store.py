@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from freelunch.core.artifact import Artifact, check_belongs
+from freelunch.core.artifact import Artifact, check_belongs, united_digest
 from freelunch.core.artifact_writer import ArtifactWriter, Files
 from freelunch.core.errors import UserError
 from freelunch.core.progress import Report, silent
@@ -143,7 +143,7 @@ def assemble_model(
         [OUTER, *blocks],
         model=source.digest,
         masks=masks.digest if masks else None,
-        adapted=[part.digest for part in adapted],
+        adapted=[united_digest(part.folder for part in adapted)] if adapted else [],
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from freelunch.core.artifact import MANIFEST, Artifact, manifest_digest
+from freelunch.core.artifact import MANIFEST, Artifact, manifest_digest, united_digest
 from freelunch.core.artifact_writer import FINISHED_JOURNAL, JOURNAL
 from freelunch.core.digest import unsealed
 from freelunch.core.errors import UserError
@@ -138,10 +138,24 @@ def _of_cell(study: Study, cell: Cell, is_candidate: bool) -> Iterator[Output]:
 
 def _groups(checkpoint: Path, windows: Path) -> list[Path]:
     """Return the folders of a cell's adapted blocks, not those left by other numbers of jobs."""
-    found, manifest = sorted(windows.glob("[!.]*")), checkpoint / MANIFEST
+    manifest, divisions = checkpoint / MANIFEST, _divisions(windows)
     content = unsealed(manifest.read_bytes()) if manifest.is_file() else None
-    division = f"-of-{len(content['facts']['adapted'])}" if content else None
-    return [folder for folder in found if division and folder.name.endswith(division)] or found
+    named = {*content["facts"]["adapted"]} if content else set()
+    of_checkpoint = [folders for folders, digests in divisions if named & digests]
+    return next(iter(of_checkpoint), [folder for folders, _ in divisions for folder in folders])
+
+
+def _divisions(windows: Path) -> list[tuple[list[Path], set[str | None]]]:
+    """Return, for each number of jobs that adapted a cell's windows, their folders and the digests
+    by which a checkpoint names them: of all together or, where an earlier version made it, of each.
+    """
+    divisions: dict[str, list[Path]] = {}
+    for folder in sorted(windows.glob("[!.]*")):
+        divisions.setdefault(folder.name.partition("-of-")[2], []).append(folder)
+    return [
+        (folders, {united_digest(folders), *map(manifest_digest, folders)} - {None})
+        for folders in divisions.values()
+    ]
 
 
 def _masks(study: Study, cell: Cell) -> Path:
@@ -207,8 +221,9 @@ def _check_made_from(
     """
     for name, folder in made_from.items():
         digests = {*facts[name]} if name == "adapted" else {facts[name]} - {None}
-        # Groups of another division may be left from earlier runs.
-        folders = [] if folder is None else folder.glob("[!.]*") if name == "adapted" else [folder]
-        on_disk = {manifest_digest(each) for each in folders} - {None}
+        on_disk = {folder and manifest_digest(folder)} - {None}
+        if folder is not None and name == "adapted":
+            # Groups of another division may be left from earlier runs.
+            on_disk = {digest for _, known in _divisions(folder) for digest in known}
         if bool(digests) != (folder is not None) or (on_disk and not digests <= on_disk):
             raise UserError(f"this was not made from what is on disk ({name})", where=where)
