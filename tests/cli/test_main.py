@@ -239,7 +239,7 @@ def test_a_handler_of_sigterm_may_wait_for_the_thread_that_it_interrupts() -> No
         "def handler(*arguments):\n"
         "    with lock: handled.set()\n"
         "signal.signal(signal.SIGTERM, handler)\n"
-        "handle_sigterm_in_thread()\n"
+        "handle_sigterm_in_thread(list)\n"
         "with lock: os.kill(os.getpid(), signal.SIGTERM)\n"
         "print(handled.wait(10))\n"
     )
