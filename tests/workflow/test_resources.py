@@ -48,7 +48,7 @@ def test_jobs_that_compute_ask_for_memory_time_and_disk(asked):
     resources = asked()
     for rule in COMPUTING:
         assert {"mem_mb", "runtime", "disk_mb"} <= resources[rule].keys()
-        assert int(resources[rule]["runtime"]) == 10 and int(resources[rule]["mem_mb"]) > 700
+        assert int(resources[rule]["runtime"]) == 3 and int(resources[rule]["mem_mb"]) > 700
         assert "gpu" not in resources[rule]
 
 

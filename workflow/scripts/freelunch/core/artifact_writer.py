@@ -258,10 +258,11 @@ Files = Artifact | ArtifactWriter
 
 def keep_manifest(folder: Path) -> None:
     """Have the next writer with the fingerprint of a finished folder take it over, though Snakemake
-    is about to run its job again.
+    is about to run its job again. What no writer filled has no journal, and is left alone.
     """
-    with suppress(FileNotFoundError):
-        (folder / MANIFEST).replace(folder / KEPT)
+    if any((folder / name).is_file() for name in (JOURNAL, FINISHED_JOURNAL)):
+        with suppress(FileNotFoundError):
+            (folder / MANIFEST).replace(folder / KEPT)
 
 
 def is_left(folder: Path, fingerprint: str) -> bool:
