@@ -65,7 +65,9 @@ def test_windows_find_their_rate(llama: Prepared, tmp_path: Path, name: str) -> 
     losses = {
         each["learning_rate"]: each["relative_loss"] for each in choice["candidates"].values()
     }
-    assert losses[chosen["learning_rate"]] == min(losses.values())
+    # The first if no rate helps.
+    best = min(losses.values()) if min(losses.values()) < 1 else next(iter(losses.values()))
+    assert losses[chosen["learning_rate"]] == best
     # Two steps on the whole model, which is random, help nowhere.
     assert min(losses.values()) < 1 or name == "all"
     assert chosen["epochs"] == settings.epochs

@@ -18,6 +18,7 @@ from freelunch.analysis.doubts import (
     LEARNT,
     LOWER,
     NO_FALL,
+    NO_RATE,
     PERPLEXITY,
     find_doubts,
     unsettled_by,
@@ -152,6 +153,16 @@ def test_a_retraining_has_to_lower_its_own_loss(after: float, expected: list[str
     _, records = records_of({"none": 60.0, "full": 40.0})
     losses = {"model": {"before": 2.0, "after": after}}
     records[Cell.parse(f"{WANDA}/full/seed0")]["adaptation"]["losses"] = losses
+    assert kinds_of(records) == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.9, []), (1.0, [NO_RATE]), (None, [NO_RATE])])
+def test_a_rate_has_to_help_a_probe(share: float | None, expected: list[str]) -> None:
+    _, records = records_of({"none": 60.0, "full": 40.0})
+    candidates = {"full.lr0.1.epochs1": {"learning_rate": 0.1, "relative_loss": share}}
+    candidates |= {"full.lr0.3.epochs1": {"learning_rate": 0.3, "relative_loss": 1.2}}
+    choice = {"selected_on": "probes", "chosen": "full.lr0.1.epochs1", "candidates": candidates}
+    records[Cell.parse(f"{WANDA}/full/seed0")]["adaptation"]["choice"] = choice
     assert kinds_of(records) == expected
 
 

@@ -189,6 +189,7 @@ def test_what_cannot_be_computed_is_refused_with_one_error(tmp_path: Path) -> No
         ({"expected": "bos_token"}, lambda: evaluate(dense, TEXT, tiny.tokenizer(), bos="always")),
         ({"where": "text"}, lambda: evaluate(dense, IDS, windows=3)),
         ({"where": "text"}, lambda: prune(dense, IDS[0])),
+        ({"where": "length"}, lambda: evaluate(dense, TEXT, tiny.tokenizer(), length=10**6)),
         ({"where": "text"}, lambda: prune(dense, IDS + 300)),
     ]
     for fields, call in wrong:

@@ -12,6 +12,7 @@ from freelunch.study.search import (
     HIGHEST_RATE,
     LOWEST_RATE,
     best_rate,
+    chosen_rate,
     first_rate,
     next_rate,
     probe_of,
@@ -107,3 +108,9 @@ def test_the_first_rate_goes_with_the_size_of_the_weights() -> None:
         assert (first_rate(settings, 0.193), first_rate(settings, 0.033)) == (smollm2, gemma)
     settings = read_adaptation({"method": "reconstruction"})
     assert (first_rate(settings, 0.193), first_rate(settings, 0.033)) == (1e-3, 1e-4)
+
+
+def test_probes_that_all_raise_the_loss_choose_the_first_rate() -> None:
+    assert chosen_rate(0.001, {0.001: 1.1, 0.0003: 1.01, 0.0001: 1.0}) == 0.001
+    assert chosen_rate(0.001, {0.001: math.inf, 0.0003: 1.01, 0.0001: 1.0}) == 0.0001
+    assert chosen_rate(0.001, {0.001: 1.1, 0.0003: 0.99, 0.0001: 1.0}) == 0.0003

@@ -60,6 +60,7 @@ from freelunch.pruning.prune import prune_model
 from freelunch.pruning.sharing import Pruning
 from freelunch.study.cell import NONE
 from freelunch.study.config import Config
+from freelunch.study.families import positions_of
 from freelunch.study.methods import DISTILLATION
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import Retraining
@@ -277,6 +278,14 @@ def _checked(
 ) -> Config:
     """Return settings as those of a study with one cell; UserError as for a study."""
     samples, length, seed = sampling
+    positions = positions_of(model.config.to_dict())
+    if positions is not None and length > positions:
+        raise UserError(
+            "the sequences are longer than the model takes",
+            where="length",
+            found=length,
+            expected=f"at most {positions}",
+        )
     local, dtype = {"source": "path", "path": str(model.folder)}, str(model.dtype)
     cell = {"models": [_NAME], "criteria": [_NAME], "patterns": [pattern], "seeds": [seed]}
     study = {

@@ -20,8 +20,8 @@ from freelunch.study.adaptations import Training
 from freelunch.study.search import (
     PROBES,
     Probe,
-    best_rate,
     candidate_of,
+    chosen_rate,
     first_rate,
     next_rate,
     probe_of,
@@ -70,7 +70,7 @@ def find_rate(
             "relative_loss": losses[rate] if math.isfinite(losses[rate]) else None,
         }
         job.report(len(losses), probe.rates, f"learning rates ({rate:g}: {losses[rate]:.4f})")
-    chosen, _ = candidate_of(name, job.settings, best_rate(losses), job.settings.passes)
+    chosen, _ = candidate_of(name, job.settings, chosen_rate(first, losses), job.settings.passes)
     if candidates[chosen]["relative_loss"] is None:
         raise UserError(
             "training diverges with every learning rate that was tried",

@@ -21,10 +21,12 @@ from freelunch.records.read import load_answers
 from freelunch.records.record import Record, adaptation_facts
 from freelunch.study.cell import Cell
 from freelunch.study.retraining import read_adaptation
+from freelunch.study.search import PROBES
 from freelunch.study.steps import JOINED
 
 PERPLEXITY, HELD_OUT_PERPLEXITY, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
 BELOW, LEARNT = "below its dense model", "learnt the text"
+NO_RATE = "no learning rate helped its short trainings"
 KEPT, NO_FALL = "many windows kept as pruned", "its own loss did not fall"
 HALVED, LOWER = "half the perplexity with another beginning", "better with another beginning"
 GUESSED = "accuracy at chance"
@@ -37,6 +39,8 @@ _TODO = {
     "another text, or beside a distilled one, which learns from the dense model alone.",
     KEPT: _RATE,
     NO_FALL: _RATE,
+    NO_RATE: "Short trainings could not find its learning rate: list some, so that whole trainings "
+    "choose, or train on more text.",
     HALVED: "Remove `bos` from the model's entry, or set it to the other choice.",
     LOWER: "Compare a study with the other choice of `bos`.",
     GUESSED: "Ask more documents or easier tasks; this accuracy says nothing about the method.",
@@ -206,7 +210,12 @@ def _origins(text: Mapping[str, Any]) -> set[str]:
 
 
 def _training(record: Record) -> _Found:
-    losses = adaptation_facts(record)["losses"].values()
+    facts = adaptation_facts(record)
+    losses, choice = facts["losses"].values(), facts["choice"]
+    if choice and choice["selected_on"] == PROBES:
+        shares = [each.get("relative_loss") for each in choice["candidates"].values()]
+        if all(share is None or share >= 1 for share in shares):
+            yield NO_RATE, None, f"none of {len(shares)} learning rates lowered the loss"
     stuck = sum(not loss["after"] < loss["before"] for loss in losses)
     if read_adaptation(record["spec"]["adaptation"] or {}).is_retraining:
         if stuck:

@@ -321,7 +321,8 @@ def _with_format(entry: Config, text: InspectedText) -> Config:
 def about_model(model: InspectedModel) -> str:
     """Return what a model is, in a few words."""
     sizes = model.sizes
-    said = [model.family if model.family in FAMILIES else f"{model.family} (not tested)"]
+    known = "" if model.family in FAMILIES else " (docs/guide/families.md lists what is tested)"
+    said = [f"{model.family}{known}"]
     said += [f"{sizes.get('num_hidden_layers') or 'unknown'} blocks"]
     said += [f"hidden size {sizes['hidden_size']}"] if "hidden_size" in sizes else []
     dtype = model.dtype or "no usable dtype, so float32"

@@ -20,7 +20,7 @@ from freelunch.costs.shapes import Shapes
 from freelunch.study.adaptations import Local, Reconstruction, Training
 from freelunch.study.cell import Cell
 from freelunch.study.criteria import Criterion, OfUnits
-from freelunch.study.families import biases_of, check_dropout, halves_of, units_of
+from freelunch.study.families import biases_of, check_dropout, halves_of, positions_of, units_of
 from freelunch.study.methods import FULL, LOW_RANK
 from freelunch.study.model_limits import check_supported
 from freelunch.study.patterns import Pattern
@@ -155,15 +155,15 @@ def _length_problems(study: Study) -> Iterator[str]:
     for model in study.models:
         config = config_of(study, model)
         part = config.get("text_config")
-        most = (part if isinstance(part, dict) else config).get("max_position_embeddings")
+        most = positions_of(part if isinstance(part, dict) else config)
         for key, length in (
             ("study.calibration.length", study.calibration_of(model).length),
             ("study.evaluation.perplexity.length", study.perplexity_of(model).length),
         ):
-            if isinstance(most, int) and length > most:
+            if most is not None and length > most:
                 yield (
                     f"{key}: found {length}; expected at most {most}, since the model {model} has "
-                    f"no more positions (max_position_embeddings); `models.{model}.max_length` "
+                    f"no more positions; `models.{model}.max_length` "
                     "shortens the sequences of this model alone"
                 )
 

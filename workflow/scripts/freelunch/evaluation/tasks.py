@@ -38,6 +38,7 @@ from freelunch.core.errors import UserError, first_line
 from freelunch.evaluation.likelihood import LikelihoodRequest, LogLikelihood
 from freelunch.evaluation.measurements import Measured, MeasurementSpec
 from freelunch.model.checkpoint import StreamedModel, folder_of_texts
+from freelunch.study.families import positions_of
 from freelunch.study.steps import ANSWERS, BOS, DOCUMENTS, TASK
 
 METRIC = "acc"
@@ -91,7 +92,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
     def max_length(self) -> int:
         """Return the largest number of tokens that the model takes."""
         # A model that biases attention by distance alone (BLOOM) states none and takes any number.
-        return int(getattr(self._streamed.config, "max_position_embeddings", sys.maxsize))
+        return positions_of(self._streamed.config.to_dict()) or sys.maxsize
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
@@ -124,7 +125,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]
                     "an answer fills the whole context of this model",
                     where=self._streamed.folder,
                     found=f"{len(request.continuation)} tokens",
-                    expected=f"fewer than max_position_embeddings = {self.max_length}",
+                    expected=f"fewer than {self.max_length}, the positions of the model",
                     todo="leave this task out, or use a model with more positions",
                 )
         raise Asked

@@ -226,6 +226,12 @@ def tested() -> str:
     return f"these families are tested: {', '.join(FAMILIES)}"
 
 
+def positions_of(config: ModelConfig) -> int | None:
+    """Return the most tokens that a model's config allows in a sequence; None if it states none."""
+    names = ("max_position_embeddings", *OTHER_NAMES["max_position_embeddings"])
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+
+
 def sizes_of(config: ModelConfig) -> dict[str, Any]:
     """Return a model's config with the sizes under Llama's names, by any family."""
     sizes = dict(config)

@@ -165,6 +165,14 @@ def best_rate(losses: Mapping[float, float]) -> float:
     return min(losses, key=lambda rate: (losses[rate], rate))
 
 
+def chosen_rate(first: float, losses: Mapping[float, float]) -> float:
+    """Return the rate to take: the best one, but the first if no probe lowers the loss. Such probes
+    are too short to tell rates apart, and the one that changes the model least would seem best.
+    """
+    best = best_rate(losses)
+    return first if losses[best] >= 1 and math.isfinite(losses[first]) else best
+
+
 def _beside(rate: float, side: int) -> float:
     """Return the rate above (1) or below (-1) one of those that are tried."""
     return _rate(round(2 * math.log10(rate)) + side)
