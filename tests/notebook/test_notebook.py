@@ -29,6 +29,7 @@ from tiny_models import LENGTH, SEED, Prepared
 from token_jobs import job_of, text_of
 
 QUIET: dict[str, Any] = {"seed": SEED, "progress": False}
+BEGUN: dict[str, Any] = {"length": 8, "bos": "always"}
 RATE: dict[str, Any] = {"learning_rate": 0.01}
 IDS = tiny.random_tokens(6)
 TEXT = list(tiny.TRAINING_TEXT)
@@ -186,7 +187,10 @@ def test_what_cannot_be_computed_is_refused_with_one_error(tmp_path: Path) -> No
         ({"where": "dense"}, lambda: retrain(pruned, IDS, loss="distillation")),
         ({"found": "no tokenizer"}, lambda: prune(dense, ["a document"])),
         ({"found": "one string"}, lambda: prune(dense, TEXT[0], tiny.tokenizer())),
-        ({"expected": "bos_token"}, lambda: evaluate(dense, TEXT, tiny.tokenizer(), bos="always")),
+        (
+            {"expected": "bos_token"},
+            lambda: evaluate(dense, TEXT, tiny.tokenizer(), **BEGUN),
+        ),
         ({"where": "text"}, lambda: evaluate(dense, IDS, windows=3)),
         ({"where": "text"}, lambda: prune(dense, IDS[0])),
         ({"where": "length"}, lambda: evaluate(dense, TEXT, tiny.tokenizer(), length=10**6)),
