@@ -166,7 +166,7 @@ def test_a_bit_that_flips_in_what_a_step_reads_ends_it(tmp_path: Path) -> None:
 def test_a_job_reads_only_the_blocks_that_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a model of 72 billion parameters, which 80 jobs share, that matters."""
+    """That matters for a model of 72 billion parameters, which 80 jobs share."""
     folder, whole, read = prepare(tmp_path).model.folder, digest.file_digest, set[str]()
 
     def noting(path: Path) -> str:

@@ -195,7 +195,7 @@ def test_what_snakemake_did_not_see_end_is_taken_over(tmp_path: Path, of: str) -
     finished(tmp_path, loss=0.5)
     keep_manifest(tmp_path)
     assert MANIFEST not in names(tmp_path)
-    # Of a job that is to make it again, or of a folder that is not there.
+    # A second call, and one for a folder that is not there, change nothing.
     keep_manifest(tmp_path)
     keep_manifest(tmp_path / "missing")
     writer = again(tmp_path, of)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from freelunch.core.errors import REFUSED, UserError, first_line, first_of
 from freelunch.study.beginnings import Beginning
-from freelunch.study.families import sizes_of
+from freelunch.study.families import positions_of, sizes_of
 from freelunch.study.gguf_header import read_header
 from freelunch.study.model_limits import check_shapes, check_supported
 from freelunch.study.source_files import gguf_of
@@ -77,8 +77,7 @@ class InspectedModel:
     @property
     def positions(self) -> int | None:
         """Return the longest sequence that the model takes; None if its config states none."""
-        longest = self.sizes.get("max_position_embeddings")
-        return longest if isinstance(longest, int) else None
+        return positions_of(self.sizes)
 
 
 def inspect_path(path: Path, where: str) -> InspectedModel:

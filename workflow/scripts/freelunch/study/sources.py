@@ -204,7 +204,7 @@ class Weights(Settings):
     @property
     def terms_text(self) -> str:
         """What is to be said of the model's terms; empty if it has none."""
-        return (self.terms and f"not under an open licence, see {self.terms}") or ""
+        return f"not under an open licence, see {self.terms}" if self.terms else ""
 
     @property
     def beginning(self) -> dict[str, str]:
