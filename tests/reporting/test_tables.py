@@ -44,13 +44,6 @@ HEADERS = {
     "adaptation_window,adaptation_windows,adaptation_windows_kept_pruned,"
     "selected_on,learning_rate,epochs,search_flops,search_wall_s,"
     "calibration_wall_s,pruning_wall_s,evaluation_wall_s,checkpoint_sha256,marks,record",
-    "tables/gaps.csv": "model,pattern,adaptation,criteria,left_out,seeds,"
-    "best,worst,perplexity_best,perplexity_worst,"
-    "loss_gap,loss_gap_standard_error,loss_gap_standard_deviation_over_seeds,"
-    "gap_left,gap_left_standard_error,gap_left_standard_deviation_over_seeds",
-    "tables/criteria_pairs.csv": "model,pattern,adaptation,criterion,other,seeds,"
-    "loss_difference,loss_difference_standard_error,"
-    "loss_difference_standard_deviation_over_seeds",
     "figures/criteria.csv": "criterion,pattern,model,adaptation,seeds,"
     "perplexity,perplexity_standard_error,perplexity_standard_deviation_over_seeds",
 }
@@ -101,8 +94,14 @@ def test_files_headers_and_rows_keep_the_contract(
     paths = (*study.paths.tables.iterdir(), *study.paths.figures.iterdir())
     assert {path.name for path in paths} == {
         *("summary.csv", "summary.md"),
-        *("criteria.csv", "gaps.csv", "criteria_pairs.csv", "windows.csv"),
-        *("drift.csv", "budgets.csv", "effects.csv", "criteria_budgets.csv"),
+        *(
+            "criteria.csv",
+            "windows.csv",
+            "drift.csv",
+            "budgets.csv",
+            "effects.csv",
+            "criteria_budgets.csv",
+        ),
         *("reach.csv", "tasks.csv"),
     }
     for file, header in HEADERS.items():

@@ -41,7 +41,8 @@ REACH_COLUMNS = (
     *("reached_at_over_reference", "reached_at_low", "reached_at_high"),
 )
 # The units of a budget: all tokens seen, the distinct ones among them (the data), operations.
-UNITS = ("tokens", "distinct_tokens", "flops")
+DISTINCT_TOKENS = "distinct_tokens"
+UNITS = ("tokens", DISTINCT_TOKENS, "flops")
 Value = TypeVar("Value")
 
 
@@ -89,9 +90,18 @@ class Adapted:
         """Return the mean over seeds of its budget in one of UNITS."""
         return fmean(getattr(run, unit) for run in self.runs)
 
+    @property
+    def repeats(self) -> int:
+        """Return how often it saw its text, of which draws may overlap in part."""
+        return int(self.amount("tokens") / self.amount(DISTINCT_TOKENS) + 0.05)
+
     def with_seeds(self, seeds: Collection[int]) -> "Adapted":
         """Return the adaptation with some of its seeds."""
         return replace(self, runs=[run for run in self.runs if run.cell.seed in seeds])
+
+
+# Ways of retraining, each with its budgets, by the names of their series.
+Ways = Mapping[str, Sequence[Adapted]]
 
 
 @dataclass(frozen=True)
@@ -99,27 +109,34 @@ class BudgetComparison:
     """The reconstructions and retrainings of one pruned model, which may have different seeds: its
     cells without adaptation, by seed; the reconstruction that retraining is compared with; each
     series by its name, its members sorted by the tokens they see; and the same without members
-    whose settings were chosen on the evaluation text, unless all were, and of reconstructions,
-    only one for each amount of text (`curves`).
+    whose settings were chosen on the evaluation text, unless all were, and of reconstructions that
+    saw the same text equally often, only the first (`curves`).
     """
 
     unadapted: Mapping[int, Cell]
     reference: Adapted
-    series: Mapping[str, Sequence[Adapted]]
-    curves: Mapping[str, Sequence[Adapted]]
+    series: Ways
+    curves: Ways
 
 
-def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]:
-    """Return a comparison for each pruned model that was both reconstructed and retrained: all
-    retrainings, and the reconstructions in the series of the reference, with those of their
-    seeds that the unadapted model has. What shares no seed with the reference is left out.
+def budget_comparisons(
+    records: Records, study: Study, inputs: str | None = None
+) -> list[BudgetComparison]:
+    """Return a comparison for each pruned model that was both reconstructed, on these inputs if
+    given, and retrained: all retrainings, and the reconstructions in the series of the reference,
+    with those of their seeds that the unadapted model has. What shares no seed with the reference
+    is left out.
     """
     comparisons = []
     series, entries = study.comparisons.series, study.config.adaptations
     for cells in pairing.pruned_models(records):
         by_name = pairing.by_adaptation(cells)
         unadapted = by_name.pop(NONE, {})
-        local = [name for name in study.comparisons.references if name in by_name]
+        local = [
+            name
+            for name in study.comparisons.references
+            if name in by_name and inputs in (None, entries[name].as_json()["inputs"])
+        ]
         retrained = [name for name in by_name if entries[name].is_retraining]
         if not local or not retrained or not unadapted.keys() & by_name[local[0]].keys():
             continue
@@ -135,27 +152,29 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
         curves = {}
         for each in adapted.values():
             members.setdefault(each.series, []).append(each)
+        favoured = study.comparisons.selected_on_evaluation
         for name, of_series in members.items():
-            on_curve = {each.name for each in of_series}
+            on_curve = [each for each in of_series if each.name not in favoured] or of_series
             if name == series[reference]:
-                on_curve = {*study.comparisons.budgets_of(reference, on_curve)}
-            else:
-                on_curve = on_curve - {*study.comparisons.selected_on_evaluation} or on_curve
+                sequences = study.comparisons.sequences
+                # The reference comes first, and of equal ones, the first stays.
+                first = {(sequences[each.name], each.repeats): each for each in on_curve[::-1]}
+                on_curve = list(first.values())
             of_series.sort(key=lambda each: each.amount("tokens"))
-            curves[name] = [each for each in of_series if each.name in on_curve]
+            curves[name] = [each for each in of_series if each in on_curve]
         comparisons.append(BudgetComparison(unadapted, adapted[reference], members, curves))
     return comparisons
 
 
 def on_shared_seeds(
-    reference: Adapted, ways: Mapping[str, Sequence[Adapted]]
-) -> tuple[Adapted, dict[str, list[Adapted]]] | None:
+    reference: Adapted, ways: Ways, beside: Ways, enough: int = ENOUGH_SEEDS
+) -> tuple[Adapted, Ways] | None:
     """Return a reconstruction and ways of retraining, each with its budgets, with the seeds on
     which they are compared; None if there is no seed with which the reconstruction and every way
-    were run.
+    were run. Ways `beside` them count where they were run with these seeds.
 
     Every way has a budget with these seeds; budgets that lack one of them are left out. Large
-    budgets often have fewer seeds than small ones. So there are at least ENOUGH_SEEDS if that is
+    budgets often have fewer seeds than small ones. So there are `enough` of them if that is
     possible. Then they leave out the fewest budgets, then they are the most, then the lowest.
     """
     budgets = [each for way in ways.values() for each in way]
@@ -172,7 +191,7 @@ def on_shared_seeds(
     chosen = max(
         shared,
         key=lambda seeds: (
-            len(seeds) >= ENOUGH_SEEDS,
+            len(seeds) >= enough,
             sum(seeds <= each.seeds for each in budgets),
             len(seeds),
             sorted(-seed for seed in seeds),
@@ -180,9 +199,9 @@ def on_shared_seeds(
     )
     compared = {
         name: [each.with_seeds(chosen) for each in way if chosen <= each.seeds]
-        for name, way in ways.items()
+        for name, way in {**ways, **beside}.items()
     }
-    return reference.with_seeds(chosen), compared
+    return reference.with_seeds(chosen), {name: way for name, way in compared.items() if way}
 
 
 def budget_rows(records: Records, study: Study) -> list[Row]:
@@ -261,7 +280,7 @@ def reach_rows(records: Records, study: Study) -> list[Row]:
         for name, of_series in comparison.curves.items():
             if name == comparison.reference.series:
                 continue
-            compared = on_shared_seeds(comparison.reference, {name: of_series})
+            compared = on_shared_seeds(comparison.reference, {name: of_series}, {})
             # All members of a comparison share a seed with the reference.
             assert compared is not None
             reference, ways = compared

@@ -1,7 +1,8 @@
 """Test claims on the records of a study."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -10,29 +11,36 @@ from freelunch.analysis.doubts import unsettled_by
 from freelunch.analysis.intervals import estimate
 from freelunch.analysis.pairing import ENOUGH_SEEDS
 from freelunch.audit.claims import Claim, Question, ThresholdHistory
-from freelunch.audit.evidence import Evidence
+from freelunch.audit.evidence import INPUTS, Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
-from freelunch.audit.scope import Regime, Regimes, Scope, load_regimes
+from freelunch.audit.scope import Regime, Regimes, load_regimes, scope_of
 from freelunch.audit.verdicts import (
     ADDS,
+    BESIDE,
     DECIDES,
+    FAILS,
+    HOLDS,
+    IN_PART,
     OPEN,
-    TOO_SMALL,
+    OTHERS,
     UNDECIDED,
     UNTESTED,
     Number,
     bearing,
     json_number,
     judge,
+    kind,
     of_claim,
     of_few_seeds,
+    on_models,
     seeds_texts,
     tally,
     together,
 )
 from freelunch.core.errors import UserError, first_of, nearest
 from freelunch.reporting.formatting import NOT_FINITE
+from freelunch.study.adaptations import Local
 from freelunch.study.cell import Cell
 from freelunch.study.criteria import CRITERIA
 from freelunch.study.steps import EVALUATE_CELL
@@ -53,7 +61,7 @@ class Finding(Number):
         verdict, reason: The verdict on the number, and why.
         seeds: The seeds that it comes from.
         of_seeds, text_of_seeds: The number of each seed.
-        cells: The cells that it comes from; none for a plan, and where nothing was measured.
+        cells: The cells that it comes from; none where nothing was measured.
         command: The command that repeats the measurement.
     """
 
@@ -86,10 +94,9 @@ class QuestionFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class PartVerdict(QuestionFacts):
-    """The verdict on a part of a claim, what that says of the paper's claim, and the findings."""
+    """The verdict on a part of a claim, and the findings."""
 
     verdict: str
-    bearing: str
     scope: str | None
     reason: str
     findings: list[Finding]
@@ -97,7 +104,12 @@ class PartVerdict(QuestionFacts):
 
 @dataclass(frozen=True, kw_only=True)
 class ClaimVerdict:
-    """The verdict on a claim, what that says of the paper's claim, and the parts."""
+    """The verdict on a claim, what that says of the paper's claim, and the parts.
+
+    Attributes:
+        models: The verdict on each model alone.
+        inputs: The verdict with each kind of inputs of the reconstruction alone.
+    """
 
     id: str
     title: str
@@ -108,6 +120,25 @@ class ClaimVerdict:
     bearing: str
     scope: str | None
     parts: list[PartVerdict]
+    models: dict[str, str]
+    inputs: dict[str, str]
+
+    @property
+    def text(self) -> str:
+        """Return the verdict with the models that it is on."""
+        return on_models(self.verdict, self.models)
+
+    @property
+    def kinder(self) -> str | None:
+        """Return which inputs of the reconstruction are kinder to the paper; None if the verdict
+        does not depend on them.
+        """
+        if len({*map(kind, self.inputs.values())}) < 2:
+            return None
+        order = (HOLDS, IN_PART, UNDECIDED, UNTESTED, FAILS)
+        kinder = min(self.inputs, key=lambda each: order.index(kind(self.inputs[each])))
+        verdicts = "; ".join(f"with {each}: {its}" for each, its in self.inputs.items())
+        return f"{kinder} are kinder to the paper ({verdicts})"
 
 
 def audit_claims(
@@ -121,27 +152,49 @@ def audit_claims(
 
 
 def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdict:
-    asked = [_part(question, evidence, paper) for question in claim.parts]
-    parts = [part for part, _ in asked]
-    at_scale = of_claim([(there, part.role) for part, there in asked])
-    own = [part for part in parts if part.role != ADDS]
+    study = evidence.study
+    parts = [_part(question, evidence, paper) for question in claim.parts]
+    own = [part for part in parts if part.role not in (ADDS, BESIDE)]
     # What the verdict is about is what decides it.
     about = [part for part in parts if part.role == DECIDES] or own
+    cells = {Cell.parse(cell) for part in parts for each in part.findings for cell in each.cells}
+
+    def verdict(keep: Callable[[Cell], bool]) -> str:
+        """Return the verdict on some of the cells."""
+        if all(map(keep, cells)):
+            return of_claim([(part.verdict, part.role) for part in parts])
+        some = [_part(question, evidence.only(keep), paper) for question in claim.parts]
+        return of_claim([(part.verdict, part.role) for part in some])
+
+    def inputs(cell: Cell) -> str:
+        entry = study.config.adaptations.get(cell.adaptation)
+        return INPUTS[entry.inputs] if isinstance(entry, Local) else ""
+
+    of_paper = [cell for cell in cells if paper and paper.has(study, cell)]
     return ClaimVerdict(
         id=claim.id,
         title=claim.title,
         statement=claim.statement,
         source=claim.source,
         published=claim.published,
-        verdict=of_claim([(part.verdict, part.role) for part in parts]),
-        bearing=bearing(at_scale, any(part.bearing == TOO_SMALL for part in own)),
-        scope=_scope_text(evidence, [each for part in about for each in part.findings], paper),
+        verdict=verdict(lambda _: True),
+        bearing=bearing(verdict(lambda cell: paper.has(study, cell)))
+        if paper and of_paper
+        else OTHERS,
+        models={
+            model: verdict(lambda cell, model=model: cell.model == model)  # type: ignore[misc]
+            for model in sorted({cell.model for cell in cells})
+        },
+        inputs={
+            kind: verdict(lambda cell, kind=kind: inputs(cell) in ("", kind))  # type: ignore[misc]
+            for kind in sorted({inputs(cell) for cell in cells} - {""})
+        },
+        scope=_scope(evidence, [each for part in about for each in part.findings], paper),
         parts=parts,
     )
 
 
-def _part(question: Question, evidence: Evidence, paper: Regime | None) -> tuple[PartVerdict, str]:
-    """Return what was found for a part, and the verdict on what has the scale of the paper."""
+def _part(question: Question, evidence: Evidence, paper: Regime | None) -> PartVerdict:
     _check_criteria(question, {*evidence.study.config.criteria, *CRITERIA})
     every = question.ask(evidence)
     # What is left out counts if there is nothing else.
@@ -152,32 +205,19 @@ def _part(question: Question, evidence: Evidence, paper: Regime | None) -> tuple
     findings = [_finding(each, question, evidence) for each in asked]
     agree = MEASURES[question.measure].agree
     verdict = together([finding.verdict for finding in findings], agree)
-    # Smaller budgets than the paper's say nothing of its claim. What is missing has no budget.
-    measured = [finding for finding in findings if finding.cells]
-    small = [each for each in measured if _scope(evidence, [each], paper).is_in_part_too_small]
-    at_scale = together([each.verdict for each in findings if each not in small], agree)
-    if measured:
-        too_small = small == measured
-    else:
-        # Nor has a plan, but nothing is missing there.
-        missing = not asked or any(isinstance(each, Absent) for each in asked)
-        too_small = missing and _scope(evidence, [], paper).too_small
-    too_small |= any(isinstance(each, Absent) and each.too_small for each in asked)
     reason = reason_text(
         findings, verdict, UNFINISHED if evidence.study.is_unfinished else NO_CELLS
     )
     for why in dict.fromkeys(each.reason for each in left_out):
         subjects = first_of(each.subject for each in left_out if each.reason == why)
         reason += f" Left out, {why}: {'; '.join(subjects)}."
-    part = PartVerdict(
+    return PartVerdict(
         **question_facts(question),
         verdict=verdict,
-        bearing=bearing(at_scale, too_small),
-        scope=_scope_text(evidence, findings, paper),
+        scope=_scope(evidence, findings, paper),
         reason=reason,
         findings=findings,
     )
-    return part, at_scale
 
 
 def _check_criteria(question: Question, known: Collection[str]) -> None:
@@ -212,19 +252,11 @@ def question_facts(question: Question) -> dict[str, Any]:
     return vars(facts)
 
 
-def _scope(evidence: Evidence, findings: Sequence[Finding], paper: Regime | None) -> Scope:
-    """Return the scope of findings; without cells, that of the study."""
+def _scope(evidence: Evidence, findings: Sequence[Finding], paper: Regime | None) -> str | None:
+    """Return the scope of findings in words; None without cells."""
     cells = dict.fromkeys(Cell.parse(cell) for finding in findings for cell in finding.cells)
     seeds = [finding.seeds for finding in findings if finding.seeds]
-    return Scope.of(evidence.study, cells or evidence.study.cells, seeds, paper)
-
-
-def _scope_text(
-    evidence: Evidence, findings: Sequence[Finding], paper: Regime | None
-) -> str | None:
-    """Return the scope of findings in words; None without cells."""
-    has_cells = any(finding.cells for finding in findings)
-    return _scope(evidence, findings, paper).text if has_cells else None
+    return scope_of(evidence.study, cells, seeds, paper) if cells else None
 
 
 def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence) -> Finding:
@@ -243,11 +275,12 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
     verdict, reason = judge(
         found, question.threshold, question.written, asked.bounds, asked.undefined
     )
-    if metric:
-        seeds = min((sample.seeds for sample in asked.samples), default=None)
-    else:
-        # Without a metric, the sample is one of runs, with a seed each.
-        seeds = len({cell.seed for cell in asked.cells}) or None
+    if verdict == UNDECIDED and asked.instead:
+        instead = _finding(asked.instead, question, evidence)
+        if instead.verdict != UNDECIDED:
+            return instead
+    pruned = {(cell.model, cell.seed) for cell in asked.cells if not cell.is_dense}
+    seeds = min(Counter(model for model, _ in pruned).values())
     if metric and (doubts := unsettled_by(evidence.doubts, asked.cells, metric)):
         verdict, reason = UNDECIDED, f"no finding: {'; '.join(first_of(doubts, 2))}"
     used, favoured = {cell.adaptation: None for cell in asked.cells}, evidence.study.comparisons
@@ -264,7 +297,7 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
         of_seeds=[json_number(value) for value in found.of_seeds],
         text_of_seeds=seeds_texts(found, unit, asked.bounds, asked.without),
         cells=[str(cell) for cell in asked.cells],
-        command=asked.command or command(evidence.study, asked.cells, rule),
+        command=command(evidence.study, asked.cells, rule),
     )
 
 

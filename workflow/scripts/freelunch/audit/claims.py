@@ -37,12 +37,13 @@ class Question:
 
     Attributes:
         says: The part in words.
-        threshold: The part is found beyond it.
+        threshold: The part is reproduced beyond it.
         set: When and by whom the threshold was set.
         why: Why this threshold.
         where: Its place in the file, for error messages.
         measure, metric, settings: What it measures; a measure of memory has no metric.
-        role: decides, counts or adds.
+        role: decides, counts, adds or beside.
+        across: Whether numbers of different published tables are compared.
         effect: What the forest plot calls its numbers, if not `says`.
     """
 
@@ -56,6 +57,7 @@ class Question:
     settings: Mapping[str, Any] = field(default_factory=dict)
     role: str = COUNTS
     effect: str = ""
+    across: bool = False
 
     def ask(self, evidence: Evidence) -> list[Measurement | Absent]:
         """Return what its measure asks of evidence."""

@@ -288,8 +288,8 @@ arrow ends an interval that goes beyond the axis, or beyond the budgets that wer
 def effect_rows(results: Results) -> list[Row]:
     """Return the numbers of claims, with their intervals, thresholds and verdicts.
 
-    What is not finite, what was planned rather than measured, and what the study cannot test are
-    left out. A number without an interval has neither end.
+    What is not finite, and what the study cannot test, is left out. A number without an interval
+    has neither end.
     """
     from freelunch.audit.claim_verdicts import audit_claims
     from freelunch.audit.claims import load_claims
@@ -306,8 +306,7 @@ def effect_rows(results: Results) -> list[Row]:
         for question, part in zip(claim.parts, verdict.parts, strict=True):
             asked = MEASURES[question.measure]
             for finding in part.findings:
-                # What was planned names no cells.
-                if finding.value is None or not finding.cells:
+                if finding.value is None:
                     continue
                 effect, about = question.effect or question.says, finding.about
                 if about in labels:

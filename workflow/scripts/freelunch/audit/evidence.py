@@ -25,6 +25,9 @@ from freelunch.reporting.results import Results
 from freelunch.study.cell import DENSE, Cell
 from freelunch.study.steps import JOINED, RECONSTRUCT_WINDOW
 
+# The inputs of windows, and what they are called: outputs of the dense model, or of the adapted
+# windows before.
+INPUTS = {"dense": "dense inputs", "sparse": "sequential inputs"}
 METRICS = (PERPLEXITY, HELD_OUT_PERPLEXITY, ACCURACY)
 # The losses of a cell, a list for each stratum: the one text, or each task.
 Losses = list[list[float]]
@@ -111,10 +114,26 @@ class Evidence(Results):
             if cell.is_dense
         }
 
+    @property
+    def references(self) -> Sequence[str]:
+        """Return the reconstructions that may stand for all of a pruned model, the best first."""
+        return self.study.comparisons.references
+
+    def family(self, model: str) -> str:
+        """Return the family of a model as its entry says it; empty if it does not."""
+        architecture = self.study.model(model).architecture
+        return "" if architecture is None else architecture.model_type or ""
+
     @cached_property
     def comparisons(self) -> list[BudgetComparison]:
-        """Return the pruned models that were both reconstructed and retrained."""
-        return budget_comparisons(self.records, self.study)
+        """Return the pruned models that were both reconstructed and retrained, once for each kind
+        of inputs that their reconstructions have.
+        """
+        return [
+            comparison
+            for inputs in INPUTS
+            for comparison in budget_comparisons(self.records, self.study, inputs)
+        ]
 
     @cached_property
     def pruned(self) -> list[dict[str, dict[int, Cell]]]:

@@ -7,6 +7,7 @@ the same tasks.
 
 import csv
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -37,11 +38,17 @@ PUBLISHED = DATA / "published_results.csv"
 TOLERANCES = {"primary": 0.02, "corroborated": 0.02, "third-party": 0.05}
 # The metrics of perplexity, with the name of their text in studies/paper.yaml.
 TEXTS = {"wikitext2_perplexity": "wikitext2"}
-# Zero-shot accuracies, in percent: of a task, or the plain mean of the paper's seven.
+# Zero-shot accuracies, in percent: of a task, or the plain mean of the paper's seven, or of those
+# that the note names.
 ACCURACY_OF = "accuracy_"
 TASKS = ("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
-MEAN_OF_SEVEN = "mean_of_seven"
-_METRICS = (*TEXTS, *(f"{ACCURACY_OF}{name}" for name in (*TASKS, MEAN_OF_SEVEN)))
+MEAN, MEAN_OF_SEVEN = "mean", "mean_of_seven"
+_METRICS = (*TEXTS, *(f"{ACCURACY_OF}{name}" for name in (*TASKS, MEAN, MEAN_OF_SEVEN)))
+_NAMED_TASKS = re.compile("mean of [a-z]+ tasks: ([^;]+)")
+# What a pattern ends in that prunes the MLPs alone, which no study here does.
+MLP_ONLY = "_mlp_only"
+# What the note says of a number that contradicts others of its source, and that no claim is asked.
+SUSPECT = "suspect"
 # What the names of models, criteria, adaptations and texts mean, and the study that runs them.
 STUDY = Path("studies/paper.yaml")
 # The keys of a registry entry that have to be equal for its name to mean the same.
@@ -59,9 +66,10 @@ _EXPECTED = {
     **dict.fromkeys(("source", "reference", "model", "criterion", "adaptation"), "a name"),
     "pattern": f"a pattern, such as u50, 2of4 or s20; {NONE} for a dense model",
     "metric": " or ".join(_METRICS),
-    "seqlen": "tokens in a window; nothing for an accuracy",
+    "seqlen": "tokens in a window; nothing for an accuracy, or if it is unknown",
     "value": "a positive number",
     "trust": " or ".join(TOLERANCES),
+    "note": f"`mean of ... tasks: ...` for {ACCURACY_OF}{MEAN}",
 }
 
 
@@ -72,8 +80,9 @@ class Published:
     Attributes:
         source, reference: Who published it, and where.
         model, criterion, pattern, adaptation: Names as in a cell.
-        metric: A key of TEXTS, or `accuracy_` followed by a task or `mean_of_seven`.
-        seqlen: Tokens in a window of text; None for an accuracy.
+        metric: A key of TEXTS, or `accuracy_` followed by a task, `mean_of_seven`, or `mean`, whose
+            tasks the note names.
+        seqlen: Tokens in a window of text; None for an accuracy, and where it is unknown.
         value: The number; an accuracy is in percent.
         trust: A key of TOLERANCES.
         note: What the source says of its calibration, and what was inferred; perhaps nothing.
@@ -97,6 +106,8 @@ class Published:
         name = self.metric.removeprefix(ACCURACY_OF)
         if name == self.metric:
             return ()
+        if name == MEAN and (named := _NAMED_TASKS.search(self.note)):
+            return tuple(task.lower().replace(" ", "_") for task in named[1].split(", "))
         return TASKS if name == MEAN_OF_SEVEN else (name,)
 
     @property
@@ -107,7 +118,7 @@ class Published:
     @property
     def table(self) -> tuple[object, ...]:
         """Return what numbers share that may be compared with each other."""
-        return self.source, self.reference, self.metric, self.seqlen
+        return self.source, self.reference, self.metric, self.seqlen, self.tasks
 
 
 COLUMNS = tuple(column.name for column in fields(Published))
@@ -185,10 +196,14 @@ def _is_sound(key: str, row: Mapping[str, str]) -> bool:
                 return value in TOLERANCES
             case "seqlen":
                 is_text = row["metric"] in TEXTS
-                return value.isdecimal() and int(value) > 1 if is_text else not value
+                return not value or (is_text and value.isdecimal() and int(value) > 1)
             case "pattern":
                 is_dense = row["criterion"] == DENSE
-                return value == NONE if is_dense else bool(Pattern.parse(value))
+                pattern = value.removesuffix(MLP_ONLY)
+                return value == NONE if is_dense else bool(Pattern.parse(pattern))
+            case "note":
+                is_named = row["metric"] == f"{ACCURACY_OF}{MEAN}"
+                return not is_named or bool(_NAMED_TASKS.search(value))
             case "value":
                 return 0 < float(value) < math.inf
             case _:
@@ -306,7 +321,8 @@ def _unlike_windows(published: Published, study: Study, meaning: Study) -> str |
     """Return why a perplexity of the study cannot be compared with a number; None if it can."""
     settings, text = study.perplexity_of(published.model), meaning.text(TEXTS[published.metric])
     if settings.length != published.seqlen:
-        return f"windows of {settings.length} tokens, not of {published.seqlen}"
+        known = published.seqlen or "a length that is unknown"
+        return f"windows of {settings.length} tokens, not of {known}"
     if settings.cut != JOINED:
         return "windows lie within documents, which are not joined"
     if settings.stride not in (None, settings.length):
@@ -327,6 +343,8 @@ def _running(published: Published, meaning: Study) -> str:
     length = meaning.perplexity_of(published.model).length
     if published.tasks and not meaning.asks_tasks(published.cell):
         return f"put `tasks` of studies/zero_shot.yaml into {meaning.source} first"
+    if not published.tasks and published.seqlen is None:
+        return "ask its authors for the length of the windows first"
     if not published.tasks and published.seqlen != length:
         return f"copy {meaning.source} under another name, with windows of {published.seqlen} first"
     # The other models of the study may have no pins.

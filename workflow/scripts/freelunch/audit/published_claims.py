@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -20,14 +21,16 @@ from freelunch.audit.claims import Claim, Question
 from freelunch.audit.evidence import ACCURACY, PERPLEXITY, Evidence, Losses
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
-from freelunch.audit.published import Published
+from freelunch.audit.published import MLP_ONLY, SUSPECT, Published
 from freelunch.audit.verdicts import UNTESTED, estimate_text, json_number, judge, of_claim, together
 from freelunch.reporting.formatting import pattern_label
-from freelunch.study.adaptations import Windowed
+from freelunch.study.adaptations import LeastSquares, Windowed
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.study import Study
 
 NO_NUMBERS = "No published table that we know has the numbers."
+# The calibration sample that a note begins with: sequences, and their tokens.
+_SAMPLE = re.compile(r"([\d,]+) sequences of ([\d,]+) C4 tokens")
 # The nominal size at the end of a model's name, such as 1.3b or 125m.
 _SIZE = re.compile(r"-(\d+(?:\.\d+)?)([bm])(?:-|$)")
 _UNITS = {"b": 10**9, "m": 10**6}
@@ -35,7 +38,9 @@ _UNITS = {"b": 10**9, "m": 10**6}
 
 @dataclass(frozen=True)
 class SourceNumber:
-    """A published number that a finding comes from."""
+    """A published number that a finding comes from; across sources, divided by the number of its
+    own source's pruned model.
+    """
 
     model: str
     criterion: str
@@ -99,6 +104,17 @@ class PublishedTable(Evidence):
     rows: Mapping[Cell, Published]
 
     @property
+    def references(self) -> Sequence[str]:
+        """Return the reconstructions; those in closed form are the only ones of their sources."""
+        entries = self.study.config.adaptations.items()
+        closed = [name for name, entry in entries if isinstance(entry, LeastSquares)]
+        return [*self.study.comparisons.references, *closed]
+
+    def family(self, model: str) -> str:
+        """Return the family of a model: the letters that its name begins with."""
+        return re.split(r"[^a-z]", model)[0]
+
+    @property
     def metric(self) -> str:
         """Return the metric of all numbers, as claims name it."""
         return ACCURACY if next(iter(self.rows.values())).tasks else PERPLEXITY
@@ -144,31 +160,58 @@ def audit_published_claims(
 ) -> list[TableClaimVerdict]:
     """Return the verdict of published tables on each claim that asks them, and its findings.
 
-    Every comparison is made within one table: one source, one metric, windows of one length.
+    Every comparison is made within one table (one source, one metric, windows of one length) unless
+    a part is asked across them. Suspect numbers are left out.
     """
     by_table: dict[tuple[object, ...], dict[Cell, Published]] = {}
-    for row in published:
+    for row in (row for row in published if SUSPECT not in row.note):
         by_table.setdefault(row.table, {})[row.cell] = row
     tables = [PublishedTable(meaning, {}, Path(), rows) for rows in by_table.values()]
     # Claims are about reconstruction.
-    references = {*meaning.comparisons.references}
-    tables = [table for table in tables if any(references & by.keys() for by in table.pruned)]
+    tables = [
+        table for table in tables if any({*table.references} & by.keys() for by in table.pruned)
+    ]
+    joined = _joined(tables)
     verdicts = []
     for claim in (claim for claim in claims if claim.in_tables):
-        parts = [_part(question, tables) for question in claim.in_tables]
+        parts = [_part(each, joined if each.across else tables) for each in claim.in_tables]
         verdict = of_claim([(part.verdict, part.role) for part in parts])
         scope = _scope([finding for part in parts for finding in part.findings])
         verdicts.append(TableClaimVerdict(claim.id, claim.title, verdict, scope, parts))
     return verdicts
 
 
+def _joined(tables: Iterable[PublishedTable]) -> list[PublishedTable]:
+    """Return a table for each pruned model of which several sources, whose samples have as many
+    tokens, have numbers, each divided by that of its own source's pruned model.
+    """
+    joined: dict[tuple[object, ...], dict[Cell, Published]] = {}
+    sources: dict[tuple[object, ...], dict[str, None]] = {}
+    for table in tables:
+        for cell, row in table.rows.items():
+            pruned = table.rows.get(replace(cell, adaptation=NONE))
+            sample = _SAMPLE.match(row.note)
+            if pruned and sample and not cell.is_dense:
+                tokens = math.prod(int(number.replace(",", "")) for number in sample.groups())
+                key = (row.metric, row.seqlen, tokens, replace(cell, adaptation=NONE))
+                joined.setdefault(key, {})[cell] = replace(row, value=row.value / pruned.value)
+                sources.setdefault(key, {})[f"{row.source}, {row.reference}"] = None
+    return [
+        PublishedTable(table.study, {}, Path(), rows)
+        for key, rows in joined.items()
+        if len(sources[key]) > 1
+    ]
+
+
 def _part(question: Question, tables: Sequence[PublishedTable]) -> TablePartVerdict:
-    findings = [
-        _finding(asked, question, table)
+    found = [
+        [_finding(asked, question, table) for asked in question.ask(table)]
         for table in tables
         if table.metric == question.metric
-        for asked in question.ask(table)
     ]
+    # A table without any of the numbers does not ask the question, if another has some.
+    with_numbers = [each for each in found if any(finding.numbers for finding in each)]
+    findings = [*chain(*(with_numbers or found))]
     agree = MEASURES[question.measure].agree
     verdict = together([finding.verdict for finding in findings], agree)
     return TablePartVerdict(
@@ -183,11 +226,11 @@ def _part(question: Question, tables: Sequence[PublishedTable]) -> TablePartVerd
 def _finding(
     asked: Measurement | Absent, question: Question, table: PublishedTable
 ) -> TableFinding:
-    one = next(iter(table.rows.values()))
-    source = f"{one.source}, {one.reference}"
+    cells = dict.fromkeys(asked.cells) if isinstance(asked, Measurement) else table.rows
+    rows = [table.rows[cell] for cell in cells]
+    source = " and ".join(dict.fromkeys(f"{row.source}, {row.reference}" for row in rows))
     if isinstance(asked, Absent):
         return TableFinding(source=source, subject=asked.subject, reason=asked.reason)
-    rows = [table.rows[cell] for cell in dict.fromkeys(asked.cells)]
     value = estimate(asked.statistics, asked.samples, asked.pick).value
     number = Estimate(value, value, value, ())
     verdict, reason = judge(number, question.threshold, question.written, undefined=asked.undefined)
@@ -219,5 +262,8 @@ def _scope(findings: Sequence[TableFinding]) -> str | None:
     patterns = dict.fromkeys(each.pattern for each in numbers if each.pattern != NONE)
     calibrations = dict.fromkeys(each.note.partition("; ")[0] for each in numbers if each.note)
     sources = dict.fromkeys(finding.source for finding in findings if finding.numbers)
-    pruned = ", ".join(map(pattern_label, patterns))
+    pruned = ", ".join(
+        pattern_label(each.removesuffix(MLP_ONLY)) + (" of MLPs" if MLP_ONLY in each else "")
+        for each in patterns
+    )
     return "; ".join([", ".join(models), pruned, *calibrations, " and ".join(sources)])

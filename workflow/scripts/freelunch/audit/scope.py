@@ -1,6 +1,6 @@
 """The scope of verdicts: models, patterns, calibration tokens, seeds, beside the paper's."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,21 +17,28 @@ from freelunch.study.study import Study
 
 @dataclass(frozen=True)
 class Regime:
-    """The smallest calibration sample with which the paper makes a claim: the number of its
-    sequences, and their tokens for models with as many positions.
+    """The models of which the paper makes a claim, by their repositories on the Hub, and its
+    smallest calibration sample: the number of its sequences, and their tokens for models with as
+    many positions.
     """
 
     sequences: int
     length: int
+    repositories: Sequence[str]
 
     @property
     def tokens(self) -> int:
-        """Return its tokens, for models with enough positions."""
+        """Return the tokens of the sample, for models with enough positions."""
         return self.sequences * self.length
 
-    def tokens_for(self, study: Study, model: str) -> int:
-        """Return its tokens for a model, whose `max_length` may be shorter than its sequences."""
-        return self.sequences * min(self.length, study.model(model).max_length or self.length)
+    def has(self, study: Study, cell: Cell) -> bool:
+        """Return whether a cell is of one of these models and, if it was reconstructed, saw as much
+        text; `max_length` of a model may be shorter than the paper's sequences.
+        """
+        model = study.model(cell.model)
+        tokens = self.sequences * min(self.length, model.max_length or self.length)
+        is_own = getattr(model, "repository", None) in self.repositories
+        return is_own and (not _is_local(study, cell) or study.tokens_of(*_place(cell)) >= tokens)
 
 
 # By the claim.
@@ -39,96 +46,54 @@ Regimes = Mapping[str, Regime]
 
 
 def load_regimes(path: Path = PROTOCOL) -> Regimes:
-    """Return the scale below which a study says nothing about a claim. UserError: the file does not
-    match `workflow/schemas/protocol.schema.json`.
+    """Return the models and the scale without which a study says nothing about a claim. UserError:
+    the file does not match `workflow/schemas/protocol.schema.json`.
     """
     return {
-        claim: Regime(regime["sequences"], regime["length"])
+        claim: Regime(regime["sequences"], regime["length"], regime["repositories"])
         for regime in load_data(path, "protocol").get("regimes", [])
         for claim in regime["claims"]
     }
 
 
-@dataclass(frozen=True)
-class Scope:
-    """What a verdict is about.
-
-    Attributes:
-        names: The models, criteria and patterns, in words.
-        tokens: The calibration tokens of each adaptation.
-        shares: The same as shares of the paper's smallest sample for each model; none for a claim
-            that is not the paper's.
-        reconstructed: The largest such share of a reconstruction, for each model that has one.
-        seeds: The seeds of each number.
-        paper: The tokens of the paper's smallest sample for each model; none for a claim that is
-            not the paper's.
+def scope_of(
+    study: Study, cells: Iterable[Cell], seeds: Iterable[int], paper: Regime | None
+) -> str:
+    """Return what numbers are about that come from at least one cell, each from so many seeds: the
+    models, criteria and patterns, and the calibration tokens, beside the paper's smallest sample.
     """
+    cells = list(cells)
+    pruned = [cell for cell in cells if not cell.is_dense]
+    names = (
+        dict.fromkeys(cell.model for cell in cells),
+        dict.fromkeys(criterion_label(cell.criterion) for cell in pruned),
+        dict.fromkeys(pattern_label(cell.pattern) for cell in pruned),
+    )
+    adapted = dict.fromkeys(_place(cell) for cell in pruned if cell.adaptation != NONE)
+    amounts = [study.tokens_of(*place) for place in adapted or map(_place, cells)]
+    tokens = f"{_range(amounts)} calibration tokens"
+    if paper:
+        tokens += f" (the paper: at least {paper.tokens:,} for most models)"
+    counts = list(seeds) or [1]
+    told = "one seed" if max(counts) == 1 else f"{_range(counts)} seeds"
+    return "; ".join(filter(None, [*map(", ".join, names), tokens, told]))
 
-    names: list[str]
-    tokens: list[int]
-    shares: list[float]
-    reconstructed: list[float]
-    seeds: list[int]
-    paper: list[int]
 
-    @classmethod
-    def of(
-        cls, study: Study, cells: Iterable[Cell], seeds: Iterable[int], paper: Regime | None
-    ) -> "Scope":
-        """Return the scope of numbers that come from at least one cell, each from so many seeds,
-        beside the paper's smallest calibration sample, which only the paper's claims have.
-        """
-        cells = list(cells)
-        pruned = [cell for cell in cells if not cell.is_dense]
-        models = dict.fromkeys(cell.model for cell in cells)
-        adapted = dict.fromkeys(
-            (cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE
-        )
-        tokens = {it: study.tokens_of(*it) for it in adapted or [(model, NONE) for model in models]}
-        papers = {model: paper.tokens_for(study, model) for model in models} if paper else {}
-        shares = {key: tokens[key] / papers[key[0]] for key in tokens if papers}
-        largest: dict[str, float] = {}
-        for (model, name), share in shares.items():
-            if name != NONE and not study.config.adaptations[name].is_retraining:
-                largest[model] = max(share, largest.get(model, 0))
-        criteria = dict.fromkeys(criterion_label(cell.criterion) for cell in pruned)
-        patterns = dict.fromkeys(pattern_label(cell.pattern) for cell in pruned)
-        return cls(
-            [", ".join(names) for names in (models, criteria, patterns)],
-            list(tokens.values()),
-            list(shares.values()),
-            list(largest.values()),
-            list(seeds) or [1],
-            list(papers.values()),
-        )
+def _place(cell: Cell) -> tuple[str, str]:
+    return cell.model, cell.adaptation
 
-    @property
-    def too_small(self) -> bool:
-        """Return whether all models are below the scale of the paper."""
-        return bool(self.paper) and max(self.reconstructed, default=0) < 1
 
-    @property
-    def is_in_part_too_small(self) -> bool:
-        """Return whether some of the models are below the scale of the paper."""
-        return bool(self.paper) and min(self.reconstructed, default=0) < 1
-
-    @property
-    def text(self) -> str:
-        """Return the scope in words."""
-        tokens = f"{_range(self.tokens)} calibration tokens"
-        if self.shares:
-            shares = _range([100 * share for share in self.shares])
-            tokens += f", {shares} % of the paper's smallest calibration sample"
-        seeds = "one seed" if max(self.seeds) == 1 else f"{_range(self.seeds)} seeds"
-        return "; ".join(filter(None, [*self.names, tokens, seeds]))
+def _is_local(study: Study, cell: Cell) -> bool:
+    adapted = not cell.is_dense and cell.adaptation != NONE
+    return adapted and not study.config.adaptations[cell.adaptation].is_retraining
 
 
 def scope_text(study: Study, records: Records, regimes: Regimes) -> str:
     """Return the scope of all verdicts on a study, which a reader needs to know before any."""
     unfinished = f"; {cells_text(study)}" if study.is_unfinished else ""
+    scope = scope_of(study, study.cells, _seeds(records), _smallest(regimes))
     return (
-        f"{_of_study(study, records, regimes).text}; calibration on `{study.calibration.text}`; "
-        f"{measured_text(study)}{unfinished}."
+        f"{scope}; calibration on `{study.calibration.text}`; {measured_text(study)}{unfinished}."
     )
 
 
@@ -149,7 +114,7 @@ def measured_text(study: Study) -> str:
 
 def worth_text(study: Study, records: Records, regimes: Regimes) -> str:
     """Return what the scope of a study makes its verdicts worth, and what its text can show."""
-    worth = _of_scope(_of_study(study, records, regimes), regimes)
+    worth = _for_the_paper(study, _seeds(records), _smallest(regimes))
     if study.perplexity.text == study.calibration.text:
         worth += " Adaptation and evaluation read the same text and may share documents."
     width = told_apart(records, study.perplexity.cut == JOINED)
@@ -167,40 +132,32 @@ def worth_text(study: Study, records: Records, regimes: Regimes) -> str:
     return worth
 
 
-def _of_scope(scope: Scope, regimes: Regimes) -> str:
-    seeds = "."
-    if min(scope.seeds) < ENOUGH_SEEDS:
-        seeds = ", and what comes from fewer than three seeds holds on this sample and order only."
-    if not scope.paper:
-        return f"The paper's scale is not known{seeds}"
-    if not scope.reconstructed:
-        return f"No model was reconstructed, so this settles no claim of the paper{seeds}"
-    models = "most" if {*scope.paper} == {_smallest(regimes).tokens} else "these"
-    sample = (
-        f"the paper's smallest calibration sample for {models} models ({_range(scope.paper)} "
-        "tokens)"
+def _for_the_paper(study: Study, seeds: Sequence[int], paper: Regime | None) -> str:
+    few = "."
+    if min(seeds, default=1) < ENOUGH_SEEDS:
+        few = ", and what comes from fewer than three seeds is single-seed."
+    local = [cell for cell in study.cells if _is_local(study, cell)]
+    own = [cell for cell in local if paper and paper.has(study, cell)]
+    if own:
+        models = ", ".join(dict.fromkeys(cell.model for cell in own))
+        return f"What is said of {models} can support or weaken the paper's claims{few}"
+    if not local:
+        return f"No model was reconstructed, so this settles no claim of the paper{few}"
+    return (
+        "No model is one of the paper's with at least its smallest calibration sample, so this is "
+        f"about these models and amounts of text, and settles no claim of the paper{few}"
     )
-    if scope.too_small:
-        share = f"{significant(100 * max(scope.reconstructed))} %"
-        return f"At most {share} of {sample}, so this settles no claim at the paper's scale{seeds}"
-    if scope.is_in_part_too_small:
-        return (
-            f"Only some models saw {sample}, so that only what is said of them can support or "
-            f"weaken the paper's claims{seeds}"
-        )
-    return f"At least {sample}, so this can support or weaken the paper's claims{seeds}"
 
 
-def _of_study(study: Study, records: Records, regimes: Regimes) -> Scope:
-    seeds = [len(cells) for cells in seed_groups(records) if not cells[0].is_dense]
-    return Scope.of(study, study.cells, seeds, _smallest(regimes) if regimes else None)
+def _seeds(records: Records) -> list[int]:
+    return [len(cells) for cells in seed_groups(records) if not cells[0].is_dense]
 
 
-def _smallest(regimes: Regimes) -> Regime:
-    return min(regimes.values(), key=lambda each: each.tokens)
+def _smallest(regimes: Regimes) -> Regime | None:
+    return min(regimes.values(), key=lambda each: each.tokens, default=None)
 
 
-def _range(numbers: Iterable[float]) -> str:
+def _range(numbers: Iterable[int]) -> str:
     """Return the least and the largest of some numbers, or one if they are equal."""
     known = sorted(numbers)
     low, high = (

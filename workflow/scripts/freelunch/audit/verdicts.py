@@ -1,26 +1,27 @@
 """Verdicts, how they follow from numbers and from each other, and numbers as people read them.
 
-Two questions have two answers. The verdict says what was found in a study. What that says of the
-paper's claim is the bearing; it is nothing where the study is smaller than the paper's.
+Two questions have two answers. The verdict says what a study reproduces. What that says of the
+paper's claim is the bearing; it is nothing where the models are not the paper's, or the study is
+smaller.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from freelunch.analysis.intervals import Estimate
 from freelunch.reporting.formatting import NOT_FINITE, rounded
 
-# These words are the verdicts in `audit.json`, and people read them everywhere: the effect that a
-# claim describes was found in this study, or it was not.
-HOLDS, IN_PART, FAILS = "found", "found in part", "not found"
+# These words are the verdicts in `audit.json`, and people read them everywhere: this study
+# reproduces the effect that a claim describes, or it does not.
+HOLDS, IN_PART, FAILS = "reproduced", "reproduced in part", "not reproduced"
 # The study has the cells, but their numbers do not settle it.
 UNDECIDED = "undecided"
 # The study lacks the cells.
 UNTESTED = "not testable here"
-# One seed says nothing about another calibration sample or training order.
-FEW_SEEDS = "on this sample and order"
-# What a study that is large enough says of the paper's claim, and what others say.
+# One seed says nothing about another calibration sample or training order; two say little.
+FEW_SEEDS = "(single-seed)"
+# What a study of the paper's models and scale says of the paper's claim, and what others say.
 BEARINGS = {
     HOLDS: "supported",
     IN_PART: "supported in part",
@@ -28,12 +29,12 @@ BEARINGS = {
     UNDECIDED: UNDECIDED,
     UNTESTED: UNTESTED,
 }
-TOO_SMALL = "not tested at this scale"
+OTHERS = "not tested: not its models and budgets"
 TOO_FEW_SEEDS = "not testable: fewer than three seeds"
 # The verdicts that count neither way.
 OPEN = (UNDECIDED, UNTESTED)
-# The role of a part in its claim.
-DECIDES, COUNTS, ADDS = "decides", "counts", "adds"
+# The role of a part in its claim; what stands beside a claim has no say in it.
+DECIDES, COUNTS, ADDS, BESIDE = "decides", "counts", "adds", "beside"
 UNDEFINED = "a loss is not finite, windows are too few, or there may be nothing to divide by"
 UNBOUNDED = (-math.inf, math.inf)
 
@@ -47,7 +48,7 @@ class Threshold:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Return the open range of the numbers with which an effect is found."""
+        """Return the open range of the numbers with which an effect is reproduced."""
         return {
             "above": (self.value, math.inf),
             "below": (-math.inf, self.value),
@@ -85,8 +86,8 @@ def judge(
 ) -> tuple[str, str]:
     """Return the verdict on a number, and why.
 
-    The effect is found if the whole interval lies beyond the threshold, and not found if none of
-    the interval does. An interval that contains the threshold leaves it undecided. As the
+    The effect is reproduced if the whole interval lies beyond the threshold, and not reproduced if
+    none of the interval does. An interval that contains the threshold leaves it undecided. As the
     interval has 2.5 % on each side, `above` and `below` are one-sided tests, and `within` consists
     of two of them: a test of equivalence.
 
@@ -116,6 +117,17 @@ def judge(
     return UNDECIDED, f"only a part of the interval is {where}"
 
 
+def on_models(verdict: str, models: Mapping[str, str]) -> str:
+    """Return a verdict with the models that it is on, and their own verdicts if these differ."""
+    if not models or verdict == UNTESTED:
+        return verdict
+    few = FEW_SEEDS if kind(verdict) != verdict else ""
+    text = f"{kind(verdict)} on {', '.join(models)} {few}".rstrip()
+    if len({*models.values(), verdict}) > 1:
+        text += f" ({'; '.join(f'{model}: {its}' for model, its in models.items())})"
+    return text
+
+
 def tally(verdicts: Sequence[str], what: str) -> str:
     """Return the number of each verdict on things such as "claims", as the end of a sentence."""
     counts = {verdict: verdicts.count(verdict) for verdict in VERDICTS if verdict in verdicts}
@@ -128,7 +140,7 @@ def together(verdicts: Sequence[str], agree: bool = False) -> str:
 
     Comparisons that are undecided or could not be tested count neither way. If there are no others,
     the result is as open; if only some are decided, it is at most "in part". With `agree`, "not
-    found" needs all comparisons to agree, open ones included.
+    reproduced" needs all comparisons to agree, open ones included.
     """
     told = [verdict for verdict in verdicts if verdict not in OPEN]
     kinds = {kind(verdict) for verdict in told}
@@ -144,8 +156,10 @@ def of_claim(parts: Sequence[tuple[str, str]]) -> str:
     """Return the verdict on a claim, from the verdict and the role of each part.
 
     If a deciding part cannot be tested or is undecided, so is the claim; if all deciding parts
-    fail, so does the claim. A part that `adds` can only weaken a claim.
+    fail, so does the claim. A part that `adds` can only weaken a claim, and one `beside` it counts
+    for nothing.
     """
+    parts = [(verdict, role) for verdict, role in parts if role != BESIDE]
     deciding = [verdict for verdict, role in parts if role == DECIDES]
     for verdict in (UNTESTED, UNDECIDED):
         if verdict in deciding:
@@ -159,9 +173,9 @@ def of_claim(parts: Sequence[tuple[str, str]]) -> str:
     return joint if weaker else own
 
 
-def bearing(verdict: str, too_small: bool) -> str:
-    """Return what a verdict says of the paper's claim; nothing if the study is too small."""
-    return TOO_SMALL if too_small else BEARINGS.get(verdict, TOO_FEW_SEEDS)
+def bearing(verdict: str) -> str:
+    """Return what a verdict on the paper's models and budgets says of its claim."""
+    return BEARINGS.get(verdict, TOO_FEW_SEEDS)
 
 
 # What a number is multiplied by to be written, by its unit; others are written as they are.

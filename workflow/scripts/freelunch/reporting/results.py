@@ -11,7 +11,6 @@ from pathlib import Path
 
 from freelunch.analysis.accuracy import task_rows
 from freelunch.analysis.budget_effect import budget_rows, reach_rows
-from freelunch.analysis.criteria_gap import gap_rows, pair_rows
 from freelunch.analysis.doubts import doubted, find_doubts
 from freelunch.analysis.pairing import Records, Row, Rows
 from freelunch.analysis.window_effect import drift_rows, window_rows
@@ -37,8 +36,6 @@ class Results:
         means: A row for all seeds of each cell.
         criteria: The rows of `means` that compare criteria.
         criteria_budgets: The rows of `means` that compare criteria budget by budget.
-        gaps: The gaps between the best and the worst criterion, with and without adaptation.
-        pairs: The difference between every two criteria.
         windows: A row for each reconstruction, with what its window gains.
         drift: The drift of activations, block by block.
         budgets: Retrainings beside the reconstruction, by budget.
@@ -61,8 +58,6 @@ class Results:
             self.means, self.study.comparisons.criteria_budgets
         )
     )
-    gaps = _rows(lambda self: gap_rows(self.records))
-    pairs = _rows(lambda self: pair_rows(self.records))
     windows = _rows(lambda self: window_rows(self.records, self.study))
     drift = _rows(lambda self: drift_rows(self.records, self.windows))
     budgets = _rows(lambda self: budget_rows(self.records, self.study))

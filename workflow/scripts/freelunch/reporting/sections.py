@@ -1,8 +1,7 @@
-"""The sections of a study's summary, each a table with notes: all cells, zero-shot tasks, and the
-gap between criteria; those about adaptations are in `adaptation_sections`.
+"""The sections of a study's summary, each a table with notes: all cells and zero-shot tasks; those
+about adaptations are in `adaptation_sections`.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 
 from freelunch.analysis.accuracy import MEAN
@@ -10,20 +9,16 @@ from freelunch.analysis.doubts import ACCURACY, HELD_OUT_PERPLEXITY, PERPLEXITY,
 from freelunch.analysis.pairing import Row, Rows, seed_groups
 from freelunch.reporting.adaptation_sections import MINUS, PRUNED, budgets_section, windows_section
 from freelunch.reporting.formatting import (
-    NOT_FINITE,
     NOTHING,
     Section,
     adaptation_name,
     in_code,
-    marked,
     parts_text,
     range_text,
     rounded,
-    row_marks,
     shown,
     shown_percent,
     significant,
-    with_error,
 )
 from freelunch.reporting.metrics import METRICS, Metric
 from freelunch.reporting.results import Results
@@ -46,11 +41,8 @@ _ORIGINS = {
     "wheel_files": "`{members}` of the package {package} {version}",
 }
 MINUS_DENSE, MINUS_UNADAPTED = f"{MINUS} dense", f"{MINUS} unadapted"
-BEST, WORST = "best (perplexity)", "worst (perplexity)"
 # The metrics in the table of all cells.
 _SHOWN = (PERPLEXITY, HELD_OUT_PERPLEXITY)
-# The criteria of one pattern count as unequally sparse if their sparsities differ by more.
-UNEQUAL = 0.002
 
 
 def summary_sections(results: Results) -> list[Section]:
@@ -61,8 +53,6 @@ def summary_sections(results: Results) -> list[Section]:
         lines = task_lines(results.tasks)
         notes = [*told(results.doubts, ACCURACY), *task_notes(results.tasks)]
         sections.append(Section("Zero-shot accuracy", lines, notes, CELL))
-    if results.gaps:
-        sections.append(gaps_section(study, means, results.gaps))
     if results.windows:
         sections.append(windows_section(results.windows))
     if results.budgets:
@@ -267,99 +257,4 @@ def task_notes(tasks: Rows) -> Iterator[str]:
         "Accuracy: the share of documents whose correct choice has the highest log-likelihood "
         "(lm-eval's `acc`, without examples); mean: the plain mean over tasks. ± is the standard "
         "error over documents. Differences are paired, document by document, in percentage points."
-    )
-
-
-# --- The gap between criteria
-
-
-def gaps_section(study: Study, means: Rows, gaps: Rows) -> Section:
-    """Return the section that shows the gap between criteria."""
-    several = any(gap["seeds"] > 1 or (gap["gap_left_seeds"] or 1) > 1 for gap in gaps)
-    on_evaluation = study.comparisons.selected_on_evaluation
-    names = [
-        marked(
-            gap["adaptation"],
-            "evaluation" if gap["adaptation"] in on_evaluation else None,
-            row_marks(gap, PERPLEXITY),
-        )
-        for gap in gaps
-    ]
-    lines = [_gap_line(gap, name, several) for gap, name in zip(gaps, names, strict=True)]
-    notes = []
-    for gap, name in zip(gaps, names, strict=True):
-        if gap["adaptation"] != NONE:
-            but = f" other than {gap['left_out']}" if gap["left_out"] is not None else ""
-            notes.append(
-                f"{gap['model']}, {gap['pattern']}: with {name} the gap between "
-                f"criteria{but} {_effect(gap)}."
-            )
-    notes += [*_unequal_sparsities(means), *_gap_notes(gaps, several)]
-    words = ("model", "pattern", "adaptation", "criteria", BEST, WORST)
-    return Section("Gap between criteria", lines, notes, words)
-
-
-def _gap_line(gap: Row, adaptation: str, several: bool) -> dict[str, str]:
-    line = {"model": gap["model"], "pattern": gap["pattern"], "adaptation": adaptation}
-    line["criteria"] = f"all {gap['criteria']}"
-    if gap["left_out"] is not None:
-        line["criteria"] = f"{gap['criteria']}, without {gap['left_out']}"
-    for which, column in (("best", BEST), ("worst", WORST)):
-        error = gap[f"perplexity_{which}_standard_error"]
-        line[column] = f"{gap[which]} ({rounded(gap[f'perplexity_{which}'], error)})"
-    line["worst / best"] = shown(gap, "worst_over_best")
-    line["remaining gap"] = shown_percent(gap, "gap_left")
-    if several:
-        line["seeds"] = str(gap["seeds"])
-        spread = gap["gap_left_standard_deviation_over_seeds"]
-        text = NOTHING if spread is None else f"{rounded(100 * spread, 100 * spread)} %"
-        line["remaining gap, spread over seeds"] = text.replace(f"{NOT_FINITE} %", NOT_FINITE)
-    return line
-
-
-def _effect(gap: Row) -> str:
-    left, error = gap["gap_left"], gap["gap_left_error"]
-    if left is None or error is None:
-        return "has nothing to be compared with: the study has no unadapted cells of these criteria"
-    if not math.isfinite(left) or not math.isfinite(error):
-        return "cannot be compared: a loss is not finite, or there was no gap without it"
-    return f"is {with_error(left, error)} times what it was without"
-
-
-def _unequal_sparsities(means: Rows) -> Iterator[str]:
-    sparsities: dict[tuple[str, str], list[float]] = {}
-    for mean in means:
-        if mean["criterion"] != DENSE:
-            of_pattern = sparsities.setdefault((mean["model"], mean["pattern"]), [])
-            of_pattern.append(mean["sparsity"])
-    for (model, pattern), shares in sparsities.items():
-        if max(shares) - min(shares) > UNEQUAL:
-            yield (
-                f"{model}, {pattern}: the criteria produced unequal sparsities, from "
-                f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %, so part of a gap between "
-                "them comes from sparsity."
-            )
-
-
-def _gap_notes(gaps: Rows, several: bool) -> Iterator[str]:
-    seeds = ", over the seeds that all criteria share" if several else ""
-    yield (
-        "Worst / best: the ratio of the two perplexities. The gap is its logarithm, the difference "
-        f"between the mean losses{seeds}."
-    )
-    yield (
-        "Remaining gap: the gap with the adaptation divided by the gap without it, for the same "
-        "criteria and seeds" + ("; the spread is its standard deviation." if several else ".")
-    )
-    if any(gap["left_out"] is not None for gap in gaps):
-        yield "A row without one criterion leaves out the one that is worst without the adaptation."
-    own = (
-        "over windows and, if there are several, over seeds; with few seeds it is itself uncertain"
-        if several
-        else "over windows and not over seeds"
-    )
-    yield (
-        "± in the table is the standard error over windows, from differences window by window; in "
-        f"the sentences it is {own}. All errors take the choice of best and worst as given. "
-        "The audit tests whether gaps between named criteria shrink."
     )

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from freelunch.analysis.accuracy import TASK_COLUMNS
 from freelunch.analysis.budget_effect import REACH_COLUMNS
-from freelunch.analysis.criteria_gap import GAP_COLUMNS, PAIR_COLUMNS
 from freelunch.core.files import write_atomically
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import SUMMARY_COLUMNS
@@ -37,45 +36,6 @@ were not adapted. ``marks`` names what makes numbers of a cell no finding; the s
         ),
         SUMMARY_COLUMNS,
         lambda results: results.cells,
-    ),
-    Table(
-        "gaps",
-        "best against worst criterion",
-        lambda study: (
-            f"""\
-The effect of the criterion, and how much of it remains after an adaptation: for each
-model, pattern and adaptation, the gap between the best and the worst criterion. ``loss_gap`` is
-the mean loss of the worst minus that of the best in nats per token, the logarithm of the ratio of
-their perplexities on ``{study.perplexity.text}``, averaged over the ``seeds`` seeds
-that all ``criteria`` share. ``gap_left`` is the gap with the adaptation divided by that without
-it, over the criteria and seeds that were run both with and without. ``left_out`` names the
-criterion that is worst without the adaptation, if a row leaves it out: one bad criterion accounts
-for most of a gap.
-
-Standard errors are over windows, from differences window by window. A standard deviation over
-seeds is empty for one seed. Both take the choice of best and worst as given. ``gap_left`` is empty
-if there is nothing to compare with; ``nan`` is a number that is not finite. The differences
-between every two criteria are in ``criteria_pairs.csv``.
-"""
-        ),
-        GAP_COLUMNS,
-        lambda results: results.gaps,
-    ),
-    Table(
-        "criteria_pairs",
-        "every two criteria",
-        lambda study: (
-            f"""\
-The difference between every two criteria, for each model, pattern and adaptation:
-``loss_difference`` is the mean loss of ``criterion`` minus that of ``other`` on
-``{study.perplexity.text}``, in nats per token, averaged over the ``seeds`` seeds that both have.
-Below zero, ``criterion`` is the better one. The standard error is over windows, from the
-differences window by window; the standard deviation over seeds is empty for one seed. ``nan`` is a
-number that is not finite.
-"""
-        ),
-        PAIR_COLUMNS,
-        lambda results: results.pairs,
     ),
     Table(
         "reach",

@@ -55,6 +55,15 @@ def gap_growth(evidence: Evidence, settings: Settings) -> Asked:
     return (gap for *_, gap in gaps)
 
 
+def criteria_behind(evidence: Evidence, settings: Settings) -> Asked:
+    """How much larger the loss of the first of two `groups` of criteria is with the reconstruction
+    than that of the second, for each budget with which several criteria were run; below 0, it is
+    smaller. All criteria have to be there, and no others count.
+    """
+    gaps = _gaps(evidence, settings, [lambda adapted, _: adapted], in_order=True)
+    return (gap for *_, gap in gaps)
+
+
 def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
     """How much more of the gap between `groups` is left in a model than in the next smaller of its
     family (`model_type`, if the models' entries say it) that has at most two thirds of its
@@ -73,7 +82,7 @@ def gap_left_by_size(evidence: Evidence, settings: Settings) -> Asked:
         if isinstance(found, Absent):
             absent.setdefault((pattern, name), []).append(found)
         else:
-            family = "" if settings["across_families"] else _family(evidence, model)
+            family = "" if settings["across_families"] else evidence.family(model)
             by_gap.setdefault((pattern, name, pair, family), []).append(found)
     several = [
         _left_more(small, large, pattern)
@@ -127,7 +136,7 @@ def _gaps(
 ) -> Iterator[tuple[Place, int, Measurement | Absent]]:
     """Yield a comparison of the gap between every two groups of criteria with and without the
     reconstruction: where, the number of the pair, and the comparison. `compared_by` take the two
-    gaps in this order, and `more` are attributes of the comparison.
+    gaps in this order, and `more` are attributes of the comparison; `in_order` keeps the groups'.
     """
     groups, metric = settings["groups"], settings["metric"]
     for place, criteria in by_criterion(evidence, metric, [*chain(*groups)], beside=True):
@@ -145,6 +154,7 @@ def _gap(
     place: Place,
     pair: Sequence[Group],
     compared_by: Sequence[Combination],
+    in_order: bool = False,
     **more: Any,
 ) -> Measurement | Absent:
     model, _, name = place
@@ -169,8 +179,8 @@ def _gap(
         for adaptation in (NONE, name)
     }
     sample = evidence.sample(cells, settings["metric"])
-    # The group that is worse without the reconstruction comes first.
-    if sample and gap(sample.means(), NONE) < 0:
+    # Unless their order is given, the group that is worse without the reconstruction comes first.
+    if not in_order and sample and gap(sample.means(), NONE) < 0:
         pair = pair[::-1]
     statistics = [partial(statistic, combine=combine) for combine in compared_by]
     about = " vs. ".join("/".join(map(criterion_label, group)) for group in pair)
@@ -206,12 +216,6 @@ def _by_size(
             yield smaller[-1], large
 
 
-def _family(evidence: Evidence, model: str) -> str:
-    """Return the family of a model as its entry says it; empty if it does not."""
-    architecture = evidence.study.model(model).architecture
-    return "" if architecture is None else architecture.model_type or ""
-
-
 GROUPS = {"type": "array", "minItems": 2, "items": CRITERIA}
 MEASURES = (
     Measure(
@@ -219,6 +223,12 @@ MEASURES = (
     ),
     Measure(
         gap_growth, "growth of the gap between criteria, in loss", {"groups": GROUPS}, unit="nats"
+    ),
+    Measure(
+        criteria_behind,
+        "loss above that of other criteria",
+        {"groups": {**GROUPS, "maxItems": 2}},
+        unit="nats",
     ),
     Measure(
         gap_left_by_size,

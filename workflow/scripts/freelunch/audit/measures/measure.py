@@ -16,7 +16,7 @@ from freelunch.analysis.intervals import Numbers, Pick, Sample, Statistic
 from freelunch.audit.evidence import ACCURACY, METRICS, PERPLEXITY, Evidence
 from freelunch.audit.verdicts import UNBOUNDED, UNDEFINED
 from freelunch.reporting.formatting import NOT_FINITE
-from freelunch.study.cell import DENSE, Cell
+from freelunch.study.cell import DENSE, NONE, Cell
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Measurement:
             number itself.
         without: What to show if there is no number.
         undefined: The reason to give if there is no number, or too many draws have none.
-        command: The command that repeats the measurement, if it does not measure cells again.
+        instead: What counts if this leaves a part undecided and that does not.
     """
 
     subject: str
@@ -48,7 +48,7 @@ class Measurement:
     bounds: tuple[float, float] = UNBOUNDED
     without: str = NOT_FINITE
     undefined: str = UNDEFINED
-    command: str | None = None
+    instead: "Measurement | None" = None
 
     @property
     def full_subject(self) -> str:
@@ -91,7 +91,7 @@ class Measure:
         ask: Yields what it measures; its name is that of the measure.
         quantity: What its numbers are, in a few words, for the axis of a figure.
         settings: JSON Schemas of its settings in a claim, all of which are required.
-        unit: How its numbers are written: share, times, perplexity, GB or nats.
+        unit: How its numbers are written: share, times, perplexity or nats.
         unit_of_accuracy: The same for the metric accuracy, if it differs.
         metrics: The metrics whose losses it can compare; none for a measure of memory.
         agree: Whether its numbers describe one thing in several ways, such as with several
@@ -162,6 +162,11 @@ def shared_sample(evidence: Evidence, by_name: BySeed, names: Sequence[str]) -> 
     # Every cell has a perplexity.
     assert sample is not None
     return sample
+
+
+def lost_beside(name: str, other: str) -> Statistic:
+    """Return how much less an adaptation gains than another, as a share of the other's gain."""
+    return lambda means: divided(means[name] - means[other], means[NONE] - means[other])
 
 
 def divided(value: Numbers, by: Numbers) -> Numbers:

@@ -1,12 +1,9 @@
-"""Measures of what the reconstruction recovers, of all models or of large ones, which have to fit
-into memory; and the cells of each criterion that was reconstructed.
+"""Measures of what the reconstruction recovers, of all models, of large ones, of several families;
+and the cells of each criterion that was reconstructed.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
-
-import numpy as np
 
 from freelunch.analysis.intervals import Means, Numbers, Statistic
 from freelunch.audit.evidence import Evidence
@@ -20,13 +17,7 @@ from freelunch.audit.measures.measure import (
     ask,
     divided,
 )
-from freelunch.core.errors import UserError, nearest
-from freelunch.costs.checks import checked_plan
-from freelunch.costs.jobs import PlannedJob
 from freelunch.study.cell import DENSE, NONE, Cell, pruned_model
-from freelunch.study.registry import REPOSITORY
-from freelunch.study.steps import RECONSTRUCT_WINDOW
-from freelunch.study.study import Study
 
 RECOVERED = "recovered share of the loss that pruning adds"
 # The JSON Schema of a setting that several measures have.
@@ -46,16 +37,28 @@ def recovered_by(adaptation: str) -> Statistic:
 
 def recovery(evidence: Evidence, settings: Settings) -> Asked:
     """The share of the loss added by pruning that the reconstruction recovers, for each budget with
-    which several criteria were run. All `criteria` have to be there, and no others count.
+    which several criteria were run, in models with at least `parameters` parameters, which have to
+    be of at least as many `families`. All `criteria` have to be there, and no others count.
     """
-    wanted = settings["criteria"]
-    for (*_, name), criteria in by_criterion(evidence, settings["metric"], wanted):
-        if isinstance(criteria, Absent):
-            yield criteria
-            continue
-        for cells in (criteria[criterion] for criterion in wanted):
-            subject = f"{pruned_model(cells[NONE][0])}, {name}"
-            yield ask(evidence, settings, subject, [recovered_by(name)], cells)
+    least, sizes, wanted = settings["parameters"], evidence.parameters, settings["criteria"]
+    large = evidence.only(lambda cell: sizes.get(cell.model, least) >= least)
+    asked = list(by_criterion(large, settings["metric"], wanted))
+    families = sorted({evidence.family(model) for (model, *_), _ in asked})
+    if not asked and least:
+        subject = f"models of {least:,} parameters or more"
+        reason = f"the largest model of this study has {max(sizes.values(), default=0):,}"
+        yield Absent(subject, reason, too_small=True)
+    elif len(families) < settings["families"]:
+        reason = f"models of one family: {', '.join(families)}"
+        yield Absent("models of several families", reason, too_small=True)
+    else:
+        for (*_, name), criteria in asked:
+            if isinstance(criteria, Absent):
+                yield criteria
+                continue
+            for cells in (criteria[criterion] for criterion in wanted):
+                subject = f"{pruned_model(cells[NONE][0])}, {name}"
+                yield ask(evidence, settings, subject, [recovered_by(name)], cells)
 
 
 def gain(evidence: Evidence, settings: Settings) -> Asked:
@@ -77,48 +80,6 @@ def gain(evidence: Evidence, settings: Settings) -> Asked:
         yield Absent(f"{count} {'more' if measured else ''}".strip(), absent[0].reason)
 
 
-def recovery_at_size(evidence: Evidence, settings: Settings) -> Asked:
-    """The share of the loss added by pruning that the reconstruction recovers, in models with at
-    least `parameters` parameters, for each budget with which several criteria were run. All
-    `criteria` have to be there, and no others count.
-    """
-    least, sizes = settings["parameters"], evidence.parameters
-    asked = [*recovery(evidence.only(lambda cell: sizes.get(cell.model, 0) >= least), settings)]
-    if not asked:
-        largest = max(sizes.values(), default=0)
-        reason = "no reconstruction of them is there to compare"
-        if largest < least:
-            reason = f"the largest model of this study has {largest:,}"
-        subject = f"models of {least:,} parameters or more"
-        yield Absent(subject, reason, too_small=largest < least)
-    yield from asked
-
-
-def planned_memory(evidence: Evidence, settings: Settings) -> Asked:
-    """The peak memory that the plan predicts for the job of an `adaptation` in another `study`,
-    which does not have to be run, without the holes that only a host's memory has.
-    """
-    plan = checked_plan(Study.load(Path(settings["study"]), REPOSITORY))
-    name = settings["adaptation"]
-    if name not in plan.study.config.adaptations:
-        raise UserError(
-            "a claim names an adaptation that its study does not have",
-            where=settings["study"],
-            found=name,
-            expected=nearest(name, plan.study.config.adaptations),
-            todo="correct the claim",
-        )
-
-    def of(cell: Cell, gigabytes: float) -> Measurement:
-        subject, command = f"{cell.model}, {name}", f"make plan STUDY={settings['study']}"
-        # It does not depend on losses.
-        return Measurement(subject, [lambda _: np.asarray(gigabytes)], [], [], command=command)
-
-    for cell in (cell for cell in plan.study.cells if cell.adaptation == name):
-        if cost := plan.cost(PlannedJob(RECONSTRUCT_WINDOW, cell)):
-            yield of(cell, (cost.memory_bytes - cost.holes_bytes) / 1e9)
-
-
 def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]]:
     """Yield the dense, pruned and reconstructed cells of each pruned model, and the reconstruction.
 
@@ -127,7 +88,7 @@ def reconstructed(evidence: Evidence, metric: str) -> Iterator[tuple[Cells, str]
     """
     comparisons = evidence.study.comparisons
     for by_name in evidence.pruned:
-        first = next((name for name in comparisons.references if name in by_name), None)
+        first = next((name for name in evidence.references if name in by_name), None)
         for name in comparisons.budgets_of(first, by_name) if first else ():
             pairs = {
                 seed: [by_name[each][seed] for each in (NONE, name)]
@@ -169,7 +130,7 @@ def by_criterion(
             for name, criteria in by_name.items()
             if len(criteria) > 1 or criteria.keys() >= {*wanted}
         ]
-        for name in asked or [min(by_name, key=evidence.study.comparisons.references.index)]:
+        for name in asked or [min(by_name, key=evidence.references.index)]:
             criteria, place = by_name[name], (model, pattern, name)
             if beside and len(criteria) < 2:
                 continue
@@ -194,19 +155,8 @@ def by_criterion(
                 yield place, Absent(", ".join(place), f"no seed has all of {', '.join(wanted)}")
 
 
+COUNT = {"type": "integer", "minimum": 0}
 MEASURES = (
-    Measure(recovery, RECOVERED, {"criteria": CRITERIA}),
+    Measure(recovery, RECOVERED, {"parameters": COUNT, "families": COUNT, "criteria": CRITERIA}),
     Measure(gain, "gain of reconstruction", unit="nats", unit_of_accuracy="points"),
-    Measure(
-        recovery_at_size,
-        RECOVERED,
-        {"parameters": {"type": "integer", "minimum": 1}, "criteria": CRITERIA},
-    ),
-    Measure(
-        planned_memory,
-        "planned memory",
-        {"study": {"type": "string"}, "adaptation": {"type": "string"}},
-        unit="GB",
-        metrics=(),
-    ),
 )

@@ -9,10 +9,11 @@ that no model has is missing, and so is the one that is compared, whatever memor
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
-from freelunch.analysis.intervals import Sample, Statistic
+from freelunch.analysis.intervals import Means, Numbers, Sample, Statistic
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import (
     Absent,
@@ -23,6 +24,7 @@ from freelunch.audit.measures.measure import (
     Settings,
     ask,
     divided,
+    lost_beside,
     shared_seeds,
 )
 from freelunch.reporting.drawing.adaptation_looks import window_label
@@ -37,7 +39,7 @@ WINDOW = {"anyOf": [{"enum": [MATRIX, HALVES, ALL]}, {"type": "integer", "minimu
 WINDOWS = {"type": "array", "minItems": 1, "uniqueItems": True, "items": WINDOW}
 # Runs that a comparison of peak memory needs.
 RUNS = 3
-MISSED = "gain missed, as a share of the other window's gain"
+LOST = "improvement lost, as a share of the other window's"
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class _Windows:
             evidence,
             settings,
             f"{self.pruned}, {subject or name}",
-            [_missed(name, other) for other in others],
+            [lost_beside(name, other) for other in others],
             shared_seeds(self.cells, [NONE, name, *others]),
             about=self.about(about),
             pick=max,
@@ -135,7 +137,7 @@ def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
         for name in others:
             cells = shared_seeds(by_name, [NONE, name, beside])
             about = f"{name} vs. {beside}"
-            yield ask(evidence, settings, place, [_missed(name, beside)], cells, about=about)
+            yield ask(evidence, settings, place, [lost_beside(name, beside)], cells, about=about)
 
 
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
@@ -151,6 +153,37 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
             continue
         for kind in found.compared:
             yield found.missed(evidence, settings, matrix, [kind], matrix.beside(kind))
+
+
+def memory_price(evidence: Evidence, settings: Settings) -> Asked:
+    """How much less each of some `windows` gains than the window `beside`, as a share of what that
+    gains, divided by the share of that one's memory that it saves: what all memory would cost. This
+    is asked for each amount of text with which several windows were run. Below 0, it gains more and
+    saves memory. Memory is the peak of a job's own work, net of what its process held when the work
+    began; three runs with different seeds are needed. All windows that fit have to be there, and no
+    others count.
+    """
+    beside = _Kind(settings["beside"])
+    for found in _compared(evidence, settings, beside):
+        if isinstance(found, Absent):
+            yield found
+            continue
+        for kind in found.compared:
+            names = [found.names[kind], found.names[beside]]
+            lost = found.missed(evidence, settings, kind, [beside], kind.beside(beside))
+            peaks = _peaks(evidence, found, names)
+            if isinstance(lost, Absent):
+                yield lost
+                continue
+            if isinstance(peaks, Absent):
+                yield peaks
+                continue
+            # Losses have the names of the adaptations.
+            memory = replace(peaks, names=[f"{name} memory" for name in names])
+            price = partial(_price, of_loss=lost.statistics[0], names=memory.names)
+            why = "the window may save no memory"
+            samples = [*lost.samples, memory]
+            yield replace(lost, statistics=[price], samples=samples, undefined=why)
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
@@ -178,31 +211,38 @@ def halves_memory(evidence: Evidence, settings: Settings) -> Asked:
         yield found if isinstance(found, Absent) else _memory(evidence, found)
 
 
-def _memory(evidence: Evidence, found: _Windows) -> Measurement | Absent:
-    half, *others = names = [found.names[kind] for kind in (_Kind(HALVES), *found.compared)]
+def _peaks(evidence: Evidence, found: _Windows, names: Sequence[str]) -> Sample | Absent:
+    """Return the peak memory of some adaptations of a pruned model in each run."""
     cells = shared_seeds(found.cells, names)
     peaks = [[evidence.work_peak(cell) for cell in cells[name]] for name in names]
-    if len(cells[half]) < RUNS:
-        reason = f"peak memory was measured with {len(cells[half])} of {RUNS} seeds"
+    if len(peaks[0]) < RUNS:
+        reason = f"peak memory was measured with {len(peaks[0])} of {RUNS} seeds"
         return Absent(found.about(found.pruned), reason)
     if any(peak is None for of_seeds in peaks for peak in of_seeds):
         reason = "some records lack the peak memory of a job's own work"
         return Absent(found.about(found.pruned), reason)
+    # What varies from run to run is the unit of the interval.
+    return Sample(names, [np.array(peaks, dtype=float)[:, None]])
+
+
+def _price(means: Means, of_loss: Statistic, names: Sequence[str]) -> Numbers:
+    window, beside = (means[name] for name in names)
+    return divided(of_loss(means), 1 - window / beside)
+
+
+def _memory(evidence: Evidence, found: _Windows) -> Measurement | Absent:
+    half, *others = names = [found.names[kind] for kind in (_Kind(HALVES), *found.compared)]
+    runs = _peaks(evidence, found, names)
+    if isinstance(runs, Absent):
+        return runs
 
     def ratio(other: str) -> Statistic:
         return lambda means: divided(means[half], means[other])
 
-    # What varies from run to run is the unit of the interval.
-    runs = Sample(names, [np.array(peaks, dtype=float)[:, None]])
-    used = [cell for name in names for cell in cells[name]]
+    used = [cell for of_seeds in shared_seeds(found.cells, names).values() for cell in of_seeds]
     # Beside the smallest, the ratio is largest.
     ratios = [ratio(other) for other in others]
     return Measurement(f"{found.pruned}, {half}", ratios, [runs], used, found.about(), max)
-
-
-def _missed(name: str, other: str) -> Statistic:
-    """Return how much less an adaptation gains than another, as a share of the other's gain."""
-    return lambda means: divided(means[name] - means[other], means[NONE] - means[other])
 
 
 def _compared(evidence: Evidence, settings: Settings, wanted: _Kind) -> Iterator[_Windows | Absent]:
@@ -283,14 +323,19 @@ def _all_windows(evidence: Evidence) -> Iterator[_Windows]:
 
 _ADAPTATIONS = {"type": "array", "minItems": 1, "items": {"type": "string"}}
 MEASURES = (
-    Measure(window_difference, MISSED, {"beside": WINDOW, "windows": WINDOWS}),
+    Measure(window_difference, LOST, {"beside": WINDOW, "windows": WINDOWS}),
     Measure(
         gain_difference,
-        "gain missed, as a share of the other adaptation's gain",
+        "improvement lost, as a share of the other adaptation's",
         {"beside": {"type": "string"}, "adaptations": _ADAPTATIONS},
     ),
-    Measure(matrix_penalty, MISSED, {"exact": {"type": "boolean"}, "windows": WINDOWS}),
-    Measure(halves_missed, MISSED, {"windows": WINDOWS}),
+    Measure(matrix_penalty, LOST, {"exact": {"type": "boolean"}, "windows": WINDOWS}),
+    Measure(halves_missed, LOST, {"windows": WINDOWS}),
+    Measure(
+        memory_price,
+        "improvement lost for all memory, as a share of the other window's",
+        {"beside": WINDOW, "windows": WINDOWS},
+    ),
     Measure(
         halves_memory,
         "memory of the work itself, relative to the smallest window's",
