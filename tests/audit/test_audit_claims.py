@@ -10,10 +10,12 @@ from freelunch.analysis import intervals
 from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures import MEASURES
-from freelunch.audit.verdicts import HOLDS, IN_PART, UNDECIDED, kind
+from freelunch.audit.verdicts import HOLDS, IN_PART, OTHERS, UNDECIDED, kind
 from freelunch.core.files import write_atomically
+from freelunch.study.config import Part
+from freelunch.study.study import Study
 from measures_for_tests import BASE, make_claim, make_evidence, verdicts_on
-from records_for_tests import make_records, make_study
+from records_for_tests import make_records
 from refusals import refused
 
 
@@ -86,7 +88,7 @@ def written(tmp_path: Path, **changes: Any) -> Path:
 
 
 APART = {"measure": "perplexity_difference"}
-PLANNED = {"measure": "planned_memory"}
+MEMORY = {"measure": "halves_memory"}
 DIFFERENCE = {"measure": "window_difference"}
 BUDGET = {"measure": "budget_ratio"}
 WINDOWS = {"beside": 1, "windows": ["atention_mlp", 1]}
@@ -99,13 +101,13 @@ TWO = {"above": 1, "below": 2}
         ({"measure": "recovry"}, "parts.0.measure", "recovry", "recovery"),
         ({"metric": "perplexty"}, "parts.0.metric", "perplexty", "perplexity"),
         (APART | {"metric": "accuracy"}, "parts.0.metric", "accuracy", "perplexity"),
-        (PLANNED, "parts.0.metric", "perplexity", "null"),
+        (MEMORY, "parts.0.metric", "perplexity", "null"),
         (DIFFERENCE | {"settings": WINDOWS}, "settings.windows.0", "atention_mlp", "matrix"),
         (DIFFERENCE | {"settings": {**WINDOWS, "windows": 1}}, "settings.windows", "1", "array"),
         (BUDGET | {"settings": {"unit": "token"}}, "settings.unit", "'token'", "tokens"),
         (BUDGET | {"settings": {"methods": ["ful"]}}, "settings.methods.0", "ful", "full"),
         ({"settings": {"unit": "tokens"}}, "parts.0.settings", "unit", "no key"),
-        (BUDGET, "parts.0.settings", "unit", "required"),
+        (BUDGET, "parts.0.settings", "methods", "required"),
         ({"holds": {"above": 1, "in_part": 0}}, "parts.0.holds", "in_part", "above"),
         ({"holds": {}}, "parts.0.holds", "{}", "1"),
         ({"holds": TWO}, "parts.0.holds", "below", "1"),
@@ -142,17 +144,31 @@ def test_criteria_that_nobody_knows_are_refused(tmp_path: Path) -> None:
 def test_only_budgets_of_the_papers_scale_bear_on_its_claim(
     small: float, large: float, bearing: str
 ) -> None:
-    entries = {"recon_large": {"method": "reconstruction", "budget": {"tokens": 524_288}}}
-    names = ["none", "recon_block", "recon_large"]
-    study = make_study(entries, criteria=["magnitude", "wanda"], adaptations=names, seeds=[0, 1, 2])
+    """And only its own models: another of that size, with the same numbers, says nothing."""
+    config = Study.load(Path("studies/paper.yaml")).as_json()
+    config["study"]["calibration"]["samples"] = 64
+    del config["study"]["evaluation"]["tasks"]
+    config["models"]["mine"] = {**config["models"]["llama-2-7b"], "repository": "some/model"}
+    config["study"]["grids"] = [
+        {
+            "models": ["llama-2-7b", "mine"],
+            "criteria": ["magnitude", "wanda"],
+            "patterns": ["u50"],
+            "adaptations": ["none", "recon_block", "recon_block_1024"],
+            "seeds": [0, 1, 2],
+        }
+    ]
     levels = {("magnitude", "none"): 120, ("wanda", "none"): 60}
-    levels |= {("magnitude", "recon_block"): small, ("magnitude", "recon_large"): large}
-    values: dict[str, float | None] = {
-        str(cell): 20 if cell.is_dense else levels.get((cell.criterion, cell.adaptation), 40)
-        for cell in study.cells
-    }
+    levels |= {("magnitude", "recon_block"): small, ("magnitude", "recon_block_1024"): large}
     settings = {"groups": [["magnitude"], ["wanda"]]}
     claim = make_claim("gap_left", metric="perplexity", holds={"below": 1}, settings=settings)
-    evidence = Evidence(study, make_records(study, values), Path())
-    (found,) = verdicts_on(evidence, [claim | {"id": "C3"}])
-    assert found["bearing"] == found["parts"][0]["bearing"] == bearing
+    for models, expected in ((["llama-2-7b", "mine"], bearing), (["mine"], OTHERS)):
+        study = Study.check(config, "changed.yaml").of_part(Part(models=models))
+        values: dict[str, float | None] = {
+            str(cell): 20 if cell.is_dense else levels.get((cell.criterion, cell.adaptation), 40)
+            for cell in study.cells
+        }
+        evidence = Evidence(study, make_records(study, values), Path())
+        (found,) = verdicts_on(evidence, [claim | {"id": "C3"}])
+        assert found["bearing"] == expected
+        assert found["models"] == dict.fromkeys(models, found["verdict"])

@@ -2,15 +2,27 @@
 verdict.
 """
 
+import math
 from typing import Any
 
 import pytest
 
+from freelunch.audit.claim_verdicts import audit_claims
+from freelunch.audit.claims import Claim
 from freelunch.audit.measures.measure import Absent, Measurement
-from freelunch.audit.verdicts import FAILS, HOLDS, UNDECIDED, UNTESTED, kind
-from measures_for_tests import BASE, asked_of, audited, make_evidence
+from freelunch.audit.verdicts import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    UNDECIDED,
+    UNTESTED,
+    kind,
+    of_few_seeds,
+)
+from measures_for_tests import BASE, asked_of, audited, make_claim, make_evidence
 
-TOKENS: dict[str, Any] = {"unit": "tokens", "methods": ["full"], "apart": 20}
+FIRST: dict[str, Any] = {"methods": ["full"], "distilled": False}
+TOKENS: dict[str, Any] = {**FIRST, "unit": "tokens", "apart": 20}
 BOTH: dict[str, Any] = {**TOKENS, "methods": ["full", "norms"]}
 
 
@@ -70,9 +82,10 @@ def test_budget_ratio(
     assert finding["text"].startswith(text)
 
 
-def test_ways_that_are_missing_or_diverged_are_named() -> None:
-    finding = finding_on(BOTH, full_half=39, full=38)
-    assert finding["reason"] == "retraining that was not run: norms"
+def test_a_first_way_that_is_missing_or_diverged_is_named_and_others_may_be_missing() -> None:
+    finding = finding_on(TOKENS | {"methods": ["norms", "full"]}, full_half=39, full=38)
+    assert finding["verdict"] == UNTESTED and "norms was not run" in finding["reason"]
+    assert kind(finding_on(BOTH, full_half=39, full=38)["verdict"]) == FAILS
     finding = finding_on(TOKENS, full_half=None, full=None)
     assert finding["verdict"] == UNTESTED and finding["reason"] == "retraining that diverged: full"
 
@@ -120,3 +133,59 @@ def test_a_metric_that_was_not_measured_is_missed_once() -> None:
     evidence = make_evidence({"recon_block": 40, "block_3": 39, "full": 38})
     (found,) = asked_of("budget_ratio", TOKENS, evidence, "held_out_perplexity")
     assert isinstance(found, Absent) and "no held_out_perplexity" in found.reason
+
+
+def test_equal_budgets_are_compared_with_the_best_method_both_ways() -> None:
+    """Full retraining alone is beaten by far; norms, on as many tokens, are as good."""
+
+    def lost(other: float) -> float:
+        return math.log(40 / other) / math.log(60 / other)
+
+    values = BASE | {"wanda full": 50.0, "wanda full_3": 30.0}
+    holds, one = {"within": 0.1}, {**FIRST, "methods": ["full", "norms"]}
+    (finding,) = audited("equal_budget_difference", holds, values, one)["findings"]
+    assert finding["value"] == pytest.approx(lost(50)) and kind(finding["verdict"]) == FAILS
+    values |= {"wanda norms_1": 39.8}
+    (finding,) = audited("equal_budget_difference", holds, values, one)["findings"]
+    assert finding["value"] == pytest.approx(lost(39.8)) and kind(finding["verdict"]) == HOLDS
+    (finding,) = audited("equal_budget_difference", holds, BASE | {"wanda full_3": 30}, one)[
+        "findings"
+    ]
+    assert finding["verdict"] == UNTESTED and "as many tokens" in finding["reason"]
+
+
+def test_each_kind_of_inputs_is_a_reference_and_the_kinder_is_named() -> None:
+    values = BASE | {"wanda full": 35.0, "wanda recon_sparse": 35.1}
+    part = {**FIRST, "methods": ["full"]}
+    claim = make_claim(
+        "equal_budget_difference", metric="perplexity", holds={"within": 0.1}, settings=part
+    )
+    evidence = make_evidence(values, seeds=[0, 1, 2])
+    (found,) = audit_claims(evidence, [Claim.of(claim)])
+    assert [finding.about for finding in found.parts[0].findings] == ["recon_block", "recon_sparse"]
+    assert found.inputs == {"dense inputs": FAILS, "sequential inputs": HOLDS}
+    assert found.verdict == IN_PART and str(found.kinder).startswith("sequential inputs")
+
+
+def test_distinct_tokens_count_where_both_repeat_their_text() -> None:
+    """Reconstruction of a quarter of the text, seen four times, beside retraining that needs all
+    of it, seen once.
+    """
+    distinct = TOKENS | {"unit": "distinct_tokens"}
+    once = BASE | {"wanda full": 41.0, "wanda full_3": 39.0}
+    (finding,) = audited("budget_ratio", {"above": 2}, once, distinct)["findings"]
+    assert finding["verdict"] == UNTESTED and "several times" in finding["reason"]
+    values = once | {"wanda block_repeated": 40.0, "wanda full_repeated": 50.0}
+    (finding,) = audited("budget_ratio", {"above": 2}, values, distinct)["findings"]
+    assert finding["about"] == "block_repeated" and finding["value"] > 2, finding
+
+
+def test_fewer_seeds_count_where_three_leave_it_undecided() -> None:
+    """Three seeds end at the reconstruction's budget; one was run with twenty times as much."""
+    values = {"none": 60.0, "recon_block": 40.0, "full_half": 50.0, "full": 45.0, "full_20": 39.0}
+    gone = [f"tiny/wanda-u50/full_20/seed{seed}" for seed in (1, 2)]
+    evidence = make_evidence(values, gone, seeds=[0, 1, 2])
+    claim = make_claim("budget_ratio", metric="perplexity", holds={"above": 1.5}, settings=TOKENS)
+    (found,) = audit_claims(evidence, [Claim.of(claim)])
+    (finding,) = found.parts[0].findings
+    assert (finding.verdict, finding.seeds) == (of_few_seeds(HOLDS), 1)

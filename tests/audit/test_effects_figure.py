@@ -47,7 +47,6 @@ def test_the_figure_has_the_numbers_of_the_audit_where_they_are_and_words_apart(
         (claim.id, finding.value, finding.low, finding.high, finding.text)
         for claim in audited.claims
         for part in claim.parts
-        if part.measure != "planned_memory"
         for finding in part.findings
         if finding.value is not None
     }

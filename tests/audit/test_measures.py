@@ -13,7 +13,6 @@ from freelunch.audit.verdicts import (
     FAILS,
     HOLDS,
     IN_PART,
-    TOO_SMALL,
     UNDECIDED,
     UNTESTED,
     kind,
@@ -29,7 +28,8 @@ from measures_for_tests import (
 )
 from records_for_tests import make_records
 
-WANDA = {"criteria": ["wanda"]}
+ALL = {"parameters": 0, "families": 1}
+WANDA = {**ALL, "criteria": ["wanda"]}
 GROUPS = {"groups": [["magnitude"], ["wanda"]]}
 SIZES = {**GROUPS, "across_families": False}
 WHOLE = {"beside": 1, "windows": ["all"]}
@@ -216,8 +216,8 @@ ALIKE = f"{GONE} with the settings of the others: all"
             "the dense perplexity is 20.0, not at most 8",
         ),
         (
-            "recovery_at_size",
-            {"parameters": 1001, **WANDA},
+            "recovery",
+            {**WANDA, "parameters": 1001},
             {},
             "the largest model of this study has 1,000",
         ),
@@ -320,22 +320,42 @@ def test_a_model_is_compared_with_the_next_that_is_clearly_smaller(
     assert {tuple(dict.fromkeys(cell.model for cell in cells)) for cells in compared} == expected
 
 
-def test_planned_memory() -> None:
-    settings = {"study": "studies/qwen72b.yaml", "adaptation": "recon_block"}
-    for below, expected in ((80, HOLDS), (20, FAILS)):
-        part = audited("planned_memory", {"below": below}, BASE, settings)
-        assert kind(part["verdict"]) == expected
-        assert part["findings"][0]["text"] == "24.02 GB"
-        assert part["findings"][0]["command"] == "make plan STUDY=studies/qwen72b.yaml"
-
-
-def test_recovery_at_size() -> None:
-    part = audited("recovery_at_size", {"above": 0}, BASE, {"parameters": 1000, **WANDA})
+def test_recovery_in_large_models_and_in_several_families() -> None:
+    part = audited("recovery", {"above": 0}, BASE, {**WANDA, "parameters": 1000})
     assert kind(part["verdict"]) == HOLDS
-    missing = {"parameters": 1000, "criteria": ["ria"]}
-    part = audited("recovery_at_size", {"above": 0}, BASE, missing, adaptations=["none"])
+    missing = {**WANDA, "parameters": 1000, "criteria": ["ria"]}
+    part = audited("recovery", {"above": 0}, BASE, missing, adaptations=["none"])
     assert "no reconstruction of them is there" in part["reason"]
-    assert part["bearing"] != TOO_SMALL
+    part = audited("recovery", {"above": 0}, BASE, {**WANDA, "families": 2})
+    assert part["verdict"] == UNTESTED and "models of one family" in part["reason"]
+    names = ["opt-125m", "llama-2-7b"]
+    study = Study.load(Path("studies/paper.yaml")).of_part(Part(models=names))
+    evidence = Evidence(study, make_records(study, {}), NOWHERE)
+    asked = asked_of("recovery", {**WANDA, "families": 2}, evidence)
+    assert {each.cells[0].model for each in asked if isinstance(each, Measurement)} == {*names}
+
+
+def test_the_price_of_memory() -> None:
+    """Half a block loses a tenth of what the whole model gains and saves three quarters."""
+    base = {"none": 60.0, "recon_all": 40.0, "recon_halves": 60 * (40 / 60) ** 0.9}
+    peaks = {"recon_all": [400, 410, 390], "recon_halves": [100, 100, 100]}
+    settings = {"beside": "all", "windows": ["attention_mlp"]}
+
+    def price(peaks: dict[str, list[int]], **more: Any) -> dict[str, Any]:
+        values = {f"wanda {name}": level for name, level in base.items()}
+        more = {"peaks": peaks, "seeds": [0, 1, 2], **more}
+        return audited("memory_price", {"below": 0.2}, values, settings, **more)
+
+    part = price(peaks)
+    (finding,) = part["findings"]
+    assert finding["value"] == pytest.approx(0.1 / 0.75) and finding["seeds"] == 3
+    # The noise of memory is in the interval.
+    assert finding["low"] < finding["value"] < finding["high"] and part["verdict"] == HOLDS
+    saved_none = price({**peaks, "recon_halves": [405, 395, 400]})
+    assert saved_none["verdict"] == UNDECIDED
+    assert "may save no memory" in saved_none["findings"][0]["reason"]
+    assert "measured with 1 of 3 seeds" in price(peaks, seeds=[0])["reason"]
+    assert "lack the peak memory" in price({})["reason"]
 
 
 @pytest.mark.parametrize(
@@ -398,7 +418,12 @@ def test_windows_are_compared_at_each_amount_of_text_that_all_were_adapted_on() 
 
 @pytest.mark.parametrize(
     ("measure", "settings", "of_budget"),
-    [("gap_left", GROUPS, 1), ("gap_growth", GROUPS, 1), ("recovery", {"criteria": BOTH}, 2)],
+    [
+        ("gap_left", GROUPS, 1),
+        ("gap_growth", GROUPS, 1),
+        ("criteria_behind", GROUPS, 1),
+        ("recovery", {**ALL, "criteria": BOTH}, 2),
+    ],
 )
 def test_criteria_are_compared_at_each_budget_that_several_were_run_with(
     measure: str, settings: dict[str, Any], of_budget: int
@@ -420,7 +445,7 @@ def test_without_several_criteria_at_any_budget_what_the_reference_lacks_is_said
     gone = [f"tiny/magnitude-u50/{name}/seed0" for name in ("recon_block", "block_3")]
     evidence = make_evidence(BUDGETS, gone, criteria=BOTH)
     absent = Absent("tiny, u50, recon_block", "there are no cells of magnitude")
-    assert asked_of("recovery", {"criteria": BOTH}, evidence) == [absent]
+    assert asked_of("recovery", {**ALL, "criteria": BOTH}, evidence) == [absent]
     # If a claim names no other criterion, one is asked at each budget.
     asked = asked_of("recovery", WANDA, make_evidence(BUDGETS))
     assert [each.subject for each in asked] == [

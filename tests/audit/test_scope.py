@@ -5,34 +5,36 @@ from typing import Any
 
 import pytest
 
+from freelunch.audit.claims import load_data
 from freelunch.audit.evidence import HELD_OUT_PERPLEXITY, PERPLEXITY, Evidence
-from freelunch.audit.scope import Scope, load_regimes, worth_text
-from freelunch.audit.verdicts import BEARINGS, HOLDS, TOO_SMALL
+from freelunch.audit.protocol import PROTOCOL
+from freelunch.audit.scope import load_regimes, scope_of, worth_text
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.config import Part
 from freelunch.study.study import Study
-from measures_for_tests import NOWHERE, make_claim, verdicts_on
+from measures_for_tests import NOWHERE
 from records_for_tests import make_records, make_study
 
 PAPER = Study.load(Path("studies/paper.yaml"))
+# The names of the paper's models.
+OWN = load_data(PROTOCOL, "protocol")["settings"][0]["same_as"]
 REGIME = load_regimes()["C1"]
 
 
-def scope_of(study: Study, models: list[str], *adaptations: str) -> Scope:
-    names = adaptations or ("recon_block",)
-    cells = [Cell(model, "wanda", "u50", name, 0) for model in models for name in names]
-    return Scope.of(study, cells, [3], REGIME)
+def cell(model: str, adaptation: str = "recon_block") -> Cell:
+    return Cell(model, "wanda", "u50", adaptation, 0)
 
 
-@pytest.mark.parametrize("model", ["opt-1.3b", "llama-2-7b"])
-def test_each_model_of_the_papers_study_has_the_papers_scale(model: str) -> None:
+def test_the_papers_models_are_those_of_its_study() -> None:
+    models = {PAPER.model(name).as_json()["repository"] for name in OWN}
+    assert {*REGIME.repositories} == models
+
+
+def test_each_model_of_the_papers_study_has_the_papers_scale() -> None:
     """Sequences for OPT have 2048 tokens, in the paper and here."""
-    scope = scope_of(PAPER, [model])
-    assert scope.shares == [1] and not scope.is_in_part_too_small
-    assert "100 % of the paper's smallest calibration sample" in scope.text
-    # The largest reconstruction of a model counts.
-    scope = scope_of(PAPER, [model], "recon_block", "recon_block_1024", "recon_2")
-    assert scope.shares == [1, 8, 1] and scope.reconstructed == [8]
+    assert all(REGIME.has(PAPER, cell(model)) for model in OWN)
+    scope = scope_of(PAPER, [cell("llama-2-7b"), cell("llama-2-7b", "recon_block_1024")], [3], None)
+    assert "524,288 to 4,194,304 calibration tokens" in scope and "3 seeds" in scope
 
 
 def short_study(*models: str) -> Study:
@@ -42,40 +44,16 @@ def short_study(*models: str) -> Study:
     return Study.check(config, "changed.yaml").of_part(Part(models=list(models)))
 
 
-def test_of_several_models_each_has_to_have_it() -> None:
+def test_less_text_and_other_models_say_nothing_of_the_paper() -> None:
     study = short_study("opt-2.7b", "llama-2-7b")
-    both = scope_of(study, ["opt-2.7b", "llama-2-7b"])
-    assert sorted(both.reconstructed) == [0.5, 1]
-    assert both.is_in_part_too_small and not both.too_small
-    assert scope_of(study, ["llama-2-7b"]).too_small
-    sample = "the paper's smallest calibration sample for these models"
-    for of, said in (
-        (study, f"Only some models saw {sample} (262,144 to 524,288 tokens)"),
-        (PAPER.of_part(Part(models=["opt-125m"])), f"At least {sample} (262,144 tokens)"),
-    ):
-        assert worth_text(of, {}, load_regimes()).startswith(said)
-
-
-def test_a_comparison_with_a_model_below_the_papers_scale_says_nothing_of_its_claim() -> None:
-    study = short_study("opt-1.3b", "llama-2-13b")
-    records = make_records(study, {})
-    for cell, record in records.items():
-        record["identity"]["parameters"] = 10**9 if "opt" in cell.model else 13 * 10**9
-    groups = [["magnitude"], ["wanda", "ria", "sparsegpt"]]
-    settings = {"groups": groups, "across_families": True}
-    claim = make_claim("gap_left_by_size", metric="perplexity", settings=settings)
-    (verdict,) = verdicts_on(Evidence(study, records, Path()), [claim], {"C": REGIME})
-    assert all(finding["cells"] for finding in verdict["parts"][0]["findings"])
-    assert verdict["parts"][0]["bearing"] == verdict["bearing"] == TOO_SMALL
-
-
-def test_a_plan_has_no_budget_that_could_be_too_small() -> None:
-    settings = {"study": "studies/qwen72b.yaml", "adaptation": "recon_block"}
-    planned = make_claim("planned_memory", holds={"below": 80}, settings=settings)
-    absent = make_claim("recovery", metric="perplexity", settings={"criteria": ["wanda"]})
-    evidence = Evidence(short_study("llama-2-13b"), {}, Path())
-    both = verdicts_on(evidence, [planned, absent], {"C": REGIME})
-    assert [verdict["bearing"] for verdict in both] == [BEARINGS[HOLDS], TOO_SMALL]
+    assert REGIME.has(study, cell("opt-2.7b")) and not REGIME.has(study, cell("llama-2-7b"))
+    # What is not reconstructed has no such sample.
+    assert all(REGIME.has(study, cell("llama-2-7b", name)) for name in (NONE, "full"))
+    said = worth_text(study, {}, load_regimes())
+    assert said.startswith("What is said of opt-2.7b can support")
+    for other in (short_study("llama-2-7b"), make_study()):
+        assert "settles no claim of the paper" in worth_text(other, {}, load_regimes())
+    assert not any(REGIME.has(make_study(), each) for each in make_study().cells)
 
 
 # --- Which units follow each other, and which dense losses stand beside them

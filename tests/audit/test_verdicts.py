@@ -7,6 +7,7 @@ import pytest
 from freelunch.analysis.intervals import Estimate
 from freelunch.audit.verdicts import (
     ADDS,
+    BESIDE,
     COUNTS,
     DECIDES,
     FAILS,
@@ -20,6 +21,7 @@ from freelunch.audit.verdicts import (
     judge,
     of_claim,
     of_few_seeds,
+    on_models,
     together,
 )
 
@@ -100,19 +102,29 @@ def test_verdicts_together(verdicts: list[str], agree: bool, expected: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("verdict", "too_small", "expected"),
+    ("verdict", "expected"),
     [
-        (HOLDS, False, "supported"),
-        (IN_PART, False, "supported in part"),
-        (FAILS, False, "not supported"),
-        (UNTESTED, False, UNTESTED),
-        (of_few_seeds(FAILS), False, "not testable: fewer than three seeds"),
-        (FAILS, True, "not tested at this scale"),
-        (UNTESTED, True, "not tested at this scale"),
+        (HOLDS, "supported"),
+        (IN_PART, "supported in part"),
+        (FAILS, "not supported"),
+        (UNTESTED, UNTESTED),
+        (of_few_seeds(FAILS), "not testable: fewer than three seeds"),
     ],
 )
-def test_what_a_verdict_says_of_the_claim(verdict: str, too_small: bool, expected: str) -> None:
-    assert bearing(verdict, too_small) == expected
+def test_what_a_verdict_says_of_the_claim(verdict: str, expected: str) -> None:
+    assert bearing(verdict) == expected
+
+
+def test_a_verdict_names_its_models_and_where_they_differ() -> None:
+    assert on_models(of_few_seeds(FAILS), {"one": FAILS}).startswith(f"{FAILS} on one (")
+    differing = on_models(IN_PART, {"one": HOLDS, "two": FAILS})
+    assert f"{IN_PART} on one, two (one: {HOLDS}; two: {FAILS})" == differing
+    assert on_models(UNTESTED, {}) == UNTESTED
+
+
+def test_what_stands_beside_a_claim_has_no_say_in_it() -> None:
+    assert of_claim([(HOLDS, DECIDES), (FAILS, BESIDE)]) == HOLDS
+    assert of_claim([(FAILS, DECIDES), (HOLDS, BESIDE)]) == FAILS
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,10 @@ ENTRIES: dict[str, dict[str, Any]] = {
         for count in (1, 3, 10, 20)
     },
     "norms_half": {"method": "norms", **times(0.5)},
+    "norms_1": {"method": "norms"},
+    "recon_sparse": {**BLOCK, "inputs": "sparse"},
+    "block_repeated": {**BLOCK, "samples": 2, "epochs": 4},
+    "full_repeated": {"method": "full", "samples": 2, "epochs": 4},
     "norms_20": {"method": "norms", **times(20)},
     "distilled": {"method": "full", "loss": "distillation"},
     "full_fast": {"method": "full", "learning_rate": 0.01},

@@ -219,7 +219,7 @@ def _cost(study: Study, cell: Cell) -> dict[str, Any]:
     if cell.adaptation != NONE:
         settings = study.adaptation(cell.adaptation)
         assert settings is not None
-        times = study.samples(cell.adaptation) / study.calibration.samples
+        times = study.comparisons.sequences[cell.adaptation] / study.calibration.samples
         cost[settings.rule] = step(
             94.0 + cell.seed, tokens=int(8192 * times), flops=int(5 * 10**12 * times)
         )

@@ -34,6 +34,9 @@ from freelunch.audit.scope import load_regimes, scope_text, worth_text
 from freelunch.records.read import load_records
 from freelunch.study.study import Study
 
+# More numbers of a part than these are counted in `verdicts.md`; the page has each.
+_MANY = 20
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -116,6 +119,8 @@ def _numbers_of(part: PartVerdict | TablePartVerdict) -> str:
             texts.append(f"{each.subject}: {each.text}{source}")
     if not texts:
         return part.reason
+    if len(texts) > _MANY:
+        return f"{part.quantity}: {part.reason}"
     is_late = part.set.by == "us" and part.set.after_results
     late = ", set after results were seen" if is_late else ""
     return f"{part.quantity}: {'; '.join(texts)} (threshold: {part.threshold}{late})"

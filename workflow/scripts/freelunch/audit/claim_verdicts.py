@@ -170,7 +170,9 @@ def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdi
         entry = study.config.adaptations.get(cell.adaptation)
         return INPUTS[entry.inputs] if isinstance(entry, Local) else ""
 
-    of_paper = [cell for cell in cells if paper and paper.has(study, cell)]
+    says = OTHERS
+    if paper and any(paper.has(study, cell) for cell in cells if not cell.is_dense):
+        says = bearing(verdict(lambda cell: paper.has(study, cell)))
     return ClaimVerdict(
         id=claim.id,
         title=claim.title,
@@ -178,9 +180,7 @@ def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdi
         source=claim.source,
         published=claim.published,
         verdict=verdict(lambda _: True),
-        bearing=bearing(verdict(lambda cell: paper.has(study, cell)))
-        if paper and of_paper
-        else OTHERS,
+        bearing=says,
         models={
             model: verdict(lambda cell, model=model: cell.model == model)  # type: ignore[misc]
             for model in sorted({cell.model for cell in cells})

@@ -32,6 +32,7 @@ from freelunch.audit.published_claims import TableClaimVerdict
 from freelunch.audit.scope import cells_text
 from freelunch.audit.verdicts import (
     ADDS,
+    BESIDE,
     DECIDES,
     FAILS,
     HOLDS,
@@ -222,7 +223,7 @@ def claim_reason(claim: ClaimVerdict | TableClaimVerdict) -> str:
     """Return the reason for the verdict on a claim: a tally of its deciding parts, or of all; and
     the additional parts that weaken it.
     """
-    own = [part for part in claim.parts if part.role != ADDS]
+    own = [part for part in claim.parts if part.role not in (ADDS, BESIDE)]
     reason = _own_reason(own or claim.parts)
     if own and of_claim([(part.verdict, part.role) for part in own]) != claim.verdict:
         for part in claim.parts:
@@ -240,7 +241,7 @@ def _own_reason(parts: Sequence[Any]) -> str:
         return f"“{deciding[0].says}” decides: {why[0].lower()}{why[1:]}"
     verdicts = [part.verdict for part in deciding or parts]
     is_open = deciding and any(verdict in OPEN for verdict in verdicts)
-    rule = "; not found would need all of them to agree" if is_open else ""
+    rule = "; not reproduced would need all of them to agree" if is_open else ""
     return f"{tally(verdicts, 'deciding parts' if deciding else 'parts')}{rule}."
 
 
@@ -258,7 +259,7 @@ def key_numbers(parts: Iterable[PartVerdict]) -> Iterator[tuple[PartVerdict, str
     What the numbers are is said once for several parts that follow each other.
     """
     said = None
-    for part in (each for each in parts if each.role != ADDS):
+    for part in (each for each in parts if each.role not in (ADDS, BESIDE)):
         measured = [finding for finding in part.findings if finding.text]
         text = _in_short(part, measured) if measured else part.reason.rstrip(".")
         if measured and said != part.quantity:

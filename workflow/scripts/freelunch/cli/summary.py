@@ -13,7 +13,7 @@ from freelunch.audit.output_checks import check_finished
 from freelunch.audit.output_files import AUDIT_SUMS, PAGE, check_sealed
 from freelunch.audit.page import page_text
 from freelunch.audit.rebuild_docs import SUMMARY, write_results
-from freelunch.audit.verdicts import VERDICTS
+from freelunch.audit.verdicts import OTHERS, VERDICTS, on_models
 from freelunch.cli.verify import check_intact
 from freelunch.core.errors import first_of
 from freelunch.core.files import write_atomically
@@ -33,7 +33,7 @@ _KINDS = ("pruned", "reconstructed", "retrained")
 def audit_text(study: Study) -> str:
     """Return a line for each claim, and below them the page with the evidence.
 
-    A line says what was found, in brackets what that says of the claim, and at its end the scope.
+    A line says what is reproduced, what that says of the paper's claim if anything, and the scope.
     What published tables say of the claims stands apart. UserError: the study has no audit, was
     edited since, or a file of the audit is damaged.
     """
@@ -43,8 +43,9 @@ def audit_text(study: Study) -> str:
     lines = [f"Scope: {audit['scope']}", ""]
     for claim in audit["claims"]:
         scope = f" [{claim['scope']}]" if claim["scope"] else ""
-        verdict = f"{claim['id']:<5} {claim['verdict']} ({claim['bearing']})"
-        lines.append(f"{verdict}: {claim['title']}{scope}")
+        found = on_models(claim["verdict"], claim["models"])
+        says = "" if claim["bearing"] == OTHERS else f" (the paper's claim: {claim['bearing']})"
+        lines.append(f"{claim['id']:<5} {found}{says}: {claim['title']}{scope}")
     lines += ["", *told(_doubts(audit))] if audit["doubts"] else []
     if published := audit["published_claims"]:
         lines += ["", "The same claims in published tables, which carry no intervals:"]

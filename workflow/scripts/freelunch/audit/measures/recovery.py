@@ -44,10 +44,14 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
     large = evidence.only(lambda cell: sizes.get(cell.model, least) >= least)
     asked = list(by_criterion(large, settings["metric"], wanted))
     families = sorted({evidence.family(model) for (model, *_), _ in asked})
-    if not asked and least:
-        subject = f"models of {least:,} parameters or more"
-        reason = f"the largest model of this study has {max(sizes.values(), default=0):,}"
-        yield Absent(subject, reason, too_small=True)
+    if not asked:
+        largest = max(sizes.values(), default=0)
+        reason = "no reconstruction of them is there to compare"
+        if largest < least:
+            reason = f"the largest model of this study has {largest:,}"
+        if least:
+            subject = f"models of {least:,} parameters or more"
+            yield Absent(subject, reason, too_small=largest < least)
     elif len(families) < settings["families"]:
         reason = f"models of one family: {', '.join(families)}"
         yield Absent("models of several families", reason, too_small=True)

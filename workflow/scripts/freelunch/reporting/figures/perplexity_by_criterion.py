@@ -219,7 +219,8 @@ Lower is better. Measured on {windows} windows of {study.window_text} tokens of
 Bars, and the band of the dense model, are one standard error over windows; a bar shorter than its
 mark is hidden. All cells of a model are measured on the same windows, so their differences are more
 certain than the bars suggest: see ``loss_minus_dense_standard_error`` in the summary table. Where
-there are several seeds, the mark is their mean and the wide pale bar their standard deviation. The numbers are in ``criteria.csv``.
+there are several seeds, the mark is their mean and the wide pale bar their standard deviation. The
+numbers are in ``criteria.csv``.
 """
 
 
