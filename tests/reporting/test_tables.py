@@ -102,7 +102,7 @@ def test_files_headers_and_rows_keep_the_contract(
     assert {path.name for path in paths} == {
         *("summary.csv", "summary.md"),
         *("criteria.csv", "gaps.csv", "criteria_pairs.csv", "windows.csv"),
-        *("drift.csv", "budgets.csv", "effects.csv", "criteria_budgets.csv"),
+        *("budgets.csv", "effects.csv", "criteria_budgets.csv"),
         *("reach.csv", "tasks.csv"),
     }
     for file, header in HEADERS.items():
