@@ -142,8 +142,8 @@ def test_the_file_says_what_was_chosen_and_why(models: Path, tmp_path: Path) -> 
     assert {each.learning_rate for each in study.config.adaptations.values()} == {"auto"}
     for said in (
         "llama, 3 blocks, hidden size 16",
-        "64 documents are longer than 64 tokens",
-        "windows of different documents are independent",
+        "64 of its documents are long enough",
+        "of different documents, 64 of which are long enough",
         "calibration has seen parts of this text",
         "To settle a claim, add `seeds: [0, 1, 2]` to the grids",
         "Short trainings find the learning rates",
@@ -406,6 +406,14 @@ def test_a_table_is_refused(models: Path, name: str) -> None:
     Path(name).write_bytes(pack(("\t" if "TSV" in name else ",").join(["id", "story"]).encode()))
     with refusal(where=f"TEXT: {name}", found="columns id, story"):
         new(model(models), name)
+
+
+@pytest.mark.parametrize("text", ["<mediawiki>\n<page/>", "\n<?xml version='1.0'?><a/>"])
+def test_markup_is_refused(models: Path, text: str) -> None:
+    """It would otherwise be read as text."""
+    Path("dump.xml").write_text(text)
+    with refusal(where="TEXT", found="dump.xml: <"):
+        new(model(models), "dump.xml")
 
 
 def test_a_folder_without_text(models: Path) -> None:

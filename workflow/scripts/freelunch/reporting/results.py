@@ -13,7 +13,7 @@ from freelunch.analysis.accuracy import task_rows
 from freelunch.analysis.budget_effect import budget_rows, reach_rows
 from freelunch.analysis.doubts import doubted, find_doubts
 from freelunch.analysis.pairing import Records, Row, Rows
-from freelunch.analysis.window_effect import drift_rows, window_rows
+from freelunch.analysis.window_effect import window_rows
 from freelunch.reporting import cells as of_cells
 from freelunch.study.study import Study
 
@@ -37,7 +37,6 @@ class Results:
         criteria: The rows of `means` that compare criteria.
         criteria_budgets: The rows of `means` that compare criteria budget by budget.
         windows: A row for each reconstruction, with what its window gains.
-        drift: The drift of activations, block by block.
         budgets: Retrainings beside the reconstruction, by budget.
         reaches: The budget at which each retraining reaches the reconstruction.
         tasks: Zero-shot accuracies, by cell and task.
@@ -59,7 +58,6 @@ class Results:
         )
     )
     windows = _rows(lambda self: window_rows(self.records, self.study))
-    drift = _rows(lambda self: drift_rows(self.records, self.windows))
     budgets = _rows(lambda self: budget_rows(self.records, self.study))
     reaches = _rows(lambda self: reach_rows(self.records, self.study))
     tasks = _rows(lambda self: task_rows(self.records, self.folder))
