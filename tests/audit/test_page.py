@@ -19,6 +19,7 @@ from freelunch.audit.verdicts import (
     FAILS,
     HOLDS,
     IN_PART,
+    OTHERS,
     UNDECIDED,
     UNTESTED,
     VERDICTS,
@@ -176,7 +177,7 @@ def test_seeds_that_differ_have_a_column(audited):
 def test_a_study_that_no_claim_asks_about(audited):
     claims = [replace(claim, verdict=UNTESTED) for claim in audited.audit.claims]
     page = page_of(audited, claims=claims)
-    assert "7 claims: 7 not testable here." in page
+    assert "13 claims: 13 not testable here." in page
     assert "<article" not in page
 
 
@@ -214,16 +215,16 @@ ADDED = (part(IN_PART, "adds"), part(HOLDS, "adds"), part(of_few_seeds(HOLDS), "
     [
         # An additional part can only weaken a claim, which its reason then says.
         (HOLDS, [part(HOLDS), part(HOLDS, "adds"), part(UNDECIDED, "adds")], "Of 2, 1."),
-        (IN_PART, [part(HOLDS), *ADDED], "Of 2, 1. But “So” is found in part."),
+        (IN_PART, [part(HOLDS), *ADDED], "Of 2, 1. But “So” is reproduced in part."),
         (HOLDS, [part(HOLDS, findings=[found()])], "It is above."),
         (FAILS, [part(HOLDS), part(FAILS, "decides")], "“So” decides: of 2, 1."),
         (
             UNDECIDED,
             [part(UNDECIDED, "decides"), part(HOLDS), part(FAILS, "decides")],
-            "Of 2 deciding parts, 1 is not found, 1 is undecided; not found would need all of them "
-            "to agree.",
+            "Of 2 deciding parts, 1 is not reproduced, 1 is undecided; not reproduced would need "
+            "all of them to agree.",
         ),
-        (IN_PART, [part(HOLDS), part(FAILS)], "Of 2 parts, 1 is found, 1 is not found."),
+        (IN_PART, [part(HOLDS), part(FAILS)], "Of 2 parts, 1 is reproduced, 1 is not reproduced."),
     ],
 )
 def test_a_claim_says_why(verdict, parts, expected):
@@ -246,11 +247,11 @@ TIMES = [
         ([], "Of 2, 1"),
         ([found("3 % (95 %: 1 to 5 %)", 0.03)], "share: 3 % (95 %: 1 to 5 %)"),
         ([found("2 %"), found("3 %")], "share: 2 %; 3 %"),
-        (TIMES, "share: 3 numbers from at most 2 to more than 9 times (5 found)"),
+        (TIMES, "share: 3 numbers from at most 2 to more than 9 times (5 reproduced)"),
         # Perplexities have no unit.
         (
             [found("1.3 (95 %: 1.1 to 1.5)", 1.3), found("0.53", 0.53), found(None), found("0.8")],
-            "share: 3 numbers from 0.8 to 1.3 (4 found)",
+            "share: 3 numbers from 0.8 to 1.3 (4 reproduced)",
         ),
         ([found("no", None, low=None, verdict=UNDECIDED)] * 3, "share: no (3 undecided)"),
     ],
@@ -287,9 +288,9 @@ def test_claims_with_both_answers_their_scope_and_thresholds(audited):
     articles = re.findall(r"<article.*?<details>", page, re.S)
     asked = [claim for claim in audited.audit.claims if claim.verdict != UNTESTED]
     for article, claim in zip(articles, asked, strict=True):
-        assert f"{claim.verdict}</span>" in article
-        assert "claim: <strong>not tested at this scale</strong>" in article
-        assert claim.scope.split("paper")[0] in article
+        assert f"{claim.text}</span>" in article
+        assert f"claim: <strong>{OTHERS}</strong>" in article
+        assert claim.scope.split(" (the paper")[0] in article
     untested = [claim.id for claim in audited.audit.claims if claim.verdict == UNTESTED]
     (line,) = re.findall(r'<details class="untested">\s*<summary>(.*?)</summary>', page, re.S)
     assert f"<h3>{', '.join(untested)}</h3>" in line

@@ -12,6 +12,7 @@ import pytest
 from freelunch.analysis.doubts import BELOW, PERPLEXITY, Doubt
 from freelunch.audit.output_files import PAGE
 from freelunch.audit.rebuild_docs import FIGURES, SUMMARY, VERDICTS, write_results
+from freelunch.audit.verdicts import HOLDS, IN_PART, OTHERS
 from freelunch.cli import summary
 from freelunch.cli.summary import interim_text
 from freelunch.core.errors import UserError
@@ -56,7 +57,7 @@ def test_finished_cells_have_the_numbers_that_the_whole_study_has(study: Study) 
     )
     assert ", and 7 more.\n" in said and "Verdicts may change" in said
     assert "pruned by Wanda" in said and "Magnitude" not in said
-    assert "not testable here: C1, C2, C2b, C2v1, C3, C3b, C4" in said
+    assert "not testable here: C1, C1a, C1b, C1c, C2, C2b, " in said
     folder = study.paths.interim
     shown = rows_of((folder / SUMMARY).read_text())
     whole = rows_of((ROOT / "docs" / "laptop" / SUMMARY).read_text())
@@ -169,7 +170,7 @@ def test_any_cells_may_be_the_first_to_finish(
 
 SCOPE = "a model; 8,192 tokens; number of seeds: 1."
 ANSWER = "Reconstruction lowers the perplexity."
-FOUND = {"C1": "found", "C2": "found in part", "C2b": "found", "C4": "not testable here"}
+FOUND = {"C1": HOLDS, "C2": IN_PART, "C2b": HOLDS, "C4": "not testable here"}
 
 
 def of_kept(file: str, name: str, *doubts: Doubt) -> list[str]:
@@ -177,11 +178,11 @@ def of_kept(file: str, name: str, *doubts: Doubt) -> list[str]:
     study = Study.load(Path(file), ROOT)
     records = load_records(study, ROOT / "docs" / name / "records")
     study.paths.audit.mkdir(parents=True)
-    bearing = "not tested at this scale"
+    bearing = OTHERS
     claims = [
         {"id": claim, "verdict": verdict, "bearing": bearing} for claim, verdict in FOUND.items()
     ]
-    published = [{"id": "C3", "verdict": "found in part"}]
+    published = [{"id": "C3", "verdict": IN_PART}]
     found = {"answer": ANSWER, "scope": SCOPE, "claims": claims, "published_claims": published}
     text = json.dumps(found | {"doubts": [*map(asdict, doubts)]})
     (study.paths.audit / "audit.json").write_text(text)
@@ -210,9 +211,10 @@ def test_the_best_of_each_kind_is_named_with_its_number() -> None:
         "47.6 (recon_5)",
         "44.8 (full)",
     ]
-    told = "The paper's claims here: found: C1, C2b; found in part: C2; not testable here: C4"
+    told = "The paper's claims here: reproduced: C1, C2b; reproduced in part: C2; not testable "
+    told += "here: C4"
     assert lines[lines.index(told) + 1 :][:2] == [
-        "What that says of the paper's claims: not tested at this scale: C1, C2, C2b, C4",
-        "In published tables: found in part: C3",
+        f"What that says of the paper's claims: {OTHERS}: C1, C2, C2b, C4",
+        "In published tables: reproduced in part: C3",
     ]
     assert "tables       results/laptop/tables/summary.md, and more beside it" in lines
