@@ -347,6 +347,6 @@ def test_without_javascript_all_is_there(opened, audited):
     claims = audited.audit.claims
     assert shown == [claim.verdict for claim in claims if claim.verdict != UNTESTED]
     verdicts = page.locator("#claims span.verdict").all_text_contents()
-    assert {HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED} == set(map(kind, verdicts))
+    assert {HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED} <= set(map(kind, verdicts))
     assert page.locator("button, input").count() == 0
     assert seen(page.locator(f"{CELLS} tbody tr")) == len(audited.study.cells)

@@ -121,7 +121,8 @@ def worth_text(study: Study, records: Records, regimes: Regimes) -> str:
     dense = [
         loss
         for cell, record in records.items()
-        if cell.is_dense and (loss := record["metrics"]["perplexity"]["loss"]) is not None
+        if cell == Cell.dense(cell.model)
+        and (loss := record["metrics"]["perplexity"]["loss"]) is not None
     ]
     if width is not None and dense:
         worth += (
