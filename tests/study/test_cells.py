@@ -33,6 +33,26 @@ def test_cells_in_order_dense_first() -> None:
     assert [cell.is_dense for cell in cells[:3]] == [True, True, False]
 
 
+def test_controls_are_cells_of_the_dense_model_without_a_pattern() -> None:
+    full, grid = {"method": "full"}, config()["study"]["grids"][0]
+    grid |= {"criteria": ["wanda", "dense"], "patterns": ["u50", "2of4"]}
+    grid |= {"adaptations": ["none", "full"], "seeds": [0, 1]}
+    study = checked({"adaptations.full": full, "study.grids": [grid]})
+    others = [cell for cell in study.cells if not cell.is_pruned]
+    assert list(map(str, others)) == [
+        "one/dense/none/seed0",
+        "one/dense/full/seed0",
+        "one/dense/full/seed1",
+    ]
+    assert [cell.is_dense for cell in others] == [True, False, False]
+    spec = study.spec(others[2])
+    assert spec["seed"] == 1 and spec["adaptation"]["method"] == "full"
+    assert "calibration" in spec and not {"criterion", "pattern"} & spec.keys()
+    # Claims are about pruned models.
+    assert not study.comparisons.of_budgets
+    assert {cell.criterion for cell in study.comparisons.cells} == {"wanda"}
+
+
 NAMES = st.from_regex(NAME, fullmatch=True)
 WORDS = st.from_regex(WORD, fullmatch=True)
 CELLS = st.builds(

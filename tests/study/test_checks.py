@@ -50,7 +50,30 @@ def test_all_contradictions_are_told_at_once_undefined_names_first() -> None:
         ({"criteria.none": {"score": "wanda"}}, "criteria.none: this name is reserved"),
         ({"adaptations.dense": {"method": "norms"}}, "adaptations.dense: this name is reserved"),
         ({"adaptations.none": {"method": "norms"}}, "adaptations.none: this name is reserved"),
-        ({"study.grids.0.criteria": ["dense"]}, "study.grids.0.criteria: 'dense' is not in"),
+        # Controls.
+        (
+            {"study.grids.0.criteria": ["wanda", "dense"]},
+            "study.grids.0.criteria: with 'recon_block'",
+        ),
+        (
+            {"study.grids.0.criteria": ["dense"], "study.grids.0.adaptations": ["none"]},
+            "study.grids.0.criteria: the dense model itself is in every study",
+        ),
+        (
+            {
+                "adaptations.full": {"method": "full"},
+                "study.grids": [GRID, {**GRID, "criteria": ["dense"], "adaptations": ["full"]}],
+            },
+            "study.grids.1.criteria: no grid has a pruned cell to compare one/dense/full/seed0",
+        ),
+        (
+            {
+                "adaptations.full": {"method": "full", "loss": "distillation"},
+                "study.grids.0.criteria": ["wanda", "dense"],
+                "study.grids.0.adaptations": ["full"],
+            },
+            "study.grids.0.criteria: with 'full' the dense model would learn from itself",
+        ),
         ({"study.grids.0.claims": ["C11"]}, f"study.grids.0.claims: 'C11' is not in {CLAIMS}"),
         ({"study.grids.0.seeds": [*range(100_000)]}, "study.grids: found "),
         # Ready token ids.

@@ -5,7 +5,7 @@ rule reconstruct_window:
     input:
         model=paths.manifest(PATHS.model("{model}")),
         sample=sample_of,
-        masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
+        masks=masks_of,
         rate=rate_of,
     output:
         manifest=paths.manifest(PATHS.windows(CELL, "{scatteritem}")),

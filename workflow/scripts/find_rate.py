@@ -6,7 +6,7 @@ from freelunch.adaptation.job import open_adaptation
 from freelunch.adaptation.rate_search import find_rate
 from freelunch.core.artifact import Artifact
 from freelunch.model.mask_store import count_pruned
-from freelunch.study.steps import CALIBRATION, MASKS
+from freelunch.study.steps import CALIBRATION
 from snakemake_job import running
 
 if __name__ == "__main__":
@@ -16,7 +16,7 @@ if __name__ == "__main__":
         open_adaptation(
             job,
             model=Path(snakemake.input.model).parent,
-            masks=Artifact.at(snakemake.input.masks, MASKS),
+            masks=snakemake.input.masks,
             sample=Artifact.at(snakemake.input.sample, CALIBRATION),
             hidden=Path(snakemake.params.hidden),
             folder=Path(snakemake.output.manifest).parent,

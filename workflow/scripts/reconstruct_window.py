@@ -6,7 +6,7 @@ from freelunch.adaptation.job import open_adaptation
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.core.artifact import Artifact
 from freelunch.model.mask_store import count_pruned
-from freelunch.study.steps import CALIBRATION, MASKS
+from freelunch.study.steps import CALIBRATION
 from freelunch.study.windows import group_windows, split_windows
 from snakemake_job import running
 
@@ -17,7 +17,7 @@ if __name__ == "__main__":
         open_adaptation(
             job,
             model=Path(snakemake.input.model).parent,
-            masks=Artifact.at(snakemake.input.masks, MASKS),
+            masks=snakemake.input.masks,
             sample=Artifact.at(snakemake.input.sample, CALIBRATION),
             hidden=Path(snakemake.params.hidden),
             folder=folder,

@@ -5,7 +5,7 @@ from pathlib import Path
 from freelunch.adaptation.job import open_adaptation
 from freelunch.adaptation.retraining.training_run import retrain_model
 from freelunch.core.artifact import Artifact
-from freelunch.study.steps import CALIBRATION, MASKS
+from freelunch.study.steps import CALIBRATION
 from snakemake_job import running
 
 if __name__ == "__main__":
@@ -14,7 +14,7 @@ if __name__ == "__main__":
         open_adaptation(
             job,
             model=Path(snakemake.input.model).parent,
-            masks=Artifact.at(snakemake.input.masks, MASKS),
+            masks=snakemake.input.masks,
             sample=Artifact.at(snakemake.input.sample, CALIBRATION),
             hidden=Path(snakemake.params.hidden),
             folder=Path(snakemake.output.manifest).parent,

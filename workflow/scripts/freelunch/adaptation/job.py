@@ -21,7 +21,7 @@ from freelunch.study.adaptations import Adaptation, Training
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import chosen_of
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
-from freelunch.study.steps import ADAPTED_BLOCKS, CHECK_SEQUENCES, LEARNING_RATE
+from freelunch.study.steps import ADAPTED_BLOCKS, CHECK_SEQUENCES, LEARNING_RATE, MASKS
 from freelunch.study.windows import AUTO, Window
 
 S = TypeVar("S", bound=Adaptation)
@@ -29,10 +29,11 @@ S = TypeVar("S", bound=Adaptation)
 
 @dataclass(frozen=True)
 class AdaptationJob(Generic[S]):
-    """An adaptation of a pruned model, given by the dense one and its masks, on a sample with the
-    dense model's hidden states, by an entry of `adaptations`. The seed is that of the order of
-    the sequences and of initial values; the folder gets one shard per block; the fingerprint is
-    the digest of everything the result depends on; `report` is called after each window or step.
+    """An adaptation of a pruned model, given by the dense one and its masks (None: all weights
+    stay), on a sample with the dense model's hidden states, by an entry of `adaptations`. The seed
+    is that of the order of the sequences and of initial values; the folder gets one shard per
+    block; the fingerprint is the digest of everything the result depends on; `report` is called
+    after each window or step.
     Unless `stop_at_divergence`, a window or model with a loss that is not finite keeps its
     pruned weights, and the results say that it diverged. A probe trains on the sequences `probed`
     alone; those before them are held out, and losses are measured on these. If probes found the
@@ -40,7 +41,7 @@ class AdaptationJob(Generic[S]):
     """
 
     model: StreamedModel
-    masks: Artifact
+    masks: Artifact | None
     states: DenseStates
     settings: S
     seed: int
@@ -65,8 +66,9 @@ class AdaptationJob(Generic[S]):
         """Return the writer of the folder; arguments as in `ArtifactWriter`. UserError: the
         masks belong to another model or sample.
         """
-        check_belongs(self.masks, "model", self.model.artifact)
-        check_sample(self.masks, self.states.calibration)
+        if self.masks is not None:
+            check_belongs(self.masks, "model", self.model.artifact)
+            check_sample(self.masks, self.states.calibration)
         return ArtifactWriter(self.folder, kind, self.fingerprint, others=others)
 
     def finish(self, writer: ArtifactWriter, window: Window, **facts: Any) -> Artifact:
@@ -79,7 +81,7 @@ class AdaptationJob(Generic[S]):
             settings={"adaptation": settings.as_json(), "seed": self.seed},
             window=window,
             model=self.model.artifact.digest,
-            masks=self.masks.digest,
+            masks=self.masks.digest if self.masks else None,
             sample=self.states.calibration.digest,
             **facts,
         )
@@ -117,7 +119,7 @@ def open_adaptation(
     job: Job,
     *,
     model: Path,
-    masks: Artifact,
+    masks: Sequence[str],
     sample: Artifact,
     hidden: Path,
     folder: Path,
@@ -134,6 +136,7 @@ def open_adaptation(
 
     Args:
         model: Folder of the dense model.
+        masks: The manifest of the masks; empty if nothing is pruned.
         sample: Token ids of the sample.
         hidden: Folder of the hidden states that a dense pass may have kept.
         settings: Settings of the adaptation as JSON.
@@ -144,9 +147,10 @@ def open_adaptation(
         search: The manifest of what found the learning rate, if it was found.
     """
     dense, adaptation, passes = StreamedModel(model, job.device), read_adaptation(settings), 1
+    pruned = [Artifact.at(path, MASKS) for path in masks]
     searches = [Artifact.at(path, LEARNING_RATE) for path in search]
     for each in searches:
-        check_belongs(each, "masks", masks)
+        check_belongs(each, "masks", next(iter(pruned), None))
         check_belongs(each, "sample", sample)
         adaptation = at_rate_of(each, adaptation)
     if isinstance(adaptation, Training):
@@ -170,12 +174,12 @@ def open_adaptation(
         }
         yield AdaptationJob(
             dense,
-            masks,
+            next(iter(pruned), None),
             states,
             adaptation,
             seed,
             folder,
-            fingerprint(code, [decided, seed], dense.artifact, sample, masks, *searches),
+            fingerprint(code, [decided, seed], dense.artifact, sample, *pruned, *searches),
             job.report,
             stop_at_divergence,
             search=next(iter(searches), None),

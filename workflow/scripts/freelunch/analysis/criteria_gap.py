@@ -129,7 +129,7 @@ def _groups(records: Records) -> dict[tuple[str, str, str], dict[str, dict[int, 
     patterns: dict[tuple[str, str], dict[str, dict[str, dict[int, Cell]]]] = {}
     for cells in pairing.seed_groups(records):
         one = cells[0]
-        if not one.is_dense:
+        if one.is_pruned:
             of_pattern = patterns.setdefault((one.model, one.pattern), {})
             of_adaptation = of_pattern.setdefault(one.adaptation, {})
             of_adaptation[one.criterion] = {cell.seed: cell for cell in cells}

@@ -49,7 +49,7 @@ def _card(study: Study, records: Records, cell: Cell) -> str:
         license=hub_licence or (licence and "other"),
         license_name=None if hub_licence else licence,
         pipeline_tag="text-generation",
-        tags=["research", *([] if cell.is_dense else ["pruning", cell.criterion, cell.pattern])],
+        tags=["research", *(["pruning", cell.criterion, cell.pattern] if cell.is_pruned else [])],
     )
     settings = {key: spec.get(key) for key in ("criterion", "pattern", "adaptation", "seed")}
     text = layout("card.md").render(

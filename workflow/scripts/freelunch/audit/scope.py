@@ -79,7 +79,7 @@ class Scope:
         beside the paper's smallest calibration sample, which only the paper's claims have.
         """
         cells = list(cells)
-        pruned = [cell for cell in cells if not cell.is_dense]
+        pruned = [cell for cell in cells if cell.is_pruned]
         models = dict.fromkeys(cell.model for cell in cells)
         adapted = dict.fromkeys(
             (cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE
@@ -192,7 +192,7 @@ def _of_scope(scope: Scope, regimes: Regimes) -> str:
 
 
 def _of_study(study: Study, records: Records, regimes: Regimes) -> Scope:
-    seeds = [len(cells) for cells in seed_groups(records) if not cells[0].is_dense]
+    seeds = [len(cells) for cells in seed_groups(records) if cells[0].is_pruned]
     return Scope.of(study, study.cells, seeds, _smallest(regimes) if regimes else None)
 
 

@@ -137,7 +137,7 @@ class Plan:
             drawn,
             length,
             with_window(settings, window),
-            Pattern.parse(cell.pattern).sparsity,
+            Pattern.parse(cell.pattern).sparsity if cell.is_pruned else 0.0,
             keep,
             1 if settings.is_sequential else groups,
             checked,

@@ -88,7 +88,7 @@ class CellLineage:
         self.choice: Facts | None = None
         self.held_out: Artifact | None = None
         if not cell.is_dense:
-            self._open_pruning(spec["calibration"]["text"])
+            self._open_calibration(spec["calibration"]["text"])
         if "selection" in spec:
             self.held_out = self._open_sample(
                 steps.SAMPLE_HELD_OUT, paths.held_out(cell.model, cell.seed)
@@ -104,18 +104,20 @@ class CellLineage:
         self.folders[step] = [folder]
         return Artifact(folder, steps.CALIBRATION)
 
-    def _open_pruning(self, text: Facts) -> None:
+    def _open_calibration(self, text: Facts) -> None:
         cell, name = self.cell, text["name"]
         kind = steps.READY_TOKENS if text["source"] == "tokens" else steps.TEXT
         self.text_names["calibration"] = name
         self.texts["calibration"] = Artifact(self._paths.text(name), kind)
         folder = self._paths.calibration(cell.model, cell.seed)
         self.sample = self.calibration = self._open_sample(steps.SAMPLE_CALIBRATION, folder)
-        self.masks = Artifact(self._paths.pruned(cell.model, cell.pruning, cell.seed), steps.MASKS)
         check_belongs(self.calibration, "text", self.texts["calibration"])
         check_belongs(self.calibration, "model", self.model)
-        check_belongs(self.masks, "calibration", self.calibration)
-        self.folders[steps.PRUNE_MODEL] = [self.masks.folder]
+        if cell.is_pruned:
+            pruned = self._paths.pruned(cell.model, cell.pruning, cell.seed)
+            self.masks = Artifact(pruned, steps.MASKS)
+            check_belongs(self.masks, "calibration", self.calibration)
+            self.folders[steps.PRUNE_MODEL] = [self.masks.folder]
 
     def _open_adaptation(self, settings: Facts, folders: Sequence[Path]) -> None:
         self.windows = [Artifact(folder, steps.ADAPTED_BLOCKS) for folder in folders]
@@ -176,11 +178,11 @@ class CellLineage:
             "model": {**self.model.facts["settings"], **self.bos.facts["settings"]},
             "evaluation": evaluation,
         }
-        if self.masks is not None:
+        if not self.cell.is_dense:
             sample = dict(self.calibration.facts["settings"])
             spec["seed"] = sample.pop("seed")
             spec["calibration"] = {**sample, "text": self._text("calibration")}
-            spec |= self.masks.facts["settings"]
+            spec |= self.masks.facts["settings"] if self.masks else {}
             spec["adaptation"] = None
             for part in self.windows:
                 spec["adaptation"] = part.facts["settings"]["adaptation"]
@@ -302,8 +304,9 @@ def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Fa
         "evaluation_token_ids": lineage.measured[steps.PERPLEXITY]["token_ids_sha256"],
         **{f"task_{name}": task.digest for name, task in lineage.tasks.items()},
     }
-    if lineage.masks is not None:
+    if not lineage.cell.is_dense:
         digests["calibration_token_ids"] = lineage.calibration.facts["tokens_sha256"]
+    if lineage.masks is not None:
         digests["masks"] = lineage.masks.digest
     if lineage.held_out is not None:
         digests["held_out_token_ids"] = lineage.held_out.facts["tokens_sha256"]

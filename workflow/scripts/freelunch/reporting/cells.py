@@ -250,7 +250,8 @@ def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
     """
     criteria: dict[tuple[str, ...], set[str]] = {}
     for mean in means:
-        criteria.setdefault(_place(mean), set()).add(mean["criterion"])
+        if mean["criterion"] != DENSE:
+            criteria.setdefault(_place(mean), set()).add(mean["criterion"])
     shared = {at for at, names in criteria.items() if len(names) > 1} or criteria.keys()
     series = _series(budgets)
     return _shown(means, {at for at in shared if series.get(at, at[-1]) == at[-1]})
@@ -280,12 +281,8 @@ def _series(budgets: BudgetsOfCriteria) -> dict[tuple[str, ...], str]:
 
 def _shown(means: Rows, places: Collection[tuple[str, ...]]) -> Rows:
     """Return the rows of some places, and those of the dense models beside them."""
-    models = {model for model, *_ in places}
-    return [
-        mean
-        for mean in means
-        if _place(mean) in places or (mean["criterion"] == DENSE and mean["model"] in models)
-    ]
+    dense = {(model, NONE, NONE) for model, *_ in places}
+    return [mean for mean in means if _place(mean) in {*places, *dense}]
 
 
 def _place(mean: Row) -> tuple[str, ...]:

@@ -103,7 +103,8 @@ def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str,
 
 def _names(row: Row, *metrics: str) -> dict[str, str]:
     if row["criterion"] == DENSE:
-        row = {**row, "pattern": NOTHING, "adaptation": NOTHING}
+        adapted = row["adaptation"]
+        row = {**row, "pattern": NOTHING, "adaptation": NOTHING if adapted == NONE else adapted}
     return {key: row[key] for key in CELL} | {"adaptation": adaptation_name(row, *metrics)}
 
 
@@ -187,7 +188,7 @@ def _amounts(means: Rows) -> str:
     """Return the number and length of the evaluated windows, by model if models differ."""
     models: dict[str, list[str]] = {}
     for mean in means:
-        if mean["criterion"] == DENSE:
+        if (mean["criterion"], mean["adaptation"]) == (DENSE, NONE):
             windows, length, stride = (
                 mean[key] for key in ("windows", "window_length", "window_stride")
             )

@@ -48,14 +48,19 @@ class Cell:
         )
 
     @property
+    def is_pruned(self) -> bool:
+        """Whether something was pruned. An adapted model in which nothing was is a control."""
+        return self.criterion != DENSE
+
+    @property
     def is_dense(self) -> bool:
-        """Whether nothing was pruned."""
-        return self.criterion == DENSE
+        """Whether it is the dense model itself, neither pruned nor adapted."""
+        return not self.is_pruned and self.adaptation == NONE
 
     @property
     def pruning(self) -> str:
         """Return `{criterion}-{pattern}`, or `dense`."""
-        return DENSE if self.is_dense else f"{self.criterion}-{self.pattern}"
+        return f"{self.criterion}-{self.pattern}" if self.is_pruned else DENSE
 
     def __str__(self) -> str:
         return f"{self.model}/{self.pruning}/{self.adaptation}/seed{self.seed}"

@@ -2,16 +2,19 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
+from itertools import product, starmap
 
 from freelunch.core.errors import UserError, nearest
 from freelunch.study.adaptations import Adaptation, LeastSquares, Local, Reconstruction, Training
-from freelunch.study.cell import DENSE, NONE
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.config import (
     Config,
     Grid,
     budget_of,
     budget_tokens,
+    cells_of,
     claims_of,
     grids_in,
     models_of,
@@ -98,7 +101,7 @@ def _undefined(config: Config, known: Config) -> Problems:
     for index, grid in enumerate(study.grids):
         for registry in ("models", "criteria", "adaptations"):
             for name in getattr(grid, registry):
-                if (registry, name) != ("adaptations", NONE):
+                if (registry, name) not in (("adaptations", NONE), ("criteria", DENSE)):
                     named.append((f"study.grids.{index}.{registry}", registry, name))
         named += [(f"study.grids.{index}.claims", CLAIMS, name) for name in grid.claims or []]
     for name, text in config.texts.items():
@@ -201,6 +204,9 @@ def _evaluation(config: Config) -> Problems:
 
 def _grid(where: str, grid: Grid, config: Config) -> Problems:
     for name in grid.criteria:
+        if name == DENSE:
+            yield from _controls(where, grid, config)
+            continue
         criterion = config.criteria[name]
         block = criterion.column_block if isinstance(criterion, SparseGPT) else 0
         for pattern in map(Pattern.parse, grid.patterns):
@@ -220,6 +226,27 @@ def _grid(where: str, grid: Grid, config: Config) -> Problems:
         for name in grid.models:
             if config.models[name].dtype == UNTRAINED:
                 yield f"models.{name}.dtype: {NO_GRADIENTS}; expected {TRAINED}"
+
+
+def _controls(where: str, grid: Grid, config: Config) -> Problems:
+    """Yield why a grid cannot adapt the dense model."""
+    where, names = f"{where}.criteria", [name for name in grid.adaptations if name != NONE]
+    if not names:
+        yield f"{where}: the {DENSE} model itself is in every study; expected adaptations of it"
+    for name in names:
+        if config.adaptations[name].distils or not config.adaptations[name].is_retraining:
+            yield (
+                f"{where}: with {name!r} the {DENSE} model would learn from itself; expected only "
+                f"retraining on the text beside {DENSE}, and another grid for {name!r}"
+            )
+    pruned = [cell for cell in cells_of(config.study.grids) if cell.is_pruned]
+    partners = {replace(cell, criterion=DENSE, pattern=NONE) for cell in pruned}
+    controls = starmap(Cell, product(grid.models, [DENSE], [NONE], names, grid.seeds))
+    if alone := [cell for cell in controls if cell not in partners]:
+        yield (
+            f"{where}: no grid has a pruned cell to compare {alone[0]} with; expected one with the "
+            "same model, adaptation and seed"
+        )
 
 
 def _adaptation(entry: Adaptation) -> Problems:

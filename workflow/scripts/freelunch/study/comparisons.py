@@ -23,7 +23,7 @@ _OF_WINDOWS = ("window", "memory_gb", "inputs", "targets", "learning_rate", "sel
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What a study compares, from its cells and its adaptations.
+    """What a study compares, from its pruned cells and its adaptations.
 
     Adaptations form a series if they differ only in how much text they see.
     """
@@ -96,7 +96,7 @@ class Comparisons:
     @property
     def of_criteria(self) -> bool:
         """Whether models are pruned in several ways."""
-        return len({cell.pruning for cell in self.cells if not cell.is_dense}) > 1
+        return len({cell.pruning for cell in self.cells}) > 1
 
     @property
     def criteria_budgets(self) -> dict[tuple[str, str], list[list[str]]]:

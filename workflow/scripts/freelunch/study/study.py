@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.study.adaptations import Adaptation, Training
-from freelunch.study.cell import NONE, Cell
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.checks import contradictions
 from freelunch.study.comparisons import Comparisons
 from freelunch.study.config import (
@@ -195,7 +195,8 @@ class Study:
         """Return whether any cell with this model and seed needs Gram matrices of dense inputs."""
         # Those of all parts: a part that is run first makes what the others need.
         grids = [grid for grid in self.block.grids if model in grid.models and seed in grid.seeds]
-        used = [self.criterion(name) for grid in grids for name in grid.criteria]
+        names = {name for grid in grids for name in grid.criteria} - {DENSE}
+        used = map(self.criterion, names)
         return any(entry.needs_gram for entry in used if entry.statistics == "dense")
 
     # --- Text and lengths
@@ -321,8 +322,8 @@ class Study:
     @cached_property
     def comparisons(self) -> Comparisons:
         """What the study compares."""
-        adaptations = self.config.adaptations
-        return Comparisons(self.cells, adaptations, self.resolved, self.calibration)
+        pruned = [cell for cell in self.cells if cell.is_pruned]
+        return Comparisons(pruned, self.config.adaptations, self.resolved, self.calibration)
 
     # --- Measurements and specs
 
@@ -386,8 +387,9 @@ class Study:
         if not cell.is_dense:
             adaptation = self.adaptation(cell.adaptation)
             spec["calibration"] = self._with_text(self.calibration_of(cell.model))
-            spec["criterion"] = self.criterion(cell.criterion).as_json()
-            spec["pattern"] = cell.pattern
+            if cell.is_pruned:
+                spec["criterion"] = self.criterion(cell.criterion).as_json()
+                spec["pattern"] = cell.pattern
             spec["adaptation"] = None if adaptation is None else adaptation.as_json()
             if self.needs_held_out(cell):
                 spec["selection"] = self.block.selection.as_json()

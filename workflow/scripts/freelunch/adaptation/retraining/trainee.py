@@ -181,7 +181,7 @@ class Trainee:
     def __init__(
         self,
         model: StreamedModel,
-        masks: Artifact,
+        masks: Artifact | None,
         trained: Trained,
         passes: Passes,
         seed: int,
