@@ -220,7 +220,8 @@ def drift_rows(records: Records, windows: Rows) -> list[Row]:
     by_window = {tuple(row[key] for key in keys) for row in usual_windows(windows)}
     if max(Counter(one[:-1] for one in by_window).values(), default=0) < 2:
         by_window = set()
-    measured = {cell: record for cell, record in records.items() if "drift" in record["metrics"]}
+    pruned = {cell: record for cell, record in records.items() if cell.is_pruned}
+    measured = {cell: record for cell, record in pruned.items() if "drift" in record["metrics"]}
     rows: list[Row] = []
     for cells in seed_groups(measured):
         names = {key: getattr(cells[0], key) for key in keys}

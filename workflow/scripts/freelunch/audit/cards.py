@@ -72,7 +72,8 @@ def _results(records: Records, cell: Cell) -> dict[str, list[str]]:
     """
     found = [_measured(records[cell])]
     if not cell.is_dense:
-        for other in (replace(cell, adaptation=NONE), Cell.dense(cell.model)):
+        unadapted = [replace(cell, adaptation=NONE)] if cell.is_pruned else []
+        for other in (*unadapted, Cell.dense(cell.model)):
             found.append(_measured(records[other]) if other in records else {})
         if drift := records[cell]["metrics"].get(steps.DRIFT):
             found[-1][_held_out(records[cell], drift)] = _perplexity(drift["dense"])

@@ -9,6 +9,7 @@ from freelunch.analysis.accuracy import MEAN
 from freelunch.analysis.doubts import ACCURACY, HELD_OUT_PERPLEXITY, PERPLEXITY, Doubt, told
 from freelunch.analysis.pairing import Row, Rows, seed_groups
 from freelunch.reporting.adaptation_sections import MINUS, PRUNED, budgets_section, windows_section
+from freelunch.reporting.cells import MINUS_CONTROL
 from freelunch.reporting.formatting import (
     NOT_FINITE,
     NOTHING,
@@ -46,6 +47,13 @@ _ORIGINS = {
     "wheel_files": "`{members}` of the package {package} {version}",
 }
 MINUS_DENSE, MINUS_UNADAPTED = f"{MINUS} dense", f"{MINUS} unadapted"
+# The heading of what pruning still costs beside the dense model that had the same training.
+MINUS_TRAINED = f"loss {MINUS} dense retrained"
+_CONTROLS = (
+    f"{MINUS_TRAINED[0].upper()}{MINUS_TRAINED[1:]}, in nats per token: of the same adaptation and "
+    "seeds, window by window. What retraining gains by learning the text, the dense model gains, "
+    "too; so this is what pruning still costs. Rows without a pattern are those controls."
+)
 BEST, WORST = "best (perplexity)", "worst (perplexity)"
 # The metrics in the table of all cells.
 _SHOWN = (PERPLEXITY, HELD_OUT_PERPLEXITY)
@@ -81,15 +89,22 @@ def cells_section(study: Study, means: Rows, doubts: Sequence[Doubt] = ()) -> Se
         for metric in METRICS
         if metric.summary_heading and any(mean[metric.column] is not None for mean in means)
     ]
-    lines = [_cell_line(mean, several, metrics) for mean in means]
+    controlled = any(mean[MINUS_CONTROL] is not None for mean in means)
+    lines = [_cell_line(mean, several, controlled, metrics) for mean in means]
     notes = [*told(doubts, *_SHOWN), *_cell_notes(study, means, several, metrics)]
+    if controlled:
+        notes.append(_CONTROLS)
     return Section("All cells", lines, notes, (*CELL, "adaptation cost"))
 
 
-def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str, str]:
+def _cell_line(
+    mean: Row, several: bool, controlled: bool, metrics: Sequence[Metric]
+) -> dict[str, str]:
     line = _names(mean, *_SHOWN)
     line["perplexity"] = shown(mean, "perplexity")
     line["ratio to dense"] = shown(mean, "perplexity_over_dense")
+    if controlled:
+        line[MINUS_TRAINED] = shown(mean, MINUS_CONTROL)
     if several:
         spread = mean["perplexity_standard_deviation_over_seeds"]
         line["seeds"] = str(mean["seeds"])

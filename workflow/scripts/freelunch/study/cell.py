@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 DENSE = "dense"
 NONE = "none"
@@ -56,6 +56,11 @@ class Cell:
     def is_dense(self) -> bool:
         """Whether it is the dense model itself, neither pruned nor adapted."""
         return not self.is_pruned and self.adaptation == NONE
+
+    @property
+    def control(self) -> "Cell":
+        """The dense model with the same adaptation and seed."""
+        return replace(self, criterion=DENSE, pattern=NONE)
 
     @property
     def pruning(self) -> str:

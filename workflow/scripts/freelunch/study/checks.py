@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from itertools import product, starmap
 
@@ -239,10 +238,9 @@ def _controls(where: str, grid: Grid, config: Config) -> Problems:
                 f"{where}: with {name!r} the {DENSE} model would learn from itself; expected only "
                 f"retraining on the text beside {DENSE}, and another grid for {name!r}"
             )
-    pruned = [cell for cell in cells_of(config.study.grids) if cell.is_pruned]
-    partners = {replace(cell, criterion=DENSE, pattern=NONE) for cell in pruned}
+    partnered = {cell.control for cell in cells_of(config.study.grids) if cell.is_pruned}
     controls = starmap(Cell, product(grid.models, [DENSE], [NONE], names, grid.seeds))
-    if alone := [cell for cell in controls if cell not in partners]:
+    if alone := [cell for cell in controls if cell not in partnered]:
         yield (
             f"{where}: no grid has a pruned cell to compare {alone[0]} with; expected one with the "
             "same model, adaptation and seed"
