@@ -1,6 +1,7 @@
 """The cells of a study, and their names."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -51,6 +52,27 @@ def test_controls_are_cells_of_the_dense_model_without_a_pattern() -> None:
     # Claims are about pruned models.
     assert not study.comparisons.of_budgets
     assert {cell.criterion for cell in study.comparisons.cells} == {"wanda"}
+
+
+def test_a_chain_says_what_came_before_and_is_no_reference() -> None:
+    after = {"learning_rate": 0.1, "after": "recon_block"}
+    changes: dict[str, Any] = {
+        "adaptations.recon_block.learning_rate": [0.01, 0.1],
+        "adaptations.recon_two.after": "recon_block",
+        "adaptations.masklora": {"method": "masklora", **after, "after": "recon_two"},
+        "study.grids.0.criteria": ["wanda"],
+        "study.grids.0.adaptations": ["none", "recon_block", "recon_two", "masklora"],
+    }
+    study = checked(changes)
+    *_, first, second, third = study.cells
+    assert [study.start_of(cell) for cell in (first, second, third)] == [None, first, second]
+    before = [study.adaptation(cell.adaptation).as_json() for cell in (first, second)]  # type: ignore[union-attr]
+    assert study.spec(second)["start"] == before[:1] and study.spec(third)["start"] == before
+    assert "start" not in study.spec(first) and "after" not in before[0]
+    # The candidates that it starts from are compared on held-out text.
+    assert "selection" in study.spec(third)
+    assert study.comparisons.references == ["recon_block"] and not study.comparisons.of_budgets
+    assert study.comparisons.window_group(third) == {"recon_block"}
 
 
 NAMES = st.from_regex(NAME, fullmatch=True)

@@ -76,6 +76,35 @@ def test_all_contradictions_are_told_at_once_undefined_names_first() -> None:
         ),
         ({"study.grids.0.claims": ["C11"]}, f"study.grids.0.claims: 'C11' is not in {CLAIMS}"),
         ({"study.grids.0.seeds": [*range(100_000)]}, "study.grids: found "),
+        # Chains.
+        (
+            {"adaptations.recon_block.after": "recon"},
+            "adaptations.recon_block.after: 'recon' is not",
+        ),
+        (
+            {"adaptations.recon_block.after": "recon_two"},
+            "adaptations.recon_block.after: no grid has one/magnitude-u50/recon_two/seed0",
+        ),
+        (
+            {"adaptations.recon_two.after": "recon_two"},
+            "adaptations.recon_two.after: recon_two after recon_two ends in itself",
+        ),
+        (
+            {
+                "adaptations.recon_two.trains": "lora",
+                "adaptations.recon_block.after": "recon_two",
+                "study.grids.0.adaptations": ["recon_two", "recon_block"],
+            },
+            "adaptations.recon_block.after: the result of 'recon_two' is dense",
+        ),
+        (
+            {
+                "adaptations.full": {"method": "full"},
+                "adaptations.recon_block.after": "full",
+                "study.grids.0.adaptations": ["full", "recon_block"],
+            },
+            "adaptations.recon_block.after: 'full' retrains the whole model",
+        ),
         # Ready token ids.
         ({"texts.c4": IDS, "study.evaluation.drift": {}}, "study.evaluation.drift: a `tokens`"),
         (

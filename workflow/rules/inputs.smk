@@ -26,6 +26,12 @@ def masks_of(wildcards):
     return [paths.manifest(PATHS.pruned(wildcards.model, wildcards.pruning, wildcards.seed))]
 
 
+def start_of(wildcards):
+    """Return the checkpoint that a cell's adaptation starts from; none if from the pruned model."""
+    start = STUDY.start_of(cell_of(wildcards))
+    return [] if start is None else [paths.manifest(PATHS.checkpoint(start))]
+
+
 def sample_of(wildcards):
     """Return the token ids that a cell's adaptation is trained on."""
     samples = STUDY.samples(wildcards.adaptation)
@@ -123,6 +129,12 @@ def dense_metrics_of(wildcards):
     if cell_of(wildcards).is_dense or is_candidate:
         return []
     return [paths.manifest(PATHS.metrics(Cell.dense(wildcards.model)))]
+
+
+def start_record_of(wildcards):
+    """Return the record of the cell that a cell's adaptation starts from; none if there is none."""
+    start = STUDY.start_of(cell_of(wildcards))
+    return [] if start is None else [str(PATHS.record(start))]
 
 
 def steps_of(wildcards):

@@ -18,6 +18,7 @@ if __name__ == "__main__":
             job,
             model=Path(snakemake.input.model).parent,
             masks=snakemake.input.masks,
+            start=snakemake.input.start,
             sample=Artifact.at(snakemake.input.sample, CALIBRATION),
             hidden=Path(snakemake.params.hidden),
             folder=folder,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact, check_belongs, fingerprint
 from freelunch.core.artifact_writer import ArtifactWriter
@@ -16,12 +17,19 @@ from freelunch.core.job import Job
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, open_states
+from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_sample
 from freelunch.study.adaptations import Adaptation, Training
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import chosen_of
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
-from freelunch.study.steps import ADAPTED_BLOCKS, CHECK_SEQUENCES, LEARNING_RATE, MASKS
+from freelunch.study.steps import (
+    ADAPTED_BLOCKS,
+    CHECK_SEQUENCES,
+    CHECKPOINT,
+    LEARNING_RATE,
+    MASKS,
+)
 from freelunch.study.windows import AUTO, Window
 
 S = TypeVar("S", bound=Adaptation)
@@ -37,7 +45,8 @@ class AdaptationJob(Generic[S]):
     Unless `stop_at_divergence`, a window or model with a loss that is not finite keeps its
     pruned weights, and the results say that it diverged. A probe trains on the sequences `probed`
     alone; those before them are held out, and losses are measured on these. If probes found the
-    learning rate of the settings, `search` is the artifact that says so.
+    learning rate of the settings, `search` is the artifact that says so. `start` is the checkpoint
+    of the adaptation that this one comes after, which then takes the place of the pruned weights.
     """
 
     model: StreamedModel
@@ -51,6 +60,11 @@ class AdaptationJob(Generic[S]):
     stop_at_divergence: bool = True
     probed: range | None = None
     search: Artifact | None = None
+    start: Artifact | None = None
+
+    def load_block(self, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        """Return a block as it is before the adaptation, and its masks, as `load_pruned_block`."""
+        return load_pruned_block(self.model, self.masks, index, self.start)
 
     @property
     def trained(self) -> range:
@@ -77,6 +91,8 @@ class AdaptationJob(Generic[S]):
         if self.search is not None:
             settings = settings.model_copy(update={"learning_rate": AUTO})
             facts["choice"] = self.search.facts["choice"]
+        if self.start is not None:
+            facts["start"] = self.start.digest
         return writer.finish(
             settings={"adaptation": settings.as_json(), "seed": self.seed},
             window=window,
@@ -130,6 +146,7 @@ def open_adaptation(
     entry: str,
     stop_at_divergence: bool = True,
     search: Sequence[str] = (),
+    start: Sequence[str] = (),
 ) -> Iterator[AdaptationJob[Any]]:
     """Open what an adaptation needs, and set the counts of the running job. UserError: the model's
     precision cannot be trained.
@@ -145,10 +162,15 @@ def open_adaptation(
         code: Digest of the code that adapts.
         entry: The model's key in the config, for an error about its dtype.
         search: The manifest of what found the learning rate, if it was found.
+        start: The manifest of the checkpoint that it starts from, if not from the pruned weights.
     """
     dense, adaptation, passes = StreamedModel(model, job.device), read_adaptation(settings), 1
     pruned = [Artifact.at(path, MASKS) for path in masks]
     searches = [Artifact.at(path, LEARNING_RATE) for path in search]
+    starts = [Artifact.at(path, CHECKPOINT) for path in start]
+    for each in starts:
+        check_belongs(each, "model", dense.artifact)
+        check_belongs(each, "masks", next(iter(pruned), None))
     for each in searches:
         check_belongs(each, "masks", next(iter(pruned), None))
         check_belongs(each, "sample", sample)
@@ -179,8 +201,9 @@ def open_adaptation(
             adaptation,
             seed,
             folder,
-            fingerprint(code, [decided, seed], dense.artifact, sample, *pruned, *searches),
+            fingerprint(code, [decided, seed], dense.artifact, sample, *pruned, *searches, *starts),
             job.report,
             stop_at_divergence,
             search=next(iter(searches), None),
+            start=next(iter(starts), None),
         )

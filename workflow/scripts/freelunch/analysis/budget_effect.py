@@ -120,7 +120,7 @@ def budget_comparisons(records: Records, study: Study) -> list[BudgetComparison]
         by_name = pairing.by_adaptation(cells)
         unadapted = by_name.pop(NONE, {})
         local = [name for name in study.comparisons.references if name in by_name]
-        retrained = [name for name in by_name if entries[name].is_retraining]
+        retrained = [name for name in by_name if name in study.comparisons.retrainings]
         if not local or not retrained or not unadapted.keys() & by_name[local[0]].keys():
             continue
         reference = local[0]

@@ -73,14 +73,14 @@ def write_pruned_block(
 
 @torch.no_grad()
 def load_pruned_block(
-    model: StreamedModel, files: Files | None, index: int
+    model: StreamedModel, files: Files | None, index: int, start: Files | None = None
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return a block of the dense model as masks in `files` prune it, in eval mode and the model's
-    dtype, and the mask of each linear layer, (out, in), bool, True where the weight stays. Without
-    files, all weights stay.
+    """Return a block of the dense model as masks in `files` prune it, or the block of `start`, a
+    checkpoint with these masks, in eval mode and the model's dtype, and the mask of each linear
+    layer, (out, in), bool, True where the weight stays. Without files, all weights stay.
     """
     changed = files if files is not None and block_shard(index) in files else None
-    block = model.load_block(index, changed)
+    block = model.load_block(index, start or changed)
     masks = load_masks(files, index, block)
     for name, linear in block_linears(block).items():
         mask_(linear.weight, masks[name])

@@ -15,7 +15,7 @@ from freelunch.core.errors import UserError, run_again
 from freelunch.core.files import write_atomically, write_json
 from freelunch.costs.job_operations import operations
 from freelunch.costs.shapes import Shapes
-from freelunch.records.read import answers_beside, check_spec, validate
+from freelunch.records.read import answers_beside, check_spec, read_record, validate
 from freelunch.study import steps
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths, read_run
@@ -29,14 +29,17 @@ from freelunch.study.windows import adapted_windows, window_order
 Facts = dict[str, Any]
 
 
-def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path]) -> None:
+def collect_record(
+    paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path], start: Path | None = None
+) -> None:
     """Collect the record of a cell from the folders of its steps, and write it. The spec is that of
-    the cell in the current config; `adapted` are the folders with its adapted blocks, if any.
+    the cell in the current config; `adapted` are the folders with its adapted blocks, if any, and
+    `start` is the record of the cell that they started from, if not from the pruned weights.
 
     UserError: a step was made from other inputs or with other settings than the current config asks
     for, or a matrix has the wrong number of zeros for its pattern.
     """
-    lineage = CellLineage(paths, cell, spec, adapted)
+    lineage = CellLineage(paths, cell, spec, adapted, start)
     made_with, place = lineage.spec(), paths.record(cell)
     runs = {step: [*map(read_run, folders)] for step, folders in lineage.folders.items()}
     for run in [run for jobs in runs.values() for run in jobs]:
@@ -56,7 +59,8 @@ def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path
             "identity": _identity(lineage),
             "pruning": None if lineage.masks is None else {"notes": _of_matrices(lineage, "notes")},
             "adaptation": _adaptation(lineage),
-            "cost": {step: _cost(lineage, step, jobs) for step, jobs in runs.items()},
+            "cost": {step: _cost(lineage, step, jobs) for step, jobs in runs.items()}
+            | dict(_cost_before(lineage)),
             "provenance": _provenance(lineage, runs),
         }
     )
@@ -73,8 +77,18 @@ class CellLineage:
     Args are those of `collect_record`. `folders` has the folders with the run facts of each step.
     """
 
-    def __init__(self, paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        cell: Cell,
+        spec: Facts,
+        adapted: Sequence[Path],
+        start: Path | None = None,
+    ) -> None:
         self.cell, self._paths = cell, paths
+        self.start: Mapping[str, Any] = {} if start is None else read_record(start)
+        # The checkpoint that it starts from, if not from the pruned weights.
+        self.start_digest = self.start["provenance"]["digests"]["checkpoint"] if start else None
         self.model = Artifact(paths.model(cell.model), steps.CHECKPOINT)
         self.checkpoint = Artifact(paths.checkpoint(cell), steps.CHECKPOINT)
         self.bos = Artifact(paths.bos(cell.model), steps.BOS)
@@ -139,6 +153,14 @@ class CellLineage:
         for part in self.windows:
             check_belongs(part, "masks", self.masks)
             check_belongs(part, "sample", self.sample)
+            if part.facts.get("start") != self.start_digest:
+                raise UserError(
+                    "these blocks start from another checkpoint than the cell before them has",
+                    where=part.folder,
+                    found=part.facts.get("start"),
+                    expected=self.start_digest,
+                    todo=run_again(step),
+                )
 
     def _open_evaluation(self, asked: Facts) -> None:
         artifact = Artifact(self._paths.metrics(self.cell), steps.METRICS)
@@ -186,6 +208,9 @@ class CellLineage:
             spec["adaptation"] = None
             for part in self.windows:
                 spec["adaptation"] = part.facts["settings"]["adaptation"]
+            if self.start:
+                before = self.start["spec"]
+                spec["start"] = [*before.get("start", []), before["adaptation"]]
             if self.held_out is not None:
                 spec["selection"] = {"samples": self.held_out.facts["settings"]["samples"]}
         return spec
@@ -296,6 +321,15 @@ def _cost(lineage: CellLineage, step: str, runs: Sequence[Facts]) -> Facts:
     return total
 
 
+def _cost_before(lineage: CellLineage) -> Iterator[tuple[str, Facts]]:
+    """Yield the costs of the adaptations before, each named `step of adaptation`."""
+    for step, cost in lineage.start.get("cost", {}).items():
+        if " of " in step:
+            yield step, cost
+        elif step in (steps.RECONSTRUCT_WINDOW, steps.SEARCH):
+            yield f"{step} of {Cell.parse(lineage.start['cell']).adaptation}", cost
+
+
 def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Facts:
     digests = {
         "model": lineage.model.digest,
@@ -308,6 +342,8 @@ def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Fa
         digests["calibration_token_ids"] = lineage.calibration.facts["tokens_sha256"]
     if lineage.masks is not None:
         digests["masks"] = lineage.masks.digest
+    if lineage.start_digest is not None:
+        digests["start"] = lineage.start_digest
     if lineage.held_out is not None:
         digests["held_out_token_ids"] = lineage.held_out.facts["tokens_sha256"]
     if lineage.windows:

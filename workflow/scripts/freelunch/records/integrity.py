@@ -116,12 +116,13 @@ def _of_cell(study: Study, cell: Cell, is_candidate: bool) -> Iterator[Output]:
     paths, checkpoint, windows = study.paths, study.paths.checkpoint(cell), None
     masks = {"masks": _masks(study, cell) if cell.is_pruned else None}
     if cell.adaptation != NONE:
-        windows = paths.windows(cell, MODEL).parent
+        start, windows = study.start_of(cell), paths.windows(cell, MODEL).parent
+        before = {**masks, **({"start": paths.checkpoint(start)} if start else {})}
         for folder in _groups(checkpoint, windows):
             rule = _RULES_OF_GROUPS.get(folder.name, steps.RECONSTRUCT_WINDOW)
-            yield _artifact("windows", rule, folder, study.spec(cell), masks)
+            yield _artifact("windows", rule, folder, study.spec(cell), before)
         if finds_rate(study.adaptation(cell.adaptation)):
-            yield _artifact("rates", steps.FIND_RATE, paths.rate(cell), study.spec(cell), masks)
+            yield _artifact("rates", steps.FIND_RATE, paths.rate(cell), study.spec(cell), before)
     made_from = {**masks, "model": paths.model(cell.model), "adapted": windows}
     # Candidates may be removed, and have no cards.
     yield _artifact(

@@ -49,19 +49,24 @@ class Fact:
 
 
 def _cost(key: str, *of: str) -> Callable[[Record], Value]:
-    """Return a function that sums a cost over the steps that a cell took part in."""
+    """Return a function that sums a cost, or takes the peak, over the steps that a cell took part
+    in, and those of the adaptations that it started from.
+    """
 
     def read(record: Record) -> Value:
-        costs: Mapping[str, Any] = record["cost"]
-        parts = [costs[step][key] for step in of if key in costs.get(step, {})]
-        return sum(parts) if parts else None
+        parts = [cost[key] for cost in _costs(record, of) if key in cost]
+        whole = max if key.startswith("peak") else sum
+        return whole(parts) if parts else None
 
     return read
 
 
+def _costs(record: Record, of: Sequence[str]) -> list[Any]:
+    return [cost for step, cost in record["cost"].items() if step.partition(" of ")[0] in of]
+
+
 def _operations(record: Record) -> Value:
-    costs = [record["cost"][step] for step in ADAPTATION if step in record["cost"]]
-    known = [operations(cost) for cost in costs if "flops" in cost]
+    known = [operations(cost) for cost in _costs(record, ADAPTATION) if "flops" in cost]
     return sum(known) if known else None
 
 

@@ -53,6 +53,9 @@ class Adaptation(Settings):
     rule: ClassVar[str]
 
     method: str = Field(description=_METHOD)
+    after: Absent[str] = absent()
+    """An adaptation of windows from whose result this one starts, for the same pruned model and
+    seed, instead of from the pruned weights. Default: none."""
 
     @property
     def is_sequential(self) -> bool:

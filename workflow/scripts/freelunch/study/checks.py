@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import product, starmap
 
@@ -77,6 +78,7 @@ def contradictions(config: Config, known: Config) -> list[str]:
         problems += [f"{where}.{problem}" for problem in _adaptation(adaptation)]
         if isinstance(adaptation, Training):
             problems += _amount(where, adaptation, config)
+        problems += _chain(name, config)
     for name, text in config.texts.items():
         if isinstance(text, Mixture):
             problems += _mixture(name, text, config)
@@ -109,6 +111,8 @@ def _undefined(config: Config, known: Config) -> Problems:
     for name, adaptation in config.adaptations.items():
         if (other := budget_of(adaptation)) is not None:
             named.append((f"adaptations.{name}.budget.of", "adaptations", other))
+        if adaptation.after is not None:
+            named.append((f"adaptations.{name}.after", "adaptations", adaptation.after))
     for where, source, name in named:
         valid = claim_ids() if source == CLAIMS else getattr(known, source)
         if name not in valid:
@@ -295,6 +299,27 @@ def _adaptation(entry: Adaptation) -> Problems:
             yield f"micro_batch: found {entry.micro_batch}; {words}"
         if entry.residency != "auto" and entry.memory_gb is not None:
             yield "memory_gb: only `residency: auto` has a memory budget; expected no such key"
+
+
+def _chain(name: str, config: Config) -> Problems:
+    """Yield why an adaptation cannot start from the result of another."""
+    where, names, entries = f"adaptations.{name}.after", [name], config.adaptations
+    while (after := entries[names[-1]].after) is not None:
+        names.append(after)
+        if after in names[:-1]:
+            chain = " after ".join(names)
+            yield f"{where}: {chain} ends in itself; expected a chain from a pruned model"
+            return
+    if (after := entries[name].after) is None:
+        return
+    if entries[after].becomes_dense:
+        yield f"{where}: the result of {after!r} is dense; expected one that stays pruned"
+    elif entries[after].is_retraining:
+        yield f"{where}: {after!r} retrains the whole model; expected an adaptation of windows"
+    cells = cells_of(config.study.grids)
+    starts = [replace(cell, adaptation=after) for cell in cells if cell.adaptation == name]
+    if missing := [cell for cell in starts if cell not in {*cells}]:
+        yield f"{where}: no grid has {missing[0]}, from whose result a cell starts; expected that"
 
 
 def _amount(where: str, entry: Training, config: Config) -> Problems:

@@ -308,12 +308,21 @@ class Study:
         measured = self.drift.samples if self.drift else 0
         return {"samples": self.block.selection.samples, "measured": measured}
 
+    def start_of(self, cell: Cell) -> Cell | None:
+        """Return the cell from whose result a cell or a candidate starts, if not from the pruned
+        weights.
+        """
+        settings = self.adaptation(cell.adaptation)
+        after = settings.after if settings else None
+        return None if after is None else replace(cell, adaptation=after)
+
     def needs_held_out(self, cell: Cell) -> bool:
         """Return whether a cell depends on held-out text: its drift is measured on it, its
-        candidates are compared on it, or its extended sample leaves it out.
+        candidates are compared on it, or its extended sample leaves it out; or the cell that it
+        starts from does.
         """
-        adaptation = self.adaptation(cell.adaptation)
-        if self.measures_drift(cell):
+        adaptation, start = self.adaptation(cell.adaptation), self.start_of(cell)
+        if self.measures_drift(cell) or (start is not None and self.needs_held_out(start)):
             return True
         if is_searched(adaptation) and compared_by(adaptation) == HELD_OUT:
             return True
@@ -391,6 +400,10 @@ class Study:
                 spec["criterion"] = self.criterion(cell.criterion).as_json()
                 spec["pattern"] = cell.pattern
             spec["adaptation"] = None if adaptation is None else adaptation.as_json()
+            if (start := self.start_of(cell)) is not None:
+                before = self.spec(start)
+                # What adapted the model before, the first one first.
+                spec["start"] = [*before.get("start", []), before["adaptation"]]
             if self.needs_held_out(cell):
                 spec["selection"] = self.block.selection.as_json()
             spec["seed"] = cell.seed
