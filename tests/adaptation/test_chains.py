@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -27,10 +28,9 @@ def by_hand(prepared: Prepared, start: Artifact, folder: Path) -> Prepared:
     return replace(prepared, masks=writer.finish(**prepared.masks.facts))
 
 
-def adapted(
-    prepared: Prepared, folder: Path, start: Artifact | None, streamed: bool, **entry: object
-) -> Artifact:
-    settings = read_adaptation({"learning_rate": 0.003, "epochs": 2, **entry})
+def adapted(prepared: Prepared, folder: Path, start: Artifact | None, **entry: Any) -> Artifact:
+    streamed = entry.pop("residency", None) == "streamed"
+    settings = read_adaptation({"learning_rate": 0.003, **entry})
     with tiny.dense_states(prepared.model, prepared.dense) as states:
         job = replace(prepared.job(states, settings, SEED, folder, str(folder)), start=start)
         if settings.is_retraining:
@@ -42,28 +42,27 @@ def adapted(
     "entry",
     [
         {"method": "full"},
+        {"method": "full", "residency": "streamed"},
         {"method": "masklora", "rank": 2, "loss": "distillation"},
         {"method": "reconstruction", "window": "all"},
         {"method": "reconstruction", "window": "matrix", "train_norms": False, "inputs": "sparse"},
     ],
-    ids=lambda entry: entry["method"],
+    ids=lambda entry: "-".join(map(str, entry.values())),
 )
-@pytest.mark.parametrize("streamed", [False, True])
 def test_a_chain_is_its_two_steps_done_by_hand(
-    llama: Prepared, tmp_path: Path, entry: dict[str, object], streamed: bool
+    llama: Prepared, tmp_path: Path, entry: dict[str, Any]
 ) -> None:
     first = tiny.reconstruct(llama, tmp_path / "first")
     start = assemble_model(llama.model, llama.masks, [first], tmp_path / "checkpoint", "code")
-    chain = adapted(llama, tmp_path / "chain", start, streamed, **entry)
-    expected = adapted(
-        by_hand(llama, start, tmp_path / "masks"), tmp_path / "hand", None, streamed, **entry
-    )
-    fresh = adapted(llama, tmp_path / "fresh", None, streamed, **entry)
+    hand = by_hand(llama, start, tmp_path / "masks")
+    chain = adapted(llama, tmp_path / "chain", start, **entry)
+    expected = adapted(hand, tmp_path / "hand", None, **entry)
+    fresh = adapted(llama, tmp_path / "fresh", None, **entry)
     assert chain.facts["start"] == start.digest and "start" not in expected.facts
     for name in chain.files:
         assert chain.files[name]["sha256"] == expected.files[name]["sha256"]
-    assert chain.files[block_shard(1)]["sha256"] != fresh.files[block_shard(1)]["sha256"]
-    if entry == {"method": "full"}:
+        assert chain.files[name]["sha256"] != fresh.files[name]["sha256"]
+    if entry["method"] == "full":
         input_ids = tiny.random_tokens(SEQUENCES)
         model = AutoModelForCausalLM.from_pretrained(start.folder)
         loss = model(input_ids=input_ids, labels=input_ids).loss.item()

@@ -168,11 +168,9 @@ def open_adaptation(
     pruned = [Artifact.at(path, MASKS) for path in masks]
     searches = [Artifact.at(path, LEARNING_RATE) for path in search]
     starts = [Artifact.at(path, CHECKPOINT) for path in start]
-    for each in starts:
-        check_belongs(each, "model", dense.artifact)
+    for each in (*searches, *starts):
         check_belongs(each, "masks", next(iter(pruned), None))
     for each in searches:
-        check_belongs(each, "masks", next(iter(pruned), None))
         check_belongs(each, "sample", sample)
         adaptation = at_rate_of(each, adaptation)
     if isinstance(adaptation, Training):

@@ -6,6 +6,7 @@ the step was made; these links are followed and checked.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,15 @@ def collect_record(
     UserError: a step was made from other inputs or with other settings than the current config asks
     for, or a matrix has the wrong number of zeros for its pattern.
     """
-    lineage = CellLineage(paths, cell, spec, adapted, start)
-    made_with, place = lineage.spec(), paths.record(cell)
+    lineage = CellLineage(paths, cell, spec, adapted)
+    made_with, place, costs_before = lineage.spec(), paths.record(cell), {}
+    if start is not None:
+        before: Mapping[str, Any] = read_record(start)
+        made_with["start"] = [*before["spec"].get("start", []), before["spec"]["adaptation"]]
+        of = f" of {Cell.parse(before['cell']).adaptation}"
+        for step, cost in before["cost"].items():
+            if step.partition(" of ")[0] in (steps.RECONSTRUCT_WINDOW, steps.SEARCH):
+                costs_before[step if " of " in step else step + of] = cost
     runs = {step: [*map(read_run, folders)] for step, folders in lineage.folders.items()}
     for run in [run for jobs in runs.values() for run in jobs]:
         # Run facts of other steps' jobs, which a folder carries along.
@@ -60,7 +68,7 @@ def collect_record(
             "pruning": None if lineage.masks is None else {"notes": _of_matrices(lineage, "notes")},
             "adaptation": _adaptation(lineage),
             "cost": {step: _cost(lineage, step, jobs) for step, jobs in runs.items()}
-            | dict(_cost_before(lineage)),
+            | costs_before,
             "provenance": _provenance(lineage, runs),
         }
     )
@@ -77,18 +85,8 @@ class CellLineage:
     Args are those of `collect_record`. `folders` has the folders with the run facts of each step.
     """
 
-    def __init__(
-        self,
-        paths: Paths,
-        cell: Cell,
-        spec: Facts,
-        adapted: Sequence[Path],
-        start: Path | None = None,
-    ) -> None:
+    def __init__(self, paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path]) -> None:
         self.cell, self._paths = cell, paths
-        self.start: Mapping[str, Any] = {} if start is None else read_record(start)
-        # The checkpoint that it starts from, if not from the pruned weights.
-        self.start_digest = self.start["provenance"]["digests"]["checkpoint"] if start else None
         self.model = Artifact(paths.model(cell.model), steps.CHECKPOINT)
         self.checkpoint = Artifact(paths.checkpoint(cell), steps.CHECKPOINT)
         self.bos = Artifact(paths.bos(cell.model), steps.BOS)
@@ -153,14 +151,10 @@ class CellLineage:
         for part in self.windows:
             check_belongs(part, "masks", self.masks)
             check_belongs(part, "sample", self.sample)
-            if part.facts.get("start") != self.start_digest:
-                raise UserError(
-                    "these blocks start from another checkpoint than the cell before them has",
-                    where=part.folder,
-                    found=part.facts.get("start"),
-                    expected=self.start_digest,
-                    todo=run_again(step),
-                )
+            if adaptation.after is not None:
+                start = replace(self.cell, adaptation=adaptation.after)
+                folder = self._paths.checkpoint(start)
+                check_belongs(part, "start", Artifact(folder, steps.CHECKPOINT))
 
     def _open_evaluation(self, asked: Facts) -> None:
         artifact = Artifact(self._paths.metrics(self.cell), steps.METRICS)
@@ -208,9 +202,6 @@ class CellLineage:
             spec["adaptation"] = None
             for part in self.windows:
                 spec["adaptation"] = part.facts["settings"]["adaptation"]
-            if self.start:
-                before = self.start["spec"]
-                spec["start"] = [*before.get("start", []), before["adaptation"]]
             if self.held_out is not None:
                 spec["selection"] = {"samples": self.held_out.facts["settings"]["samples"]}
         return spec
@@ -321,15 +312,6 @@ def _cost(lineage: CellLineage, step: str, runs: Sequence[Facts]) -> Facts:
     return total
 
 
-def _cost_before(lineage: CellLineage) -> Iterator[tuple[str, Facts]]:
-    """Yield the costs of the adaptations before, each named `step of adaptation`."""
-    for step, cost in lineage.start.get("cost", {}).items():
-        if " of " in step:
-            yield step, cost
-        elif step in (steps.RECONSTRUCT_WINDOW, steps.SEARCH):
-            yield f"{step} of {Cell.parse(lineage.start['cell']).adaptation}", cost
-
-
 def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Facts:
     digests = {
         "model": lineage.model.digest,
@@ -342,8 +324,6 @@ def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Fa
         digests["calibration_token_ids"] = lineage.calibration.facts["tokens_sha256"]
     if lineage.masks is not None:
         digests["masks"] = lineage.masks.digest
-    if lineage.start_digest is not None:
-        digests["start"] = lineage.start_digest
     if lineage.held_out is not None:
         digests["held_out_token_ids"] = lineage.held_out.facts["tokens_sha256"]
     if lineage.windows:

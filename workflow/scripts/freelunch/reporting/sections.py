@@ -50,9 +50,8 @@ MINUS_DENSE, MINUS_UNADAPTED = f"{MINUS} dense", f"{MINUS} unadapted"
 # The heading of what pruning still costs beside the dense model that had the same training.
 MINUS_TRAINED = f"loss {MINUS} dense retrained"
 _CONTROLS = (
-    f"{MINUS_TRAINED[0].upper()}{MINUS_TRAINED[1:]}, in nats per token: of the same adaptation and "
-    "seeds, window by window. What retraining gains by learning the text, the dense model gains, "
-    "too; so this is what pruning still costs. Rows without a pattern are those controls."
+    f"{MINUS_TRAINED.capitalize()}: in nats per token, beside the dense model with the same "
+    "training (the rows without a pattern), which learns the text, too: what pruning still costs."
 )
 BEST, WORST = "best (perplexity)", "worst (perplexity)"
 # The metrics in the table of all cells.

@@ -239,8 +239,8 @@ def _controls(where: str, grid: Grid, config: Config) -> Problems:
     for name in names:
         if config.adaptations[name].distils or not config.adaptations[name].is_retraining:
             yield (
-                f"{where}: with {name!r} the {DENSE} model would learn from itself; expected only "
-                f"retraining on the text beside {DENSE}, and another grid for {name!r}"
+                f"{where}: with {name!r} the {DENSE} model would learn from itself; expected "
+                "retraining on the text, and another grid for others"
             )
     partnered = {cell.control for cell in cells_of(config.study.grids) if cell.is_pruned}
     controls = starmap(Cell, product(grid.models, [DENSE], [NONE], names, grid.seeds))
@@ -304,22 +304,18 @@ def _adaptation(entry: Adaptation) -> Problems:
 def _chain(name: str, config: Config) -> Problems:
     """Yield why an adaptation cannot start from the result of another."""
     where, names, entries = f"adaptations.{name}.after", [name], config.adaptations
-    while (after := entries[names[-1]].after) is not None:
+    while (after := entries[names[-1]].after) is not None and after not in names:
         names.append(after)
-        if after in names[:-1]:
-            chain = " after ".join(names)
-            yield f"{where}: {chain} ends in itself; expected a chain from a pruned model"
-            return
-    if (after := entries[name].after) is None:
-        return
-    if entries[after].becomes_dense:
-        yield f"{where}: the result of {after!r} is dense; expected one that stays pruned"
-    elif entries[after].is_retraining:
-        yield f"{where}: {after!r} retrains the whole model; expected an adaptation of windows"
-    cells = cells_of(config.study.grids)
-    starts = [replace(cell, adaptation=after) for cell in cells if cell.adaptation == name]
-    if missing := [cell for cell in starts if cell not in {*cells}]:
-        yield f"{where}: no grid has {missing[0]}, from whose result a cell starts; expected that"
+    if after is not None:
+        chain = " after ".join([*names, after])
+        yield f"{where}: {chain} ends in itself; expected a chain from a pruned model"
+    elif (first := entries[name].after) is not None:
+        if entries[first].is_retraining or entries[first].becomes_dense:
+            yield f"{where}: found {first}; expected an adaptation of windows that stays pruned"
+        cells = cells_of(config.study.grids)
+        starts = [replace(cell, adaptation=first) for cell in cells if cell.adaptation == name]
+        if missing := [cell for cell in starts if cell not in {*cells}]:
+            yield f"{where}: no grid has {missing[0]}, from whose result a cell would start"
 
 
 def _amount(where: str, entry: Training, config: Config) -> Problems:

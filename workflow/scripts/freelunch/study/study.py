@@ -309,12 +309,9 @@ class Study:
         return {"samples": self.block.selection.samples, "measured": measured}
 
     def start_of(self, cell: Cell) -> Cell | None:
-        """Return the cell from whose result a cell or a candidate starts, if not from the pruned
-        weights.
-        """
+        """Return the cell from whose result a cell or a candidate starts, if it starts from one."""
         settings = self.adaptation(cell.adaptation)
-        after = settings.after if settings else None
-        return None if after is None else replace(cell, adaptation=after)
+        return replace(cell, adaptation=settings.after) if settings and settings.after else None
 
     def needs_held_out(self, cell: Cell) -> bool:
         """Return whether a cell depends on held-out text: its drift is measured on it, its
