@@ -66,6 +66,9 @@ def test_a_job_counts_what_passes_in_all_epochs(tmp_path: Path) -> None:
         assert adaptation.settings == entry and adaptation.seed == 3
     assert job.counts["tokens"] == 3 * job.counts["sequences"] * job.counts["length"]
     assert job.counts["sequences"] == 5 and job.counts["adaptation"] == entry.as_json()
+    with opened(prepared, job, method="full", epochs=3, skip=2) as adaptation:
+        assert adaptation.trained == range(2, 5)
+    assert job.counts["tokens"] == 3 * 3 * job.counts["length"] and job.counts["sequences"] == 3
 
 
 @pytest.mark.parametrize(

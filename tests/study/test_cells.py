@@ -59,6 +59,7 @@ def test_a_chain_says_what_came_before_and_is_no_reference() -> None:
     changes: dict[str, Any] = {
         "adaptations.recon_block.learning_rate": [0.01, 0.1],
         "adaptations.recon_two.after": "recon_block",
+        "adaptations.recon_two.skip": 4,
         "adaptations.masklora": {"method": "masklora", **after, "after": "recon_two"},
         "study.grids.0.criteria": ["wanda"],
         "study.grids.0.adaptations": ["none", "recon_block", "recon_two", "masklora"],
@@ -71,6 +72,9 @@ def test_a_chain_says_what_came_before_and_is_no_reference() -> None:
     assert "start" not in study.spec(first) and "after" not in before[0]
     # The candidates that it starts from are compared on held-out text.
     assert "selection" in study.spec(third)
+    # What another adaptation has seen is skipped, and drawn beyond it.
+    assert study.samples("recon_two") == 8 and study.sizes("recon_two") == [8]
+    assert study.comparisons.sequences["recon_two"] == 4
     assert study.comparisons.references == ["recon_block"] and not study.comparisons.of_budgets
     assert study.comparisons.window_group(third) == {"recon_block"}
 

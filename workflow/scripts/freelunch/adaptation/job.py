@@ -43,8 +43,8 @@ class AdaptationJob(Generic[S]):
     block; the fingerprint is the digest of everything the result depends on; `report` is called
     after each window or step.
     Unless `stop_at_divergence`, a window or model with a loss that is not finite keeps its
-    pruned weights, and the results say that it diverged. A probe trains on the sequences `probed`
-    alone; those before them are held out, and losses are measured on these. If probes found the
+    pruned weights, and the results say that it diverged. If only the sequences `probed` are trained
+    on, losses are measured on those before them, which are held out. If probes found the
     learning rate of the settings, `search` is the artifact that says so. `start` is the checkpoint
     of the adaptation that this one comes after, which then takes the place of the pruned weights.
     """
@@ -164,7 +164,8 @@ def open_adaptation(
         search: The manifest of what found the learning rate, if it was found.
         start: The manifest of the checkpoint that it starts from, if not from the pruned weights.
     """
-    dense, adaptation, passes = StreamedModel(model, job.device), read_adaptation(settings), 1
+    dense, adaptation = StreamedModel(model, job.device), read_adaptation(settings)
+    passes, skipped = 1, 0
     pruned = [Artifact.at(path, MASKS) for path in masks]
     searches = [Artifact.at(path, LEARNING_RATE) for path in search]
     starts = [Artifact.at(path, CHECKPOINT) for path in start]
@@ -174,7 +175,7 @@ def open_adaptation(
         check_belongs(each, "sample", sample)
         adaptation = at_rate_of(each, adaptation)
     if isinstance(adaptation, Training):
-        passes = adaptation.passes
+        passes, skipped = adaptation.passes, adaptation.skip or 0
         if dense.dtype == getattr(torch, UNTRAINED):
             raise UserError(
                 NO_GRADIENTS,
@@ -187,8 +188,8 @@ def open_adaptation(
     with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
         states = open_states(dense, sample, hidden, scratch)
         job.counts |= {
-            "tokens": states.sequences * states.length * passes,
-            "sequences": states.sequences,
+            "tokens": (states.sequences - skipped) * states.length * passes,
+            "sequences": states.sequences - skipped,
             "length": states.length,
             "adaptation": settings,
         }
@@ -202,6 +203,7 @@ def open_adaptation(
             fingerprint(code, [decided, seed], dense.artifact, sample, *pruned, *searches, *starts),
             job.report,
             stop_at_divergence,
+            range(skipped, states.sequences) if skipped else None,
             search=next(iter(searches), None),
             start=next(iter(starts), None),
         )

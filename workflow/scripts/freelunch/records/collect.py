@@ -144,8 +144,10 @@ class CellLineage:
         self.folders[step] = list(folders)
         if facts["sample"] != self.calibration.digest:
             # So many sequences the cell, or the candidate chosen for it, was trained on.
-            samples = int(chosen_of(self.choice, facts["settings"]["adaptation"])["samples"])
-            folder = self._paths.extended(self.cell.model, self.cell.seed, samples)
+            asked, calibration = facts["settings"]["adaptation"], self.calibration.facts["settings"]
+            samples = chosen_of(self.choice, asked).get("samples", calibration["samples"])
+            size = samples + asked.get("skip", 0)
+            folder = self._paths.extended(self.cell.model, self.cell.seed, size)
             self.sample = self._open_sample(steps.EXTEND_CALIBRATION, folder)
             check_belongs(self.sample, "calibration", self.calibration)
         for part in self.windows:

@@ -364,6 +364,8 @@ def _amount(where: str, entry: Training, config: Config) -> Problems:
             f"{where}.batch: found {entry.batch} sequences; expected at most {samples}, the size "
             "of the sample"
         )
+    if entry.skip and entry.finds_rate:
+        yield f"{where}.skip: probes train on the first sequences; expected a learning rate"
     # The job knows how many windows a model has, and refuses what is too small for them.
     windows = 1 if entry.is_retraining or getattr(entry, "window", None) == ALL else 99
     if entry.finds_rate and probe_of(entry, samples, windows) is None:
@@ -371,6 +373,7 @@ def _amount(where: str, entry: Training, config: Config) -> Problems:
             f"{where}.learning_rate: a part of {samples} sequences cannot tell which is best; "
             "expected a learning rate, or a larger sample"
         )
+    samples += entry.skip or 0
     if samples > calibration.samples and not has_documents:
         yield (
             f"{where}: {samples} sequences are more than the `tokens` source of the calibration "

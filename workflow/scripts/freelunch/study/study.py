@@ -279,10 +279,13 @@ class Study:
         return [replace(cell, adaptation=name) for name in self.candidate_names(cell.adaptation)]
 
     def samples(self, adaptation: str) -> int:
-        """Return how many sequences an adaptation, or one of its candidates, trains on."""
-        settings = self.adaptation(adaptation)
-        samples = settings.samples if isinstance(settings, Training) else None
-        return samples or self.calibration.samples
+        """Return how many sequences the sample of an adaptation, or of one of its candidates, has:
+        those that it trains on, and those that it skips.
+        """
+        settings, of_calibration = self.adaptation(adaptation), self.calibration.samples
+        if not isinstance(settings, Training):
+            return of_calibration
+        return (settings.samples or of_calibration) + (settings.skip or 0)
 
     def tokens_of(self, model: str, adaptation: str) -> int:
         """Return how many tokens of text an adaptation of a model, or `none`, trains on."""
