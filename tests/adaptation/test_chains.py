@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
 
 import tiny_models as tiny
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
@@ -16,25 +15,15 @@ from freelunch.model.checkpoint import block_shard
 from freelunch.model.mask_store import KIND, assemble_model, masks_file
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.windows import split_windows
-from tiny_models import BLOCKS, SEED, SEQUENCES, Prepared
-
-
-def by_hand(prepared: Prepared, start: Artifact, folder: Path) -> Prepared:
-    """Return a model whose pruned weights are those of a checkpoint, as after SparseGPT."""
-    writer = ArtifactWriter(folder, KIND, start.digest)
-    for index in range(BLOCKS):
-        writer.link(masks_file(index), prepared.masks, masks_file(index))
-        writer.link(block_shard(index), start, block_shard(index))
-    return replace(prepared, masks=writer.finish(**prepared.masks.facts))
+from tiny_models import BLOCKS, SEED, Prepared
 
 
 def adapted(prepared: Prepared, folder: Path, start: Artifact | None, **entry: Any) -> Artifact:
-    streamed = entry.pop("residency", None) == "streamed"
     settings = read_adaptation({"learning_rate": 0.003, **entry})
     with tiny.dense_states(prepared.model, prepared.dense) as states:
         job = replace(prepared.job(states, settings, SEED, folder, str(folder)), start=start)
         if settings.is_retraining:
-            return retrain_model(job, streamed)
+            return retrain_model(job, settings.residency == "streamed")
         return reconstruct_windows(job, settings.window, split_windows(BLOCKS, settings.window))
 
 
@@ -44,7 +33,6 @@ def adapted(prepared: Prepared, folder: Path, start: Artifact | None, **entry: A
         {"method": "full"},
         {"method": "full", "residency": "streamed"},
         {"method": "masklora", "rank": 2, "loss": "distillation"},
-        {"method": "reconstruction", "window": "all"},
         {"method": "reconstruction", "window": "matrix", "train_norms": False, "inputs": "sparse"},
     ],
     ids=lambda entry: "-".join(map(str, entry.values())),
@@ -54,7 +42,12 @@ def test_a_chain_is_its_two_steps_done_by_hand(
 ) -> None:
     first = tiny.reconstruct(llama, tmp_path / "first")
     start = assemble_model(llama.model, llama.masks, [first], tmp_path / "checkpoint", "code")
-    hand = by_hand(llama, start, tmp_path / "masks")
+    # By hand, these are the weights that pruning left, as after SparseGPT.
+    writer = ArtifactWriter(tmp_path / "masks", KIND, "code")
+    for index in range(BLOCKS):
+        writer.link(masks_file(index), llama.masks, masks_file(index))
+        writer.link(block_shard(index), start, block_shard(index))
+    hand = replace(llama, masks=writer.finish(**llama.masks.facts))
     chain = adapted(llama, tmp_path / "chain", start, **entry)
     expected = adapted(hand, tmp_path / "hand", None, **entry)
     fresh = adapted(llama, tmp_path / "fresh", None, **entry)
@@ -62,8 +55,3 @@ def test_a_chain_is_its_two_steps_done_by_hand(
     for name in chain.files:
         assert chain.files[name]["sha256"] == expected.files[name]["sha256"]
         assert chain.files[name]["sha256"] != fresh.files[name]["sha256"]
-    if entry["method"] == "full":
-        input_ids = tiny.random_tokens(SEQUENCES)
-        model = AutoModelForCausalLM.from_pretrained(start.folder)
-        loss = model(input_ids=input_ids, labels=input_ids).loss.item()
-        assert tiny.retrained_facts(chain)["loss_before"] == pytest.approx(loss, rel=1e-5)

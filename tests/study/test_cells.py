@@ -35,46 +35,38 @@ def test_cells_in_order_dense_first() -> None:
 
 
 def test_controls_are_cells_of_the_dense_model_without_a_pattern() -> None:
-    full, grid = {"method": "full"}, config()["study"]["grids"][0]
-    grid |= {"criteria": ["wanda", "dense"], "patterns": ["u50", "2of4"]}
-    grid |= {"adaptations": ["none", "full"], "seeds": [0, 1]}
-    study = checked({"adaptations.full": full, "study.grids": [grid]})
-    others = [cell for cell in study.cells if not cell.is_pruned]
-    assert list(map(str, others)) == [
-        "one/dense/none/seed0",
-        "one/dense/full/seed0",
-        "one/dense/full/seed1",
-    ]
-    assert [cell.is_dense for cell in others] == [True, False, False]
-    spec = study.spec(others[2])
+    grid = {"criteria": ["wanda", "dense"], "patterns": ["u50", "2of4"], "seeds": [0, 1]}
+    grid = {**config()["study"]["grids"][0], **grid, "adaptations": ["none", "full"]}
+    study = checked({"adaptations.full": {"method": "full"}, "study.grids": [grid]})
+    dense, *controls = [cell for cell in study.cells if not cell.is_pruned]
+    assert dense.is_dense and not any(cell.is_dense for cell in controls)
+    assert list(map(str, controls)) == ["one/dense/full/seed0", "one/dense/full/seed1"]
+    spec = study.spec(controls[1])
     assert spec["seed"] == 1 and spec["adaptation"]["method"] == "full"
     assert "calibration" in spec and not {"criterion", "pattern"} & spec.keys()
     # Claims are about pruned models.
-    assert not study.comparisons.of_budgets
     assert {cell.criterion for cell in study.comparisons.cells} == {"wanda"}
 
 
 def test_a_chain_says_what_came_before_and_is_no_reference() -> None:
-    after = {"learning_rate": 0.1, "after": "recon_block"}
     changes: dict[str, Any] = {
         "adaptations.recon_block.learning_rate": [0.01, 0.1],
         "adaptations.recon_two.after": "recon_block",
         "adaptations.recon_two.skip": 4,
-        "adaptations.masklora": {"method": "masklora", **after, "after": "recon_two"},
+        "adaptations.full": {"method": "full", "after": "recon_two"},
         "study.grids.0.criteria": ["wanda"],
-        "study.grids.0.adaptations": ["none", "recon_block", "recon_two", "masklora"],
+        "study.grids.0.adaptations": ["none", "recon_block", "recon_two", "full"],
     }
     study = checked(changes)
     *_, first, second, third = study.cells
     assert [study.start_of(cell) for cell in (first, second, third)] == [None, first, second]
-    before = [study.adaptation(cell.adaptation).as_json() for cell in (first, second)]  # type: ignore[union-attr]
-    assert study.spec(second)["start"] == before[:1] and study.spec(third)["start"] == before
-    assert "start" not in study.spec(first) and "after" not in before[0]
+    specs = [study.spec(cell) for cell in (first, second, third)]
+    before = [spec["adaptation"] for spec in specs[:2]]
+    assert [spec.get("start") for spec in specs] == [None, before[:1], before]
     # The candidates that it starts from are compared on held-out text.
-    assert "selection" in study.spec(third)
+    assert "selection" in specs[2]
     # What another adaptation has seen is skipped, and drawn beyond it.
-    assert study.samples("recon_two") == 8 and study.sizes("recon_two") == [8]
-    assert study.comparisons.sequences["recon_two"] == 4
+    assert study.samples("recon_two") == 8 and study.comparisons.sequences["recon_two"] == 4
     assert study.comparisons.references == ["recon_block"] and not study.comparisons.of_budgets
     assert study.comparisons.window_group(third) == {"recon_block"}
 

@@ -14,6 +14,10 @@ from repository import ROOT
 GRID = config()["study"]["grids"][0]
 IDS = {"source": "tokens", "path": str(ROOT / "README.md")}
 JOINED = {"study.evaluation.perplexity.cut": "joined"}
+FULL = {"adaptations.full": {"method": "full"}}
+ALONE = {**GRID, "criteria": ["dense"], "adaptations": ["full"]}
+AFTER_TWO = {"adaptations.recon_block.after": "recon_two"}
+BOTH = {"study.grids.0.adaptations": ["recon_two", "recon_block"]}
 TASKS = {"tasks": {"rte": TASK}}
 SPARSEGPT = {
     "study.grids.0.criteria": ["sparsegpt"],
@@ -51,16 +55,10 @@ def test_all_contradictions_are_told_at_once_undefined_names_first() -> None:
         ({"adaptations.dense": {"method": "norms"}}, "adaptations.dense: this name is reserved"),
         ({"adaptations.none": {"method": "norms"}}, "adaptations.none: this name is reserved"),
         # Controls.
+        ({"study.grids.0.criteria": ["wanda", "dense"]}, "study.grids.0.criteria: with 'recon_"),
         (
-            {"study.grids.0.criteria": ["wanda", "dense"]},
-            "study.grids.0.criteria: with 'recon_block'",
-        ),
-        (
-            {
-                "adaptations.full": {"method": "full"},
-                "study.grids": [GRID, {**GRID, "criteria": ["dense"], "adaptations": ["full"]}],
-            },
-            "study.grids.1.criteria: no grid has a pruned cell to compare one/dense/full/seed0",
+            FULL | {"study.grids": [GRID, ALONE]},
+            "study.grids.1.criteria: no grid has a pruned cell",
         ),
         ({"study.grids.0.claims": ["C11"]}, f"study.grids.0.claims: 'C11' is not in {CLAIMS}"),
         ({"study.grids.0.seeds": [*range(100_000)]}, "study.grids: found "),
@@ -70,19 +68,12 @@ def test_all_contradictions_are_told_at_once_undefined_names_first() -> None:
             "adaptations.recon_block.after: 'recon' is not",
         ),
         (
-            {"adaptations.recon_block.after": "recon_two"},
-            "adaptations.recon_block.after: no grid has one/magnitude-u50/recon_two/seed0",
-        ),
-        (
             {"adaptations.recon_two.after": "recon_two"},
-            "adaptations.recon_two.after: recon_two after recon_two ends in itself",
+            "adaptations.recon_two.after: recon_two after",
         ),
+        (AFTER_TWO, "adaptations.recon_block.after: no grid has one/magnitude-u50/recon_two/seed0"),
         (
-            {
-                "adaptations.recon_two.trains": "lora",
-                "adaptations.recon_block.after": "recon_two",
-                "study.grids.0.adaptations": ["recon_two", "recon_block"],
-            },
+            AFTER_TWO | BOTH | {"adaptations.recon_two.trains": "lora"},
             "adaptations.recon_block.after: found recon_two; expected an adaptation of windows",
         ),
         # Ready token ids.
