@@ -102,24 +102,25 @@ def test_hostile_text_is_shown_and_not_run_and_nothing_is_fetched(audited):
 
 
 def test_figures_stand_once_and_only_if_they_are_there_and_draw_something(audited):
-    """The forest plot at the head, what costs reach beside the rankings, others at their claims."""
+    """Perplexity by tokens and the forest plot at the head, others at their claims."""
     page = page_of(audited)
-    assert page.count("<figure ") == len(Elements(page).all("img")) == 5
-    first, _ = part_of(page, "figure-1", "found")
-    assert "<figure" not in first and "A forest plot" in first
-    found, told = part_of(page, "found", "claims")
-    assert found.count("<figure") == 1 and "Quality by tokens, operations and memory" in told
-    assert page.count('See <a href="#figure-4">figure 4</a> above.') == 2
+    assert page.count("<figure ") == len(Elements(page).all("img")) == 4
+    head, _ = part_of(page, "figure-1", "found")
+    assert "Two charts of perplexity" in head and "A forest plot" in head
+    assert head.count("<figure") == 1
+    found, _ = part_of(page, "found", "claims")
+    assert "<figure" not in found
+    assert page.count('See <a href="#figure-4">figure 4</a> above.') == 1
     assert "Measured on 48 windows of 256 tokens of wikipedia, without" in Elements(page).text
     known = {claim.id for claim in audited.audit.claims}
     assert {claim for figure in figures().values() for claim in figure.claims} <= known
     (audited.root / "figures" / "windows.csv").write_text("model,perplexity\n")
-    assert page_of(audited).count("<figure ") == 4
+    assert page_of(audited).count("<figure ") == 3
     for path in (audited.root / "figures").glob("windows.*"):
         path.unlink()
     page = page_of(audited)
-    assert page.count("<figure ") == 4
-    assert "windows.csv" not in page and "figure 5" not in page.lower()
+    assert page.count("<figure ") == 3
+    assert "windows.csv" not in page and "figure 4" not in page.lower()
 
 
 def test_a_study_with_little_has_no_empty_sections(audited):

@@ -142,8 +142,8 @@ def test_the_file_says_what_was_chosen_and_why(models: Path, tmp_path: Path) -> 
     assert {each.learning_rate for each in study.config.adaptations.values()} == {"auto"}
     for said in (
         "llama, 3 blocks, hidden size 16",
-        "64 documents are longer than 64 tokens",
-        "windows of different documents are independent",
+        "64 of its documents are long enough",
+        "of different documents, 64 of which are long enough",
         "calibration has seen parts of this text",
         "To settle a claim, add `seeds: [0, 1, 2]` to the grids",
         "Short trainings find the learning rates",

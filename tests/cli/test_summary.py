@@ -191,7 +191,7 @@ def of_kept(file: str, name: str, *doubts: Doubt) -> list[str]:
 def test_the_best_is_marked_where_it_is_no_finding() -> None:
     full = "smollm2-135m/wanda-u50/full/seed0"
     lines = of_kept("config.yaml", "laptop", Doubt(full, BELOW, PERPLEXITY, "Seen.", "Do this."))
-    assert any(f"44.8 (no finding: {BELOW}) (wanda, full)" in line for line in lines)
+    assert any(f"44.8 (no finding: {BELOW}) (full)" in line for line in lines)
     assert f"No finding: {BELOW}. {full}: Seen.. Do this." in lines
 
 
@@ -204,10 +204,11 @@ def test_the_best_of_each_kind_is_named_with_its_number() -> None:
     assert re.split("  +", row.strip()) == [
         "smollm2-135m",
         "u50",
+        "wanda",
         "27.0",
-        "55.6 (wanda)",
-        "47.6 (wanda, recon_5)",
-        "44.8 (wanda, full)",
+        "55.6",
+        "47.6 (recon_5)",
+        "44.8 (full)",
     ]
     told = "The paper's claims here: found: C1, C2b; found in part: C2; not testable here: C4"
     assert lines[lines.index(told) + 1 :][:2] == [

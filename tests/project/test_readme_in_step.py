@@ -1,13 +1,10 @@
 """README and docs show what the kept records give, and name commands and files that exist."""
 
-import csv
 import functools
 import json
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import fmean
 
 import pytest
 from matplotlib.image import imread
@@ -96,16 +93,6 @@ def numbers(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w.,-])(?:\d+\.\d+|\d{1,3}(?:,\d{3})+)(?![\w]|\.\d)", text))
 
 
-def local_drifts(path: Path) -> Iterator[str]:
-    """Yield the mean over blocks of each cell's local drift."""
-    found = defaultdict(list)
-    for row in csv.DictReader(path.open()):
-        if (row["kind"], row["output"]) == ("local", "block"):
-            found[row["criterion"], row["pattern"], row["adaptation"]].append(row["mean"])
-    for values in found.values():
-        yield f"{fmean(map(float, values)):.3f}"
-
-
 def retrained_with_one_seed() -> Iterator[str]:
     """Yield the lines of the table of retraining with one seed, each of them of one adaptation."""
     folder = DOCS / "budgets" / "records"
@@ -134,8 +121,7 @@ def measured(made: Callable[[str], Audited]) -> set[str]:
         for shown in (kept_pages.SUMMARY, kept_pages.VERDICTS):
             # Prose says that something shrinks by as much.
             found |= numbers(re.sub(r"(?<=[ (])-(?=\d)", "", (DOCS / name / shown).read_text()))
-    found |= {number for line in retrained_with_one_seed() for number in numbers(line)}
-    return found | set(local_drifts(made("full").root / "figures/drift.csv"))
+    return found | {number for line in retrained_with_one_seed() for number in numbers(line)}
 
 
 @pytest.mark.parametrize("page", OF_RECORDS, ids=lambda path: path.name)

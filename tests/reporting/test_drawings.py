@@ -1,4 +1,4 @@
-"""The figures of budgets, drift and windows, from made-up data: what is drawn, and that it
+"""The figures of budgets and windows, from made-up data: what is drawn, and that it
 can be read.
 """
 
@@ -8,10 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from figure_words import assert_words_inside, drawn, words_of
-from freelunch.reporting.drawing.adaptation_looks import PALE, marks
+from freelunch.reporting.drawing.adaptation_looks import WHITE
 from freelunch.reporting.drawing.style import CHOSEN
 from freelunch.reporting.figures import (
-    drift_by_depth,
     gain_by_window,
     quality_by_budget,
 )
@@ -48,13 +47,14 @@ POINTS = {
 
 def budgets(**changes: Any) -> Rows:
     row = {**PRUNED, "seeds": 1, "selected_on": "", "perplexity_error_beside_reference": 0.4}
-    row |= {"perplexity_unadapted": 48.0, "perplexity_dense": 21.0}
+    row |= {"perplexity_unadapted": 48.0, "perplexity_dense": 21.0, "reference": "block"}
+    adaptations = {name: adaptation for adaptation, name in SERIES.items()}
     return [
         {
             **row,
             "series": series,
+            "adaptation": adaptations[series],
             "tokens": tokens,
-            "flops": tokens * 1e9,
             "peak_bytes": tokens * 1e5,
             "perplexity": perplexity,
             **changes,
@@ -69,12 +69,12 @@ def budgets_figure(data: Rows) -> Figure:
 
 
 @pytest.mark.parametrize("on", ["", "evaluation"])
-def test_every_series_is_drawn_against_tokens_operations_and_memory(on: str) -> None:
+def test_every_series_is_drawn_against_tokens_and_memory(on: str) -> None:
     figure = budgets_figure(budgets(selected_on=on))
     assert_words_inside(figure)
-    labels = ["tokens seen", "operations (TFLOP)", "peak memory of a job (GB)"]
+    labels = ["tokens seen", "peak memory of a job (GB)"]
     assert [axes.get_xlabel() for axes in figure.axes] == labels
-    for axes, unit in zip(figure.axes, (1.0, 1e-3, 1e-4), strict=True):
+    for axes, unit in zip(figure.axes, (1.0, 1e-4), strict=True):
         assert len(axes.containers) == len(POINTS)
         for (line, *_), points in zip(axes.containers, POINTS.values(), strict=True):
             assert list(line.get_xdata()) == pytest.approx([x * unit for x, _ in points])
@@ -92,13 +92,13 @@ def test_every_series_is_drawn_against_tokens_operations_and_memory(on: str) -> 
 def test_what_is_not_finite_is_said_and_in_no_line() -> None:
     data = budgets()
     data[-1]["perplexity"] = data[1]["perplexity"] = "nan"
-    data[3]["perplexity_unadapted"] = "nan"
+    data[0]["perplexity_unadapted"] = "nan"
     figure = budgets_figure(data)
-    for axes, unit in zip(figure.axes, (1.0, 1e-3, 1e-4), strict=True):
+    for axes, unit in zip(figure.axes, (1.0, 1e-4), strict=True):
         said = [text.xy for text in axes.texts if text.get_text() == "not finite"]
         assert said == [pytest.approx((tokens * unit, 1.0)) for tokens in (24576, 8192)]
     assert len(figure.axes[0].containers[0][0].get_xdata()) == 2
-    assert "not adapted" in figure.axes[0].get_title(loc="left")
+    assert "pruned: not finite" in figure.axes[0].get_title(loc="left")
 
 
 @pytest.mark.parametrize("largest", [60.0, 300.0, 2e6])
@@ -112,66 +112,30 @@ def test_ticks_of_a_logarithmic_axis_are_few_and_plain(largest: float) -> None:
         assert 2 <= len(shown) <= 9 and not any("e+" in text for text in shown)
 
 
-@pytest.mark.parametrize(
-    ("flops", "label", "divided"),
-    [
-        ([9e11, 4e12], "operations (TFLOP)", [0.9, 4]),
-        ([2e15, 5e17], "operations (PFLOP)", [2, 500]),
-        ([1e3], "operations (MFLOP)", [1e-3]),
-    ],
-)
-def test_the_unit_of_operations_fits_the_data(
-    flops: list[float], label: str, divided: list[float]
-) -> None:
-    named, unit = quality_by_budget.axis_of(quality_by_budget.OPERATIONS, flops)
-    assert named == label
-    assert [value / unit for value in flops] == pytest.approx(divided)
-
-
-def test_axes_span_the_data_and_the_title_says_where_the_other_levels_are() -> None:
+def test_the_panels_hold_the_pruned_and_the_dense_model() -> None:
+    """Otherwise nobody sees how much of the loss an adaptation recovers."""
     axes = budgets_figure(budgets()).axes[0]
     low, high = axes.get_ylim()
-    assert 34.9 < low < 35.6 and 44.4 < high < 45.2
-    title = "tiny, Wanda, 50 % unstructured\none seed; not adapted: 48.0 \u2191, dense: 21.0 \u2193"
-    assert axes.get_title(loc="left") == title
-    near = budgets_figure(budgets(perplexity_unadapted=44.0)).axes[0]
-    assert "not adapted (dotted): 44.0" in near.get_title(loc="left")
-    assert 44.0 in {line.get_ydata()[0] for line in near.lines}
+    assert low < 21.0 and high > 48.0
+    assert axes.get_title(loc="left").endswith("pruned (dotted): 48.0, dense (dashed): 21.0")
+    assert {48.0, 21.0} <= {line.get_ydata()[0] for line in axes.lines}
 
 
-# --- Drift
+def test_the_band_is_the_reconstruction_with_ten_times_its_tokens() -> None:
+    tokens, memory = budgets_figure(budgets()).axes
+    band = [line for line in tokens.lines if line.get_linewidth() == 9]
+    assert [(x / 10, y) for x, y in band[0].get_xydata()] == POINTS[RECONSTRUCTION]
+    assert len(band) == 1 and not [line for line in memory.lines if line.get_linewidth() == 9]
 
 
-@pytest.mark.parametrize(
-    ("names", "named"),
-    [
-        ("matrix exact block five whole", "matrix block whole"),
-        # Without a single window of one block, that in the middle.
-        ("block block_3 block_10 five", "block block_10 five"),
-        ("block full masklora norms", "block masklora norms"),
-        ("full masklora biases norms", "masklora biases norms"),
-        ("block full norms", "block full norms"),
-    ],
-)
-def test_few_lines_are_named(names: str, named: str) -> None:
-    """A retraining is no window."""
-    row = {**PRUNED, "seeds": 1, "compared": 1, "output": "block", "mean": 0.1}
-    shown, expected = ["none", *names.split()], ["none", *named.split()]
-    rows = [
-        {**row, "adaptation": name, "kind": kind, "block": block}
-        for name in shown
-        for kind in drift_by_depth.KINDS
-        for block in range(4)
-    ]
-    figure = drawn(drift_by_depth, rows, adaptations=ADAPTATIONS)
-    accumulated = figure.axes[0]
-    coloured = [line for line in accumulated.lines if line.get_color() != PALE]
-    assert len(coloured) == len(expected) and len(accumulated.lines) == len(shown)
-    looks = marks(ADAPTATIONS)
-    labels = {looks[name].label.removeprefix("reconstruction: ") for name in expected}
-    assert {text.get_text() for text in accumulated.texts} == labels
-    words = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-    assert words == (["other adaptations"] if len(expected) < len(shown) else [])
+def test_a_point_of_one_seed_looks_unlike_one_of_three() -> None:
+    data = budgets()
+    assert "one seed" not in budgets_figure(data).legends[0].get_title().get_text()
+    data[0]["seeds"] = 3
+    figure = budgets_figure(data)
+    assert "pale marks: one seed" in figure.legends[0].get_title().get_text()
+    covers = [line for line in figure.axes[0].lines if line.get_color() == WHITE]
+    assert len(covers) == len(data) - 1
 
 
 # --- Windows

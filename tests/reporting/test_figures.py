@@ -47,14 +47,14 @@ def names(study: Study) -> str:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("config.yaml", "budgets criteria drift effects windows"),
+        ("config.yaml", "budgets criteria effects windows"),
         ("studies/retraining.yaml", "budgets effects"),
         ("studies/criteria.yaml", "criteria effects"),
         (
             "studies/budgets.yaml",
-            "budgets criteria criteria_budgets drift effects windows",
+            "budgets criteria criteria_budgets effects windows",
         ),
-        ("studies/paper.yaml", "budgets criteria drift effects windows"),
+        ("studies/paper.yaml", "budgets criteria effects windows"),
     ],
 )
 def test_figures_of_the_studies_of_this_repository(source: str, expected: str) -> None:

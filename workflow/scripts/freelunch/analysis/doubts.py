@@ -21,12 +21,13 @@ from freelunch.records.read import load_answers
 from freelunch.records.record import Record, adaptation_facts
 from freelunch.study.cell import Cell
 from freelunch.study.retraining import read_adaptation
-from freelunch.study.search import PROBES
+from freelunch.study.search import PROBES, chosen_of
 from freelunch.study.steps import JOINED
 
 PERPLEXITY, HELD_OUT_PERPLEXITY, ACCURACY = "perplexity", "held_out_perplexity", "accuracy"
 BELOW, LEARNT = "below its dense model", "learnt the text"
 NO_RATE = "no learning rate helped its short trainings"
+EDGE = "best learning rate at an end of those tried"
 KEPT, NO_FALL = "many windows kept as pruned", "its own loss did not fall"
 HALVED, LOWER = "half the perplexity with another beginning", "better with another beginning"
 GUESSED = "accuracy at chance"
@@ -41,12 +42,15 @@ _TODO = {
     NO_FALL: _RATE,
     NO_RATE: "Short trainings could not find its learning rate: list some, so that whole trainings "
     "choose, or train on more text.",
+    EDGE: "Try further ones: the best one may be beyond.",
     HALVED: "Remove `bos` from the model's entry, or set it to the other choice.",
     LOWER: "Compare a study with the other choice of `bos`.",
     GUESSED: "Ask more documents or easier tasks; this accuracy says nothing about the method.",
 }
 # These are about all cells of the model.
 _OF_MODEL = (HALVED, LOWER)
+# What might be better, but says what it says.
+_HINTS = (LOWER, EDGE)
 # A lower loss by as much is no effect of a text or a method: half the perplexity.
 FAR = math.log(2)
 # A rate that leaves a larger share of windows pruned does not fit. Rates that fit left at most 6 of
@@ -91,7 +95,7 @@ class Doubt:
     def mark(self) -> str:
         """Return what marks the numbers that are meant."""
         where = " held out" if self.metric == HELD_OUT_PERPLEXITY else ""
-        return self.kind if self.kind == LOWER else f"no finding{where}: {self.kind}"
+        return self.kind if self.kind in _HINTS else f"no finding{where}: {self.kind}"
 
     def __str__(self) -> str:
         return f"{self.cell}: {self.words}"
@@ -127,7 +131,7 @@ def unsettled_by(doubts: Iterable[Doubt], cells: Iterable[Cell], metric: str) ->
     about = [
         doubt
         for doubt in doubts
-        if doubt.kind != LOWER and any(doubt.is_about(vars(cell), metric) for cell in compared)
+        if doubt.kind not in _HINTS and any(doubt.is_about(vars(cell), metric) for cell in compared)
     ]
     guessed = {doubt.cell for doubt in about if doubt.kind == GUESSED}
     if all(str(cell) in guessed for cell in compared if not cell.is_dense):
@@ -212,10 +216,16 @@ def _origins(text: Mapping[str, Any]) -> set[str]:
 def _training(record: Record) -> _Found:
     facts = adaptation_facts(record)
     losses, choice = facts["losses"].values(), facts["choice"]
-    if choice and choice["selected_on"] == PROBES:
-        shares = [each.get("relative_loss") for each in choice["candidates"].values()]
-        if all(share is None or share >= 1 for share in shares):
+    if choice:
+        tried, chosen = choice["candidates"].values(), chosen_of(choice, {})
+        shares = [each.get("relative_loss") for each in tried]
+        rates = [each["learning_rate"] for each in tried]
+        lowest, highest = min(rates), max(rates)
+        if choice["selected_on"] == PROBES and all(share is None or share >= 1 for share in shares):
             yield NO_RATE, None, f"none of {len(shares)} learning rates lowered the loss"
+        elif lowest < highest and chosen["learning_rate"] in (lowest, highest):
+            end = "lowest" if chosen["learning_rate"] == lowest else "highest"
+            yield EDGE, None, f"{chosen['learning_rate']:g} is the {end} that was tried"
     stuck = sum(not loss["after"] < loss["before"] for loss in losses)
     if read_adaptation(record["spec"]["adaptation"] or {}).is_retraining:
         if stuck:

@@ -69,8 +69,6 @@ MARKS = {
 }
 _AS_YAML = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True, width=100)
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
-# The figure of perplexity against tokens, operations and memory.
-OF_COSTS = "budgets"
 # More numbers of a part than these are shown as a range.
 _FEW = 2
 
@@ -90,7 +88,7 @@ def sorting(value: object) -> str:
 class ShownFigure:
     """A figure on the page, drawn inline, with its caption in paragraphs.
 
-    It is shown at a claim; or, without one, at the head or beside the rankings.
+    It is shown at a claim; or, without one, at the head.
     """
 
     figure: Figure
@@ -190,15 +188,15 @@ def _prose(text: str) -> Markup:
 
 
 def _figures(study: Study, root: Path, claims: Sequence[str]) -> list[ShownFigure]:
-    """Return the figures that are there, numbered: those that sum up the study, then what each
-    adaptation reaches for its cost, then the others in the order of the claims they belong to.
+    """Return the figures that are there, numbered: those that sum up the study, then the others in
+    the order of the claims they belong to.
     """
 
     def place(figure: Figure) -> int:
         return next((at for at, claim in enumerate(claims) if claim in figure.claims), len(claims))
 
-    def order(figure: Figure) -> tuple[bool, bool, int]:
-        return not figure.sums_up, figure.name != OF_COSTS, place(figure)
+    def order(figure: Figure) -> tuple[bool, int]:
+        return not figure.sums_up, place(figure)
 
     shown: list[ShownFigure] = []
     for figure in sorted(figures().values(), key=order):
@@ -213,7 +211,7 @@ def _figures(study: Study, root: Path, claims: Sequence[str]) -> list[ShownFigur
             content = base64.b64encode(path.read_bytes()).decode()
             image = f"data:{_TYPES[path.suffix]};base64,{content}"
             caption = re.split(r"\n\s*\n", figure.caption(study).strip())
-            at = None if figure.sums_up or figure.name == OF_COSTS else at
+            at = None if figure.sums_up else at
             shown.append(ShownFigure(figure, len(shown) + 1, image, caption, at, has_data))
     return shown
 

@@ -67,7 +67,7 @@ def _samples(where: str, text: Amounts, lengths: Sequence[int]) -> tuple[int, in
             count = sure.longer_than(length)
             # A sample leaves documents to hold out.
             if count and sure.left_after(samples, length, seed=0) >= max(2, count / 4):
-                return samples, length, True, f"{count:,} documents are longer than {length} tokens"
+                return samples, length, True, f"{count:,} of its documents are long enough"
     for samples in _SAMPLES:
         for length in lengths:
             # Sequences of one document overlap unless there is room for all of them.
@@ -89,9 +89,8 @@ def _windows(where: str, text: Amounts, lengths: Sequence[int]) -> tuple[dict[st
     for length in lengths:
         count = text.longer_than(math.ceil(length / sure) - 1)
         if count >= _FEWEST_DOCUMENTS:
-            why = f"{count:,} documents have {length} tokens or more, and windows of different "
             windows = {"length": length, "windows": min(_WINDOWS, count)}
-            return windows, f"{why}documents are independent"
+            return windows, f"of different documents, {count:,} of which are long enough"
     for length in lengths:
         count = min(_WINDOWS, int(text.tokens * sure) // length)
         if count >= _FEWEST_WINDOWS:

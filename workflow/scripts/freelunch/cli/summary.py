@@ -172,7 +172,7 @@ def _grouped(claims: Sequence[Mapping[str, Any]], key: str) -> str:
 
 def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     dense: dict[str, str] = {}
-    best: dict[tuple[str, str], dict[str, tuple[float, str]]] = {}
+    best: dict[tuple[str, str, str], dict[str, tuple[float, str]]] = {}
     for mean in means:
         value, adaptation = float(mean["perplexity"]), mean["adaptation"]
         shown = rounded(value, mean["perplexity_standard_error"])
@@ -182,15 +182,20 @@ def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             continue
         settings = study.adaptation(adaptation) if adaptation != NONE else None
         kind = _KINDS[0 if settings is None else 1 + settings.is_retraining]
-        how = mean["criterion"] + (f", {adaptation}" if settings else "")
-        named = f"{shown} ({how})"
-        of_kind = best.setdefault((mean["model"], mean["pattern"]), {})
+        named = f"{shown} ({adaptation})" if settings else shown
+        of_kind = best.setdefault((mean["model"], mean["pattern"], mean["criterion"]), {})
         one = (value if math.isfinite(value) else math.inf, named)
         of_kind[kind] = min(of_kind.get(kind, one), one, key=lambda each: each[0])
     if not best:
         return [["model", "dense"], *map(list, dense.items())]
-    rows = [["model", "pattern", "dense", *_KINDS]]
-    for (model, pattern), of_kind in best.items():
+    rows = [["model", "pattern", "criterion", "dense", *_KINDS]]
+    # Kinds compare only behind the same masks, so the criteria that have the most are shown.
+    most: dict[tuple[str, ...], int] = {}
+    for place, of_kind in best.items():
+        most[place[:2]] = max(most.get(place[:2], 0), len(of_kind))
+    for place, of_kind in best.items():
+        if len(of_kind) < most[place[:2]]:
+            continue
         named_best = [of_kind[kind][1] if kind in of_kind else "-" for kind in _KINDS]
-        rows.append([model, pattern, dense.get(model, "-"), *named_best])
+        rows.append([*place, dense.get(place[0], "-"), *named_best])
     return rows

@@ -98,10 +98,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def first_of(items: Iterable[object], most: int = 5) -> list[str]:
-    """Return the first items as text, and how many more there are."""
+    """Return the first items as text, and how many more there are; one more is shown."""
     texts = [*map(str, items)]
-    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
-    return [*texts[:most], *more]
+    if len(texts) <= most + 1:
+        return texts
+    return [*texts[:most], f"and {len(texts) - most} more"]
 
 
 def first_line(error: Exception) -> str:

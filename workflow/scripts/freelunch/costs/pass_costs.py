@@ -20,6 +20,7 @@ from freelunch.costs.cost import (
     ATTENTION,
     ELIMINATION,
     GRAM,
+    HEAD,
     PASSES,
     PROCESS_BYTES,
     SWAPS,
@@ -166,7 +167,7 @@ def _passing_cost(
 def loss_work(shapes: Shapes, sequences: int, length: int) -> Work:
     """Return the operations of passing sequences through a model and computing their loss."""
     tokens = sequences * length
-    return passing(shapes, tokens, length) + Work({PASSES: shapes.head_flops(tokens)})
+    return passing(shapes, tokens, length) + Work({HEAD: shapes.head_flops(tokens)})
 
 
 # --- Masks
@@ -289,7 +290,7 @@ def measure_drift(shapes: Shapes, sequences: int, length: int) -> Cost:
 def drift_work(shapes: Shapes, sequences: int, length: int) -> Work:
     """Return the operations of measuring drift, and of computing the loss of both models."""
     tokens = sequences * length
-    return passing(shapes, 3 * tokens, length) + Work({PASSES: 2 * shapes.head_flops(tokens)})
+    return passing(shapes, 3 * tokens, length) + Work({HEAD: 2 * shapes.head_flops(tokens)})
 
 
 def ask_tasks(shapes: Shapes, documents: Mapping[str, int]) -> Cost:
@@ -309,4 +310,4 @@ def task_work(shapes: Shapes, tokens: int, sequences: int, predicted: int) -> Wo
     """Return the operations of passing packed sequences and predicting some of their tokens."""
     # An explicit mask saves no half.
     length = (1 if shapes.family.scores else 2) * tokens // max(1, sequences)
-    return passing(shapes, tokens, length) + Work({PASSES: shapes.head_flops(predicted)})
+    return passing(shapes, tokens, length) + Work({HEAD: shapes.head_flops(predicted)})

@@ -10,7 +10,7 @@ Element-wise work is left out: norms, activations, softmax, masks, the optimiser
 causal. Its backward pass counts as two forward passes, although kernels recompute some of it.
 """
 
-from freelunch.costs.cost import ATTENTION, PASSES, PROCESS_BYTES, Cost, Work
+from freelunch.costs.cost import ATTENTION, HEAD, PASSES, PROCESS_BYTES, Cost, Work
 from freelunch.costs.pass_costs import passing
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import BESIDE_BYTES, MOMENT_BYTES, TrainedBlock
@@ -184,13 +184,13 @@ class _PlannedRun:
             # A branch beside the frozen head.
             of_head = 2 * tokens * trained.rank * (shapes.vocabulary + shapes.hidden)
         # With the teacher's logits.
-        forward = blocks + head * (2 if settings.distils else 1)
+        heads = head * (2 if settings.distils else 1)
         # If nothing is trained before the first linear layers, no gradient passes through them.
         begun = 0 if trained.norms and shapes.family.begins_with_norm else 1
         epoch = block.epoch_flops(tokens, shapes.blocks, begun, (0,))
-        epoch += forward - blocks + head + 3 * of_head
+        head_epoch = heads + head + 3 * of_head
         if trained.needs_weight_gradient and trained.head:
-            epoch += head
+            head_epoch += head
         if self.recomputes:
             # Only a streamed block runs to its end again.
             spared = 0 if self.streamed else self._last_flops(tokens)
@@ -200,8 +200,9 @@ class _PlannedRun:
             whole * -(-settings.batch // self.micro_batch) - (-rest // self.micro_batch)
         )
         # The loss before is measured with adapters, and the loss after without.
-        branch = of_block * shapes.blocks + of_head
-        checks = self.checked * (2 * forward + branch) // samples
+        branch = of_block * shapes.blocks
+        checks = self.checked * (2 * blocks + branch) // samples
+        head_checks = self.checked * (2 * heads + of_head) // samples
         products = block.product_flops(
             shapes.blocks,
             passes=passes,
@@ -213,7 +214,13 @@ class _PlannedRun:
             groups=(0,),
         )
         once = shapes.attention_flops(self.length, self.length)
-        return Work({PASSES: epochs * epoch + checks + products, ATTENTION: attention * once})
+        return Work(
+            {
+                PASSES: epochs * epoch + checks + products,
+                HEAD: epochs * head_epoch + head_checks,
+                ATTENTION: attention * once,
+            }
+        )
 
     def _last_flops(self, tokens: int) -> int:
         """Return the operations of the last product in a block's forward pass; no gradient needs

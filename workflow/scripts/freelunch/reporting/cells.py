@@ -251,15 +251,9 @@ def _choice(record: Record) -> str | None:
 
 
 def choice_text(candidates: Sequence[CandidateFacts], chosen: Mapping[str, Any]) -> str:
-    """Return which of the candidates of a search was chosen, in words; they say if the learning
-    rate is at an end of its list.
-    """
-    rates = {each["learning_rate"] for each in candidates}
+    """Return which of the candidates of a search was chosen, in words."""
     rate, count = (chosen[key] for key in SEARCHED)
-    end = ""
-    if len(rates) > 1 and rate in (min(rates), max(rates)):
-        end = f" (the {'lowest' if rate == min(rates) else 'highest'} tried)"
-    words = f"learning rate {rate:g}{end}"
+    words = f"learning rate {rate:g}"
     several = len({each["epochs"] for each in candidates}) > 1
     return f"{words} and epochs {count}" if several else words
 

@@ -14,7 +14,7 @@ from freelunch.analysis.budget_effect import budget_rows, reach_rows
 from freelunch.analysis.criteria_gap import gap_rows, pair_rows
 from freelunch.analysis.doubts import doubted, find_doubts
 from freelunch.analysis.pairing import Records, Row, Rows
-from freelunch.analysis.window_effect import drift_rows, window_rows
+from freelunch.analysis.window_effect import window_rows
 from freelunch.reporting import cells as of_cells
 from freelunch.study.study import Study
 
@@ -40,7 +40,6 @@ class Results:
         gaps: The gaps between the best and the worst criterion, with and without adaptation.
         pairs: The difference between every two criteria.
         windows: A row for each reconstruction, with what its window gains.
-        drift: The drift of activations, block by block.
         budgets: Retrainings beside the reconstruction, by budget.
         reaches: The budget at which each retraining reaches the reconstruction.
         tasks: Zero-shot accuracies, by cell and task.
@@ -64,7 +63,6 @@ class Results:
     gaps = _rows(lambda self: gap_rows(self.records))
     pairs = _rows(lambda self: pair_rows(self.records))
     windows = _rows(lambda self: window_rows(self.records, self.study))
-    drift = _rows(lambda self: drift_rows(self.records, self.windows))
     budgets = _rows(lambda self: budget_rows(self.records, self.study))
     reaches = _rows(lambda self: reach_rows(self.records, self.study))
     tasks = _rows(lambda self: task_rows(self.records, self.folder))

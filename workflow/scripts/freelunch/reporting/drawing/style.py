@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freelunch.core.files import no_half_file
-from freelunch.reporting.drawing.adaptation_looks import DENSE_COLOUR, QUIET, Mark
+from freelunch.reporting.drawing.adaptation_looks import DENSE_COLOUR, QUIET, WHITE, Mark
 from freelunch.reporting.formatting import NOT_FINITE
 
 if TYPE_CHECKING:
@@ -132,14 +132,18 @@ def draw_points(
     errors: Sequence[float] | None,
     look: Mark,
     chosen: Sequence[bool] = (),
+    pale: Sequence[bool] = (),
 ) -> None:
     """Draw the points of a series with error bars, joined by its line where there are several.
 
-    Points whose settings were `chosen` on the evaluation text get a dagger, which the legend has to
-    explain (`CHOSEN`).
+    Points whose settings were `chosen` on the evaluation text get a dagger, and some points are
+    `pale`; the legend has to explain both (`CHOSEN`).
     """
     line = look.line if len(x) > 1 else "none"
     axes.errorbar(x, y, yerr=errors, **look.points, linestyle=line, linewidth=0.8, zorder=3)
+    for at, value, is_pale in zip(x, y, pale, strict=False):
+        if is_pale:
+            axes.plot(at, value, "o", color=WHITE, alpha=0.6, markersize=7, zorder=4)
     for at, value, is_chosen in zip(x, y, chosen, strict=False):
         if is_chosen:
             write_at(axes, DAGGER, (at, value), (4, 3), color=QUIET)

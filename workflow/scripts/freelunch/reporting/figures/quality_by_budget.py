@@ -1,7 +1,7 @@
-"""Perplexity against tokens, operations and memory: reconstruction beside retraining."""
+"""Perplexity against tokens and memory: reconstruction beside retraining, and the paper's claim."""
 
-import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from freelunch.analysis.budget_effect import BUDGET_COLUMNS
 from freelunch.reporting.drawing import style
@@ -9,18 +9,20 @@ from freelunch.reporting.drawing.adaptation_looks import Mark, Registered, marks
 from freelunch.reporting.figures import Figure, looks_and_text
 from freelunch.reporting.formatting import pruned_model_label, seeds_label
 
-PANEL_INCHES = 2.35
+PANEL_INCHES = 2.6
 LEGEND_INCHES = 0.2
-TOKENS, OPERATIONS, MEMORY = AXES = ("tokens", "flops", "peak_bytes")
-# Units of operations, from the largest.
-FLOP = {"PFLOP": 1e15, "TFLOP": 1e12, "GFLOP": 1e9, "MFLOP": 1e6}
+# The axes, their labels, and the units that their values are divided by.
+AXES = {"tokens": ("tokens seen", 1.0), "peak_bytes": ("peak memory of a job (GB)", 1e9)}
 ERROR = "perplexity_error_beside_reference"
+# How many times the reconstruction's tokens retraining needs, says the paper (section 1).
+CLAIMED = 10
+BAND = "the paper's claim: retraining needs ten times the tokens"
 
 
 def draw(
     rows: Sequence[style.Row], adaptations: Registered, series: Mapping[str, str], text: str
 ) -> "style.Figure":
-    """Return the figure: for each pruned model perplexity against tokens, operations and memory."""
+    """Return the figure: for each pruned model perplexity against tokens and memory."""
     if not rows:
         return style.empty("no model was both reconstructed and retrained")
     of_adaptations = marks(adaptations)
@@ -30,109 +32,109 @@ def draw(
     shown = [look for name, look in looks.items() if any(row["series"] == name for row in rows)]
     models = style.grouped(rows, "model", "criterion", "pattern").values()
     panels = len(models) * len(AXES)
-    height = 0.6 + panels * PANEL_INCHES + LEGEND_INCHES * -(-len(shown) // 2)
+    height = 0.8 + panels * PANEL_INCHES + LEGEND_INCHES * -(-len(shown) // 2)
     figure, grid = style.stacked(panels, height)
     for number, here in enumerate(models):
         of_model = grid[number * len(AXES) : (number + 1) * len(AXES)]
         for axes, key in zip(of_model, AXES, strict=True):
-            label, unit = axis_of(key, style.numbers(here, key))
-            levels = _panel(axes, here, key, unit, looks)
-            axes.set(xlabel=label, ylabel=f"perplexity on {text}")
+            levels = _panel(axes, here, key, looks)
+            axes.set(xlabel=AXES[key][0], ylabel=f"perplexity on {text}")
         seeds = seeds_label({int(row["seeds"]) for row in here})
-        title = f"{pruned_model_label(here[0])}\n{seeds}; {levels}"
+        title = f"{pruned_model_label(here[0])}, {seeds}\n{levels}"
         of_model[0].set_title(title, loc="left")
+    several = {int(row["seeds"]) > 1 for row in rows}
     style.legend_below(
         figure,
         [style.handle(look, look.series) for look in shown],
-        "bars: ± standard error, over windows of text, of the",
-        "difference from the reconstruction that is the reference",
+        f"pale band: {BAND}",
+        "bars: \N{PLUS-MINUS SIGN} standard error of the difference from the reconstruction",
+        *(["pale marks: one seed"] if len(several) > 1 else []),
         *style.chosen_note(rows),
     )
     return figure
 
 
-def axis_of(key: str, values: Sequence[float]) -> tuple[str, float]:
-    """Return the label of the axis of a column, and the unit that its values are divided by.
-
-    Most operations are 1 to 1,000 of their unit: the largest one below their geometric middle.
-    """
-    if key == TOKENS:
-        return "tokens seen", 1.0
-    if key == MEMORY:
-        return "peak memory of a job (GB)", 1e9
-    middle = math.sqrt(min(values) * max(values))
-    name = next((name for name, unit in FLOP.items() if unit <= middle), "MFLOP")
-    return f"operations ({name})", FLOP[name]
-
-
 def _panel(
-    axes: "style.Axes", rows: Sequence[style.Row], key: str, unit: float, looks: Mapping[str, Mark]
+    axes: "style.Axes", rows: Sequence[style.Row], key: str, looks: Mapping[str, Mark]
 ) -> str:
-    """Draw the panel of one axis; return in words where the unadapted and the dense model are."""
-    from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
-
+    """Draw the panel of one axis; say which lines are the pruned and the dense model."""
+    unit, several = AXES[key][1], any(row["seeds"] != "1" for row in rows)
     amounts = [amount / unit for amount in style.numbers(rows, key)]
-    if key == MEMORY:
-        axes.xaxis.set_major_locator(MaxNLocator(7))
-    else:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(EngFormatter(sep="") if key == TOKENS else "{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        if max(amounts) < 2 * min(amounts):
-            # Otherwise a few percent would fill the panel.
-            axes.set_xlim(min(amounts) / 2, 2 * max(amounts))
     finite = style.finite_rows(rows, "perplexity")
-    style.log_scale(axes, style.numbers(finite, "perplexity"), style.numbers(finite, ERROR))
-    for name in dict.fromkeys(row["series"] for row in rows):
-        here = [row for row in finite if row["series"] == name]
+    levels = {each: float(rows[0][f"perplexity_{each}"]) for each in ("unadapted", "dense")}
+    values = style.numbers(finite, "perplexity")
+    errors = [*style.numbers(finite, ERROR), *(0.0 for _ in levels)]
+    style.log_scale(axes, [*values, *levels.values()], errors)
+    for name, here in style.grouped(finite, "series").items():
         style.draw_points(
             axes,
             [amount / unit for amount in style.numbers(here, key)],
             style.numbers(here, "perplexity"),
             style.numbers(here, ERROR),
             looks[name],
-            [row["selected_on"] == "evaluation" for row in here],
+            chosen=[row["selected_on"] == "evaluation" for row in here],
+            pale=[several and row["seeds"] == "1" for row in here],
         )
     for row, amount in zip(rows, amounts, strict=True):
         if row not in finite:
             style.mark_not_finite(axes, amount, looks[row["series"]])
-    if key == MEMORY:
+    if key == "tokens":
+        _show_claim(axes, rows, looks)
+    else:
         style.widen(axes)
-    levels = (
-        style.draw_level(axes, float(rows[0][f"perplexity_{key}"]), name, line, word)
-        for key, name, line, word in (
-            ("unadapted", "not adapted", ":", "dotted"),
-            ("dense", "dense", "--", "dashed"),
+    return ", ".join(
+        (
+            style.draw_level(axes, levels["unadapted"], "pruned", ":", "dotted"),
+            style.draw_level(axes, levels["dense"], "dense", "--", "dashed"),
         )
     )
-    return ", ".join(levels)
+
+
+def _show_claim(axes: "style.Axes", rows: Sequence[style.Row], looks: Mapping[str, Mark]) -> None:
+    """Scale the axis of tokens, and draw the reconstruction with ten times its tokens as a band."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    (series,) = {row["series"] for row in rows if row["adaptation"] == row["reference"]}
+    finite = style.finite_rows(rows, "perplexity")
+    band = [row for row in finite if row["series"] == series]
+    claimed = [CLAIMED * tokens for tokens in style.numbers(band, "tokens")]
+    look: dict[str, Any] = {"color": looks[series].colour, "alpha": 0.25, "linewidth": 9}
+    look |= {"marker": "o", "markersize": 9} if len(band) == 1 else {}
+    axes.plot(claimed, style.numbers(band, "perplexity"), **look)
+    axes.set_xscale("log")
+    # The band begins within the panel, and need not end there.
+    tokens = style.numbers(rows, "tokens")
+    axes.set_xlim(min(tokens) / 1.4, 1.4 * max(tokens + claimed[:1]))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 FIGURE = Figure(
     name="budgets",
-    title="quality by tokens, operations and memory",
+    title="perplexity by tokens and by memory",
     caption=lambda study: (
         f"""\
-Perplexity against the tokens that an adaptation sees, its operations, and the peak memory of its
-job, for the reconstruction and each way of retraining the same pruned model. Perplexity on
-``{study.perplexity.text}``, windows of {study.window_text} tokens. A line joins the budgets of one
-method. Filled marks are reconstructions, and open marks are retrainings; half-filled marks are
-variants of either with other settings. The vertical axes span the data. The title gives the
-perplexities of the pruned model without adaptation and of the dense model; an arrow beside one of
-them says that it lies above or below the axes.
+What each adaptation of the same pruned model reaches with how many tokens, and in how much memory:
+lower and further left is better. Perplexity on ``{study.perplexity.text}``, windows of
+{study.window_text} tokens. A line joins the budgets of one method; filled marks are
+reconstructions, open marks retrainings, half-filled marks variants of either. The pale band is the
+reconstruction with ten times its tokens: if retraining needed ten times as many, as the paper
+says, its lines would lie there; the further they lie left of the band, the fewer it needs.
 
 Bars are one standard error, over windows of text, of the difference from the reconstruction that
-the others are compared with. ``reach.csv`` has the budget at which each retraining reaches that
-reconstruction.
+the others are compared with. ``reach.csv`` has the tokens and the FLOPs at which each retraining
+reaches that reconstruction.
 """
     ),
     alternative=(
-        "Three charts of perplexity, against the tokens seen, the operations and the peak memory: "
-        "a line for the reconstruction and one for each way of retraining."
+        "Two charts of perplexity, against the tokens seen and the peak memory: a line for the "
+        "reconstruction, one for each way of retraining, and a pale band that shows the "
+        "reconstruction with ten times its tokens."
     ),
     claims=("C1",),
     wanted=lambda study: study.comparisons.of_budgets,
+    sums_up=True,
     data="retraining beside reconstruction",
     data_caption=lambda _: (
         """\
