@@ -408,6 +408,14 @@ def test_a_table_is_refused(models: Path, name: str) -> None:
         new(model(models), name)
 
 
+@pytest.mark.parametrize("text", ["<mediawiki>\n<page/>", "\n<?xml version='1.0'?><a/>"])
+def test_markup_is_refused(models: Path, text: str) -> None:
+    """It would otherwise be read as text."""
+    Path("dump.xml").write_text(text)
+    with refusal(where="TEXT", found="dump.xml: <"):
+        new(model(models), "dump.xml")
+
+
 def test_a_folder_without_text(models: Path) -> None:
     Path("a folder").mkdir()
     with refusal(where="TEXT", found="the folder a folder, with no file"):

@@ -213,7 +213,6 @@ def test_a_text_before_and_after_it_was_fetched(study: Study) -> None:
         ({"format": "parquet"}, False),
         ({"path": "notes.txt.gz"}, False),
         ({"path": "notes.txt.bz2"}, False),
-        ({"format": "mediawiki"}, False),
         ({"path": "."}, False),
     ],
 )

@@ -26,7 +26,7 @@ SCRIPTS = LIBRARY.parent
 PACKAGES = ("gguf", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 # Packages that count only where a module imports them, by the name of the import. An upgrade of
 # lm-eval, whose prompts and metrics are those of tasks, repeats no other measurement.
-PACKAGES_OF = {"lm_eval": "lm-eval", "mwparserfromhell": "mwparserfromhell"}
+PACKAGES_OF = {"lm_eval": "lm-eval"}
 # Modules that many scripts import and no result is computed from: how an error is laid out, what a
 # job logs and measures of itself, which of the machine's GPUs it takes, how a folder is locked. A
 # clearer progress line must not make a study of a 72B model run again.

@@ -31,7 +31,7 @@ from freelunch.core.lock import remove_lock, wait_for_lock, waited_s
 
 PACKAGES = (
     *("torch", "transformers", "safetensors", "tokenizers", "numpy", "gguf", "snakemake"),
-    *("lm-eval", "datasets", "mwparserfromhell"),
+    *("lm-eval", "datasets"),
 )
 # How the last message of a job begins that was interrupted.
 _TOLD_TO_STOP = "interrupted"

@@ -18,7 +18,6 @@ from freelunch.study.source_files import files_at, gguf_of
 from freelunch.study.sources import (
     PACKED,
     TABLES,
-    WIKI,
     JoinedModel,
     LocalModel,
     LocalText,
@@ -166,7 +165,7 @@ def bytes_of(text: object) -> int | None:
     """Return the size of a text in files of one's own; None if it is elsewhere, or packed. A
     character has 1 to 4 bytes, and lines of JSON also have what is not text.
     """
-    if not isinstance(text, LocalText) or text.format in (*TABLES, WIKI):
+    if not isinstance(text, LocalText) or text.format in TABLES:
         return None
     paths = [Path(file) for file in files_at(text.path)]
     if any(path.suffix in PACKED or not path.is_file() for path in paths):

@@ -5,7 +5,6 @@ No tensor library is imported, so that planning can ask.
 
 import json
 import random
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 from freelunch.core.errors import UserError, first_of
 from freelunch.data.text_formats import FORMATS, SourceFile
 from freelunch.study.cell import derive_seed
-from freelunch.study.sources import PARAGRAPHS, ROWS, WIKI
+from freelunch.study.sources import PARAGRAPHS, ROWS
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# Characters that are read of a text: more than any study on one machine draws from. Removing a
-# wiki's markup takes some seconds for a million.
-MOST_CHARACTERS, _MOST_OF_WIKI = 50_000_000, 3_000_000
+# Characters that are read of a text: more than any study on one machine draws from.
+MOST_CHARACTERS = 50_000_000
 # How many rows decide the field, and how many lines decide the format.
 _ROWS = 200
 # Names that fields with the text usually have, the most usual first.
@@ -32,8 +30,6 @@ _FIELDS = ("text", "content", "document", "body", "passage", "article")
 # document, such as a book.
 _DOCUMENT_CHARACTERS = 400
 _FEWEST_DOCUMENTS = 16
-# What the XML export of a wiki begins with.
-_WIKI_EXPORT = re.compile(r"\s*(<\?xml[^>]*\?>)?(\s|<!--.*?-->)*<mediawiki[\s>]", re.DOTALL)
 # Characters that the tokenizer counts, in about a second. The rest is estimated from their ratio.
 COUNTED_CHARACTERS = 500_000
 # Characters per token if there is no tokenizer: as in Wikipedia with SmolLM2's (4.1 in docs/full).
@@ -72,8 +68,14 @@ def inspect_text(paths: Sequence[Path], where: str) -> InspectedText:
         form, field = "parquet" if is_parquet else "jsonl", _field(rows, path, where)
     elif first.startswith(("<doc ", "<doc>")):
         form = "doc_tags"
-    elif _WIKI_EXPORT.match("\n".join(beginning)):
-        form = WIKI
+    elif first.startswith(("<?xml", "<mediawiki")):
+        raise UserError(
+            "XML is markup rather than text",
+            where=where,
+            found=f"{path}: {first[:60]}",
+            expected="plain text, documents in <doc ...> tags, JSON Lines or Parquet",
+            todo="take the text out of it first; of a wiki's dump, WikiExtractor does",
+        )
     else:
         long = [line for line in written if len(line) >= _DOCUMENT_CHARACTERS]
         is_of_lines = len(long) >= _FEWEST_DOCUMENTS and 2 * len(long) >= len(written)
@@ -94,21 +96,20 @@ def read_documents(
 
     UserError if a file is not there, is not in this format, is a table, or there are no documents.
     """
-    most = _MOST_OF_WIKI if form == WIKI else MOST_CHARACTERS
     documents: list[str] = []
     seen: set[str] = set()
     characters = 0
     for path in paths:
         _check_file(path, where)
         # The document of a plain file is all of its lines.
-        source = SourceFile(where, path, path.name, most if form == "plain" else None)
+        source = SourceFile(where, path, path.name, MOST_CHARACTERS if form == "plain" else None)
         for document in FORMATS[form](source, field):
             # As `data.texts` keeps them: neither blank ones nor repetitions.
             if is_fetched or form == ROWS or (document.strip() and document not in seen):
                 documents.append(document)
                 seen.add(document)
             characters += len(document)
-            if characters >= most:
+            if characters >= MOST_CHARACTERS:
                 return documents, False
     if not any(document.strip() for document in documents):
         found, todo = f"{paths[0]}: blank lines only", "use a file with text"

@@ -6,11 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from freelunch.core.errors import UserError, nearest
 from freelunch.data.unpacked import lines_of, unpacked_name
-from freelunch.data.wiki import NotAnExport, articles
 from freelunch.study.sources import PARAGRAPHS
 
 # A title of Wikipedia cannot contain angle brackets, so no line of an article matches.
@@ -180,23 +178,6 @@ def _between_tags(source: SourceFile, field: str) -> Iterator[str]:
         raise misplaced("the end of the file", _CLOSING)
 
 
-def _wiki_articles(source: SourceFile, field: str) -> Iterator[str]:
-    is_empty = True
-    try:
-        for article in articles(source.lines()):
-            is_empty = False
-            yield article
-    except ElementTree.ParseError as error:
-        todo = "fetch the export again"
-        raise source.error("not complete XML", found=error, todo=todo) from error
-    except NotAnExport as error:
-        todo = "correct `format`, or use the XML export of a wiki's current pages"
-        raise source.error("not an export of a wiki", found=error, todo=todo) from error
-    if is_empty:
-        expected = "pages of the main namespace, apart from redirects"
-        raise source.error("the export has no articles", expected=expected)
-
-
 def _json_field(source: SourceFile, field: str) -> Iterator[str]:
     """Yield one field of one JSON object per line; blank lines are skipped."""
     expected = "one JSON object a line"
@@ -224,7 +205,6 @@ FORMATS: dict[str, Callable[[SourceFile, str], Iterator[str]]] = {
     "plain": _whole_file,
     PARAGRAPHS: _paragraphs,
     "doc_tags": _between_tags,
-    "mediawiki": _wiki_articles,
     "jsonl": _json_field,
     "parquet": _table_rows,
     "parquet_rows": _table_rows,

@@ -31,14 +31,12 @@ REFUSE: Final = "refuse"
 # Parts of a document that would be too long to be the only one.
 PARAGRAPHS: Final = "paragraphs"
 DocumentFormat = Literal[
-    "lines", "doc_tags", "plain", "paragraphs", "mediawiki", "jsonl", "parquet", "parquet_rows"
+    "lines", "doc_tags", "plain", "paragraphs", "jsonl", "parquet", "parquet_rows"
 ]
 # Every row counts, blank and equal ones included.
 ROWS = "parquet_rows"
 # Formats of compressed tables.
 TABLES = ("parquet", ROWS)
-# A wiki's XML export: half of it is markup.
-WIKI = "mediawiki"
 # Endings of files that are decompressed.
 PACKED = (".gz", ".bz2")
 TaskFormat = Literal[
@@ -259,12 +257,11 @@ class Documents(Settings):
     format: DocumentFormat
     """How the file stores documents. lines: one per line. doc_tags: between <doc ...> and </doc>.
     plain: the file is one document. paragraphs: the file is one document that is divided into
-    several, of 2,000 characters or more, at blank lines (at any line end from 4,000 on). mediawiki:
-    the articles of a wiki's XML export, such as a dump of Wikipedia, as plain text. jsonl: one JSON
-    object per line, with the text under `field`. parquet: one per row, in the column `field`.
-    parquet_rows: the same, but every row is kept, as is customary for WikiText-2, whose perplexity
-    is computed on all rows joined. All other formats drop blank documents and repeats of equal
-    ones. A file whose name ends in .gz or .bz2 is decompressed, unless it is parquet."""
+    several, of 2,000 characters or more, at blank lines (at any line end from 4,000 on). jsonl:
+    one JSON object per line, with the text under `field`. parquet: one per row, in the column
+    `field`. parquet_rows: the same, but every row is kept, as is customary for WikiText-2, whose
+    perplexity is computed on all rows joined. All other formats drop blank documents and repeats of
+    equal ones. A file whose name ends in .gz or .bz2 is decompressed, unless it is parquet."""
     field: str = "text"
     """Key (jsonl) or column (parquet) that holds the text."""
 
