@@ -12,7 +12,7 @@ from damage import keep_time
 from freelunch.adaptation.job import AdaptationJob, open_adaptation
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.core import digest
-from freelunch.core.artifact import Artifact
+from freelunch.core.artifact import MANIFEST, Artifact
 from freelunch.core.progress import Report, silent
 from freelunch.data.documents import read_documents
 from freelunch.data.samples import load_tokenizer
@@ -46,7 +46,7 @@ def opened(
     return open_adaptation(
         job or running(),
         model=prepared.model.folder,
-        masks=prepared.masks,
+        masks=[str(prepared.masks.folder / MANIFEST)],
         sample=sample_of(prepared),
         hidden=hidden_folder(prepared.dense.folder),
         folder=prepared.dense.folder.parent / folder,
@@ -66,6 +66,9 @@ def test_a_job_counts_what_passes_in_all_epochs(tmp_path: Path) -> None:
         assert adaptation.settings == entry and adaptation.seed == 3
     assert job.counts["tokens"] == 3 * job.counts["sequences"] * job.counts["length"]
     assert job.counts["sequences"] == 5 and job.counts["adaptation"] == entry.as_json()
+    with opened(prepared, job, method="full", epochs=3, skip=2) as adaptation:
+        assert adaptation.trained == range(2, 5)
+    assert job.counts["tokens"] == 3 * 3 * job.counts["length"] and job.counts["sequences"] == 3
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,22 @@ def test_full_retraining_is_that_of_a_plain_loop(
     assert (
         tiny.retrained_facts(adapted)["loss_after"] < tiny.retrained_facts(adapted)["loss_before"]
     )
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("method", ["full", "masklora", "lora_prune"])
+def test_without_masks_the_dense_model_itself_is_trained(
+    llama: Prepared, tmp_path: Path, method: str, streamed: bool
+) -> None:
+    entry, unmasked = tiny.retraining_entry(method), replace(llama, masks=None)
+    adapted = tiny.retrain(unmasked, tmp_path / "adapted", streamed=streamed, **entry)
+    dense = AutoModelForCausalLM.from_pretrained(llama.model.folder).eval()
+    input_ids = tiny.random_tokens(SEQUENCES)
+    loss = dense(input_ids=input_ids, labels=input_ids).loss
+    facts = tiny.retrained_facts(adapted)
+    assert facts["loss_after"] < facts["loss_before"] == pytest.approx(loss.item(), rel=1e-5)
+    for name in adapted.files:
+        assert all(value.all() for value in load_file(adapted.path(name)).values())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -15,10 +15,10 @@ from freelunch.analysis.pairing import paired_difference, seed_groups
 from freelunch.audit.effects import TABLES_OF_CLAIMS
 from freelunch.core.errors import UserError
 from freelunch.reporting.cells import cell_rows, choice_text, means_over_seeds
-from freelunch.reporting.formatting import summary_text
+from freelunch.reporting.formatting import NOTHING, summary_text
 from freelunch.reporting.main_metrics import main_perplexities
 from freelunch.reporting.results import Results
-from freelunch.reporting.sections import cells_section
+from freelunch.reporting.sections import MINUS_TRAINED, cells_section
 from freelunch.reporting.tables import build_tables, table_texts
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
@@ -34,6 +34,7 @@ HEADERS = {
     "tables/summary.csv": "model,criterion,pattern,adaptation,seed,"
     "perplexity,perplexity_standard_error,loss,loss_standard_error,"
     "loss_minus_dense,loss_minus_dense_standard_error,perplexity_over_dense,"
+    "loss_minus_control,loss_minus_control_standard_error,"
     "held_out_perplexity,held_out_perplexity_standard_error,"
     "held_out_loss_minus_dense,held_out_loss_minus_dense_standard_error,drift_mean,"
     "accuracy,accuracy_standard_error,byte_perplexity,word_perplexity,bits_per_byte,"
@@ -286,3 +287,24 @@ def test_what_was_chosen_in_words(
     pairs: Any = [{"learning_rate": r, "epochs": e} for r, e in product(rates, epochs)]
     one = dict(zip(("learning_rate", "epochs"), chosen, strict=True))
     assert choice_text(pairs, one) == expected
+
+
+def test_a_retrained_model_is_also_compared_with_the_dense_one_that_had_the_same_training() -> None:
+    grid = {"criteria": ["wanda", "dense"], "adaptations": ["none", "full"], "seeds": [0, 1]}
+    study = make_study({"full": {"method": "full", "learning_rate": 0.001}}, **grid)
+    values = {"dense": 20.0, "wanda": 30.0}
+    records = make_records(study, {str(cell): values[cell.criterion] for cell in study.cells})
+    results = Results(study, records, Path())
+    rows = {(row["criterion"], row["adaptation"]): row for row in results.means}
+    row = rows.pop(("wanda", "full"))
+    assert [other["loss_minus_control"] for other in rows.values()] == [None] * 3
+    assert row["loss_minus_control"] == pytest.approx(math.log(30 / 20))
+    adapted = [cell for cell in study.cells if cell.is_pruned and cell.adaptation == "full"]
+    losses = [[losses_of(records[each]) for each in (cell, cell.control)] for cell in adapted]
+    differences = np.array(losses).mean(axis=0)
+    error = (differences[0] - differences[1]).std(ddof=1) / math.sqrt(differences.shape[1])
+    assert row["loss_minus_control_standard_error"] == pytest.approx(error)
+    lines = cells_section(study, results.means).lines
+    shown = {(line["criterion"], line["adaptation"]): line[MINUS_TRAINED] for line in lines}
+    assert shown["wanda", "full"].startswith("0.4055 ± ") and shown["dense", "full"] == NOTHING
+    assert not results.gaps and not results.doubts

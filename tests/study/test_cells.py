@@ -1,6 +1,7 @@
 """The cells of a study, and their names."""
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,6 +32,43 @@ def test_cells_in_order_dense_first() -> None:
         "one/wanda-u50/recon_block/seed3",
     ]
     assert [cell.is_dense for cell in cells[:3]] == [True, True, False]
+
+
+def test_controls_are_cells_of_the_dense_model_without_a_pattern() -> None:
+    grid = {"criteria": ["wanda", "dense"], "patterns": ["u50", "2of4"], "seeds": [0, 1]}
+    grid = {**config()["study"]["grids"][0], **grid, "adaptations": ["none", "full"]}
+    study = checked({"adaptations.full": {"method": "full"}, "study.grids": [grid]})
+    dense, *controls = [cell for cell in study.cells if not cell.is_pruned]
+    assert dense.is_dense and not any(cell.is_dense for cell in controls)
+    assert list(map(str, controls)) == ["one/dense/full/seed0", "one/dense/full/seed1"]
+    spec = study.spec(controls[1])
+    assert spec["seed"] == 1 and "calibration" in spec
+    assert spec["adaptation"]["method"] == "full" and not {"criterion", "pattern"} & spec.keys()
+    # Claims are about pruned models.
+    assert {cell.criterion for cell in study.comparisons.cells} == {"wanda"}
+
+
+def test_a_chain_says_what_came_before_and_is_no_reference() -> None:
+    changes: dict[str, Any] = {
+        "adaptations.recon_block.learning_rate": [0.01, 0.1],
+        "adaptations.recon_two.after": "recon_block",
+        "adaptations.recon_two.skip": 4,
+        "adaptations.full": {"method": "full", "after": "recon_two"},
+        "study.grids.0.criteria": ["wanda"],
+        "study.grids.0.adaptations": ["none", "recon_block", "recon_two", "full"],
+    }
+    study = checked(changes)
+    *_, first, second, third = study.cells
+    assert [study.start_of(cell) for cell in (first, second, third)] == [None, first, second]
+    specs = [study.spec(cell) for cell in (first, second, third)]
+    before = [spec["adaptation"] for spec in specs[:2]]
+    assert [spec.get("start") for spec in specs] == [None, before[:1], before]
+    # The candidates that it starts from are compared on held-out text.
+    assert "selection" in specs[2]
+    # What another adaptation has seen is skipped, and drawn beyond it.
+    assert study.samples("recon_two") == 8 and study.comparisons.sequences["recon_two"] == 4
+    assert study.comparisons.references == ["recon_block"] and not study.comparisons.of_budgets
+    assert study.comparisons.window_group(third) == {"recon_block"}
 
 
 NAMES = st.from_regex(NAME, fullmatch=True)

@@ -14,6 +14,10 @@ from repository import ROOT
 GRID = config()["study"]["grids"][0]
 IDS = {"source": "tokens", "path": str(ROOT / "README.md")}
 JOINED = {"study.evaluation.perplexity.cut": "joined"}
+FULL = {"adaptations.full": {"method": "full"}}
+ALONE = {**GRID, "criteria": ["dense"], "adaptations": ["full"]}
+AFTER_TWO = {"adaptations.recon_block.after": "recon_two"}
+BOTH = {"study.grids.0.adaptations": ["recon_two", "recon_block"]}
 TASKS = {"tasks": {"rte": TASK}}
 SPARSEGPT = {
     "study.grids.0.criteria": ["sparsegpt"],
@@ -50,9 +54,19 @@ def test_all_contradictions_are_told_at_once_undefined_names_first() -> None:
         ({"criteria.none": {"score": "wanda"}}, "criteria.none: this name is reserved"),
         ({"adaptations.dense": {"method": "norms"}}, "adaptations.dense: this name is reserved"),
         ({"adaptations.none": {"method": "norms"}}, "adaptations.none: this name is reserved"),
-        ({"study.grids.0.criteria": ["dense"]}, "study.grids.0.criteria: 'dense' is not in"),
+        # Controls.
+        ({"study.grids.0.criteria": ["wanda", "dense"]}, "study.grids.0.criteria: with 'recon_"),
+        (FULL | {"study.grids": [GRID, ALONE]}, "study.grids.1.criteria: no grid has a"),
         ({"study.grids.0.claims": ["C11"]}, f"study.grids.0.claims: 'C11' is not in {CLAIMS}"),
         ({"study.grids.0.seeds": [*range(100_000)]}, "study.grids: found "),
+        # Chains.
+        ({"adaptations.recon_two.after": "recon"}, "adaptations.recon_two.after: 'recon'"),
+        ({"adaptations.recon_two.after": "recon_two"}, "adaptations.recon_two.after: recon_two"),
+        (AFTER_TWO, "adaptations.recon_block.after: no grid has one/magnitude-u50/recon_two/seed0"),
+        (
+            AFTER_TWO | BOTH | {"adaptations.recon_two.trains": "lora"},
+            "adaptations.recon_block.after: found recon_two; expected an adaptation of windows",
+        ),
         # Ready token ids.
         ({"texts.c4": IDS, "study.evaluation.drift": {}}, "study.evaluation.drift: a `tokens`"),
         (

@@ -122,7 +122,7 @@ def test_what_a_spec_holds() -> None:
 def test_every_setting_of_a_reconstruction_was_changed_above() -> None:
     settings = Reconstruction.model_fields
     # Those that go with one value of another setting only have tests of their own.
-    depending = {"memory_gb", "targets", "lost_residual", "rank", "alpha"}
+    depending = {"memory_gb", "targets", "lost_residual", "rank", "alpha", "after", "skip"}
     changeable = settings.keys() - {"method", *depending}
     assert changeable == {
         key.rpartition(".")[2] for key, *_ in CHANGES if key.startswith("adaptations.recon_block")

@@ -85,7 +85,7 @@ def make_losses(cell: Cell, perplexity: float, windows: int = WINDOWS) -> list[f
 def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dict[str, Any]:
     """Return a record; if a loss is None, the record's perplexity is None too."""
     spec = study.spec(cell)
-    zeros = 0 if cell.is_dense else 32 * 32
+    zeros = 32 * 32 if cell.is_pruned else 0
     record = {
         "cell": str(cell),
         "spec": spec,
@@ -100,7 +100,7 @@ def make_record(study: Study, cell: Cell, losses: Sequence[float | None]) -> dic
             "matrices": {"blocks.0.proj": {"rows": 32, "columns": 64, "zeros": zeros}},
             "checkpoint_sha256": hashlib.sha256(str(cell).encode()).hexdigest(),
         },
-        "pruning": None if cell.is_dense else {"notes": {}},
+        "pruning": {"notes": {}} if cell.is_pruned else None,
         "adaptation": _adaptation(study, cell),
         "cost": _cost(study, cell),
         "provenance": {

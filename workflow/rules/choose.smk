@@ -30,7 +30,8 @@ rule find_rate:
     input:
         model=paths.manifest(PATHS.model("{model}")),
         sample=sample_of,
-        masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
+        masks=masks_of,
+        start=start_of,
     output:
         manifest=paths.manifest(PATHS.rate(CELL)),
         run=paths.run(PATHS.rate(CELL)),

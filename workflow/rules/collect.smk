@@ -6,6 +6,7 @@ rule collect_records:
         steps=steps_of,
         adapted=adapted_of,
         rate=rate_of,
+        start=start_record_of,
     output:
         PATHS.records / "{model}__{pruning}__{adaptation}__seed{seed}.json",
     log:

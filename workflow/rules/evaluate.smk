@@ -43,7 +43,7 @@ rule evaluate_cell:
         "../../envs/freelunch.yaml"
     # The dense model is evaluated before anything else, so it has the machine to itself. The other
     # evaluations run side by side, which is faster than one after the other with more threads.
-    threads: lambda wildcards: 2 if wildcards.pruning == DENSE else 1
+    threads: lambda wildcards: 2 if cell_of(wildcards).is_dense else 1
     resources:
         **asks_with_device(lambda wildcards: evaluation(cell_of(wildcards))),
         # Forcing this rule repeats all its measurements. As a resource, this reruns nothing by itself.
@@ -56,7 +56,7 @@ rule evaluate_cell:
             for name in STUDY.measurements(cell_of(wildcards))
         },
         dense_limit=lambda wildcards: (
-            STUDY.block.dense_limit if wildcards.pruning == DENSE else None
+            STUDY.block.dense_limit if cell_of(wildcards).is_dense else None
         ),
         code=code_digest("evaluate_cell"),
     script:

@@ -20,10 +20,16 @@ def cell_of(wildcards):
 
 
 def masks_of(wildcards):
-    """Return the masks of a cell; nothing for the dense cell."""
+    """Return the masks of a cell; none if nothing is pruned."""
     if wildcards.pruning == DENSE:
         return []
     return [paths.manifest(PATHS.pruned(wildcards.model, wildcards.pruning, wildcards.seed))]
+
+
+def start_of(wildcards):
+    """Return the checkpoint that a cell's adaptation starts from; none if from the pruned model."""
+    start = STUDY.start_of(cell_of(wildcards))
+    return [] if start is None else [paths.manifest(PATHS.checkpoint(start))]
 
 
 def sample_of(wildcards):
@@ -120,9 +126,15 @@ def dense_metrics_of(wildcards):
     dense cell itself and for candidates, which are compared among themselves.
     """
     is_candidate = search.adaptation_of(wildcards.adaptation) != wildcards.adaptation
-    if wildcards.pruning == DENSE or is_candidate:
+    if cell_of(wildcards).is_dense or is_candidate:
         return []
     return [paths.manifest(PATHS.metrics(Cell.dense(wildcards.model)))]
+
+
+def start_record_of(wildcards):
+    """Return the record of the cell that a cell's adaptation starts from; none if there is none."""
+    start = STUDY.start_of(cell_of(wildcards))
+    return [] if start is None else [str(PATHS.record(start))]
 
 
 def steps_of(wildcards):
@@ -133,10 +145,9 @@ def steps_of(wildcards):
     folders += [PATHS.checkpoint(cell), PATHS.metrics(cell)]
     if not cell.is_dense:
         texts.add(STUDY.calibration.text)
-        folders += [
-            PATHS.calibration(cell.model, cell.seed),
-            PATHS.pruned(cell.model, cell.pruning, cell.seed),
-        ]
+        folders.append(PATHS.calibration(cell.model, cell.seed))
+        if cell.is_pruned:
+            folders.append(PATHS.pruned(cell.model, cell.pruning, cell.seed))
         if STUDY.needs_held_out(cell):
             folders.append(PATHS.held_out(cell.model, cell.seed))
         folders += [

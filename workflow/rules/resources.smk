@@ -148,7 +148,7 @@ def pruning_job(wildcards):
 @cache
 def pruning_jobs(model):
     """Return jobs that prune a model and can share a pass."""
-    cells = [cell for cell in STUDY.cells if cell.model == model and not cell.is_dense]
+    cells = [cell for cell in STUDY.cells if cell.model == model and cell.is_pruned]
     shared = [cell for cell in cells if job_requests.is_shared(STUDY, cell.criterion)]
     return sorted({PlannedJob.of(steps.PRUNE_MODEL, cell) for cell in shared})
 

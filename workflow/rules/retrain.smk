@@ -5,7 +5,8 @@ rule retrain_model:
     input:
         model=paths.manifest(PATHS.model("{model}")),
         sample=sample_of,
-        masks=paths.manifest(PATHS.pruned("{model}", "{pruning}", "{seed}")),
+        masks=masks_of,
+        start=start_of,
         rate=rate_of,
     output:
         manifest=paths.manifest(PATHS.windows(CELL, windows.MODEL)),

@@ -14,4 +14,5 @@ if __name__ == "__main__":
             cell=Cell.parse(snakemake.params.spec["cell"]),
             spec=snakemake.params.spec,
             adapted=[Path(path).parent for path in snakemake.input.adapted],
+            start=next(map(Path, snakemake.input.start), None),
         )

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core import job
+from freelunch.core.artifact import Artifact
 from freelunch.core.devices import CPU, CUDA
+from freelunch.study.steps import CALIBRATION
 
 
 def running(snakemake: Any) -> AbstractContextManager[job.Job]:
@@ -26,3 +28,23 @@ def running(snakemake: Any) -> AbstractContextManager[job.Job]:
         requested=requested,
     )
     return job.running(settings)
+
+
+def adapting(snakemake: Any) -> dict[str, Any]:
+    """Return what a script adapts, and how: arguments of `open_adaptation`."""
+    given, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
+    return {
+        "model": Path(given.model).parent,
+        "masks": given.masks,
+        "start": given.start,
+        "sample": Artifact.at(given.sample, CALIBRATION),
+        "hidden": Path(params.hidden),
+        "folder": Path(snakemake.output.manifest).parent,
+        "settings": params.settings,
+        "window": params.get("window"),
+        "seed": int(wildcards.seed),
+        "code": params.code,
+        "entry": f"models.{wildcards.model}",
+        "stop_at_divergence": params.get("stop_at_divergence", True),
+        "search": given.get("rate", []),
+    }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact, check_belongs, fingerprint
 from freelunch.core.artifact_writer import ArtifactWriter
@@ -16,12 +17,19 @@ from freelunch.core.job import Job
 from freelunch.core.progress import Report, silent
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.hidden_states import DenseStates, open_states
+from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_sample
 from freelunch.study.adaptations import Adaptation, Training
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import chosen_of
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
-from freelunch.study.steps import ADAPTED_BLOCKS, CHECK_SEQUENCES, LEARNING_RATE
+from freelunch.study.steps import (
+    ADAPTED_BLOCKS,
+    CHECK_SEQUENCES,
+    CHECKPOINT,
+    LEARNING_RATE,
+    MASKS,
+)
 from freelunch.study.windows import AUTO, Window
 
 S = TypeVar("S", bound=Adaptation)
@@ -29,18 +37,20 @@ S = TypeVar("S", bound=Adaptation)
 
 @dataclass(frozen=True)
 class AdaptationJob(Generic[S]):
-    """An adaptation of a pruned model, given by the dense one and its masks, on a sample with the
-    dense model's hidden states, by an entry of `adaptations`. The seed is that of the order of
-    the sequences and of initial values; the folder gets one shard per block; the fingerprint is
-    the digest of everything the result depends on; `report` is called after each window or step.
+    """An adaptation of a pruned model, given by the dense one and its masks (None: all weights
+    stay), on a sample with the dense model's hidden states, by an entry of `adaptations`. The seed
+    is that of the order of the sequences and of initial values; the folder gets one shard per
+    block; the fingerprint is the digest of everything the result depends on; `report` is called
+    after each window or step.
     Unless `stop_at_divergence`, a window or model with a loss that is not finite keeps its
-    pruned weights, and the results say that it diverged. A probe trains on the sequences `probed`
-    alone; those before them are held out, and losses are measured on these. If probes found the
-    learning rate of the settings, `search` is the artifact that says so.
+    pruned weights, and the results say that it diverged. If only the sequences `probed` are trained
+    on, losses are measured on those before them, which are held out. If probes found the
+    learning rate of the settings, `search` is the artifact that says so. `start` is the checkpoint
+    of the adaptation that this one comes after, which then takes the place of the pruned weights.
     """
 
     model: StreamedModel
-    masks: Artifact
+    masks: Artifact | None
     states: DenseStates
     settings: S
     seed: int
@@ -50,6 +60,11 @@ class AdaptationJob(Generic[S]):
     stop_at_divergence: bool = True
     probed: range | None = None
     search: Artifact | None = None
+    start: Artifact | None = None
+
+    def load_block(self, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
+        """Return a block as it is before the adaptation, and its masks, as `load_pruned_block`."""
+        return load_pruned_block(self.model, self.masks, index, self.start)
 
     @property
     def trained(self) -> range:
@@ -65,8 +80,9 @@ class AdaptationJob(Generic[S]):
         """Return the writer of the folder; arguments as in `ArtifactWriter`. UserError: the
         masks belong to another model or sample.
         """
-        check_belongs(self.masks, "model", self.model.artifact)
-        check_sample(self.masks, self.states.calibration)
+        if self.masks is not None:
+            check_belongs(self.masks, "model", self.model.artifact)
+            check_sample(self.masks, self.states.calibration)
         return ArtifactWriter(self.folder, kind, self.fingerprint, others=others)
 
     def finish(self, writer: ArtifactWriter, window: Window, **facts: Any) -> Artifact:
@@ -75,11 +91,13 @@ class AdaptationJob(Generic[S]):
         if self.search is not None:
             settings = settings.model_copy(update={"learning_rate": AUTO})
             facts["choice"] = self.search.facts["choice"]
+        if self.start is not None:
+            facts["start"] = self.start.digest
         return writer.finish(
             settings={"adaptation": settings.as_json(), "seed": self.seed},
             window=window,
             model=self.model.artifact.digest,
-            masks=self.masks.digest,
+            masks=self.masks.digest if self.masks else None,
             sample=self.states.calibration.digest,
             **facts,
         )
@@ -117,7 +135,7 @@ def open_adaptation(
     job: Job,
     *,
     model: Path,
-    masks: Artifact,
+    masks: Sequence[str],
     sample: Artifact,
     hidden: Path,
     folder: Path,
@@ -128,12 +146,14 @@ def open_adaptation(
     entry: str,
     stop_at_divergence: bool = True,
     search: Sequence[str] = (),
+    start: Sequence[str] = (),
 ) -> Iterator[AdaptationJob[Any]]:
     """Open what an adaptation needs, and set the counts of the running job. UserError: the model's
     precision cannot be trained.
 
     Args:
         model: Folder of the dense model.
+        masks: The manifest of the masks; empty if nothing is pruned.
         sample: Token ids of the sample.
         hidden: Folder of the hidden states that a dense pass may have kept.
         settings: Settings of the adaptation as JSON.
@@ -142,15 +162,20 @@ def open_adaptation(
         code: Digest of the code that adapts.
         entry: The model's key in the config, for an error about its dtype.
         search: The manifest of what found the learning rate, if it was found.
+        start: The manifest of the checkpoint that it starts from, if not from the pruned weights.
     """
-    dense, adaptation, passes = StreamedModel(model, job.device), read_adaptation(settings), 1
+    dense, adaptation = StreamedModel(model, job.device), read_adaptation(settings)
+    passes, skipped = 1, 0
+    pruned = [Artifact.at(path, MASKS) for path in masks]
     searches = [Artifact.at(path, LEARNING_RATE) for path in search]
+    starts = [Artifact.at(path, CHECKPOINT) for path in start]
+    for each in (*searches, *starts):
+        check_belongs(each, "masks", next(iter(pruned), None))
     for each in searches:
-        check_belongs(each, "masks", masks)
         check_belongs(each, "sample", sample)
         adaptation = at_rate_of(each, adaptation)
     if isinstance(adaptation, Training):
-        passes = adaptation.passes
+        passes, skipped = adaptation.passes, adaptation.skip or 0
         if dense.dtype == getattr(torch, UNTRAINED):
             raise UserError(
                 NO_GRADIENTS,
@@ -163,20 +188,22 @@ def open_adaptation(
     with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
         states = open_states(dense, sample, hidden, scratch)
         job.counts |= {
-            "tokens": states.sequences * states.length * passes,
-            "sequences": states.sequences,
+            "tokens": (states.sequences - skipped) * states.length * passes,
+            "sequences": states.sequences - skipped,
             "length": states.length,
             "adaptation": settings,
         }
         yield AdaptationJob(
             dense,
-            masks,
+            next(iter(pruned), None),
             states,
             adaptation,
             seed,
             folder,
-            fingerprint(code, [decided, seed], dense.artifact, sample, masks, *searches),
+            fingerprint(code, [decided, seed], dense.artifact, sample, *pruned, *searches, *starts),
             job.report,
             stop_at_divergence,
+            range(skipped, states.sequences) if skipped else None,
             search=next(iter(searches), None),
+            start=next(iter(starts), None),
         )

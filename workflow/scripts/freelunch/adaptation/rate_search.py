@@ -14,7 +14,6 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.core.files import json_text
 from freelunch.model.blocks import block_linears
-from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.tensor_file import hidden_file
 from freelunch.study.adaptations import Training
 from freelunch.study.search import (
@@ -130,7 +129,7 @@ def _size(job: AdaptationJob[Training]) -> float:
     weights = [
         linear.weight[keep[name]]
         for index in sorted({0, job.model.num_blocks - 1})
-        for block, keep in [load_pruned_block(job.model, job.masks, index)]
+        for block, keep in [job.load_block(index)]
         for name, linear in block_linears(block).items()
     ]
     squares = math.fsum(float(each.float().square().sum()) for each in weights)

@@ -137,7 +137,7 @@ def budget_comparisons(
             for name in study.comparisons.references
             if name in by_name and inputs in (None, entries[name].as_json()["inputs"])
         ]
-        retrained = [name for name in by_name if entries[name].is_retraining]
+        retrained = [name for name in by_name if name in study.comparisons.retrainings]
         if not local or not retrained or not unadapted.keys() & by_name[local[0]].keys():
             continue
         reference = local[0]

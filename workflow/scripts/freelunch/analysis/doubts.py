@@ -157,7 +157,7 @@ def _of_cell(cell: Cell, record: Record, records: Records, folder: Path) -> _Fou
     provenance: Mapping[str, Any] = record["provenance"]
     if cell.is_dense:
         yield from _beginning(provenance.get("bos"))
-    else:
+    elif cell.is_pruned:
         yield from _below_dense(cell, record, records)
     if record["adaptation"]:
         yield from _training(record)

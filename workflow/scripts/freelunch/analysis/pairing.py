@@ -39,7 +39,7 @@ def pruned_models(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Return the cells of each pruned model, with all adaptations and seeds."""
     groups: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
-        if not cell.is_dense:
+        if cell.is_pruned:
             groups.setdefault((cell.model, cell.criterion, cell.pattern), []).append(cell)
     return list(groups.values())
 

@@ -128,8 +128,9 @@ def gather_answers(evidence: Evidence) -> list[PrunedModelAnswer]:
         adaptations = []
         for name in (name for name in by_name if name != NONE):
             tokens, others = (of[each]["adaptation_tokens"] or 0 for each in (name, first))
-            of_one_kind = entries[name].is_retraining == entries[first].is_retraining
-            is_rival = not of_one_kind and others > 0 and abs(tokens - others) <= _ALIKE * others
+            is_other = entries[name].is_retraining != entries[first].is_retraining
+            is_other &= entries[name].after is None
+            is_rival = is_other and others > 0 and abs(tokens - others) <= _ALIKE * others
             adaptations.append(
                 AdaptationAnswer(
                     adaptation=name,

@@ -49,7 +49,7 @@ def _card(study: Study, records: Records, cell: Cell) -> str:
         license=hub_licence or (licence and "other"),
         license_name=None if hub_licence else licence,
         pipeline_tag="text-generation",
-        tags=["research", *([] if cell.is_dense else ["pruning", cell.criterion, cell.pattern])],
+        tags=["research", *(["pruning", cell.criterion, cell.pattern] if cell.is_pruned else [])],
     )
     settings = {key: spec.get(key) for key in ("criterion", "pattern", "adaptation", "seed")}
     text = layout("card.md").render(
@@ -72,7 +72,8 @@ def _results(records: Records, cell: Cell) -> dict[str, list[str]]:
     """
     found = [_measured(records[cell])]
     if not cell.is_dense:
-        for other in (replace(cell, adaptation=NONE), Cell.dense(cell.model)):
+        unadapted = [replace(cell, adaptation=NONE)] if cell.is_pruned else []
+        for other in (*unadapted, Cell.dense(cell.model)):
             found.append(_measured(records[other]) if other in records else {})
         if drift := records[cell]["metrics"].get(steps.DRIFT):
             found[-1][_held_out(records[cell], drift)] = _perplexity(drift["dense"])

@@ -171,7 +171,7 @@ def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdi
         return INPUTS[entry.inputs] if isinstance(entry, Local) else ""
 
     says = OTHERS
-    if paper and any(paper.has(study, cell) for cell in cells if not cell.is_dense):
+    if paper and any(paper.has(study, cell) for cell in cells if cell.is_pruned):
         says = bearing(verdict(lambda cell: paper.has(study, cell)))
     return ClaimVerdict(
         id=claim.id,
@@ -279,7 +279,7 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
         instead = _finding(asked.instead, question, evidence)
         if instead.verdict != UNDECIDED:
             return instead
-    pruned = {(cell.model, cell.seed) for cell in asked.cells if not cell.is_dense}
+    pruned = {(cell.model, cell.seed) for cell in asked.cells if cell.is_pruned}
     seeds = min(Counter(model for model, _ in pruned).values())
     if metric and (doubts := unsettled_by(evidence.doubts, asked.cells, metric)):
         verdict, reason = UNDECIDED, f"no finding: {'; '.join(first_of(doubts, 2))}"

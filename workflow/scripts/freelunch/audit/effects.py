@@ -335,7 +335,7 @@ def _shared(cells: Sequence[Cell]) -> Row:
     """Return what all cells of an effect have in common; empty where they differ. The adaptation is
     that of the adapted cells.
     """
-    pruned = [cell for cell in cells if not cell.is_dense]
+    pruned = [cell for cell in cells if cell.is_pruned]
     adapted = [cell for cell in pruned if cell.adaptation != NONE]
     row: Row = {}
     for key in ("model", "criterion", "pattern", "adaptation"):

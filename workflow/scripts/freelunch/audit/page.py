@@ -120,7 +120,7 @@ def page_text(
     study = results.study
     # The page's policy lets only this script run, whatever a record may contain.
     script = (REPORT / "audit" / "page.js").read_text(encoding="utf-8")
-    pruned = [cell for cell in study.cells if not cell.is_dense]
+    pruned = [cell for cell in study.cells if cell.is_pruned]
     adapted = {(cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE}
     untested = [claim for claim in audit.claims if claim.verdict == UNTESTED]
     not_run = [row for row in audit.published if row.verdict == NOT_RUN]

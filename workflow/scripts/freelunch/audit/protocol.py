@@ -111,7 +111,7 @@ def _of_study(ours: Origin, study: Study) -> list[Any]:
 
 
 def _of_criteria(ours: Origin, study: Study) -> list[Any]:
-    names = dict.fromkeys(cell.criterion for cell in study.cells if not cell.is_dense)
+    names = dict.fromkeys(cell.criterion for cell in study.cells if cell.is_pruned)
     entries = [study.criterion(name).as_json() for name in names]
     scores = ours.get("scores", [entry["score"] for entry in entries])
     key = ours["criteria"]

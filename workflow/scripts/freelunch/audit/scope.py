@@ -63,7 +63,7 @@ def scope_of(
     models, criteria and patterns, and the calibration tokens, beside the paper's smallest sample.
     """
     cells = list(cells)
-    pruned = [cell for cell in cells if not cell.is_dense]
+    pruned = [cell for cell in cells if cell.is_pruned]
     names = (
         dict.fromkeys(cell.model for cell in cells),
         dict.fromkeys(criterion_label(cell.criterion) for cell in pruned),
@@ -84,7 +84,7 @@ def _place(cell: Cell) -> tuple[str, str]:
 
 
 def _is_local(study: Study, cell: Cell) -> bool:
-    adapted = not cell.is_dense and cell.adaptation != NONE
+    adapted = cell.is_pruned and cell.adaptation != NONE
     return adapted and not study.config.adaptations[cell.adaptation].is_retraining
 
 
@@ -151,7 +151,7 @@ def _for_the_paper(study: Study, seeds: Sequence[int], paper: Regime | None) -> 
 
 
 def _seeds(records: Records) -> list[int]:
-    return [len(cells) for cells in seed_groups(records) if not cells[0].is_dense]
+    return [len(cells) for cells in seed_groups(records) if cells[0].is_pruned]
 
 
 def _smallest(regimes: Regimes) -> Regime | None:

@@ -179,9 +179,12 @@ def _best(study: Study, means: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         shown = rounded(value, mean["perplexity_standard_error"])
         shown = marked(shown, None, row_marks(mean, PERPLEXITY))
         if mean["criterion"] == "dense":
-            dense[mean["model"]] = shown
+            if adaptation == NONE:
+                dense[mean["model"]] = shown
             continue
         settings = study.adaptation(adaptation) if adaptation != NONE else None
+        if settings is not None and settings.after is not None:
+            continue
         kind = _KINDS[0 if settings is None else 1 + settings.is_retraining]
         named = f"{shown} ({adaptation})" if settings else shown
         of_kind = best.setdefault((mean["model"], mean["pattern"], mean["criterion"]), {})

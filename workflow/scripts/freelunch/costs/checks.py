@@ -68,12 +68,9 @@ def _refuse(study: Study, problems: Iterable[str], what: str) -> None:
 
 
 def _cell_problems(plan: Plan, cell: Cell) -> Iterator[str]:
-    shapes, pattern = plan.shapes[cell.model], Pattern.parse(cell.pattern)
-    criterion = plan.study.criterion(cell.criterion)
-    for width in dict.fromkeys(shapes.inputs):
-        if not pattern.divides(width):
-            yield f"a linear layer has {width} inputs; expected a multiple of {pattern.group}"
-    yield from filter(None, _unpruned_sets(shapes, pattern, criterion))
+    shapes = plan.shapes[cell.model]
+    if cell.is_pruned:
+        yield from _pruning_problems(plan, cell, shapes)
     settings, entry = plan.study.adaptation(cell.adaptation), f"adaptations.{cell.adaptation}"
     if settings is not None:
         try:
@@ -88,6 +85,14 @@ def _cell_problems(plan: Plan, cell: Cell) -> Iterator[str]:
             )
         for problem in _training_problems(settings, shapes):
             yield f"{entry}{problem}"
+
+
+def _pruning_problems(plan: Plan, cell: Cell, shapes: Shapes) -> Iterator[str]:
+    pattern, criterion = Pattern.parse(cell.pattern), plan.study.criterion(cell.criterion)
+    for width in dict.fromkeys(shapes.inputs):
+        if not pattern.divides(width):
+            yield f"a linear layer has {width} inputs; expected a multiple of {pattern.group}"
+    yield from filter(None, _unpruned_sets(shapes, pattern, criterion))
     # If the family is not known yet, pruning checks it.
     if shapes.model_type:
         try:

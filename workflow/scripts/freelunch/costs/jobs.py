@@ -76,7 +76,7 @@ def jobs_of(study: Study) -> list[PlannedJob]:
     jobs: list[PlannedJob] = []
     for cell in study.cells:
         jobs += (PlannedJob.of(rule, cell) for rule in (steps.FETCH_MODEL, steps.DECIDE_BOS))
-        if not cell.is_dense:
+        if cell.is_pruned:
             jobs += (PlannedJob.of(rule, cell) for rule in (steps.CAPTURE_DENSE, steps.PRUNE_MODEL))
         candidates, settings = study.candidates(cell), study.adaptation(cell.adaptation)
         if settings is not None:

@@ -108,6 +108,7 @@ class Plan:
         settings, drawn = study.adaptation(cell.adaptation), study.samples(cell.adaptation)
         # Hidden states are on disk only for the sample of the dense pass.
         keep = keep if drawn == samples else KEEP_NONE
+        drawn -= getattr(settings, "skip", None) or 0
         if job.rule == steps.FIND_RATE:
             return self._finding(cell, shapes, settings, drawn, keep)
         return self._adapting(cell, shapes, settings, drawn, keep, groups)
@@ -137,7 +138,7 @@ class Plan:
             drawn,
             length,
             with_window(settings, window),
-            Pattern.parse(cell.pattern).sparsity,
+            Pattern.parse(cell.pattern).sparsity if cell.is_pruned else 0.0,
             keep,
             1 if settings.is_sequential else groups,
             checked,

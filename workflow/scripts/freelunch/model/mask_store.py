@@ -73,12 +73,14 @@ def write_pruned_block(
 
 @torch.no_grad()
 def load_pruned_block(
-    model: StreamedModel, files: Files, index: int
+    model: StreamedModel, files: Files | None, index: int, start: Files | None = None
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Return a block of the dense model as masks in `files` prune it, in eval mode and the model's
-    dtype, and the mask of each linear layer, (out, in), bool, True where the weight stays.
+    """Return a block of the dense model as masks in `files` prune it, or the block of `start`, a
+    checkpoint with these masks, in eval mode and the model's dtype, and the mask of each linear
+    layer, (out, in), bool, True where the weight stays. Without files, all weights stay.
     """
-    block = model.load_block(index, files if block_shard(index) in files else None)
+    changed = files if files is not None and block_shard(index) in files else None
+    block = model.load_block(index, start or changed)
     masks = load_masks(files, index, block)
     for name, linear in block_linears(block).items():
         mask_(linear.weight, masks[name])
@@ -147,12 +149,15 @@ def assemble_model(
     )
 
 
-def load_masks(files: Files, index: int, block: nn.Module) -> dict[str, Tensor]:
+def load_masks(files: Files | None, index: int, block: nn.Module) -> dict[str, Tensor]:
     """Return the mask of each linear layer of a block, where the layer is: (out, in), bool."""
+    weights = {name: linear.weight for name, linear in block_linears(block).items()}
+    if files is None:
+        return {name: torch.ones_like(each, dtype=torch.bool) for name, each in weights.items()}
     file = TensorFile(files.path(masks_file(index)))
     return {
-        name: unpack(read_tensor(file, name, linear.weight.device), linear.weight.shape)
-        for name, linear in block_linears(block).items()
+        name: unpack(read_tensor(file, name, each.device), each.shape)
+        for name, each in weights.items()
     }
 
 
@@ -191,9 +196,10 @@ def check_finite(values: Tensor, where: object, *, problem: str) -> None:
         )
 
 
-def count_pruned(masks: Artifact) -> int:
+def count_pruned(masks: Artifact | None) -> int:
     """Return how many weights the masks of all blocks remove."""
-    return sum(sum(entry.get("pruned", {}).values()) for entry in masks.files.values())
+    entries = masks.files.values() if masks else ()
+    return sum(sum(entry.get("pruned", {}).values()) for entry in entries)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ the step was made; these links are followed and checked.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from freelunch.core.errors import UserError, run_again
 from freelunch.core.files import write_atomically, write_json
 from freelunch.costs.job_operations import operations
 from freelunch.costs.shapes import Shapes
-from freelunch.records.read import answers_beside, check_spec, validate
+from freelunch.records.read import answers_beside, check_spec, read_record, validate
 from freelunch.study import steps
 from freelunch.study.cell import Cell
 from freelunch.study.paths import Paths, read_run
@@ -29,15 +30,25 @@ from freelunch.study.windows import adapted_windows, window_order
 Facts = dict[str, Any]
 
 
-def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path]) -> None:
+def collect_record(
+    paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path], start: Path | None = None
+) -> None:
     """Collect the record of a cell from the folders of its steps, and write it. The spec is that of
-    the cell in the current config; `adapted` are the folders with its adapted blocks, if any.
+    the cell in the current config; `adapted` are the folders with its adapted blocks, if any, and
+    `start` is the record of the cell that they started from, if not from the pruned weights.
 
     UserError: a step was made from other inputs or with other settings than the current config asks
     for, or a matrix has the wrong number of zeros for its pattern.
     """
     lineage = CellLineage(paths, cell, spec, adapted)
-    made_with, place = lineage.spec(), paths.record(cell)
+    made_with, place, costs_before = lineage.spec(), paths.record(cell), {}
+    if start is not None:
+        before: Mapping[str, Any] = read_record(start)
+        made_with["start"] = [*before["spec"].get("start", []), before["spec"]["adaptation"]]
+        of = f" of {Cell.parse(before['cell']).adaptation}"
+        for step, cost in before["cost"].items():
+            if step.partition(" of ")[0] in (steps.RECONSTRUCT_WINDOW, steps.SEARCH):
+                costs_before[step if " of " in step else step + of] = cost
     runs = {step: [*map(read_run, folders)] for step, folders in lineage.folders.items()}
     for run in [run for jobs in runs.values() for run in jobs]:
         # Run facts of other steps' jobs, which a folder carries along.
@@ -56,7 +67,8 @@ def collect_record(paths: Paths, cell: Cell, spec: Facts, adapted: Sequence[Path
             "identity": _identity(lineage),
             "pruning": None if lineage.masks is None else {"notes": _of_matrices(lineage, "notes")},
             "adaptation": _adaptation(lineage),
-            "cost": {step: _cost(lineage, step, jobs) for step, jobs in runs.items()},
+            "cost": {step: _cost(lineage, step, jobs) for step, jobs in runs.items()}
+            | costs_before,
             "provenance": _provenance(lineage, runs),
         }
     )
@@ -88,7 +100,7 @@ class CellLineage:
         self.choice: Facts | None = None
         self.held_out: Artifact | None = None
         if not cell.is_dense:
-            self._open_pruning(spec["calibration"]["text"])
+            self._open_calibration(spec["calibration"]["text"])
         if "selection" in spec:
             self.held_out = self._open_sample(
                 steps.SAMPLE_HELD_OUT, paths.held_out(cell.model, cell.seed)
@@ -104,18 +116,20 @@ class CellLineage:
         self.folders[step] = [folder]
         return Artifact(folder, steps.CALIBRATION)
 
-    def _open_pruning(self, text: Facts) -> None:
+    def _open_calibration(self, text: Facts) -> None:
         cell, name = self.cell, text["name"]
         kind = steps.READY_TOKENS if text["source"] == "tokens" else steps.TEXT
         self.text_names["calibration"] = name
         self.texts["calibration"] = Artifact(self._paths.text(name), kind)
         folder = self._paths.calibration(cell.model, cell.seed)
         self.sample = self.calibration = self._open_sample(steps.SAMPLE_CALIBRATION, folder)
-        self.masks = Artifact(self._paths.pruned(cell.model, cell.pruning, cell.seed), steps.MASKS)
         check_belongs(self.calibration, "text", self.texts["calibration"])
         check_belongs(self.calibration, "model", self.model)
-        check_belongs(self.masks, "calibration", self.calibration)
-        self.folders[steps.PRUNE_MODEL] = [self.masks.folder]
+        if cell.is_pruned:
+            pruned = self._paths.pruned(cell.model, cell.pruning, cell.seed)
+            self.masks = Artifact(pruned, steps.MASKS)
+            check_belongs(self.masks, "calibration", self.calibration)
+            self.folders[steps.PRUNE_MODEL] = [self.masks.folder]
 
     def _open_adaptation(self, settings: Facts, folders: Sequence[Path]) -> None:
         self.windows = [Artifact(folder, steps.ADAPTED_BLOCKS) for folder in folders]
@@ -130,13 +144,19 @@ class CellLineage:
         self.folders[step] = list(folders)
         if facts["sample"] != self.calibration.digest:
             # So many sequences the cell, or the candidate chosen for it, was trained on.
-            samples = int(chosen_of(self.choice, facts["settings"]["adaptation"])["samples"])
-            folder = self._paths.extended(self.cell.model, self.cell.seed, samples)
+            asked, calibration = facts["settings"]["adaptation"], self.calibration.facts["settings"]
+            samples = chosen_of(self.choice, asked).get("samples", calibration["samples"])
+            size = samples + asked.get("skip", 0)
+            folder = self._paths.extended(self.cell.model, self.cell.seed, size)
             self.sample = self._open_sample(steps.EXTEND_CALIBRATION, folder)
             check_belongs(self.sample, "calibration", self.calibration)
         for part in self.windows:
             check_belongs(part, "masks", self.masks)
             check_belongs(part, "sample", self.sample)
+            if adaptation.after is not None:
+                start = replace(self.cell, adaptation=adaptation.after)
+                folder = self._paths.checkpoint(start)
+                check_belongs(part, "start", Artifact(folder, steps.CHECKPOINT))
 
     def _open_evaluation(self, asked: Facts) -> None:
         artifact = Artifact(self._paths.metrics(self.cell), steps.METRICS)
@@ -176,11 +196,11 @@ class CellLineage:
             "model": {**self.model.facts["settings"], **self.bos.facts["settings"]},
             "evaluation": evaluation,
         }
-        if self.masks is not None:
+        if not self.cell.is_dense:
             sample = dict(self.calibration.facts["settings"])
             spec["seed"] = sample.pop("seed")
             spec["calibration"] = {**sample, "text": self._text("calibration")}
-            spec |= self.masks.facts["settings"]
+            spec |= self.masks.facts["settings"] if self.masks else {}
             spec["adaptation"] = None
             for part in self.windows:
                 spec["adaptation"] = part.facts["settings"]["adaptation"]
@@ -302,8 +322,9 @@ def _provenance(lineage: CellLineage, runs: Mapping[str, Sequence[Facts]]) -> Fa
         "evaluation_token_ids": lineage.measured[steps.PERPLEXITY]["token_ids_sha256"],
         **{f"task_{name}": task.digest for name, task in lineage.tasks.items()},
     }
-    if lineage.masks is not None:
+    if not lineage.cell.is_dense:
         digests["calibration_token_ids"] = lineage.calibration.facts["tokens_sha256"]
+    if lineage.masks is not None:
         digests["masks"] = lineage.masks.digest
     if lineage.held_out is not None:
         digests["held_out_token_ids"] = lineage.held_out.facts["tokens_sha256"]

@@ -82,9 +82,10 @@ def step_outputs(study: Study) -> Iterator[Output]:
     paths = study.paths
     for model in study.models:
         yield _artifact("models", steps.FETCH_MODEL, paths.model(model), needed=True, beside=())
-    pruned = dict.fromkeys((cell.model, cell.seed) for cell in study.cells if not cell.is_dense)
+    sampled = dict.fromkeys((cell.model, cell.seed) for cell in study.cells if not cell.is_dense)
+    pruned = {(cell.model, cell.seed) for cell in study.cells if cell.is_pruned}
     fetching = {Mixture: steps.MIX_TEXT, WheelFiles: steps.FETCH_TEXT_FILES}
-    texts = [*study.texts, study.calibration.text] if pruned else [study.perplexity.text]
+    texts = [*study.texts, study.calibration.text] if sampled else [study.perplexity.text]
     for text in dict.fromkeys(texts):
         rule = fetching.get(type(study.text(text)), steps.FETCH_TEXT)
         yield _artifact("texts", rule, paths.text(text), needed=True)
@@ -93,15 +94,15 @@ def step_outputs(study: Study) -> Iterator[Output]:
     for model in study.models:
         yield _artifact("bos", steps.DECIDE_BOS, paths.bos(model))
         yield _artifact("text_windows", steps.CUT_WINDOWS, paths.text_windows(model))
-    for of_model in pruned:
+    for of_model in sampled:
         extended = sorted(paths.extended(*of_model, "").glob("[!.]*"))
         samples, dense = paths.calibration(*of_model), paths.dense(*of_model)
         yield _artifact("calibration", steps.SAMPLE_CALIBRATION, samples, needed=True)
         yield _artifact("held_out", steps.SAMPLE_HELD_OUT, paths.held_out(*of_model))
         yield from (_artifact("extended", steps.EXTEND_CALIBRATION, each) for each in extended)
-        yield _artifact("dense", steps.CAPTURE_DENSE, dense, needed=True)
+        yield _artifact("dense", steps.CAPTURE_DENSE, dense, needed=of_model in pruned)
         yield _artifact("hidden", steps.CAPTURE_DENSE, paths.hidden(*of_model))
-    masks = {_masks(study, cell): cell for cell in study.cells if not cell.is_dense}
+    masks = {_masks(study, cell): cell for cell in study.cells if cell.is_pruned}
     for folder, cell in masks.items():
         statistics = {"dense": paths.dense(cell.model, cell.seed)}
         yield _artifact("pruned", steps.PRUNE_MODEL, folder, study.spec(cell), statistics)
@@ -114,14 +115,15 @@ def step_outputs(study: Study) -> Iterator[Output]:
 
 def _of_cell(study: Study, cell: Cell, is_candidate: bool) -> Iterator[Output]:
     paths, checkpoint, windows = study.paths, study.paths.checkpoint(cell), None
-    masks = {"masks": None if cell.is_dense else _masks(study, cell)}
+    masks = {"masks": _masks(study, cell) if cell.is_pruned else None}
     if cell.adaptation != NONE:
-        windows = paths.windows(cell, MODEL).parent
+        start, windows = study.start_of(cell), paths.windows(cell, MODEL).parent
+        before = {**masks, **({"start": paths.checkpoint(start)} if start else {})}
         for folder in _groups(checkpoint, windows):
             rule = _RULES_OF_GROUPS.get(folder.name, steps.RECONSTRUCT_WINDOW)
-            yield _artifact("windows", rule, folder, study.spec(cell), masks)
+            yield _artifact("windows", rule, folder, study.spec(cell), before)
         if finds_rate(study.adaptation(cell.adaptation)):
-            yield _artifact("rates", steps.FIND_RATE, paths.rate(cell), study.spec(cell), masks)
+            yield _artifact("rates", steps.FIND_RATE, paths.rate(cell), study.spec(cell), before)
     made_from = {**masks, "model": paths.model(cell.model), "adapted": windows}
     # Candidates may be removed, and have no cards.
     yield _artifact(

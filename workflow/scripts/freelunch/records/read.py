@@ -31,6 +31,7 @@ _RULES = {
     "criterion": (steps.PRUNE_MODEL,),
     "pattern": (steps.PRUNE_MODEL,),
     "adaptation": (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL),
+    "start": (steps.RECONSTRUCT_WINDOW,),
     "selection": (steps.SAMPLE_HELD_OUT,),
     "evaluation": (steps.CUT_WINDOWS, steps.EVALUATE_CELL),
 }

@@ -15,9 +15,11 @@ from freelunch.analysis.pairing import (
     Rows,
     error_columns,
     exp,
+    loss_differences,
     mean_over_seeds,
     number,
     operations,
+    over_units_and_seeds,
     paired_difference,
     paired_losses,
     perplexity_over_seeds,
@@ -47,19 +49,24 @@ class Fact:
 
 
 def _cost(key: str, *of: str) -> Callable[[Record], Value]:
-    """Return a function that sums a cost over the steps that a cell took part in."""
+    """Return a function that sums a cost, or takes the peak, over the steps that a cell took part
+    in, and those of the adaptations that it started from.
+    """
 
     def read(record: Record) -> Value:
-        costs: Mapping[str, Any] = record["cost"]
-        parts = [costs[step][key] for step in of if key in costs.get(step, {})]
-        return sum(parts) if parts else None
+        parts = [cost[key] for cost in _costs(record, of) if key in cost]
+        whole = max if key.startswith("peak") else sum
+        return whole(parts) if parts else None
 
     return read
 
 
+def _costs(record: Record, of: Sequence[str]) -> list[Any]:
+    return [cost for step, cost in record["cost"].items() if step.partition(" of ")[0] in of]
+
+
 def _operations(record: Record) -> Value:
-    costs = [record["cost"][step] for step in ADAPTATION if step in record["cost"]]
-    known = [operations(cost) for cost in costs if "flops" in cost]
+    known = [operations(cost) for cost in _costs(record, ADAPTATION) if "flops" in cost]
     return sum(known) if known else None
 
 
@@ -82,6 +89,8 @@ def _chosen(key: str) -> Callable[[Record], Value]:
     return read
 
 
+# The loss minus that of the dense model with the same training.
+MINUS_CONTROL = "loss_minus_control"
 # The steps whose costs are an adaptation's.
 ADAPTATION = (steps.RECONSTRUCT_WINDOW, steps.RETRAIN_MODEL)
 # All seeds share these.
@@ -123,6 +132,7 @@ SUMMARY_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seed"),
     *("perplexity", "perplexity_standard_error", "loss", "loss_standard_error"),
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
+    *error_columns(MINUS_CONTROL)[:2],
     *METRIC_COLUMNS,
     *(each.column for each in FACTS),
     *("marks", "record"),
@@ -156,6 +166,7 @@ def _cell_row(cell: Cell, records: Records) -> Row:
         "loss_standard_error": number(perplexity["loss_standard_error"]),
         **with_errors("loss_minus_dense", difference, error),
         "perplexity_over_dense": ratio,
+        **with_errors(MINUS_CONTROL, *_minus_control([cell], records)[:2]),
         **_metrics(cell, cell.seed, records),
         **{each.column: each.read(record) for each in FACTS},
         "record": cell.record_name,
@@ -186,6 +197,7 @@ def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
         "seeds": len(cells),
         **with_errors("perplexity", *perplexity_over_seeds(cells, records)),
         **with_errors("perplexity_over_dense", *ratio),
+        **with_errors(MINUS_CONTROL, *_minus_control(cells, records)),
     }
     for metric in METRICS:
         row |= metric.over_seeds(measured)
@@ -195,6 +207,18 @@ def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
             row[each.column] = each.over_seeds(known) if known else None
     row["choices"] = ", ".join(dict.fromkeys(filter(None, map(_choice, of_seeds))))
     return row
+
+
+def _minus_control(cells: Sequence[Cell], records: Records) -> Sequence[float | None]:
+    """Return how much the loss of cells that differ in their seed, in nats per token, lies above
+    that of the dense model with the same training, its standard error and its spread over seeds;
+    None for each if that was not run, or nothing was pruned.
+    """
+    its = {cell.seed: cell for cell in cells}
+    controls = {cell.seed: cell.control for cell in cells if cell.is_pruned}
+    if cells[0].adaptation == NONE or not controls or {*controls.values()} - {*records}:
+        return None, None, None
+    return over_units_and_seeds(loss_differences(its, controls, its, records))
 
 
 def _metrics(cell: Cell, seed: int, records: Records) -> Row:
@@ -244,7 +268,8 @@ def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
     """
     criteria: dict[tuple[str, ...], set[str]] = {}
     for mean in means:
-        criteria.setdefault(_place(mean), set()).add(mean["criterion"])
+        if mean["criterion"] != DENSE:
+            criteria.setdefault(_place(mean), set()).add(mean["criterion"])
     shared = {at for at, names in criteria.items() if len(names) > 1} or criteria.keys()
     series = _series(budgets)
     return _shown(means, {at for at in shared if series.get(at, at[-1]) == at[-1]})
@@ -274,12 +299,8 @@ def _series(budgets: BudgetsOfCriteria) -> dict[tuple[str, ...], str]:
 
 def _shown(means: Rows, places: Collection[tuple[str, ...]]) -> Rows:
     """Return the rows of some places, and those of the dense models beside them."""
-    models = {model for model, *_ in places}
-    return [
-        mean
-        for mean in means
-        if _place(mean) in places or (mean["criterion"] == DENSE and mean["model"] in models)
-    ]
+    dense = {(model, NONE, NONE) for model, *_ in places}
+    return [mean for mean in means if _place(mean) in {*places, *dense}]
 
 
 def _place(mean: Row) -> tuple[str, ...]:

@@ -34,8 +34,7 @@ def main_perplexities(study: Study, records: Records) -> dict[str, float | str]:
     adapted = max(map(by_adaptation, pruned_models(records)), key=len, default=None)
     if adapted is None:
         return {}
-    entries = study.config.adaptations
-    retrainings = [name for name, entry in entries.items() if entry.is_retraining]
+    retrainings = study.comparisons.retrainings
     one, *_ = adapted[next(iter(adapted))].values()
     cells = {DENSE: [Cell.dense(one.model)]}
     for names in ([NONE], study.comparisons.references, retrainings):

@@ -8,6 +8,7 @@ from freelunch.analysis.accuracy import MEAN
 from freelunch.analysis.doubts import ACCURACY, HELD_OUT_PERPLEXITY, PERPLEXITY, Doubt, told
 from freelunch.analysis.pairing import Row, Rows, seed_groups
 from freelunch.reporting.adaptation_sections import MINUS, PRUNED, budgets_section, windows_section
+from freelunch.reporting.cells import MINUS_CONTROL
 from freelunch.reporting.formatting import (
     NOTHING,
     Section,
@@ -41,6 +42,12 @@ _ORIGINS = {
     "wheel_files": "`{members}` of the package {package} {version}",
 }
 MINUS_DENSE, MINUS_UNADAPTED = f"{MINUS} dense", f"{MINUS} unadapted"
+# The heading of what pruning still costs beside the dense model that had the same training.
+MINUS_TRAINED = f"loss {MINUS} dense retrained"
+_CONTROLS = (
+    f"{MINUS_TRAINED.capitalize()}: in nats per token, beside the dense model with the same "
+    "training (the rows without a pattern), which learns the text, too: what pruning still costs."
+)
 # The metrics in the table of all cells.
 _SHOWN = (PERPLEXITY, HELD_OUT_PERPLEXITY)
 
@@ -71,15 +78,22 @@ def cells_section(study: Study, means: Rows, doubts: Sequence[Doubt] = ()) -> Se
         for metric in METRICS
         if metric.summary_heading and any(mean[metric.column] is not None for mean in means)
     ]
-    lines = [_cell_line(mean, several, metrics) for mean in means]
+    controlled = any(mean[MINUS_CONTROL] is not None for mean in means)
+    lines = [_cell_line(mean, several, controlled, metrics) for mean in means]
     notes = [*told(doubts, *_SHOWN), *_cell_notes(study, means, several, metrics)]
+    if controlled:
+        notes.append(_CONTROLS)
     return Section("All cells", lines, notes, (*CELL, "adaptation cost"))
 
 
-def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str, str]:
+def _cell_line(
+    mean: Row, several: bool, controlled: bool, metrics: Sequence[Metric]
+) -> dict[str, str]:
     line = _names(mean, *_SHOWN)
     line["perplexity"] = shown(mean, "perplexity")
     line["ratio to dense"] = shown(mean, "perplexity_over_dense")
+    if controlled:
+        line[MINUS_TRAINED] = shown(mean, MINUS_CONTROL)
     if several:
         spread = mean["perplexity_standard_deviation_over_seeds"]
         line["seeds"] = str(mean["seeds"])
@@ -93,7 +107,8 @@ def _cell_line(mean: Row, several: bool, metrics: Sequence[Metric]) -> dict[str,
 
 def _names(row: Row, *metrics: str) -> dict[str, str]:
     if row["criterion"] == DENSE:
-        row = {**row, "pattern": NOTHING, "adaptation": NOTHING}
+        adapted = row["adaptation"]
+        row = {**row, "pattern": NOTHING, "adaptation": NOTHING if adapted == NONE else adapted}
     return {key: row[key] for key in CELL} | {"adaptation": adaptation_name(row, *metrics)}
 
 
@@ -177,7 +192,7 @@ def _amounts(means: Rows) -> str:
     """Return the number and length of the evaluated windows, by model if models differ."""
     models: dict[str, list[str]] = {}
     for mean in means:
-        if mean["criterion"] == DENSE:
+        if (mean["criterion"], mean["adaptation"]) == (DENSE, NONE):
             windows, length, stride = (
                 mean[key] for key in ("windows", "window_length", "window_stride")
             )

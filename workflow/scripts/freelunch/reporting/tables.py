@@ -30,8 +30,9 @@ One row per cell of the study ``{study.name}``, one column per fact, with units 
 {study.window_text} tokens; standard errors are over windows. ``loss_minus_dense`` is in
 nats per token, and its standard error comes from the differences window by window. Columns that
 compare with the dense model are empty for the dense model, and ``adaptation_*`` for cells that
-were not adapted. ``marks`` names what makes numbers of a cell no finding; the summary says why.
-``nan`` is a number that is not finite.
+were not adapted. ``loss_minus_control`` is the same beside the dense model with the same adaptation
+and seed, if the study has that. ``marks`` names what makes numbers of a cell no finding; the
+summary says why. ``nan`` is a number that is not finite.
 """
         ),
         SUMMARY_COLUMNS,

@@ -53,6 +53,9 @@ class Adaptation(Settings):
     rule: ClassVar[str]
 
     method: str = Field(description=_METHOD)
+    after: Absent[str] = absent()
+    """An adaptation of windows from whose result this one starts, for the same pruned model and
+    seed, instead of from the pruned weights. Default: none."""
 
     @property
     def is_sequential(self) -> bool:
@@ -135,6 +138,9 @@ class Training(Adaptation):
     samples: Absent[int] = absent(ge=1)
     """Number of training sequences: the first ones of the calibration sample, or all of it and
     further draws of its kind. Default: the calibration sample."""
+    skip: Absent[int] = absent(ge=1)
+    """Number of sequences before these that are not trained on, such as those that the adaptation
+    before this one saw. Default: none."""
     budget: Absent[Annotated[Budget, AfterValidator(_either)]] = absent()
     """Training tokens, summed over all epochs. The budget sets `samples`."""
     optimiser: Literal["adamw", "sgd"] = "adamw"

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 DENSE = "dense"
 NONE = "none"
@@ -48,14 +48,24 @@ class Cell:
         )
 
     @property
+    def is_pruned(self) -> bool:
+        """Whether something was pruned. An adapted model in which nothing was is a control."""
+        return self.criterion != DENSE
+
+    @property
     def is_dense(self) -> bool:
-        """Whether nothing was pruned."""
-        return self.criterion == DENSE
+        """Whether it is the dense model itself, neither pruned nor adapted."""
+        return not self.is_pruned and self.adaptation == NONE
+
+    @property
+    def control(self) -> "Cell":
+        """The dense model with the same adaptation and seed."""
+        return replace(self, criterion=DENSE, pattern=NONE)
 
     @property
     def pruning(self) -> str:
         """Return `{criterion}-{pattern}`, or `dense`."""
-        return DENSE if self.is_dense else f"{self.criterion}-{self.pattern}"
+        return f"{self.criterion}-{self.pattern}" if self.is_pruned else DENSE
 
     def __str__(self) -> str:
         return f"{self.model}/{self.pruning}/{self.adaptation}/seed{self.seed}"

@@ -2,16 +2,19 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
+from itertools import product, starmap
 
 from freelunch.core.errors import UserError, nearest
 from freelunch.study.adaptations import Adaptation, LeastSquares, Local, Reconstruction, Training
-from freelunch.study.cell import DENSE, NONE
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.config import (
     Config,
     Grid,
     budget_of,
     budget_tokens,
+    cells_of,
     claims_of,
     grids_in,
     models_of,
@@ -75,6 +78,7 @@ def contradictions(config: Config, known: Config) -> list[str]:
         problems += [f"{where}.{problem}" for problem in _adaptation(adaptation)]
         if isinstance(adaptation, Training):
             problems += _amount(where, adaptation, config)
+        problems += _chain(name, config)
     for name, text in config.texts.items():
         if isinstance(text, Mixture):
             problems += _mixture(name, text, config)
@@ -98,7 +102,7 @@ def _undefined(config: Config, known: Config) -> Problems:
     for index, grid in enumerate(study.grids):
         for registry in ("models", "criteria", "adaptations"):
             for name in getattr(grid, registry):
-                if (registry, name) != ("adaptations", NONE):
+                if (registry, name) not in (("adaptations", NONE), ("criteria", DENSE)):
                     named.append((f"study.grids.{index}.{registry}", registry, name))
         named += [(f"study.grids.{index}.claims", CLAIMS, name) for name in grid.claims or []]
     for name, text in config.texts.items():
@@ -107,6 +111,8 @@ def _undefined(config: Config, known: Config) -> Problems:
     for name, adaptation in config.adaptations.items():
         if (other := budget_of(adaptation)) is not None:
             named.append((f"adaptations.{name}.budget.of", "adaptations", other))
+        if adaptation.after is not None:
+            named.append((f"adaptations.{name}.after", "adaptations", adaptation.after))
     for where, source, name in named:
         valid = claim_ids() if source == CLAIMS else getattr(known, source)
         if name not in valid:
@@ -201,6 +207,9 @@ def _evaluation(config: Config) -> Problems:
 
 def _grid(where: str, grid: Grid, config: Config) -> Problems:
     for name in grid.criteria:
+        if name == DENSE:
+            yield from _controls(where, grid, config)
+            continue
         criterion = config.criteria[name]
         block = criterion.column_block if isinstance(criterion, SparseGPT) else 0
         for pattern in map(Pattern.parse, grid.patterns):
@@ -220,6 +229,26 @@ def _grid(where: str, grid: Grid, config: Config) -> Problems:
         for name in grid.models:
             if config.models[name].dtype == UNTRAINED:
                 yield f"models.{name}.dtype: {NO_GRADIENTS}; expected {TRAINED}"
+
+
+def _controls(where: str, grid: Grid, config: Config) -> Problems:
+    """Yield why a grid cannot adapt the dense model."""
+    where, names = f"{where}.criteria", [name for name in grid.adaptations if name != NONE]
+    if not names:
+        yield f"{where}: the {DENSE} model itself is in every study; expected adaptations of it"
+    for name in names:
+        if config.adaptations[name].distils or not config.adaptations[name].is_retraining:
+            yield (
+                f"{where}: with {name!r} the {DENSE} model would learn from itself; expected "
+                "retraining on the text, and another grid for others"
+            )
+    partnered = {cell.control for cell in cells_of(config.study.grids) if cell.is_pruned}
+    controls = starmap(Cell, product(grid.models, [DENSE], [NONE], names, grid.seeds))
+    if alone := [cell for cell in controls if cell not in partnered]:
+        yield (
+            f"{where}: no grid has a pruned cell to compare {alone[0]} with; expected one with the "
+            "same model, adaptation and seed"
+        )
 
 
 def _adaptation(entry: Adaptation) -> Problems:
@@ -272,6 +301,23 @@ def _adaptation(entry: Adaptation) -> Problems:
             yield "memory_gb: only `residency: auto` has a memory budget; expected no such key"
 
 
+def _chain(name: str, config: Config) -> Problems:
+    """Yield why an adaptation cannot start from the result of another."""
+    where, names, entries = f"adaptations.{name}.after", [name], config.adaptations
+    while (after := entries[names[-1]].after) is not None and after not in names:
+        names.append(after)
+    if after is not None:
+        chain = " after ".join([*names, after])
+        yield f"{where}: {chain} ends in itself; expected a chain from a pruned model"
+    elif (first := entries[name].after) is not None:
+        if entries[first].is_retraining or entries[first].becomes_dense:
+            yield f"{where}: found {first}; expected an adaptation of windows that stays pruned"
+        cells = cells_of(config.study.grids)
+        starts = [replace(cell, adaptation=first) for cell in cells if cell.adaptation == name]
+        if missing := [cell for cell in starts if cell not in {*cells}]:
+            yield f"{where}: no grid has {missing[0]}, from whose result a cell would start"
+
+
 def _amount(where: str, entry: Training, config: Config) -> Problems:
     calibration = config.study.calibration
     has_documents = not isinstance(config.texts[calibration.text], Tokens)
@@ -318,6 +364,8 @@ def _amount(where: str, entry: Training, config: Config) -> Problems:
             f"{where}.batch: found {entry.batch} sequences; expected at most {samples}, the size "
             "of the sample"
         )
+    if entry.skip and entry.finds_rate:
+        yield f"{where}.skip: probes train on the first sequences; expected a learning rate"
     # The job knows how many windows a model has, and refuses what is too small for them.
     windows = 1 if entry.is_retraining or getattr(entry, "window", None) == ALL else 99
     if entry.finds_rate and probe_of(entry, samples, windows) is None:
@@ -325,6 +373,7 @@ def _amount(where: str, entry: Training, config: Config) -> Problems:
             f"{where}.learning_rate: a part of {samples} sequences cannot tell which is best; "
             "expected a learning rate, or a larger sample"
         )
+    samples += entry.skip or 0
     if samples > calibration.samples and not has_documents:
         yield (
             f"{where}: {samples} sequences are more than the `tokens` source of the calibration "

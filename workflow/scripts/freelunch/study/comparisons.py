@@ -23,7 +23,7 @@ _OF_WINDOWS = ("window", "memory_gb", "inputs", "targets", "learning_rate", "sel
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What a study compares, from its cells and its adaptations.
+    """What a study compares, from its pruned cells and its adaptations.
 
     Adaptations form a series if they differ only in how much text they see.
     """
@@ -96,7 +96,7 @@ class Comparisons:
     @property
     def of_criteria(self) -> bool:
         """Whether models are pruned in several ways."""
-        return len({cell.pruning for cell in self.cells if not cell.is_dense}) > 1
+        return len({cell.pruning for cell in self.cells}) > 1
 
     @property
     def criteria_budgets(self) -> dict[tuple[str, str], list[list[str]]]:
@@ -120,11 +120,16 @@ class Comparisons:
     @property
     def of_budgets(self) -> bool:
         """Whether a pruned model is both reconstructed and retrained."""
-        retrained = {name for name, entry in self.adaptations.items() if entry.is_retraining}
-        reconstructed = set(self.references)
+        retrained, reconstructed = {*self.retrainings}, {*self.references}
         return any(
             names & retrained and names & reconstructed for names in self._adapted_by.values()
         )
+
+    @cached_property
+    def retrainings(self) -> list[str]:
+        """Names of what retrains pruned models; what starts from an adapted one is none of them."""
+        entries = self.adaptations.items()
+        return [name for name, entry in entries if entry.is_retraining and entry.after is None]
 
     @cached_property
     def series(self) -> dict[str, str]:
@@ -145,7 +150,7 @@ class Comparisons:
 
     @cached_property
     def references(self) -> list[str]:
-        """Names of the reconstructions that stay pruned, the best reference for retraining first.
+        """Names of the reconstructions of pruned models, the best reference for retraining first.
 
         One that was chosen on the evaluation text comes after all others, since its number favours
         it. Those that other budgets are multiples of come before the rest. In these groups, windows
@@ -163,7 +168,7 @@ class Comparisons:
         pruned = {
             name: entry
             for name, entry in entries.items()
-            if isinstance(entry, Reconstruction) and not entry.becomes_dense
+            if isinstance(entry, Reconstruction) and not entry.becomes_dense and not entry.after
         }
         return sorted(
             pruned,
@@ -224,7 +229,7 @@ def _pruned(cell: Cell) -> Cell:
 
 def _has_window(settings: Adaptation) -> bool:
     if isinstance(settings, Reconstruction):
-        return settings.trains is None
+        return settings.trains is None and settings.after is None
     return isinstance(settings, Local)
 
 

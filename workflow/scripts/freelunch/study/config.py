@@ -3,13 +3,13 @@ its grids (cells) and budgets (sequences).
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import product, starmap
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from freelunch.study.adaptations import Adaptation, Budget, Training
-from freelunch.study.cell import Cell
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.criteria import CriterionEntry
 from freelunch.study.patterns import Pattern
 from freelunch.study.retraining import AdaptationEntry
@@ -127,7 +127,9 @@ class Grid(Settings):
     models: Distinct[str]
     """Keys of `models`."""
     criteria: Distinct[str]
-    """Keys of `criteria`."""
+    """Keys of `criteria`; or dense: nothing is pruned, whatever the pattern. Such cells are
+    controls, which show what a retraining gains by learning the text. Each needs a pruned cell with
+    the same model, adaptation and seed."""
     patterns: Distinct[Annotated[str, AfterValidator(lambda name: Pattern.parse(name).name)]]
     """u01 ... u99: percent of the weights, unstructured. NofM: N zeros in each M consecutive inputs
     of a row, such as 2of4. s01 ... s99: percent of the heads and channels, for criteria that prune
@@ -211,8 +213,11 @@ def cells_of(grids: Sequence[Grid]) -> list[Cell]:
     """Return the cells of grids: first each model's dense cell, then the others in their order."""
     cells = dict.fromkeys(map(Cell.dense, models_of(grids)))
     for grid in grids:
-        names = (grid.models, grid.criteria, grid.patterns, grid.adaptations, grid.seeds)
-        cells |= dict.fromkeys(starmap(Cell, product(*names)))
+        pairs = product(grid.criteria, grid.patterns)
+        prunings = dict.fromkeys((name, NONE if name == DENSE else of) for name, of in pairs)
+        names = product(grid.models, prunings, grid.adaptations, grid.seeds)
+        found = (Cell(model, *pruning, *rest) for model, pruning, *rest in names)
+        cells |= dict.fromkeys(cell for cell in found if not cell.is_dense)
     return list(cells)
 
 

@@ -211,11 +211,13 @@ def _taken(known: Config, own: Config) -> dict[str, list[str]]:
     adaptations = dict.fromkeys(name for grid in grids for name in grid.adaptations)
     waiting = [*adaptations, *own.adaptations]
     for name in waiting:
-        # The adaptation that a budget is a multiple of belongs to the study, too.
-        other = budget_of(known.adaptations.get(name))
-        if other is not None and other not in adaptations:
-            adaptations[other] = None
-            waiting.append(other)
+        # The adaptation that a budget is a multiple of, or that another starts from, belongs to the
+        # study, too.
+        entry = known.adaptations.get(name)
+        for other in (budget_of(entry), entry.after if entry else None):
+            if other is not None and other not in adaptations:
+                adaptations[other] = None
+                waiting.append(other)
     named = {
         "models": [name for grid in grids for name in grid.models],
         "texts": [*texts],

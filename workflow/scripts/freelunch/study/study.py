@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.study.adaptations import Adaptation, Training
-from freelunch.study.cell import NONE, Cell
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.checks import contradictions
 from freelunch.study.comparisons import Comparisons
 from freelunch.study.config import (
@@ -195,7 +195,8 @@ class Study:
         """Return whether any cell with this model and seed needs Gram matrices of dense inputs."""
         # Those of all parts: a part that is run first makes what the others need.
         grids = [grid for grid in self.block.grids if model in grid.models and seed in grid.seeds]
-        used = [self.criterion(name) for grid in grids for name in grid.criteria]
+        names = {name for grid in grids for name in grid.criteria} - {DENSE}
+        used = map(self.criterion, names)
         return any(entry.needs_gram for entry in used if entry.statistics == "dense")
 
     # --- Text and lengths
@@ -278,10 +279,13 @@ class Study:
         return [replace(cell, adaptation=name) for name in self.candidate_names(cell.adaptation)]
 
     def samples(self, adaptation: str) -> int:
-        """Return how many sequences an adaptation, or one of its candidates, trains on."""
-        settings = self.adaptation(adaptation)
-        samples = settings.samples if isinstance(settings, Training) else None
-        return samples or self.calibration.samples
+        """Return how many sequences the sample of an adaptation, or of one of its candidates, has:
+        those that it trains on, and those that it skips.
+        """
+        settings, of_calibration = self.adaptation(adaptation), self.calibration.samples
+        if not isinstance(settings, Training):
+            return of_calibration
+        return (settings.samples or of_calibration) + (settings.skip or 0)
 
     def tokens_of(self, model: str, adaptation: str) -> int:
         """Return how many tokens of text an adaptation of a model, or `none`, trains on."""
@@ -307,12 +311,18 @@ class Study:
         measured = self.drift.samples if self.drift else 0
         return {"samples": self.block.selection.samples, "measured": measured}
 
+    def start_of(self, cell: Cell) -> Cell | None:
+        """Return the cell from whose result a cell or a candidate starts, if it starts from one."""
+        settings = self.adaptation(cell.adaptation)
+        return replace(cell, adaptation=settings.after) if settings and settings.after else None
+
     def needs_held_out(self, cell: Cell) -> bool:
         """Return whether a cell depends on held-out text: its drift is measured on it, its
-        candidates are compared on it, or its extended sample leaves it out.
+        candidates are compared on it, or its extended sample leaves it out; or the cell that it
+        starts from does.
         """
-        adaptation = self.adaptation(cell.adaptation)
-        if self.measures_drift(cell):
+        adaptation, start = self.adaptation(cell.adaptation), self.start_of(cell)
+        if self.measures_drift(cell) or (start is not None and self.needs_held_out(start)):
             return True
         if is_searched(adaptation) and compared_by(adaptation) == HELD_OUT:
             return True
@@ -321,8 +331,8 @@ class Study:
     @cached_property
     def comparisons(self) -> Comparisons:
         """What the study compares."""
-        adaptations = self.config.adaptations
-        return Comparisons(self.cells, adaptations, self.resolved, self.calibration)
+        pruned = [cell for cell in self.cells if cell.is_pruned]
+        return Comparisons(pruned, self.config.adaptations, self.resolved, self.calibration)
 
     # --- Measurements and specs
 
@@ -386,9 +396,14 @@ class Study:
         if not cell.is_dense:
             adaptation = self.adaptation(cell.adaptation)
             spec["calibration"] = self._with_text(self.calibration_of(cell.model))
-            spec["criterion"] = self.criterion(cell.criterion).as_json()
-            spec["pattern"] = cell.pattern
+            if cell.is_pruned:
+                spec["criterion"] = self.criterion(cell.criterion).as_json()
+                spec["pattern"] = cell.pattern
             spec["adaptation"] = None if adaptation is None else adaptation.as_json()
+            if (start := self.start_of(cell)) is not None:
+                before = self.spec(start)
+                # What adapted the model before, the first one first.
+                spec["start"] = [*before.get("start", []), before["adaptation"]]
             if self.needs_held_out(cell):
                 spec["selection"] = self.block.selection.as_json()
             spec["seed"] = cell.seed

@@ -186,7 +186,7 @@ def train_window_(
     """
     precision, loss = precision_of(settings, window.dtype), LOSSES[settings.loss]
     rows = range(len(inputs)) if rows is None else rows
-    checked = rows.start or CHECK_SEQUENCES
+    checked = min(CHECK_SEQUENCES, rows.start or CHECK_SEQUENCES)
     before = window.loss(inputs, targets, loss, precision, checked)
     trained = window.train_(settings.trained, seed)
     losses: list[Tensor] = []

@@ -28,7 +28,6 @@ from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.model.blocks import BlockCall, LinearWatcher, block_linears, half
 from freelunch.model.checkpoint import block_shard, write_shard
 from freelunch.model.hidden_states import SparseStates
-from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.tensor_file import HiddenStates
 from freelunch.study.adaptations import LeastSquares, Local, Reconstruction
 from freelunch.study.cell import derive_seed
@@ -120,7 +119,7 @@ class _Run:
 
     def load(self, indices: range) -> list[tuple[nn.Module, dict[str, Tensor]]]:
         """Return pruned blocks and their masks."""
-        return [self._load_pruned(index) for index in indices]
+        return [self.job.load_block(index) for index in indices]
 
     def adapt_and_write(self, indices: range, writer: ArtifactWriter) -> None:
         loaded = self.load(indices)
@@ -273,16 +272,13 @@ class _Run:
             for index in indices:
                 yield {
                     key.removeprefix(prefix): value
-                    for key, value in self._load_pruned(index)[0].state_dict().items()
+                    for key, value in self.job.load_block(index)[0].state_dict().items()
                     if key.startswith(prefix)
                 }
 
         return WindowModules(
             name, modules, calls, keep_masks, pruned, self.model.dtype, self.model.device
         )
-
-    def _load_pruned(self, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
-        return load_pruned_block(self.model, self.job.masks, index)
 
     def _inputs(self, boundary: int) -> HiddenStates:
         return self.states.at(boundary) if self.sparse is None else self.sparse.hidden

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.retraining.state import TrainedState
 from freelunch.adaptation.training.parameters import (
     Masked,
@@ -17,13 +18,13 @@ from freelunch.adaptation.training.parameters import (
     nothing_trained,
     other_parameters,
 )
-from freelunch.core.artifact import Artifact
 from freelunch.core.errors import UserError
 from freelunch.model.blocks import BlockCall, block_linears
 from freelunch.model.checkpoint import StreamedModel
-from freelunch.model.mask_store import load_masks, load_pruned_block, round_
+from freelunch.model.mask_store import load_masks, round_
 from freelunch.model.transfer import load_ahead
 from freelunch.study.methods import FULL, HEAD, Trained
+from freelunch.study.retraining import Retraining
 
 # The loss of some sequences, 0-d, from their logits and their rows in the sample.
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -179,24 +180,18 @@ class Trainee:
     """
 
     def __init__(
-        self,
-        model: StreamedModel,
-        masks: Artifact,
-        trained: Trained,
-        passes: Passes,
-        seed: int,
-        state: TrainedState,
+        self, job: AdaptationJob[Retraining], passes: Passes, seed: int, state: TrainedState
     ) -> None:
-        self._model, self._masks, self._trained = model, masks, trained
+        self._job, self._model, self._trained = job, job.model, job.settings.trained
         self._passes, self._seed, self._state = passes, seed, state
-        self.num_blocks, self.device = model.num_blocks, model.device
+        self.num_blocks, self.device = job.model.num_blocks, job.model.device
         self.is_streamed = passes.streamed
         self._merged = self._restored = False
         self._counts: dict[int, int] = {}
-        self.outer = TrainedOuter(model, trained, passes, seed, state)
+        self.outer = TrainedOuter(job.model, self._trained, passes, seed, state)
         self._held: list[Block] = []
         if not passes.streamed:
-            self._held = [self._block(i, *self._load(i)) for i in range(model.num_blocks)]
+            self._held = [self._block(i, *self._load(i)) for i in range(self.num_blocks)]
 
     @property
     def count(self) -> int:
@@ -283,7 +278,7 @@ class Trainee:
         return load_ahead(self.device, indices, self._load)
 
     def _load(self, index: int) -> Loaded:
-        module, masks = load_pruned_block(self._model, self._masks, index)
+        module, masks = self._job.load_block(index)
         return module, masks, self._state.parameters(index) if index in self._state else None
 
     def _block(
@@ -314,7 +309,7 @@ class Trainee:
 
     def _merge_(self, index: int, block: Block) -> None:
         block.trained.merge_()
-        masks = load_masks(self._masks, index, block.module)
+        masks = load_masks(self._job.masks, index, block.module)
         linears = block_linears(block.module)
         masked = ((linear, masks[name]) for name, linear in linears.items())
         round_(block.module.parameters(), masked, self._model.dtype)

@@ -133,7 +133,7 @@ class TrainingRun:
         passes = Passes(precision, settings.gradient_checkpointing, streamed)
         self._scratch = job.states.scratch / "retraining"
         self._scratch.mkdir(exist_ok=True)
-        self.trainee = Trainee(model, job.masks, settings.trained, passes, self._seed, self.state)
+        self.trainee = Trainee(job, passes, self._seed, self.state)
         self._teacher_folder = saved.with_name(f"{saved.name}.teacher")
         self._teacher: Teacher | None = None
         self._loss: Loss = self._next_token
