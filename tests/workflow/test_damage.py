@@ -2,15 +2,18 @@
 
 import json
 import os
+import random
 import re
 import shlex
 import shutil
+import signal
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from damage import DAMAGES, KINDS, RESULTS, keep_time, metrics, study_digests
+from damage import AT_RANDOM, DAMAGES, KINDS, RESULTS, keep_time, metrics, study_digests, swap
 from freelunch.audit.output_files import AUDIT_SUMS, PAGE, TABLE_SUMS, figure_sums
 from freelunch.cli.verify import check_intact, problems_of, verify
 from freelunch.core.digest import file_digest, write_sums
@@ -20,6 +23,10 @@ from freelunch.study.open_study import open_study
 pytestmark = pytest.mark.long
 
 COMMAND = r"`(make repair STUDY=[^`]*)`"
+# docs/design/trust.md has the numbers of a long run: TRIALS=40 pytest ... --junitxml=told.xml
+TRIALS = range(int(os.environ.get("TRIALS", "1")))
+# A run makes again what one of these makes, and what follows from that.
+RULES = ("capture_dense", "prune_model", "reconstruct_window", "evaluate_cell", "collect_records")
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +88,6 @@ def test_a_change_that_leaves_size_and_time_is_found_by_reading_all(opened):
     with restored(path):
         keep_time(path)
         assert [output.what for output in problems_of(opened, anew=True)] == ["pruned"]
-
-
-def swap(one: Path, other: Path) -> None:
-    aside = one.with_name("aside")
-    one.rename(aside)
-    other.rename(one)
-    aside.rename(other)
 
 
 WANDA, MAGNITUDE = "tiny/wanda-u50", "tiny/magnitude-u50"
@@ -263,3 +263,55 @@ def test_damaged_metadata_of_snakemake_is_removed_and_changes_nothing(study):
     output = study.run("--dry-run", "--rerun-triggers", "mtime")
     assert "removed, since Snakemake could not read" in output and "Traceback" not in output
     assert "Nothing to be done" in output
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+@pytest.mark.parametrize("kind", AT_RANDOM)
+def test_computing_with_random_damage(study, monkeypatch, record_property, kind, trial):
+    """A run that ends well has the right numbers; any other names the command that mends all."""
+    monkeypatch.chdir(study.path)
+    before, measured = study_digests(study.path), metrics(study.path)
+    chance = random.Random(trial)
+    record_property("damage", AT_RANDOM[kind](chance))
+    record_property("rule", rule := chance.choice(RULES))
+    process = study.start("--forcerun", rule)
+    said = process.communicate()[0]
+    assert "Traceback" not in said
+    found = problems_of(open_study(Path("config.yaml")), anew=True)
+    if process.returncode == 0:
+        assert metrics(study.path) == measured
+        told = "make verify" if found else "nobody: it was made again"
+        said = "`make repair STUDY=config.yaml`"
+    else:
+        told = "the run's end" if "the results are not whole" in said else "the step"
+    record_property("told by", told)
+    mend(study, said)
+    study.run()
+    assert problems_of(open_study(Path("config.yaml")), anew=True) == {}
+    assert (study_digests(study.path), metrics(study.path)) == (before, measured)
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+def test_two_kills_within_a_second(study, monkeypatch, record_property, trial):
+    """The first run is killed with its jobs, or without: then the second one meets them."""
+    monkeypatch.chdir(study.path)
+    before, measured = study_digests(study.path), metrics(study.path)
+    chance = random.Random(trial)
+    record_property("rule", rule := chance.choice(RULES))
+    record_property("jobs live on", alive := chance.random() < 0.5)
+    if not alive:
+        study.cold()
+    for options, seconds in ((("--forcerun", rule), chance.uniform(0, 20)), ((), chance.random())):
+        process = study.start(*options)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            # Jobs that `warm()` runs are in a group of their own.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stdout.close()
+        record_property("ended by", process.returncode)
+        study.warm()
+    study.run()
+    assert problems_of(open_study(Path("config.yaml")), anew=True) == {}
+    assert (study_digests(study.path), metrics(study.path)) == (before, measured)
