@@ -123,26 +123,17 @@ def lose_any_bit(chance: Random) -> str:
     return str(path)
 
 
-def swap_any_files(chance: Random) -> str:
-    """Swap two files of equal size and different content."""
-    found: dict[int, dict[str, Path]] = defaultdict(dict)
+def swap_any(chance: Random) -> str:
+    """Swap two files of equal size, or two folders of a kind whose files have equal names."""
+    forms: dict[object, list[Path]] = defaultdict(list)
     for path in sorted([*Path("resources").rglob(TENSORS), *RESULTS.rglob(TENSORS)]):
-        found[path.stat().st_size].setdefault(file_digest(path), path)
-    pairs = [equal for equal in map(dict.values, found.values()) if len(equal) > 1]
-    one, other = chance.sample([*chance.choice(pairs)], 2)
+        forms[path.stat().st_size].append(path)
+    for folder in sorted(path.parent for path in RESULTS.rglob(MANIFEST)):
+        names = sorted(file.name for file in folder.iterdir())
+        forms[folder.parts[2], *names].append(folder)
+    one, other = chance.sample(chance.choice([it for it in forms.values() if len(it) > 1]), 2)
     swap(one, other)
     return f"{one} {other}"
 
 
-def swap_any_folders(chance: Random) -> str:
-    """Swap two folders of one kind whose files have equal names."""
-    found: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for manifest in sorted(RESULTS.rglob(MANIFEST)):
-        folder = manifest.parent
-        found[folder.parts[2], *sorted(file.name for file in folder.iterdir())].append(folder)
-    one, other = chance.sample(chance.choice([it for it in found.values() if len(it) > 1]), 2)
-    swap(one, other)
-    return f"{one} {other}"
-
-
-AT_RANDOM = {"bit": lose_any_bit, "files": swap_any_files, "folders": swap_any_folders}
+AT_RANDOM = {"bit": lose_any_bit, "swap": swap_any}

@@ -66,9 +66,7 @@ def template(mount: Path, *keys: str) -> str:
     text = (SCRIPTS / "job.yaml").read_text().replace("/study}", f"{mount}}}")
     for key in keys:
         text = text.replace(f"# {key}: ", f"{key}: ")
-    return text.replace("image: IMAGE", "image: mine").replace(
-        "claimName: CLAIM", "claimName: mine"
-    )
+    return text.replace(": IMAGE", ": mine").replace(": CLAIM", ": mine")
 
 
 def scheduled(
@@ -115,22 +113,19 @@ def test_a_pod_asks_for_what_it_needs_runs_on_the_volume_and_makes_the_same(
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("image: mine", "image: IMAGE", "IMAGE or CLAIM is not filled in"),
-        ("claimName: mine", "claimName: CLAIM", "IMAGE or CLAIM is not filled in"),
+        ("image: mine", "image: IMAGE", "is not filled in"),
+        ("claimName: mine", "claimName: CLAIM", "is not filled in"),
         ("mountPath: ", "mountPath: /elsewhere", "below none of its mounts: /elsewhere/"),
         ("containers:", "container:", "no Job whose container mounts a volume"),
         ("metadata:", "metadata: [", "cannot be read as YAML"),
-        ("step", "step", "the role of"),
+        ("", "", "the role of"),
     ],
-    ids=["image", "claim", "mount", "container", "YAML", "forbidden"],
 )
 def test_a_template_that_can_run_no_step_is_refused(tmp_path, monkeypatch, old, new, said):
     refused = "#!/bin/sh\necho 'Error from server (Forbidden): jobs.batch' >&2\nexit 1\n"
     monkeypatch.setenv("PATH", stand_in(tmp_path, "kubectl", refused))
     (tmp_path / "script").write_text('# properties = {"threads": 1, "resources": {}}\n')
-    (tmp_path / "job.yaml").write_text(
-        template(tmp_path).replace(old, new) if old else template(tmp_path)
-    )
+    (tmp_path / "job.yaml").write_text(template(tmp_path).replace(old, new))
     command = [SCRIPTS / "submit", "--template", "job.yaml", "script"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and not done.stdout
