@@ -100,6 +100,10 @@ def test_a_run_is_named_by_its_config_its_results_or_its_records(tmp_path, monke
         monkeypatch.setattr("sys.argv", ["freelunch", "compare", name, str(records)])
         assert main() == 0
         assert capsys.readouterr().out == f"{EQUAL}\n"
+    shutil.copy("study.yaml", "owner.yaml")
+    study.paths.owner.write_text("owner.yaml\n")
+    with refused(where="study.yaml: study.name", found="the study in owner.yaml"):
+        records_of_run("study.yaml")
     path = records / CELL.record_name
     shutil.copy(path, records / f"z__{path.name}")
     with refused(where=f"z__{path.name}", found=CELL, expected=f"that of {path} alone"):

@@ -2,8 +2,11 @@
 
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from freelunch.core.artifact import MANIFEST
@@ -11,6 +14,7 @@ from freelunch.core.digest import file_digest, sealed
 from freelunch.core.files import json_text
 
 RESULTS = Path("results/smoke")
+TENSORS = "*.safetensors"
 _CELL = "tiny/wanda-u50/recon_block/seed0"
 # A file of each kind that a study makes, relative to the folder that it was run in.
 KINDS: dict[str, Path] = {
@@ -60,14 +64,14 @@ def metrics(root: Path) -> dict[str, Any]:
     }
 
 
-def flip_bit(path: Path, place: float = 0.5) -> None:
-    """Flip the lowest bit of one byte, so that text stays text."""
+def flip_bit(path: Path, place: float = 0.5, bit: int = 0) -> None:
+    """Flip a bit of one byte; after that of the lowest one, text stays text."""
     with path.open("r+b") as file:
         at = int(place * (path.stat().st_size - 1))
         file.seek(at)
         (byte,) = file.read(1)
         file.seek(at)
-        file.write(bytes([byte ^ 1]))
+        file.write(bytes([byte ^ 1 << bit]))
 
 
 def truncate(path: Path) -> None:
@@ -78,6 +82,14 @@ def truncate(path: Path) -> None:
 def empty(path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(0)
+
+
+def swap(one: Path, other: Path) -> None:
+    """Put two files or folders in each other's place."""
+    aside = one.with_name("aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
 
 
 def note_anew(path: Path) -> None:
@@ -101,3 +113,27 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "absence": Path.unlink,
     "zero length": empty,
 }
+
+
+def lose_any_bit(chance: Random) -> str:
+    """Flip any bit of a file of any kind; its size, time and inode stay."""
+    kind = KINDS[chance.choice([*KINDS])]
+    path = chance.choice(sorted(kind.parent.glob(f"*{kind.suffix}")))
+    keep_time(path, partial(flip_bit, place=chance.random(), bit=chance.randrange(8)))
+    return str(path)
+
+
+def swap_any(chance: Random) -> str:
+    """Swap two files of equal size, or two folders of a kind whose files have equal names."""
+    forms: dict[object, list[Path]] = defaultdict(list)
+    for path in sorted([*Path("resources").rglob(TENSORS), *RESULTS.rglob(TENSORS)]):
+        forms[path.stat().st_size].append(path)
+    for folder in sorted(path.parent for path in RESULTS.rglob(MANIFEST)):
+        names = sorted(file.name for file in folder.iterdir())
+        forms[folder.parts[2], *names].append(folder)
+    one, other = chance.sample(chance.choice([it for it in forms.values() if len(it) > 1]), 2)
+    swap(one, other)
+    return f"{one} {other}"
+
+
+AT_RANDOM = {"bit": lose_any_bit, "swap": swap_any}

@@ -61,6 +61,14 @@ def stand_in(folder: Path, name: str, script: str) -> str:
     return f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
 
+def template(mount: Path, *keys: str) -> str:
+    """Return the template of jobs, filled in, with some of its keys that are comments."""
+    text = (SCRIPTS / "job.yaml").read_text().replace("/study}", f"{mount}}}")
+    for key in keys:
+        text = text.replace(f"# {key}: ", f"{key}: ")
+    return text.replace(": IMAGE", ": mine").replace(": CLAIM", ": mine")
+
+
 def scheduled(
     finished: Folder, path: Path, profile: str, monkeypatch: pytest.MonkeyPatch, **commands: str
 ) -> Folder:
@@ -78,26 +86,50 @@ def test_a_pod_asks_for_what_it_needs_runs_on_the_volume_and_makes_the_same(
     finished, tmp_path, monkeypatch
 ):
     study = scheduled(finished, tmp_path / "study", "mine", monkeypatch, kubectl=KUBECTL)
-    profile = (SCRIPTS / "profile.yaml").read_text()
-    filled = profile.replace(
-        "--image IMAGE --claim CLAIM --mount /study", f"--image i --claim c --mount {tmp_path}"
-    )
-    assert filled != profile
     (study.path / "mine").mkdir()
-    (study.path / "mine" / "profile.yaml").write_text(f"{filled}seconds-between-status-checks: 1\n")
+    profile = (SCRIPTS / "profile.yaml").read_text() + "seconds-between-status-checks: 1\n"
+    ours = profile.replace("--template workflow/profiles/kubernetes", "--template mine")
+    assert ours != profile
+    (study.path / "mine" / "profile.yaml").write_text(ours)
+    (study.path / "mine" / "job.yaml").write_text(template(tmp_path, "nodeSelector", "env"))
     said = study.run(str(WINDOWS / "manifest.json"), verbose=True)
     assert digests(study.path / WINDOWS) == digests(finished.path / WINDOWS)
     (file,) = (tmp_path / "bin" / "jobs").glob("*.json")
     assert file.stem in said, "the name by which Snakemake asks for the job"
     job = json.loads(file.read_text())
     pod = job["spec"]["template"]["spec"]
-    asked = pod["containers"][0]["resources"]
+    container = pod["containers"][0]
+    asked = container["resources"]
     assert asked["requests"] == asked["limits"]
     assert asked["requests"]["cpu"] == "1" and "nvidia.com/gpu" not in asked["requests"]
     assert 700 < int(asked["requests"]["memory"].removesuffix("M")) < 4000
-    assert job["spec"]["activeDeadlineSeconds"] == 180 and job["spec"]["backoffLimit"] == 0
-    assert pod["volumes"] == [{"name": "study", "persistentVolumeClaim": {"claimName": "c"}}]
-    assert pod["containers"][0]["volumeMounts"][0]["mountPath"] == str(tmp_path)
+    # Three minutes, and ten for pulling the image. A deadline of the job would count its queueing.
+    assert pod["activeDeadlineSeconds"] == 780 and "activeDeadlineSeconds" not in job["spec"]
+    assert job["spec"]["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
+    assert pod["nodeSelector"] and container["env"], "what is the user's stays"
+    assert container["workingDir"] == str(study.path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("image: mine", "image: IMAGE", "is not filled in"),
+        ("claimName: mine", "claimName: CLAIM", "is not filled in"),
+        ("mountPath: ", "mountPath: /elsewhere", "below none of its mounts: /elsewhere/"),
+        ("containers:", "container:", "no Job whose container mounts a volume"),
+        ("metadata:", "metadata: [", "cannot be read as YAML"),
+        ("", "", "the role of"),
+    ],
+)
+def test_a_template_that_can_run_no_step_is_refused(tmp_path, monkeypatch, old, new, said):
+    refused = "#!/bin/sh\necho 'Error from server (Forbidden): jobs.batch' >&2\nexit 1\n"
+    monkeypatch.setenv("PATH", stand_in(tmp_path, "kubectl", refused))
+    (tmp_path / "script").write_text('# properties = {"threads": 1, "resources": {}}\n')
+    (tmp_path / "job.yaml").write_text(template(tmp_path).replace(old, new))
+    command = [SCRIPTS / "submit", "--template", "job.yaml", "script"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stdout
+    assert said in done.stderr and "\n  to do: " in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_recipe_for_another_scheduler(finished, tmp_path, monkeypatch):
@@ -128,11 +160,13 @@ def test_the_recipe_for_another_scheduler(finished, tmp_path, monkeypatch):
         ("printf 'found '", "running"),
         ("printf 'found SuccessCriteriaMet Complete'", "success"),
         ("printf 'found FailureTarget Failed'", "failed"),
+        ("printf 'found FailureTarget'", "running"),
+        ("echo 'Error from server (Forbidden)' >&2; exit 1", ""),
         ("true", "failed"),
         ("echo no answer >&2; exit 1", "running"),
         (None, ""),
     ],
-    ids=["running", "success", "failed", "gone", "no answer", "no kubectl"],
+    ids=["running", "success", "failed", "failing", "forbidden", "gone", "no answer", "no kubectl"],
 )
 def test_the_state_of_a_job(tmp_path, kubectl, expected):
     (tmp_path / "sh").symlink_to("/bin/sh")
@@ -142,5 +176,6 @@ def test_the_state_of_a_job(tmp_path, kubectl, expected):
         path = os.pathsep.join([str(tmp_path / "bin"), "/usr/bin", "/bin"])
     command = ["sh", SCRIPTS / "status", "freelunch-1"]
     done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.strip()) == (int(kubectl is None), expected)
+    assert (done.returncode, done.stdout.strip()) == (int(not expected), expected)
+    assert ("/role.yaml" in done.stderr) == ("Forbidden" in str(kubectl))
     assert ("kubectl is not here" in done.stderr) == (kubectl is None)

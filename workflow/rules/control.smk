@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from functools import cache, partial
 from pathlib import Path
@@ -175,6 +176,8 @@ def take_over(jobs):
 
 def start_run(logs):
     """Check what only a run needs, wait for what is left of an earlier one, and show the plan."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     lift_default_rate()
     jobs = list(workflow.dag.needrun_jobs())
     for_scheduler = slurm.slurm_jobs(

@@ -15,6 +15,7 @@ from freelunch.records.record import Record
 from freelunch.reporting.formatting import with_error
 from freelunch.reporting.metrics import METRICS
 from freelunch.study.cell import Cell
+from freelunch.study.open_study import check_owner
 from freelunch.study.study import Study
 
 # The facts of an environment that can change a number.
@@ -37,11 +38,12 @@ Explanations = dict[tuple[str, str], list[str]]
 def records_of_run(name: str) -> dict[Cell, Record]:
     """Return the records of a run, by a study's config, its results, or a folder of records.
 
-    UserError: there are no records, or one of them is damaged.
+    UserError: there are no records, one of them is damaged, or they are of another study file.
     """
     path, todo = Path(name), None
     if path.is_file():
         study = Study.load(path)
+        check_owner(study)
         path, todo = study.paths.records, f"run it: {study.run_command}"
     elif (path / "records").is_dir():
         path = path / "records"

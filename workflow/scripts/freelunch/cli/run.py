@@ -51,11 +51,14 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
     # `make` says what the user typed; without it, this is the command.
     environment = {COMMAND: shlex.join(["freelunch", *sys.argv[1:]]), **os.environ}
     environment |= {} if summary else {"MAKELEVEL": "1"}
+    # While Snakemake is imported, an interrupt would be a traceback: it waits for the Snakefile.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         with subprocess.Popen(command, env=environment) as process:
             # The terminal also interrupts Snakemake, which ends its jobs in order.
             interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
             ended = signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             try:
                 status = process.wait()
             finally:
@@ -67,6 +70,8 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
             found=command[0],
             todo="make the environment (`make env`) and activate it: source .venv/bin/activate",
         ) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if status == -signal.SIGKILL:
         problem = "something killed Snakemake, perhaps the system since memory was short"
         todo = f"free memory, and go on with: {environment[COMMAND]}"

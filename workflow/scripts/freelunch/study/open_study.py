@@ -112,7 +112,7 @@ def read_study(path: Path, part: Part | None = None) -> Study:
     study = Study.load(Path(file), part=part)
     os.environ[STUDY_VARIABLE] = study.source
     os.environ[PART_VARIABLE] = study.part_words
-    _check_owner(study)
+    check_owner(study)
     return study
 
 
@@ -121,8 +121,8 @@ def claim_results(study: Study) -> None:
     write_atomically(study.paths.owner, f"{study.source}\n")
 
 
-def _check_owner(study: Study) -> None:
-    """Refuse to replace the results of another study file, which has the same name.
+def check_owner(study: Study) -> None:
+    """Refuse to replace or read the results of another study file, which has the same name.
 
     A file that is gone was renamed: the results are those of its new name.
     """
