@@ -78,11 +78,22 @@ def test_a_page_shows_them(kept: Audited):
 
 
 @pytest.mark.parametrize("kept", ["full"], indirect=True)
-def test_verdicts_of_the_readme(kept: Audited):
-    rows = dict(re.findall(r"^\| (C\w+) \| [^|]+ \| \*\*([^*|]+?)\.\*\*", README.read_text(), re.M))
+def test_verdicts_claim_by_claim(kept: Audited):
+    page = (DOCS / "results" / "index.md").read_text()
+    rows = dict(re.findall(r"^\| (C\w+) \| [^|]+ \| \*\*([^*|]+?)\.\*\*", page, re.M))
     assert rows == {
         claim["id"]: claim["verdict"].capitalize() for claim in kept.audit.as_json()["claims"]
     }
+
+
+def test_readme_and_documentation_begin_with_the_same_findings():
+    """Without their links, which differ."""
+    first, second = (
+        re.search(r"## What we found\n(.*?)\n\*Lower", page.read_text(), re.S)
+        for page in (README, DOCS / "index.md")
+    )
+    assert first and second
+    assert re.sub(r"\]\([^)]*\)", "", first[1]) == re.sub(r"\]\([^)]*\)", "", second[1])
 
 
 # --- Numbers
