@@ -308,3 +308,14 @@ def test_a_retrained_model_is_also_compared_with_the_dense_one_that_had_the_same
     shown = {(line["criterion"], line["adaptation"]): line[MINUS_TRAINED] for line in lines}
     assert shown["wanda", "full"].startswith("0.4055 ± ") and shown["dense", "full"] == NOTHING
     assert not results.doubts
+
+
+def test_what_learns_no_text_is_compared_with_the_dense_model_itself() -> None:
+    """Training would leave that as it is, so it needs no control of its own."""
+    study = make_study({"block": {"method": "reconstruction"}}, adaptations=["none", "block"])
+    values = {True: 20.0, False: 30.0}
+    records = make_records(study, {str(cell): values[cell.is_dense] for cell in study.cells})
+    means = [row for row in Results(study, records, Path()).means if row["adaptation"] == "block"]
+    assert means
+    for row in means:
+        assert row["loss_minus_control"] == pytest.approx(math.log(30 / 20))

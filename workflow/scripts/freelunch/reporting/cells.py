@@ -30,6 +30,7 @@ from freelunch.records.record import CandidateFacts, Record, Records
 from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS, Value, fact
 from freelunch.study import steps
 from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import SEARCHED, chosen_of
 
 
@@ -212,11 +213,19 @@ def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
 def _minus_control(cells: Sequence[Cell], records: Records) -> Sequence[float | None]:
     """Return how much the loss of cells that differ in their seed, in nats per token, lies above
     that of the dense model with the same training, its standard error and its spread over seeds;
-    None for each if that was not run, or nothing was pruned.
+    None for each if that was not run, or nothing was pruned. What learns from the dense model alone
+    would leave that one as it is.
     """
     its = {cell.seed: cell for cell in cells}
-    controls = {cell.seed: cell.control for cell in cells if cell.is_pruned}
-    if cells[0].adaptation == NONE or not controls or {*controls.values()} - {*records}:
+    settings = records[cells[0]]["spec"].get("adaptation")
+    entry = read_adaptation(settings) if settings else None
+    learns = entry is not None and entry.is_retraining and not entry.distils
+    controls = {
+        cell.seed: cell.control if learns else Cell.dense(cell.model)
+        for cell in cells
+        if cell.is_pruned
+    }
+    if entry is None or not controls or {*controls.values()} - {*records}:
         return None, None, None
     return over_units_and_seeds(loss_differences(its, controls, its, records))
 

@@ -46,7 +46,8 @@ MINUS_DENSE, MINUS_UNADAPTED = f"{MINUS} dense", f"{MINUS} unadapted"
 MINUS_TRAINED = f"loss {MINUS} dense retrained"
 _CONTROLS = (
     f"{MINUS_TRAINED.capitalize()}: in nats per token, beside the dense model with the same "
-    "training (the rows without a pattern), which learns the text, too: what pruning still costs."
+    "training (the rows without a pattern), which learns the text, too: what pruning still costs. "
+    "What learns from the dense model alone is compared with that itself."
 )
 # The metrics in the table of all cells.
 _SHOWN = (PERPLEXITY, HELD_OUT_PERPLEXITY)
@@ -78,7 +79,7 @@ def cells_section(study: Study, means: Rows, doubts: Sequence[Doubt] = ()) -> Se
         for metric in METRICS
         if metric.summary_heading and any(mean[metric.column] is not None for mean in means)
     ]
-    controlled = any(mean[MINUS_CONTROL] is not None for mean in means)
+    controlled = any(mean["criterion"] == DENSE and mean["adaptation"] != NONE for mean in means)
     lines = [_cell_line(mean, several, controlled, metrics) for mean in means]
     notes = [*told(doubts, *_SHOWN), *_cell_notes(study, means, several, metrics)]
     if controlled:
