@@ -64,8 +64,6 @@ def test_study_ends_with_an_audit(finished):
     recovery = next(claim for claim in audit["claims"] if claim["id"] == "C1")["parts"][0]
     (finding,) = recovery["findings"]
     assert finding["reason"] == "there are no cells of ria, sparsegpt"
-    perplexity = next(claim for claim in audit["claims"] if claim["id"] == "C4")["parts"][1]
-    assert perplexity["findings"][0]["text"] == "24.02 GB"
     page = (results / "audit" / "index.html").read_text()
     assert "not testable here" in page and "tiny__wanda-u50__recon_block__seed0.json" in page
 
