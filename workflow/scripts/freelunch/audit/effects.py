@@ -353,7 +353,6 @@ FIGURE = Figure(
         "in panels for the recovered loss, the windows, the criteria and the budgets of retraining."
     ),
     claims=(),
-    sums_up=True,
     wanted=lambda study: any(cell.adaptation != NONE for cell in study.cells),
     # All adaptations of the config, shown or not: each looks the same in all figures.
     settings=lambda study: {

@@ -89,7 +89,7 @@ def sorting(value: object) -> str:
 class ShownFigure:
     """A figure on the page, drawn inline, with its caption in paragraphs.
 
-    It is shown at a claim; or, without one, at the head.
+    It is shown at a claim; or, without one, at the head or below the rankings.
     """
 
     figure: Figure
@@ -189,15 +189,15 @@ def _prose(text: str) -> Markup:
 
 
 def _figures(study: Study, root: Path, claims: Sequence[str]) -> list[ShownFigure]:
-    """Return the figures that are there, numbered: those that sum up the study, then the others in
-    the order of the claims they belong to.
+    """Return the figures that are there, numbered: those that sum up the study, then those of all
+    claims, then the others in the order of the claims they belong to.
     """
 
     def place(figure: Figure) -> int:
         return next((at for at, claim in enumerate(claims) if claim in figure.claims), len(claims))
 
-    def order(figure: Figure) -> tuple[bool, int]:
-        return not figure.sums_up, place(figure)
+    def order(figure: Figure) -> tuple[bool, bool, int]:
+        return not figure.sums_up, bool(figure.claims), place(figure)
 
     shown: list[ShownFigure] = []
     for figure in sorted(figures().values(), key=order):
@@ -208,7 +208,7 @@ def _figures(study: Study, root: Path, claims: Sequence[str]) -> list[ShownFigur
         # Without a row of data, the figure only says that there is nothing to draw.
         empty = has_data and len(data.read_text(encoding="utf-8").splitlines()) < 2
         at = claims[place(figure)] if place(figure) < len(claims) else None
-        if path and not empty and (figure.sums_up or at):
+        if path and not empty and (figure.sums_up or at or not figure.claims):
             content = base64.b64encode(path.read_bytes()).decode()
             image = f"data:{_TYPES[path.suffix]};base64,{content}"
             caption = re.split(r"\n\s*\n", figure.caption(study).strip())
