@@ -226,8 +226,12 @@ def _training(record: Record) -> _Found:
         elif lowest < highest and chosen["learning_rate"] in (lowest, highest):
             end = "lowest" if chosen["learning_rate"] == lowest else "highest"
             yield EDGE, None, f"{chosen['learning_rate']:g} is the {end} that was tried"
+    settings = read_adaptation(record["spec"]["adaptation"] or {})
+    if getattr(settings, "skip", None):
+        # The losses are on the text that it skips, which the adaptation before it was trained on.
+        return
     stuck = sum(not loss["after"] < loss["before"] for loss in losses)
-    if read_adaptation(record["spec"]["adaptation"] or {}).is_retraining:
+    if settings.is_retraining:
         if stuck:
             (loss,) = losses
             ends = f"from {loss['before']:.3f} to {loss['after']:.3f} nats"

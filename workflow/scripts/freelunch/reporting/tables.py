@@ -31,7 +31,8 @@ One row per cell of the study ``{study.name}``, one column per fact, with units 
 nats per token, and its standard error comes from the differences window by window. Columns that
 compare with the dense model are empty for the dense model, and ``adaptation_*`` for cells that
 were not adapted. ``loss_minus_control`` is the same beside the dense model with the same adaptation
-and seed, if the study has that. ``marks`` names what makes numbers of a cell no finding; the
+and seed, if the study has that; what learns from the dense model alone would leave it as it is.
+``marks`` names what makes numbers of a cell no finding; the
 summary says why. ``nan`` is a number that is not finite.
 """
         ),

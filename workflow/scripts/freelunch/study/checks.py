@@ -364,6 +364,8 @@ def _amount(where: str, entry: Training, config: Config) -> Problems:
             f"{where}.batch: found {entry.batch} sequences; expected at most {samples}, the size "
             "of the sample"
         )
+    if entry.skip and not entry.after:
+        yield f"{where}.skip: nothing has seen the skipped text; expected `after`, too"
     if entry.skip and entry.finds_rate:
         yield f"{where}.skip: probes train on the first sequences; expected a learning rate"
     # The job knows how many windows a model has, and refuses what is too small for them.

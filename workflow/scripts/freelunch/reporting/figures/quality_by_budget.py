@@ -16,7 +16,7 @@ AXES = {"tokens": ("tokens seen", 1.0), "peak_bytes": ("peak memory of a job (GB
 ERROR = "perplexity_error_beside_reference"
 # How many times the reconstruction's tokens retraining needs, says the paper (section 1).
 CLAIMED = 10
-BAND = "the paper's claim: retraining needs ten times the tokens"
+BAND = "the paper's claim: retraining needs over ten times the tokens"
 
 
 def draw(
@@ -119,8 +119,8 @@ What each adaptation of the same pruned model reaches with how many tokens, and 
 lower and further left is better. Perplexity on ``{study.perplexity.text}``, windows of
 {study.window_text} tokens. A line joins the budgets of one method; filled marks are
 reconstructions, open marks retrainings, half-filled marks variants of either. The pale band is the
-reconstruction with ten times its tokens: if retraining needed ten times as many, as the paper
-says, its lines would lie there; the further they lie left of the band, the fewer it needs.
+reconstruction with ten times its tokens: if retraining needed over ten times as many, as
+the paper says, its lines would lie there or right of it; the further left, the fewer it needs.
 
 Bars are one standard error, over windows of text, of the difference from the reconstruction that
 the others are compared with. ``reach.csv`` has the tokens and the FLOPs at which each retraining
