@@ -62,6 +62,7 @@ def test_all_contradictions_are_told_at_once_undefined_names_first() -> None:
         # Chains.
         ({"adaptations.recon_two.after": "recon"}, "adaptations.recon_two.after: 'recon'"),
         ({"adaptations.recon_two.after": "recon_two"}, "adaptations.recon_two.after: recon_two"),
+        ({"adaptations.recon_two.skip": 2}, "adaptations.recon_two.skip: nothing has seen"),
         (AFTER_TWO, "adaptations.recon_block.after: no grid has one/magnitude-u50/recon_two/seed0"),
         (
             AFTER_TWO | BOTH | {"adaptations.recon_two.trains": "lora"},
