@@ -43,7 +43,8 @@ def recovery(evidence: Evidence, settings: Settings) -> Asked:
     least, sizes, wanted = settings["parameters"], evidence.parameters, settings["criteria"]
     large = evidence.only(lambda cell: sizes.get(cell.model, least) >= least)
     asked = list(by_criterion(large, settings["metric"], wanted))
-    families = sorted({evidence.family(model) for (model, *_), _ in asked} - {""})
+    # The family of a model whose entry does not say it may be that of another.
+    families = sorted({evidence.family(model) for (model, *_), _ in asked} - {""}) or ["unknown"]
     if not asked:
         largest = max(sizes.values(), default=0)
         reason = "no reconstruction of them is there to compare"
