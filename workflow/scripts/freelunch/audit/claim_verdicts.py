@@ -166,6 +166,12 @@ def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdi
         some = [_part(question, evidence.only(keep), paper) for question in claim.parts]
         return of_claim([(part.verdict, part.role) for part in some])
 
+    def on_model(model: str) -> str:
+        return verdict(lambda cell: cell.model == model)
+
+    def on_inputs(kind: str) -> str:
+        return verdict(lambda cell: inputs(cell) in ("", kind))
+
     def inputs(cell: Cell) -> str:
         entry = study.config.adaptations.get(cell.adaptation)
         return INPUTS[entry.inputs] if isinstance(entry, Local) else ""
@@ -181,14 +187,8 @@ def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdi
         published=claim.published,
         verdict=verdict(lambda _: True),
         bearing=says,
-        models={
-            model: verdict(lambda cell, model=model: cell.model == model)  # type: ignore[misc]
-            for model in sorted({cell.model for cell in cells})
-        },
-        inputs={
-            kind: verdict(lambda cell, kind=kind: inputs(cell) in ("", kind))  # type: ignore[misc]
-            for kind in sorted({inputs(cell) for cell in cells} - {""})
-        },
+        models={model: on_model(model) for model in sorted({cell.model for cell in cells})},
+        inputs={each: on_inputs(each) for each in sorted(set(map(inputs, cells)) - {""})},
         scope=_scope(evidence, [each for part in about for each in part.findings], paper),
         parts=parts,
     )

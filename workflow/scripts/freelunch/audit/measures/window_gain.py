@@ -7,7 +7,7 @@ not fit into its memory and are left out, if another model has them with as many
 that no model has is missing, and so is the one that is compared, whatever memory it needs.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -114,13 +114,12 @@ def window_difference(evidence: Evidence, settings: Settings) -> Asked:
     of them that fit into memory have to be there, and no others count.
     """
     beside = _Kind(settings["beside"])
-    for found in _compared(evidence, settings, beside):
-        if isinstance(found, Absent):
-            yield found
-            continue
-        for kind in found.compared:
-            about = kind.beside(beside)
-            yield found.missed(evidence, settings, kind, [beside], about, subject="windows")
+    return _for_each(
+        _compared(evidence, settings, beside),
+        lambda found, kind: found.missed(
+            evidence, settings, kind, [beside], kind.beside(beside), subject="windows"
+        ),
+    )
 
 
 def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
@@ -147,12 +146,10 @@ def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     to be there, and no others count.
     """
     matrix = _Kind(MATRIX, settings["exact"])
-    for found in _compared(evidence, settings, matrix):
-        if isinstance(found, Absent):
-            yield found
-            continue
-        for kind in found.compared:
-            yield found.missed(evidence, settings, matrix, [kind], matrix.beside(kind))
+    return _for_each(
+        _compared(evidence, settings, matrix),
+        lambda found, kind: found.missed(evidence, settings, matrix, [kind], matrix.beside(kind)),
+    )
 
 
 def memory_price(evidence: Evidence, settings: Settings) -> Asked:
@@ -164,26 +161,23 @@ def memory_price(evidence: Evidence, settings: Settings) -> Asked:
     others count.
     """
     beside = _Kind(settings["beside"])
-    for found in _compared(evidence, settings, beside):
-        if isinstance(found, Absent):
-            yield found
-            continue
-        for kind in found.compared:
-            names = [found.names[kind], found.names[beside]]
-            lost = found.missed(evidence, settings, kind, [beside], kind.beside(beside))
-            peaks = _peaks(evidence, found, names)
-            if isinstance(lost, Absent):
-                yield lost
-                continue
-            if isinstance(peaks, Absent):
-                yield peaks
-                continue
-            # Losses have the names of the adaptations.
-            memory = replace(peaks, names=[f"{name} memory" for name in names])
-            price = partial(_price, of_loss=lost.statistics[0], names=memory.names)
-            why = "the window may save no memory"
-            samples = [*lost.samples, memory]
-            yield replace(lost, statistics=[price], samples=samples, undefined=why)
+
+    def price(found: _Windows, kind: _Kind) -> Measurement | Absent:
+        names = [found.names[kind], found.names[beside]]
+        lost = found.missed(evidence, settings, kind, [beside], kind.beside(beside))
+        peaks = _peaks(evidence, found, names)
+        if isinstance(lost, Absent):
+            return lost
+        if isinstance(peaks, Absent):
+            return peaks
+        # Losses have the names of the adaptations.
+        memory = replace(peaks, names=[f"{name} memory" for name in names])
+        of_memory = partial(_price, of_loss=lost.statistics[0], names=memory.names)
+        why = "the window may save no memory"
+        samples = [*lost.samples, memory]
+        return replace(lost, statistics=[of_memory], samples=samples, undefined=why)
+
+    return _for_each(_compared(evidence, settings, beside), price)
 
 
 def halves_missed(evidence: Evidence, settings: Settings) -> Asked:
@@ -243,6 +237,18 @@ def _memory(evidence: Evidence, found: _Windows) -> Measurement | Absent:
     # Beside the smallest, the ratio is largest.
     ratios = [ratio(other) for other in others]
     return Measurement(f"{found.pruned}, {half}", ratios, [runs], used, found.about(), max)
+
+
+def _for_each(
+    compared: Iterable[_Windows | Absent],
+    of_window: Callable[[_Windows, _Kind], Measurement | Absent],
+) -> Asked:
+    """Yield what is measured of each window that is compared, and which windows are missing."""
+    for found in compared:
+        if isinstance(found, Absent):
+            yield found
+        else:
+            yield from (of_window(found, kind) for kind in found.compared)
 
 
 def _compared(evidence: Evidence, settings: Settings, wanted: _Kind) -> Iterator[_Windows | Absent]:
