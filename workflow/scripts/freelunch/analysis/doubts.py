@@ -187,7 +187,7 @@ def _below_dense(cell: Cell, record: Record, records: Records) -> _Found:
         texts.append((HELD_OUT_PERPLEXITY, pair, False))
     settings = record["spec"].get("adaptation")
     entry = read_adaptation(settings) if settings else None
-    learns = entry is not None and entry.is_retraining and not entry.distils
+    learns = entry is not None and entry.learns_text
     for metric, (losses, dense), neighbours in texts:
         differences = np.array(losses) - np.array(dense)
         lower = -float(differences.mean())

@@ -160,7 +160,7 @@ class Plan:
             cell, shapes, probed, probe.sequences, KEEP_ALL, checked=probe.held_out
         )
         cost = each.part(PLANNED_RATES * len(probe.windows) / windows)
-        if keep == KEEP_ALL or (settings.is_retraining and not settings.distils):
+        if keep == KEEP_ALL or settings.learns_text:
             return cost
         # Hidden states that are not kept are made once, up to the last window's.
         length = self.study.calibration_of(cell.model).length

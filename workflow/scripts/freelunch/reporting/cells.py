@@ -219,9 +219,8 @@ def _minus_control(cells: Sequence[Cell], records: Records) -> Sequence[float | 
     its = {cell.seed: cell for cell in cells}
     settings = records[cells[0]]["spec"].get("adaptation")
     entry = read_adaptation(settings) if settings else None
-    learns = entry is not None and entry.is_retraining and not entry.distils
     controls = {
-        cell.seed: cell.control if learns else Cell.dense(cell.model)
+        cell.seed: cell.control if entry and entry.learns_text else Cell.dense(cell.model)
         for cell in cells
         if cell.is_pruned
     }

@@ -72,6 +72,11 @@ class Adaptation(Settings):
         """Whether the dense model's predictions are the training targets."""
         return False
 
+    @property
+    def learns_text(self) -> bool:
+        """Whether it learns from the text itself, rather than from the dense model alone."""
+        return self.is_retraining and not self.distils
+
 
 class Local(Adaptation):
     """Settings of the adaptations that work on one window at a time."""

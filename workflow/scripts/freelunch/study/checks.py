@@ -237,7 +237,7 @@ def _controls(where: str, grid: Grid, config: Config) -> Problems:
     if not names:
         yield f"{where}: the {DENSE} model itself is in every study; expected adaptations of it"
     for name in names:
-        if config.adaptations[name].distils or not config.adaptations[name].is_retraining:
+        if not config.adaptations[name].learns_text:
             yield (
                 f"{where}: with {name!r} the {DENSE} model would learn from itself; expected "
                 "retraining on the text, and another grid for others"
