@@ -131,7 +131,7 @@ def test_a_study_with_little_has_no_empty_sections(audited):
     text = page_of(audited, **empty, provenance=provenance)
     page = Elements(text)
     folded = [it["id"] for it in page.all("details") if "section" in (it.get("class") or "")]
-    assert folded == ["cells", "method", "protocol", "provenance", "repeat", "files"]
+    assert folded == ["cells", "method", "provenance", "repeat", "files"]
     assert [it["id"] for it in page.all("section") if "id" in it] == ["claims"]
     assert "Records name neither commits nor machines." in page.text
     assert "by commit unknown" in page.text

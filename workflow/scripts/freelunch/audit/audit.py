@@ -1,4 +1,4 @@
-"""The audit of a study: verdicts, evidence, protocol, published numbers, provenance, costs."""
+"""The audit of a study: verdicts, evidence, published numbers, provenance, costs."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -12,7 +12,6 @@ from freelunch.audit.claim_verdicts import ClaimVerdict, PartVerdict, audit_clai
 from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.layouts import layout
-from freelunch.audit.protocol import ComparedSetting, audit_protocol, load_protocol
 from freelunch.audit.provenance import (
     Provenance,
     StepCost,
@@ -51,7 +50,6 @@ class Audit:
     found: list[PrunedModelAnswer]
     claims: list[ClaimVerdict]
     published_claims: list[TableClaimVerdict]
-    protocol: list[ComparedSetting]
     published: list[ComparedNumber]
     provenance: Provenance
     costs: list[StepCost]
@@ -103,7 +101,6 @@ def audit_records(study: Study, records: Records, folder: Path) -> Audit:
         found=answers,
         claims=audit_claims(evidence, asked),
         published_claims=audit_published_claims(asked, published, meaning),
-        protocol=audit_protocol(study, load_protocol()),
         published=audit_published(evidence, published, meaning),
         provenance=gather_provenance(study, records),
         costs=gather_costs(records),
