@@ -7,7 +7,7 @@ matters. Both are measured on the same windows of text, so the error comes from 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -15,13 +15,12 @@ from freelunch.analysis import pairing
 from freelunch.analysis.pairing import (
     Records,
     Row,
-    Rows,
     error_columns,
     with_errors,
 )
 from freelunch.records.record import adaptation_facts
 from freelunch.study.adaptations import LeastSquares, Local
-from freelunch.study.cell import NONE, Cell, pruned_model
+from freelunch.study.cell import NONE, Cell
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
@@ -94,30 +93,6 @@ def window_rows(records: Records, study: Study) -> list[Row]:
             here = [each for each in adapted if each.tokens == tokens]
             rows += _compared(here, unadapted, records)
     return rows
-
-
-def compared_together(rows: Rows) -> Iterator[tuple[str, str, list[Row]]]:
-    """Yield the rows that are compared with each other, those of one pruned model and one amount of
-    text, behind the name of the model and, if it has several, the amount in words.
-    """
-    models: dict[str, dict[int, list[Row]]] = {}
-    for row in rows:
-        models.setdefault(pruned_model(row), {}).setdefault(row["tokens"], []).append(row)
-    for name, amounts in models.items():
-        for tokens, here in amounts.items():
-            yield name, "" if len(amounts) == 1 else f"{tokens:,} tokens", here
-
-
-def usual_windows(rows: Rows) -> list[Row]:
-    """Return the rows that differ in their window alone: those with dense inputs and targets, whose
-    settings were not chosen on the evaluation text.
-    """
-    return [
-        row
-        for row in rows
-        if (row["inputs"], row["targets"]) == ("dense", "dense")
-        and row["selected_on"] != "evaluation"
-    ]
 
 
 def _compared(

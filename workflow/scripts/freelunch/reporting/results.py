@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from freelunch.analysis.accuracy import task_rows
-from freelunch.analysis.budget_effect import budget_rows, reach_rows
+from freelunch.analysis.budget_effect import budget_rows
 from freelunch.analysis.doubts import doubted, find_doubts
 from freelunch.analysis.pairing import Records, Row, Rows
 from freelunch.analysis.window_effect import window_rows
@@ -38,7 +38,6 @@ class Results:
         criteria_budgets: The rows of `means` that compare criteria budget by budget.
         windows: A row for each reconstruction, with what its window gains.
         budgets: Retrainings beside the reconstruction, by budget.
-        reaches: The budget at which each retraining reaches the reconstruction.
         tasks: Zero-shot accuracies, by cell and task.
     """
 
@@ -59,7 +58,6 @@ class Results:
     )
     windows = _rows(lambda self: window_rows(self.records, self.study))
     budgets = _rows(lambda self: budget_rows(self.records, self.study))
-    reaches = _rows(lambda self: reach_rows(self.records, self.study))
     tasks = _rows(lambda self: task_rows(self.records, self.folder))
 
 
