@@ -15,6 +15,7 @@ from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import device_table, plan_text
 from freelunch.records.read import load_records
+from freelunch.study.open_study import part_of
 from freelunch.study.schema import settings_page
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of
@@ -166,14 +167,36 @@ def test_the_prices_of_the_papers_study():
     assert prices.rpartition("\n")[0].rstrip() in page
 
 
-def test_what_large_models_take():
-    """The options are those of `make large`."""
-    sizes = [size * 10**9 for size in (24, 40, 80)]
+def test_the_days_of_the_papers_study():
+    """Each row's part, planned alone, takes as long as the row says."""
+    page, paper = (DOCS / "guide" / "paper.md").read_text(), Study.load(Path("studies/paper.yaml"))
+    machine = Machine.of(400e12, 2e9, None, 80 * 10**9)
+    rows = re.findall(
+        r"^\| \d \| `MODELS=(\S+) CLAIMS=(\S+?)(?: SEEDS=(\d))?` \| (.+?) \|", page, re.M
+    )
+    assert len(rows) > 5
+    for models, claims, seeds, time in rows:
+        part = paper.of_part(part_of(models, claims, seeds or None))
+        plan = plan_text(Plan.of(part, machine.device_bytes), machine)
+        assert f"About {time} from scratch" in plan, (models, claims)
+
+
+def test_what_large_models_and_one_gpu_take():
+    """The options are those of `make large`, and of the command on the page."""
     options = "--tflops 400 --disk 2GB/s $(LARGE:%=--device-memory %)"
     makefile = (ROOT / "Makefile").read_text()
     assert f"devices studies/large.yaml {options}" in makefile and "LARGE := 24 40 80" in makefile
-    table = device_table(Study.load(Path("studies/large.yaml")), Machine.of(400e12, 2e9), sizes)
+    machines = [Machine.of(400e12, 2e9, None, size * 10**9) for size in (24, 40, 80)]
+    table = device_table(Study.load(Path("studies/large.yaml")), machines)
     assert (DOCS / "guide" / "large_models.md").read_text() == table, "run `make large`"
+    page = (DOCS / "guide" / "one_gpu.md").read_text()
+    rates = {24: 100, 40: 200, 80: 400}
+    options = " ".join(f"--device-memory {size} --tflops {rate}" for size, rate in rates.items())
+    command = f"`freelunch devices studies/one_gpu.yaml --seeds 0 --disk 2GB/s {options}`"
+    assert command in page.replace("\n", " ")
+    machines = [Machine.of(rate * 1e12, 2e9, None, size * 10**9) for size, rate in rates.items()]
+    study = Study.load(Path("studies/one_gpu.yaml"), part=part_of(seeds="0"))
+    assert device_table(study, machines) in page, f"put in what this prints: {command}"
 
 
 # --- What a reader is sent to

@@ -33,6 +33,7 @@ from freelunch.cli.options import (
     machine_of,
     option,
     rules_in,
+    tflops_in,
 )
 from freelunch.cli.run import check_options, run_snakemake
 from freelunch.core.devices import memory_bytes
@@ -324,13 +325,18 @@ def devices(
     device_memory: Annotated[
         list[str], option("GB", "Memory of a GPU; give it once for each size.")
     ],
-    tflops: Tflops = None,
+    tflops: Annotated[
+        list[float], option("N", "TFLOP/s of all GPUs, or of each in turn.", parser=tflops_in)
+    ],
     disk: Disk = None,
     network: Network = None,
 ) -> None:
     """Tabulate the time and memory of adaptations on GPUs."""
     sizes = [read_gigabytes(size, "--device-memory") for size in device_memory]
-    _show(device_table(chosen.read(), machine_of(None, tflops, disk, network), sizes), end="")
+    if len(rates := tflops * len(sizes) if len(tflops) == 1 else tflops) != len(sizes):
+        raise typer.BadParameter(f"found {len(tflops)}; expected one for all GPUs, or {len(sizes)}")
+    machines = [machine_of(*of, disk, network) for of in zip(sizes, rates, strict=True)]
+    _show(device_table(chosen.read(), machines), end="")
 
 
 @app.command()
