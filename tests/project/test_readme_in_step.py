@@ -171,9 +171,8 @@ def test_the_days_of_the_papers_study():
     """Each row's part, planned alone, takes as long as the row says."""
     page, paper = (DOCS / "guide" / "paper.md").read_text(), Study.load(Path("studies/paper.yaml"))
     machine = Machine.of(400e12, 2e9, None, 80 * 10**9)
-    rows = re.findall(
-        r"^\| \d \| `MODELS=(\S+) CLAIMS=(\S+?)(?: SEEDS=(\d))?` \| (.+?) \|", page, re.M
-    )
+    row = r"^\| \d \| `MODELS=(\S+) CLAIMS=(\S+?)(?: SEEDS=(\d))?` \| (.+?) \|"
+    rows = re.findall(row, page, re.M)
     assert len(rows) > 5
     for models, claims, seeds, time in rows:
         part = paper.of_part(part_of(models, claims, seeds or None))

@@ -43,6 +43,7 @@ def rules_in(text: str) -> str:
 
 
 def tflops_in(text: str) -> float:
+    """Return the TFLOP/s that a text says."""
     return read_tflops(text, "--tflops") / 1e12
 
 
