@@ -1,0 +1,129 @@
+"""`archive`: one file with what an artifact evaluation wants of a finished study.
+
+The same study and commit give the same bytes.
+"""
+
+import gzip
+import hashlib
+import io
+import shlex
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from freelunch.audit.output_checks import check_finished
+from freelunch.audit.output_files import AUDIT_SUMS, audit_outputs, own_files
+from freelunch.audit.provenance import gather_costs, gather_provenance
+from freelunch.cli.verify import verify
+from freelunch.core.errors import UserError, first_of, mend
+from freelunch.core.files import no_half_file
+from freelunch.core.units import amount, duration
+from freelunch.records.read import load_records
+from freelunch.study.registry import REPOSITORY
+from freelunch.study.study import Study
+
+# What the archive says of itself, and how others check it.
+_README = REPOSITORY / "workflow" / "data" / "artifact.md"
+
+
+def write_archive(study: Study, repository: Path = REPOSITORY) -> Path:
+    """Write the archive of a study into the folder of its results, and return its path.
+
+    UserError: the study is not whole, its file is not in the repository, or something in the
+    repository is not committed.
+    """
+    check_finished(study)
+    said, whole = verify(study)
+    if not whole:
+        raise UserError("the results are not whole", found=said, todo=mend())
+    file = _committed(study, repository)
+    path = study.paths.root / f"{study.name}-artifact.tar.gz"
+    temporary, sums = path.with_name(f".{path.name}.part"), ""
+    with no_half_file(temporary):
+        # Without names, times and owners of this machine.
+        with (
+            temporary.open("wb") as raw,
+            gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
+            tarfile.open(mode="w", fileobj=packed) as archive,
+        ):
+            for member, content in (*_code(repository), *_results(study, repository, file)):
+                if member.isfile():
+                    sums += f"{hashlib.sha256(content).hexdigest()}  {member.name}\n"
+                _add(archive, study, member, content)
+            _add(archive, study, tarfile.TarInfo("SHA256SUMS"), sums.encode())
+        temporary.replace(path)
+    return path
+
+
+def _add(archive: tarfile.TarFile, study: Study, member: tarfile.TarInfo, content: bytes) -> None:
+    member.name, member.size = f"{study.name}-artifact/{member.name}", len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def _committed(study: Study, repository: Path) -> str:
+    """Return the name of the study's file in the repository, all of which has to be committed."""
+    file, root = Path(study.source).resolve(), repository.resolve()
+    if not file.is_relative_to(root):
+        expected = f"a file in {root}"
+        raise UserError("only a study of the repository is archived", where=file, expected=expected)
+    changes = _git(repository, "status", "--porcelain", "--untracked-files=all").decode()
+    if changes:
+        raise UserError(
+            "an archive has the code of a commit, and these changes are in none",
+            where=repository,
+            found=", ".join(first_of(line[3:] for line in changes.splitlines())),
+            todo="commit them, or remove what does not belong to the study; then run the same "
+            "command again",
+        )
+    return file.relative_to(root).as_posix()
+
+
+def _code(repository: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Yield the members of the commit, in git's order, which is fixed."""
+    with tarfile.open(fileobj=io.BytesIO(_git(repository, "archive", "HEAD"))) as code:
+        for member in code:
+            content = code.extractfile(member)
+            member.name, member.pax_headers = f"code/{member.name}", {}
+            yield member, content.read() if content and member.isfile() else b""
+
+
+def _results(study: Study, repository: Path, file: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Yield what the study found, and how others check it."""
+    for name in sorted({*own_files(study), *audit_outputs(study), AUDIT_SUMS}):
+        # A cell has answers only if it was asked tasks.
+        if (found := study.paths.root / name).is_file():
+            yield tarfile.TarInfo(f"results/{name}"), found.read_bytes()
+    records = load_records(study)
+    commits, costs = gather_provenance(study, records).commits, gather_costs(records)
+    named = shlex.quote(file)
+    text = _README.read_text(encoding="utf-8").format(
+        name=study.name,
+        reproduce=f"make -C code study compare STUDY={named}{study.part_words} A={named} "
+        "B=../results",
+        cells=len(records),
+        time=duration(sum(cost.wall_s for cost in costs)),
+        memory=amount(max(cost.peak_bytes for cost in costs)),
+        commit=_git(repository, "rev-parse", "HEAD").decode().strip(),
+        computed=", ".join(
+            f"{each['commit'] or 'code in no repository'}"
+            f"{' with uncommitted changes' if each['uncommitted_changes'] else ''}"
+            for each in commits
+        ),
+    )
+    yield tarfile.TarInfo("README.md"), text.encode()
+
+
+def _git(repository: Path, *arguments: str) -> bytes:
+    """Return what git prints; UserError if the code is not in a repository."""
+    command = ["git", "-C", str(repository), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = getattr(error, "stderr", b"").decode(errors="replace").strip()
+        raise UserError(
+            "git cannot tell the commit",
+            where=repository,
+            found=said or str(error),
+            todo="run this in a clone of the repository, with git installed",
+        ) from error
