@@ -26,7 +26,11 @@ README = ROOT / "README.md"
 HALF = "of half a block's gain"
 OF_THE_BEST = "of the best gain among one block, five and all"
 # What is written by hand.
-PAGES = [README, *(path for path in sorted(DOCS.rglob("*.md")) if path.parent.name not in KEPT)]
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    *(path for path in sorted(DOCS.rglob("*.md")) if path.parent.name not in KEPT),
+]
 PAGES = [path for path in PAGES if path.parent.name not in ("tables", "audit")]
 # The pages whose numbers are those of records that are kept.
 OF_RECORDS = [README, *(DOCS / "results" / f"{name}.md" for name in ("index", *KEPT))]

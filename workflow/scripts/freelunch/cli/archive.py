@@ -1,6 +1,5 @@
-"""`archive`: one file with what an artifact evaluation wants of a finished study.
-
-The same study and commit give the same bytes.
+"""`archive`: one file with what an artifact evaluation wants of a finished study. The same study
+and commit give the same bytes.
 """
 
 import gzip
@@ -12,6 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from freelunch.audit.layouts import computed_text
 from freelunch.audit.output_checks import check_finished
 from freelunch.audit.output_files import AUDIT_SUMS, audit_outputs, own_files
 from freelunch.audit.provenance import gather_costs, gather_provenance
@@ -30,16 +30,22 @@ _README = REPOSITORY / "workflow" / "data" / "artifact.md"
 def write_archive(study: Study, repository: Path = REPOSITORY) -> Path:
     """Write the archive of a study into the folder of its results, and return its path.
 
-    UserError: the study is not whole, its file is not in the repository, or something in the
-    repository is not committed.
+    UserError: the study is not whole, or its file or something in the repository is not committed.
     """
     check_finished(study)
     said, whole = verify(study)
     if not whole:
         raise UserError("the results are not whole", found=said, todo=mend())
     file = _committed(study, repository)
+    members = [*_code(repository), *_results(study, repository, file)]
+    sums = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {member.name}\n"
+        for member, content in members
+        if member.isfile()
+    )
+    members.append((tarfile.TarInfo("SHA256SUMS"), sums.encode()))
     path = study.paths.root / f"{study.name}-artifact.tar.gz"
-    temporary, sums = path.with_name(f".{path.name}.part"), ""
+    temporary = path.with_name(f".{path.name}.part")
     with no_half_file(temporary):
         # Without names, times and owners of this machine.
         with (
@@ -47,32 +53,24 @@ def write_archive(study: Study, repository: Path = REPOSITORY) -> Path:
             gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
             tarfile.open(mode="w", fileobj=packed) as archive,
         ):
-            for member, content in (*_code(repository), *_results(study, repository, file)):
-                if member.isfile():
-                    sums += f"{hashlib.sha256(content).hexdigest()}  {member.name}\n"
-                _add(archive, study, member, content)
-            _add(archive, study, tarfile.TarInfo("SHA256SUMS"), sums.encode())
+            for member, content in members:
+                member.name, member.size = f"{study.name}-artifact/{member.name}", len(content)
+                archive.addfile(member, io.BytesIO(content))
         temporary.replace(path)
     return path
-
-
-def _add(archive: tarfile.TarFile, study: Study, member: tarfile.TarInfo, content: bytes) -> None:
-    member.name, member.size = f"{study.name}-artifact/{member.name}", len(content)
-    archive.addfile(member, io.BytesIO(content))
 
 
 def _committed(study: Study, repository: Path) -> str:
     """Return the name of the study's file in the repository, all of which has to be committed."""
     file, root = Path(study.source).resolve(), repository.resolve()
-    if not file.is_relative_to(root):
-        expected = f"a file in {root}"
-        raise UserError("only a study of the repository is archived", where=file, expected=expected)
     changes = _git(repository, "status", "--porcelain", "--untracked-files=all").decode()
-    if changes:
+    uncommitted = [line[3:] for line in changes.splitlines()]
+    uncommitted += [] if file.is_relative_to(root) else [str(file)]
+    if uncommitted:
         raise UserError(
-            "an archive has the code of a commit, and these changes are in none",
+            "an archive has the code of a commit, and these files are in none as they are",
             where=repository,
-            found=", ".join(first_of(line[3:] for line in changes.splitlines())),
+            found=", ".join(first_of(uncommitted)),
             todo="commit them, or remove what does not belong to the study; then run the same "
             "command again",
         )
@@ -95,7 +93,7 @@ def _results(study: Study, repository: Path, file: str) -> Iterator[tuple[tarfil
         if (found := study.paths.root / name).is_file():
             yield tarfile.TarInfo(f"results/{name}"), found.read_bytes()
     records = load_records(study)
-    commits, costs = gather_provenance(study, records).commits, gather_costs(records)
+    costs = gather_costs(records)
     named = shlex.quote(file)
     text = _README.read_text(encoding="utf-8").format(
         name=study.name,
@@ -105,11 +103,7 @@ def _results(study: Study, repository: Path, file: str) -> Iterator[tuple[tarfil
         time=duration(sum(cost.wall_s for cost in costs)),
         memory=amount(max(cost.peak_bytes for cost in costs)),
         commit=_git(repository, "rev-parse", "HEAD").decode().strip(),
-        computed=", ".join(
-            f"{each['commit'] or 'code in no repository'}"
-            f"{' with uncommitted changes' if each['uncommitted_changes'] else ''}"
-            for each in commits
-        ),
+        computed=computed_text(gather_provenance(study, records)),
     )
     yield tarfile.TarInfo("README.md"), text.encode()
 
@@ -120,10 +114,7 @@ def _git(repository: Path, *arguments: str) -> bytes:
     try:
         return subprocess.run(command, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", b"").decode(errors="replace").strip()
-        raise UserError(
-            "git cannot tell the commit",
-            where=repository,
-            found=said or str(error),
-            todo="run this in a clone of the repository, with git installed",
-        ) from error
+        said = getattr(error, "stderr", b"").decode(errors="replace").strip() or str(error)
+        todo = "run this in a clone of the repository, with git installed"
+        problem = "git cannot tell the commit"
+        raise UserError(problem, where=repository, found=said, todo=todo) from error
