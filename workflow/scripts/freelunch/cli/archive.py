@@ -15,8 +15,8 @@ from freelunch.audit.layouts import computed_text
 from freelunch.audit.output_checks import check_finished
 from freelunch.audit.output_files import AUDIT_SUMS, audit_outputs, own_files
 from freelunch.audit.provenance import gather_costs, gather_provenance
-from freelunch.cli.verify import verify
-from freelunch.core.errors import UserError, first_of, mend
+from freelunch.cli.verify import check_intact
+from freelunch.core.errors import UserError, first_of
 from freelunch.core.files import no_half_file
 from freelunch.core.units import amount, duration
 from freelunch.records.read import load_records
@@ -33,9 +33,7 @@ def write_archive(study: Study, repository: Path = REPOSITORY) -> Path:
     UserError: the study is not whole, or its file or something in the repository is not committed.
     """
     check_finished(study)
-    said, whole = verify(study)
-    if not whole:
-        raise UserError("the results are not whole", found=said, todo=mend())
+    check_intact(study, anew=True)
     file = _committed(study, repository)
     members = [*_code(repository), *_results(study, repository, file)]
     sums = "".join(
@@ -115,6 +113,9 @@ def _git(repository: Path, *arguments: str) -> bytes:
         return subprocess.run(command, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"").decode(errors="replace").strip() or str(error)
-        todo = "run this in a clone of the repository, with git installed"
-        problem = "git cannot tell the commit"
-        raise UserError(problem, where=repository, found=said, todo=todo) from error
+        raise UserError(
+            "git cannot tell the commit",
+            where=repository,
+            found=said,
+            todo="run this in a clone of the repository, with git installed",
+        ) from error
