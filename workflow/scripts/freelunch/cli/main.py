@@ -324,8 +324,7 @@ def archive(chosen: Chosen) -> None:
     """Write a finished study, its code and how to check both into one file, to be deposited."""
     from freelunch.cli.archive import write_archive
 
-    path = write_archive(chosen.open())
-    _show(f"Written: {path}. Its README.md says how others check it.")
+    _show(f"Written: {write_archive(chosen.open())}. Its README.md says how others check it.")
 
 
 @command_of_study

@@ -39,9 +39,7 @@ def problems_of(study: Study, anew: bool) -> dict[Output, str]:
 
 
 def check_intact(study: Study, anew: bool = False) -> None:
-    """Check that a finished study is intact, as cheaply as possible or, if `anew`, by reading all
-    files; UserError if it is not.
-    """
+    """Check that a finished study is intact, cheaply unless `anew`; UserError if it is not."""
     if problems := problems_of(study, anew):
         found = ", ".join(first_of(problems.values(), 1))
         raise UserError("the results are not whole", found=found, todo=mend())
