@@ -14,7 +14,7 @@ from freelunch.costs.cost import together
 from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import device_table, plan_brief, plan_text
+from freelunch.costs.plan_text import plan_brief, plan_text
 from freelunch.study.config import Part
 from freelunch.study.study import Study
 from planned import MACHINE, line_of
@@ -116,36 +116,6 @@ def test_the_papers_study_is_planned_from_few_costs() -> None:
     text = plan_text(plan, GPU)
     assert len(plan.costs) < len(jobs_of(plan.study)) / 2
     assert "adaptations of models; `make plan STUDY=studies/paper.yaml MODELS=...`" in text
-
-
-# --- On devices
-
-
-def test_a_row_for_each_adaptation_and_a_column_for_each_device() -> None:
-    """And a row for all jobs of a model, whose time is that of the plan."""
-    machines = [Machine.of(rate, 1e9, 1e8, GB) for rate in (1e12, 2e12)]
-    table = device_table(smoke(), machines).splitlines()
-    assert table[0] == "| model | adaptation | 1 GB, 1 TFLOP/s | 1 GB, 2 TFLOP/s |"
-    assert len(table) == 2 + 2 and table[2].startswith("| tiny | `recon_block` | window 1, ")
-    whole = table[3].split(" | ")[2]
-    assert f" {whole.split(', ')[1]} from scratch" in plan_text(Plan.of(smoke(), GB), machines[0])
-    assert "| do not fit: " in device_table(smoke(), [Machine.of(1e12, device_bytes=10**6)])
-
-
-def test_a_rate_for_all_devices_or_one_for_each(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sizes = ["--device-memory", "24", "--device-memory", "80"]
-    for rates, heads in (
-        (["100"], "24 GB, 100 TFLOP/s | 80 GB, 100 TFLOP/s |"),
-        (["100", "400"], "24 GB, 100 TFLOP/s | 80 GB, 400 TFLOP/s |"),
-        (["100", "200", "400"], ""),
-    ):
-        options = [*sizes, *(word for rate in rates for word in ("--tflops", rate))]
-        monkeypatch.setattr("sys.argv", ["freelunch", "devices", str(LARGE), *options])
-        assert main() == (0 if heads else 2)
-        said = capsys.readouterr()
-        assert heads in said.out.partition("\n")[0] if heads else "found 3" in said.err
 
 
 def test_options_of_the_command(

@@ -13,7 +13,7 @@ from audits_for_tests import KEPT, Audited, make_kept
 from freelunch.audit import rebuild_docs as kept_pages
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import device_table, plan_text
+from freelunch.costs.plan_text import plan_text
 from freelunch.records.read import load_records
 from freelunch.study.open_study import part_of
 from freelunch.study.schema import settings_page
@@ -184,22 +184,16 @@ def test_the_days_of_the_papers_study():
         assert f"About {time} from scratch" in plan, (models, claims)
 
 
-def test_what_large_models_and_one_gpu_take():
-    """The options are those of `make large`, and of the command on the page."""
-    options = "--tflops 400 --disk 2GB/s $(LARGE:%=--device-memory %)"
-    makefile = (ROOT / "Makefile").read_text()
-    assert f"devices studies/large.yaml {options}" in makefile and "LARGE := 24 40 80" in makefile
-    machines = [Machine.of(400e12, 2e9, None, size * 10**9) for size in (24, 40, 80)]
-    table = device_table(Study.load(Path("studies/large.yaml")), machines)
-    assert (DOCS / "guide" / "large_models.md").read_text() == table, "run `make large`"
-    page = (DOCS / "guide" / "one_gpu.md").read_text()
-    rates = {24: 100, 40: 200, 80: 400}
-    options = " ".join(f"--device-memory {size} --tflops {rate}" for size, rate in rates.items())
-    command = f"`freelunch devices studies/one_gpu.yaml --seeds 0 --disk 2GB/s {options}`"
-    assert command in page.replace("\n", " ")
-    machines = [Machine.of(rate * 1e12, 2e9, None, size * 10**9) for size, rate in rates.items()]
-    study = Study.load(Path("studies/one_gpu.yaml"), part=part_of(seeds="0"))
-    assert device_table(study, machines) in page, f"put in what this prints: {command}"
+def test_what_one_gpu_takes():
+    """What `make plan` prints with the options of the page, with adaptations for 24 GB."""
+    page, study = (DOCS / "guide" / "one_gpu.md").read_text(), Path("studies/one_gpu.yaml")
+    for size, rate in ((24, 100), (40, 200), (80, 400)):
+        plan = Plan.of(Study.load(study, part=part_of(seeds="0")), size * 10**9)
+        text = plan_text(plan, Machine.of(rate * 1e12, 2e9, None, size * 10**9))
+        models, adaptations = re.findall(r"^  model .*\n(?:  \S.*\n)+", text, re.M)
+        command = f"make plan STUDY={study} SEEDS=0 TFLOPS={rate} DISK=2GB/s DEVICE_MEMORY={size}"
+        assert f"$ {command}\n{models}" in page
+        assert adaptations in page or size > 24
 
 
 # --- What a reader is sent to

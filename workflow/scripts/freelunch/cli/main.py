@@ -33,14 +33,13 @@ from freelunch.cli.options import (
     machine_of,
     option,
     rules_in,
-    tflops_in,
 )
 from freelunch.cli.run import check_options, run_snakemake
 from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError, disk_error, mend
 from freelunch.costs.checks import checked_plan
-from freelunch.costs.machine import Machine, read_gigabytes
-from freelunch.costs.plan_text import device_table, plan_text
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan_text import plan_text
 from freelunch.data.hub import newest_commit
 from freelunch.study.open_study import open_study, read_study
 from freelunch.study.pins import PINS, pin_name, read_pins, unpinned
@@ -325,26 +324,6 @@ def archive(chosen: Chosen) -> None:
     from freelunch.cli.archive import write_archive
 
     _show(f"Written: {write_archive(chosen.open())}. Its README.md says how others check it.")
-
-
-@command_of_study
-def devices(
-    chosen: Chosen,
-    device_memory: Annotated[
-        list[str], option("GB", "Memory of a GPU; give it once for each size.")
-    ],
-    tflops: Annotated[
-        list[float], option("N", "TFLOP/s of all GPUs, or of each in turn.", parser=tflops_in)
-    ],
-    disk: Disk = None,
-    network: Network = None,
-) -> None:
-    """Tabulate the time and memory of adaptations on GPUs."""
-    sizes = [read_gigabytes(size, "--device-memory") for size in device_memory]
-    if len(rates := tflops * len(sizes) if len(tflops) == 1 else tflops) != len(sizes):
-        raise typer.BadParameter(f"found {len(tflops)}; expected one for all GPUs, or {len(sizes)}")
-    machines = [machine_of(*of, disk, network) for of in zip(sizes, rates, strict=True)]
-    _show(device_table(chosen.read(), machines), end="")
 
 
 @app.command()

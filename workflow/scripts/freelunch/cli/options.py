@@ -42,8 +42,7 @@ def rules_in(text: str) -> str:
     return text
 
 
-def tflops_in(text: str) -> float:
-    """Return the TFLOP/s that a text says."""
+def _tflops(text: str) -> float:
     return read_tflops(text, "--tflops") / 1e12
 
 
@@ -58,7 +57,7 @@ StudyFile = Annotated[Path, argument("STUDY", "The study's file.")]
 DEFAULT = Path(DEFAULT_STUDY)
 Tflops = Annotated[
     float | None,
-    option("N", "TFLOP/s of the machine that runs it. Default: this one's.", parser=tflops_in),
+    option("N", "TFLOP/s of the machine that runs it. Default: this one's.", parser=_tflops),
 ]
 Disk = Annotated[
     float | None,

@@ -1,6 +1,4 @@
-"""A plan as text for the terminal: whole, with tables of steps and adaptations, or in brief; and a
-table of adaptations on several GPUs.
-"""
+"""A plan as text for the terminal: whole, with tables of steps and adaptations, or in brief."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +16,6 @@ from freelunch.study.config import Part, claims_of, grids_in, models_of
 from freelunch.study.paths import facts_at
 from freelunch.study.retraining import Retraining
 from freelunch.study.study import Study
-from freelunch.study.windows import MODEL
 
 # Units, the largest first, with how many operations or bytes they are.
 _Units = Sequence[tuple[float, str]]
@@ -64,43 +61,6 @@ def plan_brief(plan: Plan, machine: Machine, jobs: int, submitted: int | None = 
     if submitted is not None:
         now += f"; the scheduler gets {submitted:,} {'job' if submitted == 1 else 'jobs'}"
     return "\n".join([*lines, f"  {now}. The whole plan: `{plan.study.command('plan')}`"])
-
-
-def device_table(study: Study, machines: Sequence[Machine]) -> str:
-    """Return, in Markdown, a row for each adaptation of a model, with a column for each machine
-    with a GPU: what is in the GPU's memory, how much of it a job needs, and how long it takes; and
-    a row for all jobs of the model. The shapes of all models have to be known.
-    """
-    plans = [(Plan.of(study, machine.device_bytes), machine) for machine in machines]
-    heads = ["model", "adaptation"]
-    for machine in machines:
-        size, rate = (machine.device_bytes or 0) / 1e9, machine.flops_per_s / 1e12
-        heads.append(f"{size:g} GB, {rate:g} TFLOP/s")
-    lines, found = [heads, ["---"] * len(heads)], adaptation_jobs(study)
-    for model in dict.fromkeys(model for model, _ in found):
-        own = {adaptation: job for (of, adaptation), job in found.items() if of == model}
-        for adaptation, job in own.items():
-            cells = [_on_device(plan, job, machine) for plan, machine in plans]
-            lines.append([model, f"`{adaptation}`", *cells])
-        whole = [model, "all jobs, one after another"]
-        for plan, machine in plans:
-            costs = [cost for job, cost in _costs(plan, study).items() if job.cell.model == model]
-            needs = amount(max(cost.memory(device=True).device for cost in costs))
-            time = duration(sum(cost.seconds(machine) for cost in costs))
-            unfit = any(misfit(plan, job, machine) for job in own.values())
-            whole.append(f"do not fit: {needs}" if unfit else f"{needs}, {time}")
-        lines.append(whole)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _on_device(plan: Plan, job: PlannedJob, machine: Machine) -> str:
-    cost = plan.cost(job) or Cost()
-    needs = amount(cost.memory(device=True).device)
-    if misfit(plan, job, machine):
-        return f"does not fit: {needs}"
-    window, _ = _in_memory(plan, job)
-    held = {MODEL: "whole model", "streamed": "streamed"}.get(window, f"window {window}")
-    return f"{held}, {needs}, {duration(cost.seconds(machine))}"
 
 
 def _costs(plan: Plan, study: Study) -> dict[PlannedJob, Cost]:
