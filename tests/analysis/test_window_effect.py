@@ -83,15 +83,15 @@ def test_gains_and_what_is_missed() -> None:
     rows = rows_of("recon_block", "matrix", "whole")
     assert all(row["best"] == "recon_block" for row in rows.values())
     assert rows["recon_block"]["gain"] == pytest.approx(1.0)
-    assert rows["recon_block"]["gain_missed"] == pytest.approx(0.0)
+    assert rows["recon_block"]["improvement_lost"] == pytest.approx(0.0)
     gains = [0.3, 0.2, 0.3, 0.2]
     assert rows["matrix"]["gain"] == pytest.approx(0.25)
     assert rows["matrix"]["gain_standard_error"] == pytest.approx(statistics.stdev(gains) / 2)
-    assert rows["matrix"]["gain_missed"] == pytest.approx(0.75)
+    assert rows["matrix"]["improvement_lost"] == pytest.approx(0.75)
     # The best gains 1 on each window, so that what is missed moves as the other's gain does.
     error = statistics.stdev(gains) / 2
-    assert rows["matrix"]["gain_missed_standard_error"] == pytest.approx(error)
-    assert rows["whole"]["perplexity_unadapted"] == pytest.approx(math.exp(5.5))
+    assert rows["matrix"]["improvement_lost_standard_error"] == pytest.approx(error)
+    assert rows["whole"]["perplexity_pruned"] == pytest.approx(math.exp(5.5))
     assert rows["whole"]["perplexity_dense"] == pytest.approx(math.exp(3.5))
 
 
@@ -101,8 +101,8 @@ def test_where_nothing_is_gained_nothing_is_missed(more: float) -> None:
     none_better = {key: [loss + more for loss in UNADAPTED] for key in ("recon_block", "matrix")}
     rows = window_rows(records_of(study, none_better), study)
     assert [row["gain"] for row in rows] == pytest.approx([-more, -more])
-    assert all(math.isnan(row["gain_missed"]) for row in rows)
-    assert all(math.isnan(row["gain_missed_standard_error"]) for row in rows)
+    assert all(math.isnan(row["improvement_lost"]) for row in rows)
+    assert all(math.isnan(row["improvement_lost_standard_error"]) for row in rows)
 
 
 def test_the_error_of_what_is_missed_has_that_of_seeds() -> None:
@@ -112,15 +112,15 @@ def test_the_error_of_what_is_missed_has_that_of_seeds() -> None:
     of_windows = [(kept * 1.01 - gain) / 1.01 for gain in (0.31, 0.21, 0.31, 0.21)]
     of_seeds = [(kept * (1 + more) - (0.25 + more)) / 1.01 for more in (0.0, 0.01, 0.02)]
     error = math.hypot(statistics.stdev(of_windows) / 2, statistics.stdev(of_seeds) / math.sqrt(3))
-    assert rows["matrix"]["gain_missed"] == pytest.approx(1 - kept)
-    assert rows["matrix"]["gain_missed_standard_error"] == pytest.approx(error)
+    assert rows["matrix"]["improvement_lost"] == pytest.approx(1 - kept)
+    assert rows["matrix"]["improvement_lost_standard_error"] == pytest.approx(error)
 
 
 def test_a_choice_on_the_evaluation_text_is_not_the_best_that_others_miss() -> None:
     rows = rows_of(*ALL)
     assert {row["best"] for row in rows.values()} == {"recon_block"}
     assert rows["paper"]["gain"] > rows["recon_block"]["gain"]
-    assert rows["paper"]["gain_missed"] == pytest.approx(-0.05)
+    assert rows["paper"]["improvement_lost"] == pytest.approx(-0.05)
     study = study_of("paper", "matrix")
     spoilt = {"matrix": [3.0, None, 5.0, 6.0]}
     assert {row["best"] for row in window_rows(records_of(study, spoilt), study)} == {"paper"}
@@ -201,4 +201,4 @@ def test_a_loss_that_is_not_finite_is_never_the_best() -> None:
     spoilt = {"recon_block": [3.0, None, 5.0, 6.0]}
     rows = {row["adaptation"]: row for row in window_rows(records_of(study, spoilt), study)}
     assert rows["matrix"]["best"] == "two"
-    assert math.isnan(rows["recon_block"]["gain_missed"])
+    assert math.isnan(rows["recon_block"]["improvement_lost"])

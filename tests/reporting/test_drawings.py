@@ -47,7 +47,7 @@ POINTS = {
 
 def budgets(**changes: Any) -> Rows:
     row = {**PRUNED, "seeds": 1, "selected_on": "", "perplexity_error_beside_reference": 0.4}
-    row |= {"perplexity_unadapted": 48.0, "perplexity_dense": 21.0, "reference": "block"}
+    row |= {"perplexity_pruned": 48.0, "perplexity_dense": 21.0, "reference": "block"}
     adaptations = {name: adaptation for adaptation, name in SERIES.items()}
     return [
         {
@@ -92,7 +92,7 @@ def test_every_series_is_drawn_against_tokens_and_memory(on: str) -> None:
 def test_what_is_not_finite_is_said_and_in_no_line() -> None:
     data = budgets()
     data[-1]["perplexity"] = data[1]["perplexity"] = "nan"
-    data[0]["perplexity_unadapted"] = "nan"
+    data[0]["perplexity_pruned"] = "nan"
     figure = budgets_figure(data)
     for axes, unit in zip(figure.axes, (1.0, 1e-4), strict=True):
         said = [text.xy for text in axes.texts if text.get_text() == "not finite"]
@@ -143,7 +143,7 @@ def test_a_point_of_one_seed_looks_unlike_one_of_three() -> None:
 
 def window(adaptation: str, missed: float, **changes: Any) -> dict[str, Any]:
     row = {**PRUNED, "tokens": 8192, "seeds": 3, "adaptation": adaptation}
-    row |= {"gain_missed": missed, "gain_missed_standard_error": 0.05}
+    row |= {"improvement_lost": missed, "improvement_lost_standard_error": 0.05}
     row |= {"adaptation_peak_bytes": 7e8, "perplexity": 50.0, "selected_on": ""}
     return row | changes
 

@@ -27,15 +27,17 @@ from freelunch.study.steps import RECONSTRUCT_WINDOW
 from freelunch.study.study import Study
 from freelunch.study.windows import window_size
 
+# How much less an adaptation improves the loss than the best one, as a share of that.
+LOST = "improvement_lost"
 WINDOW_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
     *("tokens", "window", "exact", "inputs", "targets", "selected_on"),
     *error_columns("perplexity"),
     *error_columns("gain"),
     "best",
-    *error_columns("gain_missed")[:2],
+    *error_columns(LOST)[:2],
     *("adaptation_flops", "adaptation_wall_s", "adaptation_peak_bytes"),
-    *("perplexity_unadapted", "perplexity_dense"),
+    *("perplexity_pruned", "perplexity_dense"),
 )
 
 
@@ -168,11 +170,11 @@ def _row(
         **with_errors("perplexity", *pairing.perplexity_over_seeds(cells, records)),
         **with_errors("gain", *pairing.over_units_and_seeds(gains)),
         "best": best.name,
-        **with_errors("gain_missed", 1 - gained, pairing.total_error(error, spread, len(seeds))),
+        **with_errors(LOST, 1 - gained, pairing.total_error(error, spread, len(seeds))),
         "adaptation_flops": fmean(map(pairing.operations, costs)),
         "adaptation_wall_s": fmean(cost["wall_s"] for cost in costs),
         "adaptation_peak_bytes": max(cost["peak_bytes"] for cost in costs),
-        "perplexity_unadapted": before,
+        "perplexity_pruned": before,
         "perplexity_dense": dense,
     }
 

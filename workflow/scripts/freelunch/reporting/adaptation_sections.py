@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from freelunch.analysis.doubts import PERPLEXITY
 from freelunch.analysis.pairing import Row, Rows
-from freelunch.analysis.window_effect import compared_together, usual_windows
+from freelunch.analysis.window_effect import LOST, compared_together, usual_windows
 from freelunch.reporting.formatting import (
     NOT_FINITE,
     NOTHING,
@@ -25,24 +25,24 @@ PRUNED = ("model", "criterion", "pattern")
 MINUS = "\N{MINUS SIGN}"
 FAVOURED = (
     "What was chosen on the evaluation text is not the best that the others are compared with: it "
-    "may gain more than that, and then misses less than nothing."
+    "may improve more than that, and then loses less than nothing."
 )
 WINDOW_NOTES = (
     "Window: the number of consecutive blocks that are adapted together, or the part of a block; "
-    "the masks are the same for all windows. Gain: the loss without the adaptation minus the loss "
-    "with it, in nats per token. Gain missed: how much less an adaptation gains than the best one "
-    "of the same pruned model and amount of text, as a share of the best gain; ± is the standard "
+    "the masks are the same for all windows. Improvement: by how much it lowers the loss, in nats "
+    "per token. Improvement lost: how much less it is than that of the best one of the same pruned "
+    "model and amount of text, as a share of the best; ± is the standard "
     "error of the paired differences, over windows of text and, if there are several, over seeds. "
     "Each is compared with the best over the seeds that the two share, so perplexities may be "
     "means over different seeds.",
     "Windows are compared if they share all other settings but the learning rate. Among "
     "adaptations with the same window, inputs and targets, only the first in the config is "
     "compared. The best of all windows here is chosen by these same measurements, so what the "
-    "others miss is overestimated. The audit compares only the windows that a claim names.",
+    "others lose is overestimated. The audit compares only the windows that a claim names.",
 )
 BUDGET_NOTES = (
     "Tokens: tokens seen, counting repeats; distinct: the distinct tokens of the text among them. "
-    "Steps: steps of the optimiser for each trained parameter. TFLOP: operations of the "
+    "Steps: steps of the optimiser for each trained parameter. TFLOP: those of the "
     "adaptation, including the dense pass that made its targets, and of the search for its "
     f"learning rate if there was one. Loss {MINUS} reconstruction: the mean loss minus that "
     "of the reconstruction it is compared with, in nats per token, over the seeds of the row; ± is "
@@ -68,8 +68,8 @@ def windows_section(windows: Rows) -> Section:
             "seeds": str(row["seeds"]),
             "perplexity": shown(row, "perplexity"),
             "ratio to dense": over_dense(row),
-            "gain": shown(row, "gain"),
-            "gain missed": NOTHING if row["adaptation"] == row["best"] else _missed(row),
+            "improvement": shown(row, "gain"),
+            "improvement lost": NOTHING if row["adaptation"] == row["best"] else _lost(row),
             "peak memory": f"{row['adaptation_peak_bytes'] / 1e9:.2f} GB",
             "TFLOP": f"{row['adaptation_flops'] / 1e12:.1f}",
         }
@@ -88,15 +88,13 @@ def window_sentences(windows: Rows) -> Iterator[str]:
     for model, amount, here in compared_together(windows):
         name = ", ".join(filter(None, [model, amount]))
         usual = usual_windows(here)
-        larger = [
-            row for row in usual if row["window"] != MATRIX and math.isfinite(row["gain_missed"])
-        ]
+        larger = [row for row in usual if row["window"] != MATRIX and math.isfinite(row[LOST])]
         if len(larger) > 1:
-            best, *_, worst = sorted(larger, key=lambda row: row["gain_missed"])
+            best, *_, worst = sorted(larger, key=lambda row: row[LOST])
             yield (
                 f"{name}: among {len(larger)} windows of half a block or more, {best['window']} "
-                f"gains most and {worst['window']} least: it misses {_missed(worst)} of the best "
-                "gain."
+                f"improves most and {worst['window']} least: it loses {_lost(worst)} of the best "
+                "improvement."
             )
         for row in usual:
             if row["window"] == MATRIX:
@@ -104,16 +102,16 @@ def window_sentences(windows: Rows) -> Iterator[str]:
 
 
 def _of_a_matrix(row: Row) -> str:
-    how = "solved by least squares, which is its optimum," if row["exact"] else "trained,"
+    how = "in closed form, its optimum," if row["exact"] else "trained,"
     if row["adaptation"] == row["best"]:
-        return f"{how} gains most."
-    if not math.isfinite(row["gain_missed"]):
+        return f"{how} improves most."
+    if not math.isfinite(row[LOST]):
         return f"{how} cannot be compared: its loss is not finite."
-    return f"{how} misses {_missed(row)} of the best gain."
+    return f"{how} loses {_lost(row)} of the best improvement."
 
 
-def _missed(row: Row) -> str:
-    return shown_percent(row, "gain_missed")
+def _lost(row: Row) -> str:
+    return shown_percent(row, LOST)
 
 
 def budgets_section(budgets: Rows, reaches: Rows) -> Section:
@@ -165,12 +163,12 @@ def _reach(tokens: Row, flops: Row) -> str:
         least = [significant(row["smallest_over_reference"], 3) for row in (tokens, flops)]
         return (
             f"already reaches {reference} at the smallest budget that was run: with at most "
-            f"{least[0]} times its tokens and {least[1]} times its operations; {_interval(tokens)}"
+            f"{least[0]} times its tokens and {least[1]} times its FLOPs; {_interval(tokens)}"
         )
     operations = significant(flops["reached_at_over_reference"])
     return (
         f"reaches {reference} with {significant(value)} times its tokens ({_interval(tokens)}) and "
-        f"{operations} times its operations ({_interval(flops)})"
+        f"{operations} times its FLOPs ({_interval(flops)})"
     )
 
 

@@ -149,13 +149,13 @@ METRICS = (
         own_text=True,
     ),
     Metric(
-        "drift_mean",
+        "activation_error",
         fact("metrics", "drift", "drift", "accumulated", -1, "block", "mean", null=math.nan),
-        summary_heading="drift",
-        page_heading="Drift",
+        summary_heading="activation error",
+        page_heading="Activation error",
         note=lambda _: (
-            "Drift: relative error of the last block's output on the held-out text, averaged over "
-            "tokens."
+            "Activation error: relative error of the last block's output on the held-out text, "
+            "averaged over tokens."
         ),
     ),
     Metric(

@@ -1,4 +1,4 @@
-"""The share of the best gain that each window misses, and its memory."""
+"""The share of the best improvement that each window loses, and its memory."""
 
 import math
 import textwrap
@@ -24,7 +24,7 @@ HEAD_POINTS = -19.5
 
 def draw(rows: Sequence[style.Row], adaptations: Registered, text: str) -> "style.Figure":
     """Return the figure: for each pruned model and amount of text a row for each window, with the
-    share of the best gain that it misses, its memory and its perplexity.
+    share of the best improvement that it loses, its memory and its perplexity.
     """
     if not rows:
         return style.empty("no two windows to compare")
@@ -42,7 +42,7 @@ def draw(rows: Sequence[style.Row], adaptations: Registered, text: str) -> "styl
     for (missed, memory), here, its_labels in zip(grid, panels, labels, strict=True):
         shares, errors = (
             [100 * share for share in style.numbers(here, column)]
-            for column in ("gain_missed", "gain_missed_standard_error")
+            for column in ("improvement_lost", "improvement_lost_standard_error")
         )
         _panel(missed, here, looks, shares, errors)
         _panel(memory, here, looks, [1e-9 * float(row["adaptation_peak_bytes"]) for row in here])
@@ -50,7 +50,7 @@ def draw(rows: Sequence[style.Row], adaptations: Registered, text: str) -> "styl
         tokens, seeds = int(here[0]["tokens"]), seeds_label({int(row["seeds"]) for row in here})
         title = f"{pruned_model_label(here[0])}\n{tokens:,} tokens, {seeds}"
         missed.set_title(title, loc="left", x=0.0)
-        missed.set_xlabel("gain missed (%)")
+        missed.set_xlabel("improvement lost (%)")
         memory.set_xlabel("memory (GB)")
         missed.set_yticks(range(len(here)), its_labels, fontsize=style.SMALL)
         memory.set_yticks(range(len(here)), [""] * len(here))
@@ -66,7 +66,7 @@ def draw(rows: Sequence[style.Row], adaptations: Registered, text: str) -> "styl
     style.legend_below(
         figure,
         [],
-        "gain missed: share of the best window's gain; bars: ± standard error of the paired",
+        "improvement lost: share of the best window's; bars: ± standard error of the paired",
         f"difference from the best; memory: peak of a job; perplexity on {text}",
         *beyond,
         *style.chosen_note(rows),
@@ -110,14 +110,14 @@ FIGURE = Figure(
     title="quality and memory by window",
     caption=lambda study: (
         f"""\
-The share of the best gain that each window misses, the memory that it takes, and the perplexity
-that it reaches. A window is the part of the model that is adapted together: a single matrix,
-attention and MLP separately (half blocks), a number of consecutive blocks, or the whole model. The
-masks are the same for all windows. Each window is compared with the best of those that see the same
-amount of text, over the seeds that the two share, so perplexities may be means over different
-seeds.
+The share of the best improvement that each window loses, the memory that it takes, and the
+perplexity that it reaches. A window is the part of the model that is adapted together: a single
+matrix, attention and MLP separately (half blocks), a number of consecutive blocks, or the whole
+model. The masks are the same for all windows. Each window is compared with the best of those that
+see the same amount of text, over the seeds that the two share, so perplexities may be means over
+different seeds.
 
-The gain is the loss without the adaptation minus that with it. Bars are one standard error of the
+The improvement is by how much the adaptation lowers the loss. Bars are one standard error of the
 paired difference from the best window, over windows of text. Perplexity is on
 ``{study.perplexity.text}``, windows of {study.window_text} tokens. Masks are chosen on
 {study.calibration.samples} sequences of {study.sequence_text} tokens of
@@ -127,20 +127,20 @@ resident set of a job.
     ),
     alternative=(
         "Two charts with a row for each window, from single matrices to the whole model: how much "
-        "of the best gain it misses, with the error, and the peak memory of a job; beside them, "
-        "its perplexity."
+        "of the best improvement it loses, with the error, and the peak memory of a job; beside "
+        "them, its perplexity."
     ),
     claims=("C2", "C2b", "C2v1"),
     wanted=lambda study: study.comparisons.of_windows,
     data="effect of the window size",
     data_caption=lambda _: (
         """\
-``gain``: the mean loss without the adaptation minus that with it, nats per token. ``gain_missed``:
-how much less an adaptation gains than the best one on as many ``tokens`` (``best``), as a share of
-the best gain, with the standard error of the paired differences over windows of text (and over
+``gain``: the mean loss without the adaptation minus that with it, nats per token.
+``improvement_lost``: how much less that is than of the best one on as many ``tokens`` (``best``),
+as a share of it, with the standard error of the paired differences over windows of text (and over
 seeds, where there are several). What was chosen on the evaluation text is not the best. ``exact``:
-1 for a window that was solved by least squares and not trained. ``targets`` also names the quirks
-of the paper's code that are switched on.
+1 for a window in closed form (least squares) that was not trained. ``targets`` also names the
+code-paper discrepancies that are switched on.
 """
     ),
     columns=WINDOW_COLUMNS,
