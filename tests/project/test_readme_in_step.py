@@ -86,14 +86,14 @@ def test_verdicts_claim_by_claim(kept: Audited):
     }
 
 
-def test_readme_and_documentation_begin_with_the_same_findings():
-    """Without their links, which differ."""
-    first, second = (
-        re.search(r"## What we found\n(.*?)\n\*Lower", page.read_text(), re.S)
-        for page in (README, DOCS / "index.md")
-    )
-    assert first and second
-    assert re.sub(r"\]\([^)]*\)", "", first[1]) == re.sub(r"\]\([^)]*\)", "", second[1])
+@pytest.mark.parametrize("kept", ["budgets"], indirect=True)
+def test_readme_and_documentation_begin_with_the_findings(kept: Audited):
+    findings = (kept.root / kept_pages.FINDINGS).read_text()
+    assert (DOCS / "budgets" / kept_pages.FINDINGS).read_text() == findings, "run `make kept`"
+    section = README.read_text().split("## What we found\n")[1].split("\n## ")[0]
+    assert f"\n{findings}\n" in section
+    assert len(findings.split("\n\n")[0].split()) <= 220
+    assert f'--8<-- "budgets/{kept_pages.FINDINGS}"' in (DOCS / "index.md").read_text()
 
 
 # --- Numbers

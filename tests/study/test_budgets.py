@@ -140,6 +140,25 @@ def test_series_are_what_differs_in_more_than_the_budget() -> None:
     assert not checked().comparisons.of_budgets
 
 
+def test_the_first_finding_compares_reconstruction_with_both_kinds_of_retraining() -> None:
+    """On as much text, of one seed of the pruned model that most adaptations start from."""
+    changed = with_adaptations(
+        full_long={"method": "full", "samples": 36},
+        full={"method": "full"},
+        norms={"method": "norms"},
+        masklora={"method": "masklora"},
+    )
+    (grid,) = changed["study"]["grids"]
+    few = {**grid, "criteria": ["magnitude"], "adaptations": ["none", "recon_block"]}
+    most = {**grid, "criteria": ["wanda"], "adaptations": ["none", *changed["adaptations"]]}
+    changed["study"]["grids"] = [few, {**most, "seeds": [3, 4]}]
+    first = Study.check(changed, "config.yaml").comparisons.first
+    assert [cell.adaptation for cell in first] == ["none", "recon_block", "norms", "full"]
+    assert {(cell.criterion, cell.seed) for cell in first} == {("wanda", 3)}
+    changed["study"]["grids"] = [{**grid, "adaptations": ["none"]}]
+    assert Study.check(changed, "config.yaml").comparisons.first == []
+
+
 def test_a_reconstruction_chosen_on_the_evaluation_text_is_the_last_reference() -> None:
     tuned = {
         "method": "reconstruction",

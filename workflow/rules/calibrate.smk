@@ -10,6 +10,7 @@ rule capture_dense:
         run=paths.run(PATHS.dense("{model}", "{seed}")),
     log:
         PATHS.log("capture_dense", "{model}", "seed{seed}"),
+    priority: PRIORITY
     conda:
         "../../envs/freelunch.yaml"
     threads: 2

@@ -13,6 +13,7 @@ rule choose_candidate:
     wildcard_constraints:
         adaptation=WORD,
     localrule: True
+    priority: PRIORITY
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -42,6 +43,7 @@ rule find_rate:
     # The jobs of its windows follow, side by side if there are several.
     group:
         scheduled_windows
+    priority: PRIORITY
     conda:
         "../../envs/freelunch.yaml"
     # As in reconstruct_window.

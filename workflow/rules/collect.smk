@@ -13,6 +13,7 @@ rule collect_records:
         PATHS.log("collect_records", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     group:
         scheduled_cell
+    priority: PRIORITY
     conda:
         "../../envs/freelunch.yaml"
     resources:

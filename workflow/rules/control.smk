@@ -13,6 +13,8 @@ from snakemake.settings.types import DeploymentMethod
 
 from freelunch.cli import slurm
 from freelunch.cli.run import (
+    WORTH_S,
+    EarlyFindings,
     check_start,
     handle_sigterm_in_thread,
     remove_broken_notes,
@@ -32,7 +34,16 @@ from freelunch.costs.plan_text import plan_brief
 from freelunch.costs.job_requests import planned_s
 from freelunch.records.earlier_jobs import learnt_rate
 from freelunch.study import steps
-from freelunch.study.open_study import DEVICE, FORCED, TFLOPS, chosen_study, claim_results
+from freelunch.study.open_study import (
+    CLAIMS,
+    DEVICE,
+    FORCED,
+    MODELS,
+    SEEDS,
+    TFLOPS,
+    chosen_study,
+    claim_results,
+)
 from freelunch.study.registry import REPOSITORY
 from snakemake_logger_plugin_freelunch import story
 
@@ -212,12 +223,25 @@ def start_run(logs):
     submitted = None if workflow.local_exec else len(for_scheduler)
     brief = plan_brief(PLAN, planned_machine(), len(planned), submitted)
     tell(story.PLAN, brief, planned_s=planned, queues=not workflow.local_exec)
+    made = {str(path) for job in jobs for path in job.output}
+    first = [Path(record) for record in FIRST_RECORDS if record in made]
+    if first and sum(planned.values()) > WORTH_S:
+        part = [f"--{key}={config[key]}" for key in (MODELS, CLAIMS, SEEDS) if key in config]
+        command = [sys.executable, "-m", "freelunch", "interim", STUDY.source, *part]
+        EARLY.append(EarlyFindings(first, command, partial(tell, story.FOUND)))
+        EARLY[0].start()
+
+
+# The thread that tells the first finding, if there is one.
+EARLY = []
 
 
 def finish_run():
     """Show the summary after a run of the whole study; `make study` shows it itself after every run,
     even if there was nothing to do.
     """
+    for thread in EARLY:
+        thread.end()
     if not any(targets_are("all")):
         return
     if not STUDY.part_words:
@@ -239,5 +263,7 @@ def finish_run():
 
 def stop_run(logs):
     """Say why jobs ended early, and how to resume."""
+    for thread in EARLY:
+        thread.end()
     ended = slurm.endings([Path(file) for file in logs]) if on_slurm() else ""
     tell(story.STOPPED, "\n\n".join(filter(None, [ended, stopped_text(logs)])))

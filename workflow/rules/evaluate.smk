@@ -39,6 +39,7 @@ rule evaluate_cell:
         PATHS.log("evaluate_cell", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     group:
         scheduled_cell
+    priority: PRIORITY
     conda:
         "../../envs/freelunch.yaml"
     # The dense model is evaluated before anything else, so it has the machine to itself. The other

@@ -14,6 +14,27 @@ TEXTS = sorted({STUDY.perplexity.text, STUDY.calibration.text})
 TASKS = list(STUDY.tasks.get("tasks", {}))
 
 
+# The cells of the first finding, which the terminal tells while the rest of the study runs on.
+FIRST = STUDY.comparisons.first
+FIRST = [*{Cell.dense(cell.model) for cell in FIRST}, *FIRST]
+FIRST_RECORDS = [str(PATHS.record(cell)) for cell in FIRST]
+
+
+def comes_first(wildcards):
+    """Return the priority of a job: what the first finding needs runs before the rest, and the dense
+    model's evaluation, which takes two cores, before that.
+    """
+    named = {name: value for name, value in wildcards.items() if name != "scatteritem"}
+    if "adaptation" in named:
+        named["adaptation"] = search.adaptation_of(named["adaptation"])
+    first = [cell for cell in FIRST if all(str(getattr(cell, name)) == named[name] for name in named)]
+    return 0 if not first else 2 if "pruning" in named and first[0].is_dense else 1
+
+
+# A dry run starts nothing.
+PRIORITY = 0 if workflow.output_settings.dryrun else comes_first
+
+
 def cell_of(wildcards):
     """Return the cell or the candidate that a job is about."""
     return Cell.parse(CELL.format(**dict(wildcards.items())))

@@ -14,6 +14,7 @@ rule prune_model:
     wildcard_constraints:
         criterion=WORD,
         pattern=WORD,
+    priority: PRIORITY
     conda:
         "../../envs/freelunch.yaml"
     resources:

@@ -22,6 +22,7 @@ rule reconstruct_window:
         ),
     group:
         scheduled_windows
+    priority: PRIORITY
     conda:
         "../../envs/freelunch.yaml"
     # Two jobs side by side with one thread each are faster than one after the other with two.

@@ -15,6 +15,7 @@ rule retrain_model:
         PATHS.log("retrain_model", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     group:
         scheduled_cell
+    priority: PRIORITY
     conda:
         "../../envs/freelunch.yaml"
     # As in reconstruct_window.

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 # The variable that holds the command which started Snakemake, such as `make study`.
 COMMAND = "FREELUNCH_COMMAND"
-# This workflow's own events: the plan at the start, and the summary or the error at the end.
-PLAN, SUMMARY, STOPPED = "freelunch_plan", "freelunch_summary", "freelunch_stopped"
+# This workflow's own events: the plan at the start, the first finding, and the summary or the error
+# at the end.
+PLAN, FOUND = "freelunch_plan", "freelunch_found"
+SUMMARY, STOPPED = "freelunch_summary", "freelunch_stopped"
 # Snakemake's messages when Ctrl-C ends a run, and when SIGTERM does by its own handler.
 INTERRUPTED = ("Terminating processes on user request", "Will exit after finishing")
 _STOPPING = (
@@ -174,6 +176,8 @@ class Story:
         elif event == PLAN:
             self._planned_s, self._queues = facts["planned_s"], facts["queues"]
             self._jobs = len(self._planned_s)
+            yield f"\n{record.getMessage()}\n"
+        elif event == FOUND:
             yield f"\n{record.getMessage()}\n"
         elif event == "job_info":
             yield from self._job(facts)

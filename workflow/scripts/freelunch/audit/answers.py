@@ -20,10 +20,10 @@ from freelunch.audit.measures.measure import BySeed, shared_sample, shared_seeds
 from freelunch.audit.measures.recovery import recovered_by
 from freelunch.audit.verdicts import Number, json_number
 from freelunch.core.errors import first_of
-from freelunch.reporting.cells import means_over_seeds
+from freelunch.reporting.cells import MINUS_CONTROL, means_over_seeds
 from freelunch.reporting.drawing.adaptation_looks import adaptation_labels
 from freelunch.reporting.formatting import rounded
-from freelunch.study.cell import NONE, Cell
+from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.study import Study
 
 # Two adaptations saw as many tokens if the numbers differ by at most this share.
@@ -75,6 +75,9 @@ class AdaptationAnswer:
         gain: The share by which it lowers the perplexity of the pruned model; None if there is no
             cell without adaptation to compare it with.
         recovered: The share of the loss added by pruning that it recovers; None likewise.
+        control: The perplexity of the dense model with the same training, if that was run.
+        minus_control: How far its loss lies above that of this control, or of the dense model if
+            the training does not learn the text, in nats per token.
         doubts: What makes its perplexity, or what it is compared with, no finding.
         beside_first: The share by which it lowers the perplexity of the adaptation that the answer
             is about; None if the two are of one kind or saw different amounts of text.
@@ -92,6 +95,8 @@ class AdaptationAnswer:
     selected_on: str | None
     cells: list[str]
     beside_first: Lowered | None = None
+    control: Level | None = None
+    minus_control: float | None = None
     doubts: list[Doubt] = field(default_factory=list)
 
 
@@ -130,6 +135,7 @@ def gather_answers(evidence: Evidence) -> list[PrunedModelAnswer]:
             tokens, others = (of[each]["adaptation_tokens"] or 0 for each in (name, first))
             is_other = entries[name].is_retraining != entries[first].is_retraining
             is_other &= entries[name].after is None
+            of_dense = replace(one, criterion=DENSE, pattern=NONE, adaptation=name)
             is_rival = is_other and others > 0 and abs(tokens - others) <= _ALIKE * others
             adaptations.append(
                 AdaptationAnswer(
@@ -144,6 +150,8 @@ def gather_answers(evidence: Evidence) -> list[PrunedModelAnswer]:
                     selected_on=of[name]["selected_on"],
                     cells=[str(cell) for cell in by_name[name].values()],
                     beside_first=_lowered(evidence, by_name, first, name) if is_rival else None,
+                    control=_level(control) if (control := means.get(of_dense)) else None,
+                    minus_control=of[name][MINUS_CONTROL],
                     doubts=unsettled_by(evidence.doubts, by_name[name].values(), PERPLEXITY),
                 )
             )

@@ -11,6 +11,7 @@ from freelunch.audit.answers import PrunedModelAnswer, answer_text, gather_answe
 from freelunch.audit.claim_verdicts import ClaimVerdict, PartVerdict, audit_claims
 from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
+from freelunch.audit.findings import Result, perplexity_table, results_of
 from freelunch.audit.layouts import layout
 from freelunch.audit.protocol import ComparedSetting, audit_protocol, load_protocol
 from freelunch.audit.provenance import (
@@ -47,6 +48,8 @@ class Audit:
     scope: str
     worth: str
     answer: str
+    results: list[Result]
+    table: list[list[str]]
     doubts: list[Doubt]
     found: list[PrunedModelAnswer]
     claims: list[ClaimVerdict]
@@ -64,6 +67,18 @@ class Audit:
     def told_doubts(self) -> list[str]:
         """Return what makes numbers of the study no finding, a paragraph for each kind."""
         return [*told(self.doubts)]
+
+    @property
+    def findings(self) -> str:
+        """Return what was found of the paper's results, and what the study lacks, as Markdown."""
+        lines = [f"- **{each.head}** {each.text}" for each in self.results if each.text]
+        for row, line in enumerate(self.table):
+            lines += [] if row else [""]
+            lines.append(f"| {' | '.join(line)} |")
+            lines += [] if row else [f"|---|{'---:|' * (len(line) - 1)}"]
+        lacking = [f"{each.head.lower()} ({each.lacks})" for each in self.results if each.lacks]
+        lines += ["", f"Not said, for lack of cells: {'; '.join(lacking)}."] if lacking else []
+        return "\n".join(lines)
 
     @property
     def verdicts(self) -> str:
@@ -93,15 +108,18 @@ def audit_records(study: Study, records: Records, folder: Path) -> Audit:
     evidence = Evidence(study, records, folder)
     regimes, answers = load_regimes(), gather_answers(evidence)
     asked, published, meaning = load_claims(), load_published(), load_meaning()
+    claims = audit_claims(evidence, asked)
     return Audit(
         study=study.name,
         config_file=study.source,
         scope=scope_text(study, records, regimes),
         worth=worth_text(study, records, regimes),
         answer=answer_text(study, answers),
+        results=results_of(study, answers, claims),
+        table=perplexity_table(study, answers, claims),
         doubts=evidence.doubts,
         found=answers,
-        claims=audit_claims(evidence, asked),
+        claims=claims,
         published_claims=audit_published_claims(asked, published, meaning),
         protocol=audit_protocol(study, load_protocol()),
         published=audit_published(evidence, published, meaning),

@@ -26,6 +26,8 @@ from freelunch.study.pins import with_pins
 from freelunch.study.study import Study
 
 RECORDS, SUMMARY, FIGURES = "records", "tables/summary.md", "figures"
+# README and the first page of the documentation show those of one study.
+FINDINGS = "audit/findings.md"
 
 
 def write_results(
@@ -36,7 +38,7 @@ def write_results(
     """
     audit = audit_records(study, records, source)
     texts = table_texts(Results(study, records, source), TABLES_OF_CLAIMS)
-    for name, text in {**texts, VERDICTS: audit.verdicts}.items():
+    for name, text in {**texts, VERDICTS: audit.verdicts, FINDINGS: f"{audit.findings}\n"}.items():
         write_atomically(folder / name, text)
     # Without a row of data, a figure only says that there is nothing to draw.
     for figure in (each for each in figures_of(study) if texts[each.table.file].count("\n") > 1):
@@ -55,7 +57,8 @@ if __name__ == "__main__":
         with TemporaryDirectory() as scratch:
             root = Path(scratch)
             write_results(study, records, kept / RECORDS, root, [".png"])
-            for path in (root / SUMMARY, root / VERDICTS, *(root / FIGURES).glob("*.png")):
+            texts = (SUMMARY, VERDICTS, FINDINGS)
+            for path in (*map(root.joinpath, texts), *(root / FIGURES).glob("*.png")):
                 write_atomically(kept / path.relative_to(root), path.read_bytes())
     except UserError as error:
         sys.exit(f"error: {error}")

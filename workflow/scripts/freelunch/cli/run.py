@@ -17,8 +17,12 @@ from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
 from snakemake_logger_plugin_freelunch.story import COMMAND, INTERRUPTED, resume
 
-# Seconds between two looks at jobs of an earlier run.
+# Seconds between two looks at jobs of an earlier run, or at the records of the first finding.
 POLL_S = 2.0
+# Seconds of planned work from which on a run tells its first finding.
+WORTH_S = 600.0
+# Seconds between two looks at all that has finished.
+LOOK_S = 600.0
 
 
 def check_options(options: Sequence[str]) -> None:
@@ -150,6 +154,58 @@ def wait_for_earlier_jobs(
         tell("Interrupted before anything was started.")
         raise SystemExit(1) from None
     signal.signal(signal.SIGTERM, handler)
+
+
+class EarlyFindings(threading.Thread):
+    """A thread that tells what a run found as soon as some records are there, while it goes on, and
+    then keeps the page of what has finished up to date.
+
+    Args:
+        records: The records that the run makes for its first finding.
+        command: The command that writes the page and says what was found.
+        tell: Shows a text.
+        look_s: Seconds between two looks at all that has finished.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Path],
+        command: Sequence[str],
+        tell: Callable[[str], object],
+        look_s: float = LOOK_S,
+    ) -> None:
+        super().__init__(daemon=True)
+        self._missing = {path: _version(path) for path in records}
+        self._command, self._tell, self._look_s = command, tell, look_s
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while any(_version(path) in (None, old) for path, old in self._missing.items()):
+            if self._over.wait(min(POLL_S, self._look_s)):
+                return
+        tell = self._tell
+        while not self._over.is_set():
+            # An interrupt of the terminal would end it, too.
+            found = subprocess.run(
+                self._command, capture_output=True, text=True, check=False, start_new_session=True
+            )
+            tell((found.stderr if found.returncode else found.stdout).strip())
+            tell = str
+            self._over.wait(self._look_s)
+
+    def end(self) -> None:
+        """Wait until nothing is written any more."""
+        self._over.set()
+        if self.is_alive():
+            self.join()
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def handle_sigterm_in_thread(then: Callable[[], object]) -> None:

@@ -9,9 +9,10 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import NamedTuple
 
-from freelunch.core.devices import memory_bytes as memory_of_machine
+from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError
 from freelunch.costs import pass_costs, retraining_costs, window_costs
 from freelunch.costs.cost import PROCESS_BYTES, Cost
@@ -40,6 +41,8 @@ from freelunch.study.windows import (
 STREAMED = "streamed"
 # The learning rate in the name of a candidate.
 _RATE = re.compile(r"\.lr.+(?=\.epochs)")
+# Each cell of a wide study asks for it.
+_memory_of_machine = cache(memory_bytes)
 
 
 @dataclass(frozen=True)
@@ -249,7 +252,7 @@ def _limit(memory_gb: float | None, device_bytes: int | None) -> _Limit:
     if device_bytes is not None:
         limits.append(_Limit(device_bytes, PROCESS_BYTES, "the device's "))
     if not limits:
-        return _Limit(memory_of_machine(), owner="this machine's ")
+        return _Limit(_memory_of_machine(), owner="this machine's ")
     return min(limits, key=lambda limit: limit.size + limit.beside)
 
 

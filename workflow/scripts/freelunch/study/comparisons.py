@@ -182,6 +182,24 @@ class Comparisons:
         )
 
     @cached_property
+    def first(self) -> list[Cell]:
+        """The cells of a first finding, of one seed of the pruned model with the most adaptations:
+        the pruned model itself, the best reference, and with as much text the first
+        parameter-efficient and the first full retraining; none if no pruned model is adapted.
+        """
+        ways = self._adapted_by
+        pruned = max(ways, key=lambda cell: len(ways[cell]), default=None)
+        if pruned is None:
+            return []
+        names = [name for name in self.references if name in ways[pruned]][:1]
+        alike = [name for name in self.retrainings if name in ways[pruned]]
+        amounts = [self.sequences[name] for name in (*names, *alike)]
+        for full in (False, True):
+            kind = [name for name in alike if (self.adaptations[name].method == FULL) is full]
+            names += [name for name in kind if self.sequences[name] == amounts[0]][:1]
+        return [replace(pruned, adaptation=name) for name in (NONE, *names)] if names else []
+
+    @cached_property
     def sequences(self) -> dict[str, int]:
         """How many sequences of text each adaptation sees, counting repeats, by its name; of a
         search for the number of epochs that has no budget, those of one epoch.

@@ -1,0 +1,310 @@
+"""What a study found: a sentence for each result of the paper, and a table of perplexities.
+
+They follow from the answers and verdicts of an audit, and are about its first pruned model, the one
+that most adaptations start from, and there about the reference. README, `docs/index.md`, the page
+and the terminal show them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from freelunch.audit.answers import AdaptationAnswer, PrunedModelAnswer
+from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
+from freelunch.audit.evidence import PERPLEXITY
+from freelunch.audit.verdicts import BESIDE, FAILS, HOLDS, IN_PART, Number, kind
+from freelunch.reporting.drawing.adaptation_looks import marks
+from freelunch.study.study import Study
+
+Value = TypeVar("Value")
+# What the sentence about windows compares them with.
+_BLOCK = " vs. one block"
+# How many retrainings a sentence names.
+_MOST = 2
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result of the paper: what was found in a few words and in sentences, or else what the
+    study lacks for it.
+    """
+
+    head: str
+    text: str = ""
+    lacks: str = ""
+
+
+def results_of(
+    study: Study, answers: Sequence[PrunedModelAnswer], claims: Sequence[ClaimVerdict]
+) -> list[Result]:
+    """Return the results of a study, each of which may lack cells; none without a reconstruction
+    beside its pruned and its dense model.
+    """
+    found = _Found.of(study, answers, claims)
+    if found is None:
+        return []
+    return [
+        *(found.recovery(), found.tokens(), found.learnt_text()),
+        *(found.windows(), found.criteria()),
+    ]
+
+
+def perplexity_table(
+    study: Study, answers: Sequence[PrunedModelAnswer], claims: Sequence[ClaimVerdict]
+) -> list[list[str]]:
+    """Return the rows of a table, its heads first: the perplexity of the reference and of each
+    retraining at each budget that several of them have; none with one such budget.
+    """
+    found = _Found.of(study, answers, claims)
+    return [] if found is None else found.table()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was found for one pruned model, by verdicts that may be about others, too."""
+
+    study: Study
+    model: PrunedModelAnswer
+    claims: Sequence[ClaimVerdict]
+    reference: AdaptationAnswer
+
+    @classmethod
+    def of(
+        cls, study: Study, answers: Sequence[PrunedModelAnswer], claims: Sequence[ClaimVerdict]
+    ) -> "_Found | None":
+        model = min(answers, key=lambda each: each.rank, default=None)
+        if model is None or model.dense is None or model.unadapted is None:
+            return None
+        by_name = {each.adaptation: each for each in model.adaptations}
+        names = [name for name in study.comparisons.references if name in by_name]
+        return cls(study, model, claims, by_name[names[0]]) if names else None
+
+    @cached_property
+    def by_name(self) -> Mapping[str, AdaptationAnswer]:
+        return {each.adaptation: each for each in self.model.adaptations}
+
+    def budgets(self, name: str) -> list[AdaptationAnswer]:
+        """Return an adaptation with its other budgets, from small to large."""
+        names = self.study.comparisons.budgets_of(name, self.by_name)
+        return [self.by_name[each] for each in names]
+
+    @cached_property
+    def rivals(self) -> list[AdaptationAnswer]:
+        """The retrainings that saw as many tokens as the reference, in the order of the config."""
+        order = list(self.study.config.adaptations)
+        rivals = [each for each in self.model.adaptations if each.beside_first]
+        return sorted(rivals, key=lambda each: order.index(each.adaptation))
+
+    def label(self, each: AdaptationAnswer) -> str:
+        """Return a retraining in words, without its amount of text."""
+        series = marks(self.study.as_json()["adaptations"])[each.adaptation].series
+        return series.partition(": ")[2]
+
+    # --- The results
+
+    def recovery(self) -> Result:
+        """Return how much reconstruction recovers, and the memory it takes."""
+        reference = self.reference
+        heads = {"lowers": "Reconstruction works.", "raises": "Reconstruction does harm."}
+        verb = reference.gain.verb if reference.gain else None
+        known = [(each, each.recovered) for each in self.budgets(reference.adaptation)]
+        shares = [
+            f"{_percent(share)} with {_short(each)}{_few(each.seeds)}"
+            for each, share in _ends(known)
+            if share and share.value is not None
+        ]
+        text = (
+            f"Of the loss that pruning adds, it recovers {_and(shares)} tokens." if shares else ""
+        )
+        memory = [
+            f"{each.peak_bytes / 1e9:.2f} ({self.label(each)})"
+            for each in self.rivals[:_MOST]
+            if each.peak_bytes
+        ]
+        if memory and reference.peak_bytes:
+            text += (
+                f" With {_short(reference)}, its largest job takes {reference.peak_bytes / 1e9:.2f}"
+                f" GB of memory, and that of retraining {_and(memory)}."
+            )
+        return Result(heads.get(str(verb), "Reconstruction changes little."), text)
+
+    def tokens(self) -> Result:
+        """Return the tokens that retraining needs to match reconstruction."""
+        ratios = [
+            (part, each)
+            for part, each in self._numbers("budget_ratio")
+            if part.settings["unit"] == "tokens"
+        ]
+        deciding = {each.about: each for part, each in ratios if part.role != BESIDE}
+        number = deciding.get(self.reference.adaptation)
+        if number is None:
+            return Result("The tokens that it saves", lacks=self._lacks("C1b"))
+        heads = {HOLDS: "A tenth of the tokens suffices.", FAILS: "No tenfold saving."}
+        others = [
+            f"{'with a dense teacher' if part.settings['distilled'] else 'all weights need'} "
+            f"{str(each.text).partition(' (')[0]}"
+            for part, each in ratios
+            if part.role == BESIDE and each.about == number.about
+        ]
+        text = (
+            f"To match {_short(self.reference)}-token reconstruction, the best parameter-efficient "
+            f"retraining needs {_times(number, ' its tokens')}; {'; '.join(others)}."
+        )
+        for each in (each for name, each in deciding.items() if self._has_sequential_inputs(name)):
+            text += f" Beside reconstruction on sequential inputs, it needs {_times(each)}."
+        return Result(heads.get(kind(number.verdict), "A tenfold saving remains open."), text)
+
+    def learnt_text(self) -> Result:
+        """Return what retraining leaves beside the dense model that had the same training."""
+        dense, own = self.model.dense, self.reference.minus_control
+        beside = [
+            (each, each.control.text, each.minus_control)
+            for each in self.rivals
+            if each.control is not None and each.minus_control is not None
+        ][:_MOST]
+        if not beside or own is None or dense is None:
+            lacks = "the dense model with the same retraining (`criteria: [dense]`)"
+            return Result("What retraining learns from the text", lacks=lacks)
+        leads = any(each.beside_first.verb == "lowers" for each in self.rivals if each.beside_first)
+        is_ahead = any(left < own for _, _, left in beside)
+        head = (
+            "Retraining leads beyond the text."
+            if is_ahead
+            else "Retraining's lead looks like learnt text."
+        )
+        levels = [f"{level} ({self.label(each)})" for each, level, _ in beside]
+        above = [f"{left:.3f}" for _, _, left in beside]
+        return Result(
+            ("Retraining leads beyond the text." if is_ahead else head)
+            if leads
+            else "Retraining has no lead.",
+            f"The same retraining takes the dense model from {dense.text} to {_and(levels)}. "
+            f"Pruned models end {_and(above)} nats above these; reconstruction, which learns from "
+            f"the dense model alone, {own:.3f} above the dense model.",
+        )
+
+    def windows(self) -> Result:
+        """Return what other windows lose beside one block."""
+        lost = {
+            each.about.partition(_BLOCK)[0]: each
+            for measure in ("window_difference", "matrix_penalty")
+            for part, each in self._numbers(measure)
+            if _BLOCK in each.about and not part.settings.get("exact")
+        }
+        if not lost:
+            return Result("The size of windows", lacks=self._lacks("C2"))
+        heads = {
+            HOLDS: "Window size hardly matters.",
+            IN_PART: "Window size hardly matters, within bounds.",
+            FAILS: "Window size matters.",
+        }
+        texts = [f"{name} {_percent(each)}" for name, each in lost.items()]
+        one = next(iter(lost.values()))
+        return Result(
+            heads.get(self._verdict("C2"), "Whether window size matters is open."),
+            f"What windows lose of the improvement of one block, with {_short(self._adapted(one))} "
+            f"tokens: {', '.join(texts)}{_few(one.seeds)}.",
+        )
+
+    def criteria(self) -> Result:
+        """Return what reconstruction leaves of the gap between criteria."""
+        left = self._numbers("gap_left")
+        if not left:
+            return Result("The criterion", lacks=self._lacks("C3"))
+        heads = {HOLDS: "The criterion hardly matters.", FAILS: "The criterion still matters."}
+        ends = [each for _, each in _ends(left)]
+        shares = [
+            f"{_percent(each)} with {_short(self._adapted(each))}{_few(each.seeds)}"
+            for each in ends
+        ]
+        one, _, others = ends[0].about.partition(" vs. ")
+        behind = [str(each.text).partition(" (")[0] for _, each in self._numbers("criteria_behind")]
+        return Result(
+            heads.get(self._verdict("C3c"), "Whether the criterion matters is open."),
+            f"Of the gap between {one} and {others.replace('/', ', ')}, reconstruction leaves "
+            f"{_and(shares)} tokens{f', a loss {behind[-1]} above theirs' if behind else ''}.",
+        )
+
+    def table(self) -> list[list[str]]:
+        first, dense, pruned = self.reference, self.model.dense, self.model.unadapted
+        assert dense is not None and pruned is not None
+        series = {"reconstruction": self.budgets(first.adaptation)}
+        series |= {self.label(each): self.budgets(each.adaptation) for each in self.rivals}
+        by_tokens = {
+            name: {_short(each): f"{each.perplexity.text}{_few(each.seeds)}" for each in members}
+            for name, members in series.items()
+        }
+        amounts = [
+            amount
+            for amount in by_tokens["reconstruction"]
+            if sum(amount in each for each in by_tokens.values()) > 1
+        ]
+        if len(amounts) < 2:
+            return []
+        rows = [[name, *(its.get(each, "") for each in amounts)] for name, its in by_tokens.items()]
+        return [[f"perplexity (dense {dense.text}, pruned {pruned.text})", *amounts], *rows]
+
+    # --- Numbers of the verdicts
+
+    def _numbers(self, measure: str) -> list[tuple[PartVerdict, Finding]]:
+        """Return the numbers of a measure of perplexity for this pruned model, with their parts."""
+        own = f"{self.model.model}/{self.model.criterion}-{self.model.pattern}/"
+        return [
+            (part, each)
+            for claim in self.claims
+            for part in claim.parts
+            if (part.measure, part.metric) == (measure, PERPLEXITY)
+            for each in part.findings
+            if each.value is not None and any(cell.startswith(own) for cell in each.cells)
+        ]
+
+    def _adapted(self, number: Finding) -> AdaptationAnswer:
+        """Return the last adaptation that a number comes from."""
+        names = [cell.split("/")[2] for cell in number.cells]
+        return self.by_name[next(name for name in reversed(names) if name in self.by_name)]
+
+    def _has_sequential_inputs(self, name: str) -> bool:
+        settings = self.study.config.adaptations[name].as_json()
+        return (settings["inputs"], settings["targets"]) == ("sparse", "dense")
+
+    def _verdict(self, claim: str) -> str:
+        return kind(next(each.verdict for each in self.claims if each.id == claim))
+
+    def _lacks(self, claim: str) -> str:
+        """Return why a claim has no number."""
+        parts = next(each.parts for each in self.claims if each.id == claim)
+        reasons = [each.reason for part in parts for each in part.findings if each.reason]
+        return [*reasons, parts[0].reason][0]
+
+
+def _percent(share: Number) -> str:
+    assert isinstance(share.value, float)
+    return f"{100 * share.value:.0f} %"
+
+
+def _short(each: AdaptationAnswer) -> str:
+    """Return the tokens that an adaptation saw: 131k for 131,072."""
+    tokens = int(each.tokens or 0)
+    return f"{tokens // 1000}k" if tokens >= 1000 else f"{tokens}"
+
+
+def _times(ratio: Finding, of: str = "") -> str:
+    """Return a ratio, of what, and its interval."""
+    value, _, interval = str(ratio.text).partition(" (")
+    few = _few(ratio.seeds).strip(" ()")
+    about = "; ".join(filter(None, [interval.replace(" times)", "").rstrip(")"), few]))
+    return f"{value}{of} ({about})"
+
+
+def _few(seeds: int | None) -> str:
+    return {1: " (one seed)", 2: " (two seeds)"}.get(seeds or 0, "")
+
+
+def _ends(members: Sequence[Value]) -> Sequence[Value]:
+    """Return the first and the last of them."""
+    return members if len(members) < 2 else [members[0], members[-1]]
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
