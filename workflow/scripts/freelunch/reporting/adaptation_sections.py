@@ -24,21 +24,19 @@ from freelunch.study.windows import MATRIX
 PRUNED = ("model", "criterion", "pattern")
 MINUS = "\N{MINUS SIGN}"
 FAVOURED = (
-    "What was chosen on the evaluation text is not the best that the others are compared with: it "
-    "may improve more than that, and then loses less than nothing."
+    "What was chosen on the evaluation text is not the best that others are compared with, and may "
+    "lose less than nothing."
 )
 WINDOW_NOTES = (
     "Window: the number of consecutive blocks that are adapted together, or the part of a block; "
-    "the masks are the same for all windows. Improvement: by how much it lowers the loss, in nats "
-    "per token. Improvement lost: how much less it is than that of the best one of the same pruned "
-    "model and amount of text, as a share of the best; ± is the standard "
-    "error of the paired differences, over windows of text and, if there are several, over seeds. "
-    "Each is compared with the best over the seeds that the two share, so perplexities may be "
-    "means over different seeds.",
-    "Windows are compared if they share all other settings but the learning rate. Among "
-    "adaptations with the same window, inputs and targets, only the first in the config is "
-    "compared. The best of all windows here is chosen by these same measurements, so what the "
-    "others lose is overestimated. The audit compares only the windows that a claim names.",
+    "the masks are the same for all. Improvement: by how much the adaptation lowers the loss, in "
+    "nats per token. Improvement lost: how much less that is than of the best one of the same "
+    "pruned model and amount of text, as a share of it; ± is the standard error of the paired "
+    "differences, over windows of text and over seeds. Each is compared with the best over the "
+    "seeds that the two share, so perplexities may be means over different seeds.",
+    "Windows are compared if they share all other settings but the learning rate, and only the "
+    "first in the config for each window, inputs and targets. The best is chosen by these same "
+    "measurements, so what the others lose is overestimated.",
 )
 BUDGET_NOTES = (
     "Tokens: tokens seen, counting repeats; distinct: the distinct tokens of the text among them. "

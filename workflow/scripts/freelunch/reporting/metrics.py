@@ -153,10 +153,7 @@ METRICS = (
         fact("metrics", "drift", "drift", "accumulated", -1, "block", "mean", null=math.nan),
         summary_heading="activation error",
         page_heading="Activation error",
-        note=lambda _: (
-            "Activation error: relative error of the last block's output on the held-out text, "
-            "averaged over tokens."
-        ),
+        note=lambda _: "Activation error: the last block's mean relative error on held-out text.",
     ),
     Metric(
         "accuracy",

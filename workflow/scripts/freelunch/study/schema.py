@@ -75,8 +75,6 @@ _BOUNDS = {
     "maximum": "at most",
     "exclusiveMaximum": "less than",
 }
-# The heading under which the settings of a class stand, by the class's name.
-Places = Mapping[str, str]
 
 
 def settings_page() -> str:
@@ -101,7 +99,7 @@ def _places(within: str, schema: Schema, definitions: Schema) -> Iterator[tuple[
             yield from _places(f"{within}{key}.", definitions[name], definitions)
 
 
-def _section(heading: str, kinds: Mapping[str, Schema], places: Places) -> str:
+def _section(heading: str, kinds: Mapping[str, Schema], places: Mapping[str, str]) -> str:
     """Return the section of a mapping, or of a registry's kinds of entries: a setting that several
     kinds have in the same way stands once.
     """
@@ -131,7 +129,7 @@ def _which(having: list[str], kinds: Mapping[str, Schema]) -> str:
     return words + named if others else "all"
 
 
-def _form(schema: Schema, places: Places) -> str:
+def _form(schema: Schema, places: Mapping[str, str]) -> str:
     """Return the values that a setting may have, in words."""
     if options := schema.get("oneOf") or schema.get("anyOf"):
         return " or ".join(dict.fromkeys(_form(option, places) for option in options))

@@ -192,7 +192,6 @@ class Weights(Settings):
     token as their first token; prompts of tasks get it in front, and windows with `cut: joined`
     stay those of published numbers. auto: as the tokenizer does, unless the dense model's loss on
     calibration text is lower the other way by more than two standard errors."""
-
     terms: Absent[str] = absent()
     """Where the terms are that users of the model and of what is made from it have to accept, if
     its licence is not an open one. They decide no number."""

@@ -239,8 +239,8 @@ def first_of_kinds(adaptations: Registered) -> dict[Kind, str]:
 
 def _differences(settings: Settings, first: Settings) -> list[str]:
     """Return in words how an adaptation differs from the first one of its kind: "sequential
-    inputs", "bfloat16", "rank 8". Amounts of text, learning rates, which are chosen for each
-    variant, and memory, which changes no result, do not count.
+    inputs". Amounts of text, learning rates, which are chosen for each variant, and memory, which
+    changes no result, do not count.
     """
     words = []
     for key, value in settings.items():

@@ -12,7 +12,7 @@ from freelunch.reporting.formatting import NOT_FINITE, pruned_model_label, seeds
 
 ROW_INCHES, LINE_INCHES, GAP_INCHES = 0.22, 0.12, 0.06
 LABEL_CHARACTERS = 26
-# Percent of the best gain. A window that misses more would leave the others no room on the axis.
+# Percent of the best improvement. A window that loses more would leave others no room on the axis.
 MOST_MISSED = 200.0
 # The title, the axis and its name.
 AROUND_INCHES = 1.0
@@ -112,17 +112,15 @@ FIGURE = Figure(
         f"""\
 The share of the best improvement that each window loses, the memory that it takes, and the
 perplexity that it reaches. A window is the part of the model that is adapted together: a single
-matrix, attention and MLP separately (half blocks), a number of consecutive blocks, or the whole
-model. The masks are the same for all windows. Each window is compared with the best of those that
-see the same amount of text, over the seeds that the two share, so perplexities may be means over
-different seeds.
+matrix, attention and MLP separately (half blocks), consecutive blocks, or the whole model. Each is
+compared with the best window on the same amount of text, over the seeds that the two share, so
+perplexities may be means over different seeds.
 
 The improvement is by how much the adaptation lowers the loss. Bars are one standard error of the
 paired difference from the best window, over windows of text. Perplexity is on
-``{study.perplexity.text}``, windows of {study.window_text} tokens. Masks are chosen on
+``{study.perplexity.text}``, windows of {study.window_text} tokens. All masks are chosen on
 {study.calibration.samples} sequences of {study.sequence_text} tokens of
-``{study.calibration.text}``, and windows see as many tokens as their title says. Memory is the peak
-resident set of a job.
+``{study.calibration.text}``. Memory is the peak resident set of a job.
 """
     ),
     alternative=(
