@@ -13,7 +13,7 @@ rule choose_candidate:
     wildcard_constraints:
         adaptation=WORD,
     localrule: True
-    priority: PRIORITY
+    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -42,16 +42,17 @@ rule find_rate:
         adaptation=WORD,
     # The jobs of its windows follow, side by side if there are several.
     group:
-        scheduled_windows
-    priority: PRIORITY
+        if_run(scheduled_windows)
+    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     # As in reconstruct_window.
     threads: 1
     resources:
-        **asks_with_device(lambda wildcards: PlannedJob(steps.FIND_RATE, cell_of(wildcards))),
         # As in retrain_model.
-        streamed=lambda wildcards: int(PLAN.streamed(wildcards.model, wildcards.adaptation)[0]),
+        **asks_with_device(
+            lambda wildcards: PlannedJob(steps.FIND_RATE, cell_of(wildcards)), streamed=is_streamed
+        ),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),

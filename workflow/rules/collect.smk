@@ -12,8 +12,8 @@ rule collect_records:
     log:
         PATHS.log("collect_records", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     group:
-        scheduled_cell
-    priority: PRIORITY
+        if_run(scheduled_cell)
+    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     resources:

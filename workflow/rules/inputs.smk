@@ -31,10 +31,6 @@ def comes_first(wildcards):
     return 0 if not first else 2 if "pruning" in named and first[0].is_dense else 1
 
 
-# A dry run starts nothing.
-PRIORITY = 0 if workflow.output_settings.dryrun else comes_first
-
-
 def cell_of(wildcards):
     """Return the cell or the candidate that a job is about."""
     return Cell.parse(CELL.format(**dict(wildcards.items())))

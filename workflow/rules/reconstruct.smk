@@ -21,15 +21,14 @@ rule reconstruct_window:
             "{scatteritem}",
         ),
     group:
-        scheduled_windows
-    priority: PRIORITY
+        if_run(scheduled_windows)
+    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     # Two jobs side by side with one thread each are faster than one after the other with two.
     threads: 1
     resources:
-        **asks_with_device(adapting_job),
-        anew=lambda wildcards: is_forced("reconstruct_window"),
+        **asks_with_device(adapting_job, anew=lambda wildcards: is_forced("reconstruct_window")),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         # A candidate that diverges is merely not chosen.
