@@ -12,8 +12,8 @@ rule choose_candidate:
         PATHS.log("choose_candidate", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     wildcard_constraints:
         adaptation=WORD,
-    localrule: True
     priority: if_run(comes_first) or 0
+    localrule: True
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -40,10 +40,10 @@ rule find_rate:
         PATHS.log("find_rate", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     wildcard_constraints:
         adaptation=WORD,
+    priority: if_run(comes_first) or 0
     # The jobs of its windows follow, side by side if there are several.
     group:
         if_run(scheduled_windows)
-    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     # As in reconstruct_window.

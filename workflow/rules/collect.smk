@@ -11,9 +11,9 @@ rule collect_records:
         PATHS.records / "{model}__{pruning}__{adaptation}__seed{seed}.json",
     log:
         PATHS.log("collect_records", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    priority: if_run(comes_first) or 0
     group:
         if_run(scheduled_cell)
-    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     resources:

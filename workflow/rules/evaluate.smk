@@ -37,9 +37,9 @@ rule evaluate_cell:
         run=paths.run(PATHS.metrics(CELL)),
     log:
         PATHS.log("evaluate_cell", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    priority: if_run(comes_first) or 0
     group:
         if_run(scheduled_cell)
-    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     # The dense model is evaluated before anything else, so it has the machine to itself. The other

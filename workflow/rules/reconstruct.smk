@@ -20,9 +20,9 @@ rule reconstruct_window:
             "seed{seed}",
             "{scatteritem}",
         ),
+    priority: if_run(comes_first) or 0
     group:
         if_run(scheduled_windows)
-    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     # Two jobs side by side with one thread each are faster than one after the other with two.

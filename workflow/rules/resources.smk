@@ -13,7 +13,6 @@ from freelunch.costs.jobs import PlannedJob, adapting_jobs, evaluation
 from freelunch.costs.job_requests import RECORD, JobRequest, Limits, again, request, together
 from freelunch.records.earlier_jobs import finished_groups
 
-
 # A dry run starts nothing: its jobs have no order, ask for nothing and are in no group. With `VERBOSE=1`, it shows what
 # jobs would ask for.
 IS_DRY = workflow.output_settings.dryrun and not os.getenv("VERBOSE")

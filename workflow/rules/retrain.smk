@@ -13,9 +13,9 @@ rule retrain_model:
         run=paths.run(PATHS.windows(CELL, windows.MODEL)),
     log:
         PATHS.log("retrain_model", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    priority: if_run(comes_first) or 0
     group:
         if_run(scheduled_cell)
-    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     # As in reconstruct_window.

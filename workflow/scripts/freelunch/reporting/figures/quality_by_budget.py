@@ -123,7 +123,7 @@ reconstruction with ten times its tokens: if retraining needed over ten times as
 the paper says, its lines would lie there or right of it; the further left, the fewer it needs.
 
 Bars are one standard error, over windows of text, of the difference from the reconstruction that
-the others are compared with. ``reach.csv`` has the tokens and the FLOPs at which each retraining
+the others are compared with. The audit says with how many tokens and FLOPs the best retraining
 reaches that reconstruction.
 """
     ),
