@@ -100,9 +100,7 @@ def _places(within: str, schema: Schema, definitions: Schema) -> Iterator[tuple[
 
 
 def _section(heading: str, kinds: Mapping[str, Schema], places: Mapping[str, str]) -> str:
-    """Return the section of a mapping, or of a registry's kinds of entries: a setting that several
-    kinds have in the same way stands once.
-    """
+    """Return the section of a mapping, or of a registry, which states equal settings once."""
     rows: dict[str, list[str]] = {}
     lines = [f"## {heading}", ""]
     for kind, schema in kinds.items():
@@ -130,7 +128,6 @@ def _which(having: list[str], kinds: Mapping[str, Schema]) -> str:
 
 
 def _form(schema: Schema, places: Mapping[str, str]) -> str:
-    """Return the values that a setting may have, in words."""
     if options := schema.get("oneOf") or schema.get("anyOf"):
         return " or ".join(dict.fromkeys(_form(option, places) for option in options))
     if "$ref" in schema:

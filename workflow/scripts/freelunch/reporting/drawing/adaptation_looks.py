@@ -238,9 +238,8 @@ def first_of_kinds(adaptations: Registered) -> dict[Kind, str]:
 
 
 def _differences(settings: Settings, first: Settings) -> list[str]:
-    """Return in words how an adaptation differs from the first one of its kind: "sequential
-    inputs". Amounts of text, learning rates, which are chosen for each variant, and memory, which
-    changes no result, do not count.
+    """Return in words how an adaptation differs from the first one of its kind. Amounts of text,
+    learning rates (chosen for each variant) and memory (changes no result) do not count.
     """
     words = []
     for key, value in settings.items():
