@@ -105,22 +105,22 @@ def test_hostile_text_is_shown_and_not_run_and_nothing_is_fetched(audited):
 def test_figures_stand_once_and_only_if_they_are_there_and_draw_something(audited):
     """Perplexity by tokens at the head, the forest plot below the rankings, others at claims."""
     page = page_of(audited)
-    assert page.count("<figure ") == len(Elements(page).all("img")) == 3
+    assert page.count("<figure ") == len(Elements(page).all("img")) == 4
     head, _ = part_of(page, "figure-1", "found")
     assert "Two charts of perplexity" in head and "<figure" not in head
     found, _ = part_of(page, "found", "claims")
     assert found.count("<figure") == 1 and "A forest plot" in found
-    assert page.count('See <a href="#figure-3">figure 3</a> above.') == 1
+    assert page.count('See <a href="#figure-4">figure 4</a> above.') == 1
     assert "Measured on 48 windows of 256 tokens of wikipedia, without" in Elements(page).text
     known = {claim.id for claim in audited.audit.claims}
     assert {claim for figure in figures().values() for claim in figure.claims} <= known
-    (audited.root / "figures" / "criteria.csv").write_text("model,perplexity\n")
-    assert page_of(audited).count("<figure ") == 2
-    for path in (audited.root / "figures").glob("criteria.*"):
+    (audited.root / "figures" / "windows.csv").write_text("model,perplexity\n")
+    assert page_of(audited).count("<figure ") == 3
+    for path in (audited.root / "figures").glob("windows.*"):
         path.unlink()
     page = page_of(audited)
-    assert page.count("<figure ") == 2
-    assert "criteria.csv" not in page and "figure 3" not in page.lower()
+    assert page.count("<figure ") == 3
+    assert "windows.csv" not in page and "figure 4" not in page.lower()
 
 
 def test_a_study_with_little_has_no_empty_sections(audited):
