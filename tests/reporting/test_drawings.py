@@ -141,7 +141,7 @@ def test_a_point_of_one_seed_looks_unlike_one_of_three() -> None:
 
 def test_windows_stand_at_their_memory_and_perplexity() -> None:
     """With the error of the difference, and in a panel for each amount of text."""
-    common = {**PRUNED, "seeds": 3, "selected_on": "", "perplexity_unadapted": 60.0}
+    common = {**PRUNED, "seeds": 3, "selected_on": "", "perplexity_pruned": 60.0}
     rows = [
         common
         | {"adaptation": name, "tokens": tokens, "perplexity": 45.0 + at}
