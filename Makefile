@@ -55,7 +55,6 @@ WORDS_compare := A B
 WORDS_anchors := ARGS
 WORDS_gpu-check := ARGS
 WORDS_test-cluster := ARGS
-WORDS_large := LARGE
 KNOWN := $(WORDS) $(foreach goal,$(MAKECMDGOALS),$(WORDS_$(goal)))
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 ifneq ($(if $(filter 0,$(MAKELEVEL)),$(filter-out $(KNOWN),$(GIVEN))),)
@@ -79,7 +78,7 @@ SNAKEMAKE = snakemake $(if $(shell grep -s "^executor:" "$(PROFILE_FOLDER)" | gr
 RUN_OPTIONS = $(PART) --cores "$(CORES)" $(if $(SCATTER),--scatter "$(SCATTER)") \
 	$(if $(TFLOPS),--tflops "$(TFLOPS)") $(if $(DEVICE_MEMORY),--device-memory "$(DEVICE_MEMORY)")
 
-.PHONY: anchors gpu-check help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format bench docs results kept lock settings large
+.PHONY: anchors gpu-check help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format bench docs results kept lock settings
 
 help:
 	@sed -n '3,33s/^#   //p' Makefile
@@ -245,12 +244,6 @@ kept: env
 settings: env
 	python -m freelunch schema > workflow/schemas/config.schema.json
 	python -m freelunch settings > docs/guide/settings.md
-
-# The table of what models of 8 and 72 billion parameters take on one GPU (docs/guide/plan.md).
-large: LARGE := 24 40 80
-large: env
-	python -m freelunch devices studies/large.yaml --tflops 400 --disk 2GB/s $(LARGE:%=--device-memory %) \
-	  > docs/guide/large_models.md
 
 # All packages that the pins in pyproject.toml bring along, except torch and what its builds bring along.
 lock: env

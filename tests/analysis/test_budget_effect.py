@@ -8,13 +8,12 @@ import pytest
 
 from freelunch.analysis.budget_effect import (
     BUDGET_COLUMNS,
-    REACH_COLUMNS,
+    budget_comparisons,
     budget_rows,
-    reach_rows,
+    on_shared_seeds,
     reached_at,
 )
 from freelunch.analysis.pairing import paired_difference
-from freelunch.reporting.adaptation_sections import budget_line, reach_sentences
 from freelunch.study.cell import Cell
 from freelunch.study.study import Study
 from records_for_tests import make_records, make_study
@@ -65,11 +64,6 @@ def budget(records: Made, adaptation: str, study: Study = STUDY) -> dict[str, An
     return row
 
 
-def reach(records: Made, study: Study = STUDY) -> dict[tuple[str, str], dict[str, Any]]:
-    rows = reach_rows(records, study)
-    return {(row["series"], row["unit"]): row for row in rows}
-
-
 def test_rows_are_of_the_reconstruction_and_of_all_retraining() -> None:
     """By series, then by budget; a reconstruction by another window is none of them."""
     rows = budget_rows(made(), STUDY)
@@ -106,60 +100,11 @@ def test_where_a_budget_reaches(amounts: list[float], excess: list[float], expec
     assert float(found) == pytest.approx(expected)
 
 
-def test_reach_in_tokens_and_operations_with_an_interval() -> None:
-    rows = reach_rows(made(), STUDY)
-    assert all(row.keys() == set(REACH_COLUMNS) for row in rows)
-    by = reach(made())
-    assert by.keys() == {
-        (series, unit)
-        for series in ("full", "norms", "full, distilled")
-        for unit in ("tokens", "distinct_tokens", "flops")
-    }
-    full = by["full", "tokens"]
-    # From log 48 to log 36 over two doublings; log 40 is reached on the way.
-    share = math.log(48 / 40) / math.log(48 / 36)
-    assert full["reached_at_over_reference"] == pytest.approx(4**share)
-    assert full["reached_at_low"] < full["reached_at_over_reference"] < full["reached_at_high"]
-    assert by["norms", "tokens"]["reached_at_over_reference"] == math.inf
-    distilled = by["full, distilled", "tokens"]
-    assert distilled["reached_at_over_reference"] == 2 == distilled["smallest_over_reference"]
-    assert reach_rows(made(), STUDY) == rows, "draws are seeded"
-
-
-def test_what_diverged_is_not_compared_with() -> None:
-    records = made()
-    losses_of(record_of(records, "full_1"))[2] = None
-    assert reach(records)["full", "tokens"]["reached_at_over_reference"] == 4
-    losses_of(record_of(records, "recon_block"))[2] = None
-    rows = reach_rows(records, STUDY)
-    assert all(math.isnan(row["reached_at_over_reference"]) for row in rows)
-    assert "full cannot be compared: recon_block diverged." in next(reach_sentences(rows))
-
-
 def test_operations_include_the_dense_pass_that_made_the_targets() -> None:
     records = made()
     cost = record_of(records, "recon_block")["cost"]["reconstruct_window"]
     cost["dense_flops"] = 2 * 10**12
     assert budget(records, "recon_block")["flops"] == 7 * 10**12
-    assert reach(records)["full", "flops"]["smallest_over_reference"] == pytest.approx(5 / 7)
-
-
-def set_data(records: Made, **distinct_tokens: int) -> Made:
-    """Set how many different tokens adaptations saw."""
-    for name, tokens in distinct_tokens.items():
-        record_of(records, name)["adaptation"]["distinct_tokens"] = tokens
-    return records
-
-
-def test_a_larger_budget_of_fewer_data_comes_before_a_smaller_one_of_more() -> None:
-    """Four times the tokens, in eight epochs, are half the data."""
-    records = made(full_1=38.0, full_4=48.0)
-    by = reach(set_data(records, recon_block=8000, full_1=8000, full_4=4000))
-    # From a loss above that of the reconstruction, with half its data, to one below, with as many.
-    share = math.log(48 / 40) / math.log(48 / 38)
-    reached = by["full", "distinct_tokens"]["reached_at_over_reference"]
-    assert reached == pytest.approx(0.5 * 2**share)
-    assert by["full", "tokens"]["reached_at_over_reference"] == 1
 
 
 def test_what_seeds_chose_differently_is_not_said_to_be_all_of_theirs() -> None:
@@ -173,7 +118,6 @@ def test_what_seeds_chose_differently_is_not_said_to_be_all_of_theirs() -> None:
     row = budget(records, "full_1", study)
     keys = ("learning_rate", "epochs", "steps", "selected_on")
     assert [row[key] for key in keys] == [None, None, None, "calibration"]
-    assert budget_line(row)["steps"] == "-"
     other = budget(records, "full_4", study)
     assert other["epochs"] == 1 and other["steps"] is not None
 
@@ -205,7 +149,6 @@ def test_each_budget_is_compared_on_the_seeds_that_it_shares_with_the_reference(
     losses = [losses_of(record_of(records, name, 1)) for name in ("full_1", "recon_block")]
     assert rows[1]["loss_minus_reference"] == pytest.approx(paired_difference(*losses)[0])
     assert rows[1]["perplexity_unadapted"] == pytest.approx(PERPLEXITIES["none"] + 1)
-    assert budget_line(rows[2])["seeds"] == "2"
 
 
 def test_what_seeds_took() -> None:
@@ -239,6 +182,8 @@ def test_a_large_budget_with_fewer_seeds_takes_none_from_the_others(
     small: list[int], large: list[int], expected: tuple[int, int]
 ) -> None:
     study, records = with_other_seeds(recon_block=[0, 1, 2], full_1=small, full_4=large)
-    row = reach(records, study)["full", "tokens"]
-    assert (row["budgets"], row["seeds"]) == expected
-    assert row["largest_over_reference"] == (1 if expected[0] == 1 else 4)
+    (comparison,) = budget_comparisons(records, study)
+    compared = on_shared_seeds(comparison.reference, {"full": comparison.curves["full"]}, {})
+    assert compared is not None
+    reference, ways = compared
+    assert (len(ways["full"]), len(reference.cells)) == expected

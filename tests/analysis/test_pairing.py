@@ -9,7 +9,7 @@ import pytest
 from scipy.special import stdtrit
 
 from freelunch.analysis.intervals import half_width, told_apart
-from freelunch.analysis.pairing import most_shared, standard_error, unit_losses
+from freelunch.analysis.pairing import standard_error, unit_losses
 from records_for_tests import make_records, make_study
 
 
@@ -102,9 +102,3 @@ def test_intervals_over_documents_cover(windows: list[int]) -> None:
         clustered += mean < stdtrit(len(units) - 1, 0.975) * standard_error(units)
         naive += mean < stdtrit(len(losses) - 1, 0.975) * standard_error(losses)
     assert clustered / trials >= 0.93 > 0.9 > naive / trials
-
-
-def test_the_seed_that_most_runs_share_is_the_lowest_of_several() -> None:
-    runs = [{0, 1, 2}, {1, 2}, {2, 1}]
-    assert most_shared([2, 1, 0], runs) == most_shared([0, 1, 2], runs) == 1
-    assert most_shared([], runs) is None

@@ -128,7 +128,6 @@ def test_a_damaged_note_of_what_was_run_is_no_edit(refused: Said) -> None:
         (["run", "--force", "prune_model prune"], "found prune; expected prune_model (nearest) "),
         (["check", "--foo"], "No such option: --foo"),
         (["new"], "Missing argument 'MODEL'"),
-        (["devices"], "Missing option '--device-memory'"),
         (["check", "a.yaml", "b.yaml"], "unexpected extra argument"),
         (["plan", "--disk", "fast"], "a rate such as 500MB/s"),
     ],

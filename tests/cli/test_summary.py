@@ -46,7 +46,7 @@ def rows_of(table: str) -> list[str]:
 
 def test_finished_cells_have_the_numbers_that_the_whole_study_has(study: Study) -> None:
     # Nothing is left of the look before.
-    stale = study.paths.interim / FIGURES / "windows.png"
+    stale = study.paths.interim / FIGURES / "budgets.png"
     stale.parent.mkdir(parents=True)
     stale.touch()
     said = interim_text(study)

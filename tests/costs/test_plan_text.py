@@ -14,7 +14,7 @@ from freelunch.costs.cost import together
 from freelunch.costs.jobs import jobs_of
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import device_table, plan_brief, plan_text
+from freelunch.costs.plan_text import plan_brief, plan_text
 from freelunch.study.config import Part
 from freelunch.study.study import Study
 from planned import MACHINE, line_of
@@ -116,15 +116,6 @@ def test_the_papers_study_is_planned_from_few_costs() -> None:
     text = plan_text(plan, GPU)
     assert len(plan.costs) < len(jobs_of(plan.study)) / 2
     assert "adaptations of models; `make plan STUDY=studies/paper.yaml MODELS=...`" in text
-
-
-# --- On devices
-
-
-def test_a_row_for_each_adaptation_and_a_column_for_each_device() -> None:
-    table = device_table(smoke(), Machine.of(1e12, 1e9, 1e8), [GB, 2 * GB]).splitlines()
-    assert table[0] == "| model | adaptation | 1 GB | 2 GB |"
-    assert len(table) == 2 + 1 and table[2].startswith("| tiny | `recon_block` | window 1, ")
 
 
 def test_options_of_the_command(

@@ -13,7 +13,7 @@ from audits_for_tests import KEPT, Audited, make_kept
 from freelunch.audit import rebuild_docs as kept_pages
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
-from freelunch.costs.plan_text import device_table, plan_text
+from freelunch.costs.plan_text import plan_text
 from freelunch.records.read import load_records
 from freelunch.study.schema import settings_page
 from freelunch.study.study import Study
@@ -164,16 +164,6 @@ def test_the_prices_of_the_papers_study():
     text = plan_text(Plan.of(Study.load(Path("studies/paper.yaml")), machine.device_bytes), machine)
     prices = text[text.index("  model  ") : text.index(" adaptations of models")]
     assert prices.rpartition("\n")[0].rstrip() in page
-
-
-def test_what_large_models_take():
-    """The options are those of `make large`."""
-    sizes = [size * 10**9 for size in (24, 40, 80)]
-    options = "--tflops 400 --disk 2GB/s $(LARGE:%=--device-memory %)"
-    makefile = (ROOT / "Makefile").read_text()
-    assert f"devices studies/large.yaml {options}" in makefile and "LARGE := 24 40 80" in makefile
-    table = device_table(Study.load(Path("studies/large.yaml")), Machine.of(400e12, 2e9), sizes)
-    assert (DOCS / "guide" / "large_models.md").read_text() == table, "run `make large`"
 
 
 # --- What a reader is sent to

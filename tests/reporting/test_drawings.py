@@ -1,17 +1,14 @@
-"""The figures of budgets and windows, from made-up data: what is drawn, and that it
-can be read.
-"""
+"""The figure of budgets, from made-up data: what is drawn, and that it can be read."""
 
 from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
-from figure_words import assert_words_inside, drawn, words_of
+from figure_words import assert_words_inside, drawn
 from freelunch.reporting.drawing.adaptation_looks import WHITE
 from freelunch.reporting.drawing.style import CHOSEN
 from freelunch.reporting.figures import (
-    gain_by_window,
     quality_by_budget,
 )
 
@@ -136,43 +133,3 @@ def test_a_point_of_one_seed_looks_unlike_one_of_three() -> None:
     assert "pale marks: one seed" in figure.legends[0].get_title().get_text()
     covers = [line for line in figure.axes[0].lines if line.get_color() == WHITE]
     assert len(covers) == len(data) - 1
-
-
-# --- Windows
-
-
-def window(adaptation: str, missed: float, **changes: Any) -> dict[str, Any]:
-    row = {**PRUNED, "tokens": 8192, "seeds": 3, "adaptation": adaptation}
-    row |= {"gain_missed": missed, "gain_missed_standard_error": 0.05}
-    row |= {"adaptation_peak_bytes": 7e8, "perplexity": 50.0, "selected_on": ""}
-    return row | changes
-
-
-def windows_figure(rows: Rows) -> Figure:
-    return drawn(gain_by_window, rows, adaptations=ADAPTATIONS, text="some-text")
-
-
-@pytest.mark.parametrize("lost", [0.3, 66.89])
-def test_a_window_that_misses_everything_leaves_the_others_their_room(lost: float) -> None:
-    missed = {"block": 0.0, "matrix": 0.6, "behind": 0.5, "lost": lost}
-    rows = [window(name, value) for name, value in missed.items()]
-    rows[-1]["perplexity"] = 997149.8
-    figure = windows_figure(rows)
-    left, right = figure.axes[0].get_xlim()
-    assert left < -5 and 60 < right < 100
-    words = " ".join(words_of(figure))
-    assert ("6,689 \u2192" in words) == ("\u2192: beyond 200 %" in words) == (lost > 1)
-    # A perplexity has as many digits as it is good for.
-    assert "997,150" in words and "50.0" in words
-    assert_words_inside(figure)
-
-
-@pytest.mark.parametrize("on", ["", "evaluation"])
-def test_labels_of_several_lines_do_not_overlap(on: str) -> None:
-    """Also that of an adaptation with a long name, which is shown since another is its equal."""
-    names = ["block", "behind", "lost"]
-    names += [name for name in ADAPTATIONS if on and "very" in name]
-    rows = [window(name, 0.1, selected_on=on) for name in names * (9 // len(names) + 1)]
-    boxes = [label.get_window_extent() for label in windows_figure(rows).axes[0].get_yticklabels()]
-    assert len(boxes) == 12
-    assert not any(box.count_overlaps(boxes[at + 1 :]) for at, box in enumerate(boxes))

@@ -47,14 +47,14 @@ def names(study: Study) -> str:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("config.yaml", "budgets criteria effects windows"),
+        ("config.yaml", "budgets criteria effects"),
         ("studies/retraining.yaml", "budgets effects"),
         ("studies/criteria.yaml", "criteria effects"),
         (
             "studies/budgets.yaml",
-            "budgets criteria criteria_budgets effects windows",
+            "budgets criteria criteria_budgets effects",
         ),
-        ("studies/paper.yaml", "budgets criteria effects windows"),
+        ("studies/paper.yaml", "budgets criteria effects"),
     ],
 )
 def test_figures_of_the_studies_of_this_repository(source: str, expected: str) -> None:
@@ -65,10 +65,10 @@ def test_figures_of_the_studies_of_this_repository(source: str, expected: str) -
     ("expected", "grid"),
     [
         ("criteria", {"adaptations": "none"}),
-        ("effects windows", {"adaptations": "none recon_block recon_all"}),
+        ("criteria effects", {"adaptations": "none recon_block recon_all"}),
         ("budgets effects", {"adaptations": "none recon_block full"}),
         (
-            "criteria effects windows",
+            "criteria effects",
             {"criteria": "wanda magnitude", "adaptations": "none recon_block recon_all"},
         ),
         ("criteria effects", {"models": "tiny tiny-2"}),

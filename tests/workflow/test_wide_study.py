@@ -173,7 +173,6 @@ def test_drift_is_measured_of_every_pruned_cell(wide):
     dense = record(wide, "recon_auto")["metrics"]["drift"]["dense"]
     assert dense == metrics["dense"] and dense["loss"] != metrics["loss"]
     folder = wide.path / "results" / "smoke"
-    assert (folder / "figures" / "windows.png").stat().st_size > 10_000
     assert "held out" in (folder / "tables" / "summary.md").read_text()
 
 
@@ -201,13 +200,9 @@ def test_what_an_adaptation_saw_and_trained_is_recorded(wide):
     assert len(retrained["training_losses"]) == 16
     assert "extend_calibration" in records["searched"]["cost"]
     root = wide.path / "results" / "smoke"
-    with (root / "tables" / "reach.csv").open() as file:
-        reach = list(csv.DictReader(file))
-    assert {row["series"] for row in reach} == {"masklora, distilled"}
-    assert {row["unit"] for row in reach} == {"tokens", "distinct_tokens", "flops"}
+    with (root / "figures" / "budgets.csv").open() as file:
+        assert "masklora, distilled" in {row["series"] for row in csv.DictReader(file)}
     assert (root / "figures" / "budgets.png").stat().st_size > 10_000
-    summary = (root / "tables" / "summary.md").read_text()
-    assert "**Retraining beside reconstruction**" in summary
 
 
 def test_the_best_candidate_is_the_result(wide):

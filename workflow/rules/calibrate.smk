@@ -10,7 +10,7 @@ rule capture_dense:
         run=paths.run(PATHS.dense("{model}", "{seed}")),
     log:
         PATHS.log("capture_dense", "{model}", "seed{seed}"),
-    priority: PRIORITY
+    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     threads: 2

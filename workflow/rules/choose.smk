@@ -12,8 +12,8 @@ rule choose_candidate:
         PATHS.log("choose_candidate", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     wildcard_constraints:
         adaptation=WORD,
+    priority: if_run(comes_first) or 0
     localrule: True
-    priority: PRIORITY
     conda:
         "../../envs/freelunch.yaml"
     params:
@@ -40,18 +40,19 @@ rule find_rate:
         PATHS.log("find_rate", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
     wildcard_constraints:
         adaptation=WORD,
+    priority: if_run(comes_first) or 0
     # The jobs of its windows follow, side by side if there are several.
     group:
-        scheduled_windows
-    priority: PRIORITY
+        if_run(scheduled_windows)
     conda:
         "../../envs/freelunch.yaml"
     # As in reconstruct_window.
     threads: 1
     resources:
-        **asks_with_device(lambda wildcards: PlannedJob(steps.FIND_RATE, cell_of(wildcards))),
         # As in retrain_model.
-        streamed=lambda wildcards: int(PLAN.streamed(wildcards.model, wildcards.adaptation)[0]),
+        **asks_with_device(
+            lambda wildcards: PlannedJob(steps.FIND_RATE, cell_of(wildcards)), streamed=is_streamed
+        ),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),

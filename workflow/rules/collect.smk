@@ -11,9 +11,9 @@ rule collect_records:
         PATHS.records / "{model}__{pruning}__{adaptation}__seed{seed}.json",
     log:
         PATHS.log("collect_records", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    priority: if_run(comes_first) or 0
     group:
-        scheduled_cell
-    priority: PRIORITY
+        if_run(scheduled_cell)
     conda:
         "../../envs/freelunch.yaml"
     resources:

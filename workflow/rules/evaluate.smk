@@ -37,18 +37,20 @@ rule evaluate_cell:
         run=paths.run(PATHS.metrics(CELL)),
     log:
         PATHS.log("evaluate_cell", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    priority: if_run(comes_first) or 0
     group:
-        scheduled_cell
-    priority: PRIORITY
+        if_run(scheduled_cell)
     conda:
         "../../envs/freelunch.yaml"
     # The dense model is evaluated before anything else, so it has the machine to itself. The other
     # evaluations run side by side, which is faster than one after the other with more threads.
     threads: lambda wildcards: 2 if cell_of(wildcards).is_dense else 1
     resources:
-        **asks_with_device(lambda wildcards: evaluation(cell_of(wildcards))),
         # Forcing this rule repeats all its measurements. As a resource, this reruns nothing by itself.
-        anew=lambda wildcards: is_forced("evaluate_cell"),
+        **asks_with_device(
+            lambda wildcards: evaluation(cell_of(wildcards)),
+            anew=lambda wildcards: is_forced("evaluate_cell"),
+        ),
     params:
         measurements=lambda wildcards: STUDY.measurements(cell_of(wildcards)),
         # Each measurement has its own digest, so changing one repeats no other.

@@ -27,12 +27,10 @@ def comes_first(wildcards):
     named = {name: value for name, value in wildcards.items() if name != "scatteritem"}
     if "adaptation" in named:
         named["adaptation"] = search.adaptation_of(named["adaptation"])
-    first = [cell for cell in FIRST if all(str(getattr(cell, name)) == named[name] for name in named)]
+    first = [
+        cell for cell in FIRST if all(str(getattr(cell, name)) == named[name] for name in named)
+    ]
     return 0 if not first else 2 if "pruning" in named and first[0].is_dense else 1
-
-
-# A dry run starts nothing.
-PRIORITY = 0 if workflow.output_settings.dryrun else comes_first
 
 
 def cell_of(wildcards):

@@ -14,13 +14,12 @@ rule prune_model:
     wildcard_constraints:
         criterion=WORD,
         pattern=WORD,
-    priority: PRIORITY
+    priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
     resources:
-        **asks_with_device(pruning_job),
-        # As a resource, it reruns nothing: no mask depends on which job chose it.
-        together=masks_together,
+        # As a resource, what is together reruns nothing: no mask depends on which job chose it.
+        **asks_with_device(pruning_job, together=masks_together),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         criterion=lambda wildcards: STUDY.criterion(wildcards.criterion).as_json(),

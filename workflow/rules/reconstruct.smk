@@ -20,16 +20,15 @@ rule reconstruct_window:
             "seed{seed}",
             "{scatteritem}",
         ),
+    priority: if_run(comes_first) or 0
     group:
-        scheduled_windows
-    priority: PRIORITY
+        if_run(scheduled_windows)
     conda:
         "../../envs/freelunch.yaml"
     # Two jobs side by side with one thread each are faster than one after the other with two.
     threads: 1
     resources:
-        **asks_with_device(adapting_job),
-        anew=lambda wildcards: is_forced("reconstruct_window"),
+        **asks_with_device(adapting_job, anew=lambda wildcards: is_forced("reconstruct_window")),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         # A candidate that diverges is merely not chosen.

@@ -13,9 +13,18 @@ from freelunch.costs.jobs import PlannedJob, adapting_jobs, evaluation
 from freelunch.costs.job_requests import RECORD, JobRequest, Limits, again, request, together
 from freelunch.records.earlier_jobs import finished_groups
 
+# A dry run starts nothing: its jobs have no order, ask for nothing and are in no group. With `VERBOSE=1`, it shows what
+# jobs would ask for.
+IS_DRY = workflow.output_settings.dryrun and not os.getenv("VERBOSE")
 
-def asks(job_of):
-    """Return the resources that a rule's jobs ask a scheduler for, by name.
+
+def if_run(setting):
+    """Return a setting of a rule that only jobs have that start; None in a dry run."""
+    return None if IS_DRY else setting
+
+
+def asks(job_of, **more):
+    """Return the resources that a rule's jobs ask a scheduler for, by name, and more.
 
     Args:
         job_of: Function of wildcards that returns the job, by which the plan knows its cost.
@@ -34,9 +43,7 @@ def asks(job_of):
 
         return resource
 
-    # A dry run asks for nothing, and shows what jobs would ask for only with all that Snakemake says.
-    shown = not workflow.output_settings.dryrun or os.getenv("VERBOSE")
-    return {name: asked(name) for name in JobRequest._fields} if shown else {}
+    return {} if IS_DRY else {name: asked(name) for name in JobRequest._fields} | more
 
 
 @cache
@@ -49,9 +56,9 @@ def attempts_in_time(log, attempts):
     return attempts_in_time(log, attempts - 1) + (not was_told_to_stop(Path(log)))
 
 
-def asks_with_device(job_of):
+def asks_with_device(job_of, **more):
     """Return the resources of a rule whose jobs compute on a GPU, if the run uses GPUs."""
-    return asks(job_of) | ({"gpu": 1} if USES_GPUS else {})
+    return asks(job_of, **more, **({"gpu": 1} if USES_GPUS else {}))
 
 
 @cache
@@ -64,6 +71,11 @@ def adapting_job(wildcards):
     """Return the job that adapts a cell or a candidate; its cost depends on the pattern, too."""
     cell = cell_of(wildcards)
     return PlannedJob(STUDY.adaptation(cell.adaptation).rule, cell)
+
+
+def is_streamed(wildcards):
+    """Return, as a resource, whether the adaptation of a cell or a candidate is streamed."""
+    return int(PLAN.streamed(wildcards.model, wildcards.adaptation)[0])
 
 
 def request_of_cell(wildcards):

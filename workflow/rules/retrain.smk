@@ -13,17 +13,16 @@ rule retrain_model:
         run=paths.run(PATHS.windows(CELL, windows.MODEL)),
     log:
         PATHS.log("retrain_model", "{model}", "{pruning}", "{adaptation}", "seed{seed}"),
+    priority: if_run(comes_first) or 0
     group:
-        scheduled_cell
-    priority: PRIORITY
+        if_run(scheduled_cell)
     conda:
         "../../envs/freelunch.yaml"
     # As in reconstruct_window.
     threads: 1
     resources:
-        **asks_with_device(adapting_job),
         # A resource, since it changes no result: a larger machine need not train again.
-        streamed=lambda wildcards: int(PLAN.streamed(wildcards.model, wildcards.adaptation)[0]),
+        **asks_with_device(adapting_job, streamed=is_streamed),
     params:
         hidden=str(PATHS.hidden("{model}", "{seed}")),
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,

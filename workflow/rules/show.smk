@@ -73,7 +73,6 @@ rule audit_study:
         sums=FIGURE_SUMS,
         # The audit compares the study with these.
         claims=of_this_repository("workflow/data/claims.yaml"),
-        protocol=of_this_repository("workflow/data/protocol.yaml"),
         published=of_this_repository("workflow/data/published_results.csv"),
         page=[
             of_this_repository(f"workflow/report/audit/{path.name}")

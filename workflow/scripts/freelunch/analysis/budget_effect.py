@@ -18,7 +18,7 @@ from freelunch.records.record import adaptation_facts
 from freelunch.study.adaptations import Adaptation
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.search import chosen_of
-from freelunch.study.steps import JOINED, SEARCH
+from freelunch.study.steps import SEARCH
 from freelunch.study.study import Study
 
 # Planning reads the columns of this module, and must not wait for numpy and scipy.
@@ -34,11 +34,6 @@ BUDGET_COLUMNS = (
     *error_columns("loss_minus_reference")[:2],
     "perplexity_error_beside_reference",
     *("perplexity_unadapted", "perplexity_dense"),
-)
-REACH_COLUMNS = (
-    *("model", "criterion", "pattern", "series", "reference", "budgets", "seeds", "unit"),
-    *("smallest_over_reference", "largest_over_reference"),
-    *("reached_at_over_reference", "reached_at_low", "reached_at_high"),
 )
 # The units of a budget: all tokens seen, the distinct ones among them (the data), operations.
 DISTINCT_TOKENS = "distinct_tokens"
@@ -267,61 +262,6 @@ def _shared(values: Iterable[Value]) -> Value | None:
     """Return the value that all seeds share; None where seeds differ."""
     first, *others = values
     return first if all(value == first for value in others) else None
-
-
-def reach_rows(records: Records, study: Study) -> list[Row]:
-    """Return a row, with REACH_COLUMNS, for each retraining series and unit, over the seeds and
-    budgets of `on_shared_seeds`. `reached_at_over_reference` is infinite where no budget reaches
-    the reconstruction, and NaN where the reconstruction diverged.
-    """
-    neighbours = study.perplexity.cut == JOINED
-    rows = []
-    for comparison in budget_comparisons(records, study):
-        for name, of_series in comparison.curves.items():
-            if name == comparison.reference.series:
-                continue
-            compared = on_shared_seeds(comparison.reference, {name: of_series}, {})
-            # All members of a comparison share a seed with the reference.
-            assert compared is not None
-            reference, ways = compared
-            rows += [_reach(name, ways[name], reference, unit, neighbours) for unit in UNITS]
-    return rows
-
-
-def _reach(
-    name: str, members: Sequence[Adapted], reference: Adapted, unit: str, neighbours: bool
-) -> Row:
-    import numpy as np
-
-    from freelunch.analysis.intervals import Sample, estimate
-
-    amounts = {each.name: each.amount(unit) / reference.amount(unit) for each in members}
-    # An adaptation that diverged reaches nothing.
-    finite = [each for each in members if np.isfinite(each.losses).all()]
-    curve = by_amount({each.name: amounts[each.name] for each in finite})
-
-    def crossing(means: "Means") -> "Numbers":
-        if not curve:
-            return np.full_like(means[reference.name], math.inf)
-        return reached_at(list(curve), excess_on(curve, reference.name, means))
-
-    compared = [reference, *finite]
-    losses = np.array([each.losses for each in compared])
-    sample = Sample([each.name for each in compared], [losses], neighbours)
-    reached = estimate([crossing], [sample])
-    return {
-        **{key: getattr(reference.cells[0], key) for key in REACH_COLUMNS[:3]},
-        "series": name,
-        "reference": reference.name,
-        "budgets": len(members),
-        "seeds": len(members[0].cells),
-        "unit": unit,
-        "smallest_over_reference": min(amounts.values()),
-        "largest_over_reference": max(amounts.values()),
-        "reached_at_over_reference": reached.value,
-        "reached_at_low": reached.low,
-        "reached_at_high": reached.high,
-    }
 
 
 def by_amount(amounts: Mapping[str, float]) -> dict[float, list[str]]:

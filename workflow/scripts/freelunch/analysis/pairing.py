@@ -6,7 +6,7 @@ The error of such a difference is far smaller than the errors of the two losses.
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from heapq import heapreplace
 from statistics import fmean, stdev
@@ -50,13 +50,6 @@ def by_adaptation(cells: Iterable[Cell]) -> dict[str, dict[int, Cell]]:
     for cell in cells:
         by_name.setdefault(cell.adaptation, {})[cell.seed] = cell
     return by_name
-
-
-def most_shared(seeds: Iterable[int], runs: Sequence[Collection[int]]) -> int | None:
-    """Return the seed that most runs have, the lowest one among ties; None if there is no seed. A
-    run that lacks it is left out, rather than leaving the other runs without a common seed.
-    """
-    return max(sorted(seeds), key=lambda seed: sum(seed in run for run in runs), default=None)
 
 
 def window_means(seeds: Measured) -> list[float]:
@@ -148,30 +141,6 @@ def over_units_and_seeds(measured: Measured) -> tuple[float, float, float | None
     of_units = window_means(measured)
     spread = spread_over_seeds([fmean(of_seed) for of_seed in measured])
     return fmean(of_units), standard_error(of_units), spread
-
-
-def share_of(part: Measured, total: Measured) -> tuple[float, float, float | None]:
-    """Return the mean of a part divided by that of the total, its standard error over units and its
-    standard deviation over seeds (None for one seed); NaN where a loss is not finite, or where
-    the total is not above 0. To first order the share changes with unit or seed x by (part_x -
-    share * total_x) / total.
-    """
-    mean = fmean(window_means(total))
-    # NaN goes on to all three.
-    mean = mean if mean > 0 else math.nan
-    share = fmean(window_means(part)) / mean
-
-    def moves(parts: Sequence[float], totals: Sequence[float]) -> list[float]:
-        return [(one - share * other) / mean for one, other in zip(parts, totals, strict=True)]
-
-    error = standard_error(moves(window_means(part), window_means(total)))
-    of_seeds = ([fmean(of_seed) for of_seed in measured] for measured in (part, total))
-    return share, error, spread_over_seeds(moves(*of_seeds))
-
-
-def total_error(error: float, spread: float | None, seeds: int) -> float:
-    """Return the standard error over units and over seeds, which add in quadrature."""
-    return math.hypot(error, (spread or 0.0) / math.sqrt(seeds))
 
 
 def with_errors(name: str, *numbers: float | None) -> Row:

@@ -1,4 +1,4 @@
-"""The audit of a study: verdicts, evidence, protocol, published numbers, provenance, costs."""
+"""The audit of a study: verdicts, evidence, published numbers, provenance, costs."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -13,7 +13,6 @@ from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
 from freelunch.audit.findings import Result, perplexity_table, results_of
 from freelunch.audit.layouts import layout
-from freelunch.audit.protocol import ComparedSetting, audit_protocol, load_protocol
 from freelunch.audit.provenance import (
     Provenance,
     StepCost,
@@ -54,7 +53,6 @@ class Audit:
     found: list[PrunedModelAnswer]
     claims: list[ClaimVerdict]
     published_claims: list[TableClaimVerdict]
-    protocol: list[ComparedSetting]
     published: list[ComparedNumber]
     provenance: Provenance
     costs: list[StepCost]
@@ -121,7 +119,6 @@ def audit_records(study: Study, records: Records, folder: Path) -> Audit:
         found=answers,
         claims=claims,
         published_claims=audit_published_claims(asked, published, meaning),
-        protocol=audit_protocol(study, load_protocol()),
         published=audit_published(evidence, published, meaning),
         provenance=gather_provenance(study, records),
         costs=gather_costs(records),

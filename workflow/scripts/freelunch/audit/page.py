@@ -27,7 +27,6 @@ from freelunch.audit.claims import REPORT
 from freelunch.audit.effects import figures
 from freelunch.audit.layouts import layout
 from freelunch.audit.output_files import AUDIT, CONFIG, EVIDENCE, PAGE, VERDICTS, own_files
-from freelunch.audit.protocol import ABSENT, DIFFERENT, PARTLY, SAME, UNKNOWN
 from freelunch.audit.published import AGREES, DIFFERS, NOT_RUN
 from freelunch.audit.published_claims import TableClaimVerdict
 from freelunch.audit.scope import cells_text
@@ -64,10 +63,10 @@ from freelunch.study.study import Study
 
 # The shape beside each word, so that verdicts differ in more than colour.
 MARKS = {
-    **dict.fromkeys((HOLDS, of_few_seeds(HOLDS), SAME, AGREES), "full"),
-    **dict.fromkeys((IN_PART, of_few_seeds(IN_PART), PARTLY), "half"),
-    **dict.fromkeys((FAILS, of_few_seeds(FAILS), DIFFERENT, DIFFERS), "cross"),
-    **dict.fromkeys((*OPEN, UNKNOWN, ABSENT, NOT_RUN), "open"),
+    **dict.fromkeys((HOLDS, of_few_seeds(HOLDS), AGREES), "full"),
+    **dict.fromkeys((IN_PART, of_few_seeds(IN_PART)), "half"),
+    **dict.fromkeys((FAILS, of_few_seeds(FAILS), DIFFERS), "cross"),
+    **dict.fromkeys((*OPEN, NOT_RUN), "open"),
 }
 _AS_YAML = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True, width=100)
 # More numbers of a part than these are shown as a range.

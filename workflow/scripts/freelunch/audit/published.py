@@ -20,15 +20,15 @@ from freelunch.analysis.pairing import mean_over_seeds, measured_perplexity, see
 from freelunch.audit.claim_verdicts import command, snakemake
 from freelunch.audit.claims import DATA
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.protocol import text_identity
 from freelunch.core.errors import UserError
 from freelunch.records.record import Record
+from freelunch.reporting.formatting import parts_text
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.paths import Paths
 from freelunch.study.patterns import Pattern
 from freelunch.study.pins import pin_command
 from freelunch.study.registry import REPOSITORY
-from freelunch.study.sources import Hub
+from freelunch.study.sources import AnyText, Hub, HubFile, Mixture, Wheel, WheelFiles
 from freelunch.study.steps import EVALUATE_CELL, JOINED
 from freelunch.study.study import Study
 
@@ -244,7 +244,7 @@ def _compared(
         sample = evidence.study.calibration_of(published.model)
         reason += (
             f"; calibrated on {sample.samples:,} sequences of {sample.length:,} tokens of "
-            f"{text_identity(evidence.study.text(sample.text))}"
+            f"{_text_identity(evidence.study.text(sample.text))}"
         )
     if published.note:
         reason += f"; the published number: {published.note}"
@@ -332,8 +332,8 @@ def _unlike_windows(published: Published, study: Study, meaning: Study) -> str |
     ours = study.text(settings.text)
     one, other = ours.as_json(), text.as_json()
     if any(one.get(key) != other.get(key) for key in ("repository", "member", "format")):
-        measured = f"measured on `{settings.text}` ({text_identity(ours)})"
-        return f"{measured}, not on {text_identity(text)}"
+        measured = f"measured on `{settings.text}` ({_text_identity(ours)})"
+        return f"{measured}, not on {_text_identity(text)}"
     return None
 
 
@@ -353,3 +353,18 @@ def _running(published: Published, meaning: Study) -> str:
     if isinstance(meaning.model(published.model), Hub):
         return f"{pin_command(meaning.source)} MODELS={published.model} && {run}"
     return run
+
+
+def _text_identity(text: AnyText) -> str:
+    """Return where a text comes from, by its entry in the config, which tells it from others."""
+    match text:
+        case WheelFiles():
+            return f"{text.package}: {text.members}"
+        case Mixture():
+            return f"mixture of {parts_text(text.parts)}"
+        case Wheel():
+            return f"{text.package}: {text.member}"
+        case HubFile():
+            return f"{text.repository}: {text.member}"
+        case _:
+            return text.place

@@ -7,8 +7,7 @@ from statistics import fmean
 
 from freelunch.analysis.intervals import told_apart
 from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, seed_groups
-from freelunch.audit.claims import load_data
-from freelunch.audit.protocol import PROTOCOL
+from freelunch.audit.claims import CLAIMS, load_data
 from freelunch.reporting.formatting import criterion_label, pattern_label, significant
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED
@@ -45,13 +44,13 @@ class Regime:
 Regimes = Mapping[str, Regime]
 
 
-def load_regimes(path: Path = PROTOCOL) -> Regimes:
+def load_regimes(path: Path = CLAIMS) -> Regimes:
     """Return the models and the scale without which a study says nothing about a claim. UserError:
-    the file does not match `workflow/schemas/protocol.schema.json`.
+    the file does not match `workflow/schemas/claims.schema.json`.
     """
     return {
         claim: Regime(regime["sequences"], regime["length"], regime["repositories"])
-        for regime in load_data(path, "protocol").get("regimes", [])
+        for regime in load_data(path, "claims").get("regimes", [])
         for claim in regime["claims"]
     }
 

@@ -38,8 +38,8 @@ from freelunch.cli.run import check_options, run_snakemake
 from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError, disk_error, mend
 from freelunch.costs.checks import checked_plan
-from freelunch.costs.machine import Machine, read_gigabytes
-from freelunch.costs.plan_text import device_table, plan_text
+from freelunch.costs.machine import Machine
+from freelunch.costs.plan_text import plan_text
 from freelunch.data.hub import newest_commit
 from freelunch.study.open_study import open_study, read_study
 from freelunch.study.pins import PINS, pin_name, read_pins, unpinned
@@ -316,21 +316,6 @@ def tidy(chosen: Chosen) -> None:
 
     # Without a pin, a cell has no record that is its own, and keeps what it has.
     _show(tidy(chosen.open(pinned=False)))
-
-
-@command_of_study
-def devices(
-    chosen: Chosen,
-    device_memory: Annotated[
-        list[str], option("GB", "Memory of a GPU; give it once for each size.")
-    ],
-    tflops: Tflops = None,
-    disk: Disk = None,
-    network: Network = None,
-) -> None:
-    """Tabulate the time and memory of adaptations on GPUs."""
-    sizes = [read_gigabytes(size, "--device-memory") for size in device_memory]
-    _show(device_table(chosen.read(), machine_of(None, tflops, disk, network), sizes), end="")
 
 
 @app.command()

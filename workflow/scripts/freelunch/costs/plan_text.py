@@ -1,10 +1,7 @@
-"""A plan as text for the terminal: whole, with tables of steps and adaptations, or in brief; and a
-table of adaptations on several GPUs.
-"""
+"""A plan as text for the terminal: whole, with tables of steps and adaptations, or in brief."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from freelunch.core.errors import first_of
 from freelunch.core.units import amount, duration
@@ -19,7 +16,6 @@ from freelunch.study.config import Part, claims_of, grids_in, models_of
 from freelunch.study.paths import facts_at
 from freelunch.study.retraining import Retraining
 from freelunch.study.study import Study
-from freelunch.study.windows import MODEL
 
 # Units, the largest first, with how many operations or bytes they are.
 _Units = Sequence[tuple[float, str]]
@@ -65,28 +61,6 @@ def plan_brief(plan: Plan, machine: Machine, jobs: int, submitted: int | None = 
     if submitted is not None:
         now += f"; the scheduler gets {submitted:,} {'job' if submitted == 1 else 'jobs'}"
     return "\n".join([*lines, f"  {now}. The whole plan: `{plan.study.command('plan')}`"])
-
-
-def device_table(study: Study, machine: Machine, devices: Sequence[int]) -> str:
-    """Return, in Markdown, a row for each adaptation of a model, with a column for each size of a
-    GPU, in bytes: what is in its memory, how much of it a job needs, and how long it takes. The
-    shapes of all models have to be known.
-    """
-    plans = [Plan.of(study, size) for size in devices]
-    heads = ["model", "adaptation", *(f"{size / 1e9:g} GB" for size in devices)]
-    lines = [heads, ["---"] * len(heads)]
-    for (model, adaptation), job in adaptation_jobs(study).items():
-        cells = []
-        for plan in plans:
-            on_device = replace(machine, device_bytes=plan.device_bytes)
-            cost = plan.cost(job) or Cost()
-            needs = amount(cost.memory(device=True).device)
-            window, _ = _in_memory(plan, job)
-            held = {MODEL: "whole model", "streamed": "streamed"}.get(window, f"window {window}")
-            fits = f"{held}, {needs}, {duration(cost.seconds(on_device))}"
-            cells.append(f"does not fit: {needs}" if misfit(plan, job, on_device) else fits)
-        lines.append([model, f"`{adaptation}`", *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _costs(plan: Plan, study: Study) -> dict[PlannedJob, Cost]:

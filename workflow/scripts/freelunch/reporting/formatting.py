@@ -66,12 +66,6 @@ def significant(value: float, digits: int = 2) -> str:
     return f"{value:,.0f}" if "e+" in text else text
 
 
-def over_dense(row: Row) -> str:
-    """Return the perplexity of a row divided by its dense model's, with at least three digits."""
-    ratio = row["perplexity"] / row["perplexity_dense"]
-    return rounded(ratio, ratio / 50)
-
-
 def percent(share: float | None, error: float | None) -> str:
     """Return a share and its error in percent."""
     if share is None or error is None:

@@ -10,10 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from freelunch.analysis.accuracy import task_rows
-from freelunch.analysis.budget_effect import budget_rows, reach_rows
+from freelunch.analysis.budget_effect import budget_rows
 from freelunch.analysis.doubts import doubted, find_doubts
 from freelunch.analysis.pairing import Records, Row, Rows
-from freelunch.analysis.window_effect import window_rows
 from freelunch.reporting import cells as of_cells
 from freelunch.study.study import Study
 
@@ -36,9 +35,7 @@ class Results:
         means: A row for all seeds of each cell.
         criteria: The rows of `means` that compare criteria.
         criteria_budgets: The rows of `means` that compare criteria budget by budget.
-        windows: A row for each reconstruction, with what its window gains.
         budgets: Retrainings beside the reconstruction, by budget.
-        reaches: The budget at which each retraining reaches the reconstruction.
         tasks: Zero-shot accuracies, by cell and task.
     """
 
@@ -57,9 +54,7 @@ class Results:
             self.means, self.study.comparisons.criteria_budgets
         )
     )
-    windows = _rows(lambda self: window_rows(self.records, self.study))
     budgets = _rows(lambda self: budget_rows(self.records, self.study))
-    reaches = _rows(lambda self: reach_rows(self.records, self.study))
     tasks = _rows(lambda self: task_rows(self.records, self.folder))
 
 

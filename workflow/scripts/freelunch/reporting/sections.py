@@ -1,13 +1,10 @@
-"""The sections of a study's summary, each a table with notes: all cells and zero-shot tasks; those
-about adaptations are in `adaptation_sections`.
-"""
+"""The sections of a study's summary, each a table with notes: all cells, and zero-shot tasks."""
 
 from collections.abc import Iterator, Sequence
 
 from freelunch.analysis.accuracy import MEAN
 from freelunch.analysis.doubts import ACCURACY, HELD_OUT_PERPLEXITY, PERPLEXITY, Doubt, told
 from freelunch.analysis.pairing import Row, Rows, seed_groups
-from freelunch.reporting.adaptation_sections import MINUS, PRUNED, budgets_section, windows_section
 from freelunch.reporting.cells import MINUS_CONTROL
 from freelunch.reporting.formatting import (
     NOTHING,
@@ -28,7 +25,8 @@ from freelunch.study.sources import AnyText, Mixture, Wheel
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
 
-CELL = (*PRUNED, "adaptation")
+CELL = ("model", "criterion", "pattern", "adaptation")
+MINUS = "\N{MINUS SIGN}"
 SELECTED_ON = {
     "calibration": "held-out calibration text",
     "evaluation": "the evaluation text",
@@ -61,10 +59,6 @@ def summary_sections(results: Results) -> list[Section]:
         lines = task_lines(results.tasks)
         notes = [*told(results.doubts, ACCURACY), *task_notes(results.tasks)]
         sections.append(Section("Zero-shot accuracy", lines, notes, CELL))
-    if results.windows:
-        sections.append(windows_section(results.windows))
-    if results.budgets:
-        sections.append(budgets_section(results.budgets, results.reaches))
     return sections
 
 

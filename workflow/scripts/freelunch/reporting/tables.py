@@ -7,7 +7,6 @@ compute nothing.
 from collections.abc import Callable, Sequence
 
 from freelunch.analysis.accuracy import TASK_COLUMNS
-from freelunch.analysis.budget_effect import REACH_COLUMNS
 from freelunch.core.files import write_atomically
 from freelunch.records.read import load_records
 from freelunch.reporting.cells import SUMMARY_COLUMNS
@@ -38,22 +37,6 @@ summary says why. ``nan`` is a number that is not finite.
         ),
         SUMMARY_COLUMNS,
         lambda results: results.cells,
-    ),
-    Table(
-        "reach",
-        "which budget reaches the reconstruction",
-        lambda _: (
-            """\
-The budget at which a retraining reaches the reconstruction ``reference``, divided by the
-reconstruction's own, in ``unit``: where its loss, interpolated linearly in the logarithm of the
-budget, comes down to the reconstruction's. ``inf``: no budget that was run reaches it. A value
-equal to ``smallest_over_reference`` means at most that: the smallest budget that was run already
-reaches it. ``low`` and ``high`` bound the 95 % interval over the windows of text, and over seeds if
-there are several.
-"""
-        ),
-        REACH_COLUMNS,
-        lambda results: results.reaches,
     ),
     Table(
         "tasks",

@@ -43,20 +43,6 @@ class Comparisons:
             if is_searched(entry) and entry.select_on == "evaluation"
         ]
 
-    @property
-    def of_windows(self) -> bool:
-        """Whether a pruned model is reconstructed in several ways with the same amount of text, and
-        is also evaluated unadapted with the same seed.
-        """
-        for pruned, names in self._adapted_by.items():
-            kinds = {
-                (self.sequences[name], _kind(self.adaptations[name]))
-                for name in names & self.window_group(pruned)
-            }
-            if any(count > 1 for count in Counter(amount for amount, _ in kinds).values()):
-                return True
-        return False
-
     def window_group(self, cell: Cell) -> set[str]:
         """Return the adaptations of a cell's pruned model that show the effect of the window.
 
@@ -266,13 +252,6 @@ def _beside(settings: Adaptation, *keys: str) -> str:
     """Return the settings as text, without some keys and those that change only the memory."""
     written = settings.as_json()
     return json.dumps({key: written[key] for key in written if key not in (*keys, *MEMORY)})
-
-
-def _kind(adaptation: Adaptation) -> str:
-    """Return the settings in which adaptations in the comparison of windows differ, as text."""
-    written = adaptation.as_json()
-    kept = [written.get(key) for key in ("method", "window", "memory_gb", "inputs", "targets")]
-    return json.dumps([*kept, *(adaptation.quirks if isinstance(adaptation, Local) else ())])
 
 
 def _label(settings: Adaptation) -> str:

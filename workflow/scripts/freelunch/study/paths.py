@@ -3,6 +3,7 @@
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class Paths:
 
     study: str
 
-    @property
+    @cached_property
     def root(self) -> Path:
         return Path("results") / self.study
 

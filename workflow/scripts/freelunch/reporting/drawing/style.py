@@ -292,10 +292,8 @@ def write_at(
 
 
 def write_beside(axes: "Axes", value: float, text: str, colour: str, gap: float) -> None:
-    """Write a text at the height of a value, `gap` points right of the axes; left of their right
-    edge if this is negative.
-    """
-    look = {"ha": "left" if gap > 0 else "right", "va": "center", "color": colour}
+    """Write a text at the height of a value, `gap` points right of the axes."""
+    look = {"ha": "left", "va": "center", "color": colour}
     write_at(axes, text, (1.0, value), (gap, 0), xycoords=axes.get_yaxis_transform(), **look)
 
 

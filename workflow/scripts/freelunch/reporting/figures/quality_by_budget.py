@@ -123,7 +123,7 @@ reconstruction with ten times its tokens: if retraining needed over ten times as
 the paper says, its lines would lie there or right of it; the further left, the fewer it needs.
 
 Bars are one standard error, over windows of text, of the difference from the reconstruction that
-the others are compared with. ``reach.csv`` has the tokens and the FLOPs at which each retraining
+the others are compared with. The audit says with how many tokens and FLOPs the best retraining
 reaches that reconstruction.
 """
     ),
@@ -132,7 +132,7 @@ reaches that reconstruction.
         "reconstruction, one for each way of retraining, and a pale band that shows the "
         "reconstruction with ten times its tokens."
     ),
-    claims=("C1",),
+    claims=("C1", "C1a", "C1b"),
     wanted=lambda study: study.comparisons.of_budgets,
     sums_up=True,
     data="retraining beside reconstruction",
