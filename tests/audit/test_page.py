@@ -137,23 +137,23 @@ def test_the_first_page_is_short_and_each_link_of_both_leads_somewhere(tmp_path)
 def test_figures_stand_once_and_only_if_they_are_there_and_draw_something(audited):
     """Perplexity by tokens at the head, others at claims, and the forest plot behind the link."""
     page, evidence = pages_of(audited)
-    assert page.count("<figure ") == len(Elements(page).all("img")) == 2
+    assert page.count("<figure ") == len(Elements(page).all("img")) == 3
     assert evidence.count("<figure ") == len(Elements(evidence).all("img")) == 1
     head, _ = part_of(page, "findings", "claims")
     assert "Two charts of perplexity" in head and head.count("<figure") == 1
-    assert "A forest plot" in part_of(evidence, "figure-3", "published-claims")[0]
+    assert "A forest plot" in part_of(evidence, "figure-4", "published-claims")[0]
     assert 'See <a href="#figure-2">figure 2</a> above.' in page
     assert 'See <a href="index.html#figure-2">figure 2</a>.' in evidence
     assert "Measured on 48 windows of 256 tokens of wikipedia, without" in Elements(page).text
     known = {claim.id for claim in audited.audit.claims}
     assert {claim for figure in figures().values() for claim in figure.claims} <= known
-    (audited.root / "figures" / "criteria.csv").write_text("model,perplexity\n")
-    assert pages_of(audited)[0].count("<figure ") == 1
-    for path in (audited.root / "figures").glob("criteria.*"):
+    (audited.root / "figures" / "windows.csv").write_text("model,perplexity\n")
+    assert pages_of(audited)[0].count("<figure ") == 2
+    for path in (audited.root / "figures").glob("windows.*"):
         path.unlink()
     page, evidence = pages_of(audited)
-    assert page.count("<figure ") == 1
-    assert "criteria.csv" not in page and "figure 3" not in (page + evidence).lower()
+    assert page.count("<figure ") == 2
+    assert "windows.csv" not in page and "figure 4" not in (page + evidence).lower()
 
 
 def test_a_study_with_little_has_no_empty_sections(audited):
@@ -211,7 +211,7 @@ def test_a_study_that_no_claim_asks_about(audited):
     claims = [replace(claim, verdict=UNTESTED) for claim in audited.audit.claims]
     page, evidence = pages_of(audited, claims=claims)
     assert "13 claims: 13 not testable here." in page
-    assert page.count("<figure ") == 1 and evidence.count("<figure ") == 2
+    assert page.count("<figure ") == 1 and evidence.count("<figure ") == 3
     assert "<article" not in page
 
 

@@ -173,7 +173,7 @@ def test_figures_have_loaded_say_what_is_seen_and_enlarge(opened):
     """Focus returns to where it was."""
     page = unfolded(opened())
     images = page.locator("img").all()
-    assert len(images) == 2
+    assert len(images) == 3
     for image in images:
         assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
         assert len(image.get_attribute("alt") or "") > 40

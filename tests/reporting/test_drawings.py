@@ -1,4 +1,4 @@
-"""The figure of budgets, from made-up data: what is drawn, and that it can be read."""
+"""The figures of budgets and windows, from made-up data: what is drawn, and that it can be read."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from freelunch.reporting.drawing.adaptation_looks import WHITE
 from freelunch.reporting.drawing.style import CHOSEN
 from freelunch.reporting.figures import (
     quality_by_budget,
+    quality_by_window,
 )
 
 Rows = list[dict[str, Any]]
@@ -133,3 +134,24 @@ def test_a_point_of_one_seed_looks_unlike_one_of_three() -> None:
     assert "pale marks: one seed" in figure.legends[0].get_title().get_text()
     covers = [line for line in figure.axes[0].lines if line.get_color() == WHITE]
     assert len(covers) == len(data) - 1
+
+
+# --- Windows
+
+
+def test_windows_stand_at_their_memory_and_perplexity() -> None:
+    """With the error of the difference, and in a panel for each amount of text."""
+    common = {**PRUNED, "seeds": 3, "selected_on": "", "perplexity_unadapted": 60.0}
+    rows = [
+        common
+        | {"adaptation": name, "tokens": tokens, "perplexity": 45.0 + at}
+        | {"adaptation_peak_bytes": (1 + at) * 1e9, quality_by_window.ERROR: 0.5 * at}
+        for tokens in (8192, 32768)
+        for at, name in enumerate(("block", "matrix", "lost"))
+    ]
+    figure = drawn(quality_by_window, rows, adaptations=ADAPTATIONS, text="some-text")
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        points = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
+        assert {(1.0, 45.0), (2.0, 46.0), (3.0, 47.0)} <= points
+    assert_words_inside(figure)

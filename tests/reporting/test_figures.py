@@ -47,14 +47,14 @@ def names(study: Study) -> str:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("config.yaml", "budgets criteria effects"),
+        ("config.yaml", "budgets criteria effects windows"),
         ("studies/retraining.yaml", "budgets effects"),
         ("studies/criteria.yaml", "criteria effects"),
         (
             "studies/budgets.yaml",
-            "budgets criteria criteria_budgets effects",
+            "budgets criteria criteria_budgets effects windows",
         ),
-        ("studies/paper.yaml", "budgets criteria effects"),
+        ("studies/paper.yaml", "budgets criteria effects windows"),
     ],
 )
 def test_figures_of_the_studies_of_this_repository(source: str, expected: str) -> None:
@@ -65,10 +65,10 @@ def test_figures_of_the_studies_of_this_repository(source: str, expected: str) -
     ("expected", "grid"),
     [
         ("criteria", {"adaptations": "none"}),
-        ("criteria effects", {"adaptations": "none recon_block recon_all"}),
+        ("effects windows", {"adaptations": "none recon_block recon_all"}),
         ("budgets effects", {"adaptations": "none recon_block full"}),
         (
-            "criteria effects",
+            "criteria effects windows",
             {"criteria": "wanda magnitude", "adaptations": "none recon_block recon_all"},
         ),
         ("criteria effects", {"models": "tiny tiny-2"}),

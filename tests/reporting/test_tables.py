@@ -95,7 +95,7 @@ def test_files_headers_and_rows_keep_the_contract(
     paths = (*study.paths.tables.iterdir(), *study.paths.figures.iterdir())
     assert {path.name for path in paths} == {
         *("summary.csv", "summary.md"),
-        *("criteria.csv", "budgets.csv", "effects.csv"),
+        *("criteria.csv", "windows.csv", "budgets.csv", "effects.csv"),
         "criteria_budgets.csv",
         "tasks.csv",
     }

@@ -173,6 +173,7 @@ def test_drift_is_measured_of_every_pruned_cell(wide):
     dense = record(wide, "recon_auto")["metrics"]["drift"]["dense"]
     assert dense == metrics["dense"] and dense["loss"] != metrics["loss"]
     folder = wide.path / "results" / "smoke"
+    assert (folder / "figures" / "windows.png").stat().st_size > 10_000
     assert "held out" in (folder / "tables" / "summary.md").read_text()
 
 

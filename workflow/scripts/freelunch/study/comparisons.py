@@ -54,6 +54,20 @@ class Comparisons:
         """
         return self._window_groups.get(_pruned(cell), set())
 
+    def windows_of(self, cell: Cell) -> list[list[str]]:
+        """Return the same adaptations in the order of the config, for each amount of text that
+        several of them see.
+        """
+        amounts: dict[int, list[str]] = defaultdict(list)
+        for name in [name for name in self.adaptations if name in self.window_group(cell)]:
+            amounts[self.sequences[name]].append(name)
+        return [amounts[amount] for amount in sorted(amounts) if len(amounts[amount]) > 1]
+
+    @property
+    def of_windows(self) -> bool:
+        """Whether a pruned model is reconstructed in several such ways."""
+        return any(map(self.windows_of, self.cells))
+
     @cached_property
     def _window_groups(self) -> dict[Cell, set[str]]:
         ways: dict[Cell, set[str]] = defaultdict(set)

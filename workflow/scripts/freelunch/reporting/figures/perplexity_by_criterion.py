@@ -234,7 +234,10 @@ FIGURE = Figure(
     ),
     claims=("C3", "C3c", "C3b"),
     # A study that compares nothing shows its cells here.
-    wanted=lambda study: study.comparisons.of_criteria or not study.comparisons.of_budgets,
+    wanted=lambda study: (
+        study.comparisons.of_criteria
+        or not (study.comparisons.of_windows or study.comparisons.of_budgets)
+    ),
     data="perplexity by criterion",
     data_caption=lambda study: (
         f"""\
