@@ -1,4 +1,4 @@
-"""The audit's page as text: escaping, links, what is left out. `tests/browser` opens it."""
+"""The audit's pages as text: escaping, links, what is left out. `tests/browser` opens them."""
 
 import math
 import re
@@ -10,10 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from audits_for_tests import make_kept
 from freelunch.audit.claim_verdicts import Finding
 from freelunch.audit.claims import ThresholdHistory
 from freelunch.audit.effects import figures
-from freelunch.audit.page import MARKS, claim_reason, key_numbers, page_text
+from freelunch.audit.output_files import EVIDENCE, PAGE
+from freelunch.audit.page import MARKS, claim_reason, key_numbers, page_texts
 from freelunch.audit.published import DIFFERS
 from freelunch.audit.verdicts import (
     FAILS,
@@ -59,9 +61,14 @@ class Elements(HTMLParser):
         return [attributes for found, attributes in self.found if found == tag]
 
 
-def page_of(audited, later=(), **changes):
-    """Return the page of an audit, some attributes of which are changed."""
-    return page_text(audited.results, replace(audited.audit, **changes), audited.root, later)
+def pages_of(audited, later=(), **changes):
+    """Return both pages of an audit, some attributes of which are changed."""
+    pages = page_texts(audited.results, replace(audited.audit, **changes), audited.root, later)
+    return pages[PAGE], pages[EVIDENCE]
+
+
+def evidence_of(audited, later=(), **changes):
+    return pages_of(audited, later, **changes)[1]
 
 
 def part_of(page, start, end):
@@ -85,42 +92,68 @@ def everywhere(value, text):
     return value
 
 
-def test_hostile_text_is_shown_and_not_run_and_nothing_is_fetched(audited):
-    text = page_of(replace(audited, audit=everywhere(audited.audit, HOSTILE)))
+@pytest.mark.parametrize(("page_number", "shown"), [(0, 20), (1, 50)])
+def test_hostile_text_is_shown_and_not_run_and_nothing_is_fetched(audited, page_number, shown):
+    hostile = replace(audited, audit=everywhere(audited.audit, HOSTILE))
+    text = pages_of(hostile)[page_number]
     page = Elements(text)
     assert len(page.all("script")) == 1
-    assert page.text.count("<img src=x onerror=alert(2)> & code") > 50
+    assert page.text.count("<img src=x onerror=alert(2)> & code") > shown
     for tag, attributes in page.found:
         assert "onerror" not in attributes
         for key in ("src", "srcset", "data", "action", "poster"):
             assert (attributes.get(key) or "data:").startswith("data:"), (tag, attributes)
         href = attributes.get("href") or "#"
         assert href == "data:," or href.startswith("#") or not re.match(r"\w+:|//", href), href
-    assert "@import" not in text and "url(" not in text
+    own = re.sub('src="data:[^"]*"', "", text)
+    assert "@import" not in own and "url(" not in own
     (policy,) = (it for it in page.all("meta") if it.get("http-equiv") == "Content-Security-Policy")
     assert policy["content"].startswith("default-src 'none'; img-src data:;")
-    assert page_of(audited) == page_of(audited), "the same study gives the same bytes"
+    assert pages_of(audited) == pages_of(audited), "the same study gives the same bytes"
+
+
+def test_the_first_page_is_short_and_each_link_of_both_leads_somewhere(tmp_path):
+    """On the study with the most cells and figures."""
+    made = make_kept("budgets", tmp_path, [".svg"])
+    pages = dict(zip(("index.html", "evidence.html"), pages_of(made), strict=True))
+    assert len(pages["index.html"].encode()) <= 600_000
+    read = {name: Elements(page) for name, page in pages.items()}
+    ids = {
+        name: [each["id"] for _, each in page.found if "id" in each] for name, page in read.items()
+    }
+    for name, page in read.items():
+        assert len(ids[name]) == len({*ids[name]})
+        for link in page.all("a"):
+            target, _, fragment = link["href"].partition("#")
+            if target in ("", *ids) and (fragment or target not in ids):
+                assert fragment in ids[target or name], link
+    links = {link["href"] for link in read["index.html"].all("a")}
+    assert {f"evidence.html#{claim.id}" for claim in made.audit.claims} <= links
+    glance = part_of(pages["index.html"], "glance", "C1-title")[0].partition("</table>")[0]
+    lines = [Elements(row).text for row in glance.split("<tr>")[2:]]
+    assert len(lines) == 10 and max(len(line.split()) for line in lines) <= 25
 
 
 def test_figures_stand_once_and_only_if_they_are_there_and_draw_something(audited):
-    """Perplexity by tokens at the head, the forest plot below the rankings, others at claims."""
-    page = page_of(audited)
-    assert page.count("<figure ") == len(Elements(page).all("img")) == 4
-    head, _ = part_of(page, "figure-1", "found")
-    assert "Two charts of perplexity" in head and "<figure" not in head
-    found, _ = part_of(page, "found", "claims")
-    assert found.count("<figure") == 1 and "A forest plot" in found
-    assert page.count('See <a href="#figure-4">figure 4</a> above.') == 1
+    """Perplexity by tokens at the head, others at claims, and the forest plot behind the link."""
+    page, evidence = pages_of(audited)
+    assert page.count("<figure ") == len(Elements(page).all("img")) == 3
+    assert evidence.count("<figure ") == len(Elements(evidence).all("img")) == 1
+    head, _ = part_of(page, "findings", "claims")
+    assert "Two charts of perplexity" in head and head.count("<figure") == 1
+    assert "A forest plot" in part_of(evidence, "figure-4", "published-claims")[0]
+    assert 'See <a href="#figure-2">figure 2</a> above.' in page
+    assert 'See <a href="index.html#figure-2">figure 2</a>.' in evidence
     assert "Measured on 48 windows of 256 tokens of wikipedia, without" in Elements(page).text
     known = {claim.id for claim in audited.audit.claims}
     assert {claim for figure in figures().values() for claim in figure.claims} <= known
     (audited.root / "figures" / "windows.csv").write_text("model,perplexity\n")
-    assert page_of(audited).count("<figure ") == 3
+    assert pages_of(audited)[0].count("<figure ") == 2
     for path in (audited.root / "figures").glob("windows.*"):
         path.unlink()
-    page = page_of(audited)
-    assert page.count("<figure ") == 3
-    assert "windows.csv" not in page and "figure 4" not in page.lower()
+    page, evidence = pages_of(audited)
+    assert page.count("<figure ") == 2
+    assert "windows.csv" not in page and "figure 4" not in (page + evidence).lower()
 
 
 def test_a_study_with_little_has_no_empty_sections(audited):
@@ -128,18 +161,19 @@ def test_a_study_with_little_has_no_empty_sections(audited):
     nothing |= {key: {} for key in ("models", "texts", "tasks", "token_ids")}
     provenance = replace(audited.audit.provenance, **nothing)
     empty = {key: [] for key in ("found", "costs", "published", "published_claims")}
-    text = page_of(audited, **empty, provenance=provenance)
+    first, text = pages_of(audited, **empty, provenance=provenance, results=[], table=[])
+    assert Elements(first).text.count("lowers the perplexity of smollm2-135m") == 1
     page = Elements(text)
     folded = [it["id"] for it in page.all("details") if "section" in (it.get("class") or "")]
     assert folded == ["cells", "method", "provenance", "repeat", "files"]
-    assert [it["id"] for it in page.all("section") if "id" in it] == ["claims"]
+    assert [it["id"] for it in page.all("section") if "id" in it] == ["claims", "figures"]
     assert "Records name neither commits nor machines." in page.text
     assert "by commit unknown" in page.text
     for table in re.findall(r"<tbody>(.*?)</tbody>", text, re.S):
         assert "<td" in table
     nowhere = replace(provenance, commits=[{"commit": None, "uncommitted_changes": None}])
     found = [replace(model, adaptations=[]) for model in audited.audit.found]
-    shown = Elements(page_of(audited, found=found, provenance=nowhere)).text
+    shown = Elements(evidence_of(audited, found=found, provenance=nowhere)).text
     assert "the code was in no repository" in shown
     assert "No adaptation was run." in shown and "Wanda, 50 % unstructured pruned 55.6" in shown
 
@@ -148,7 +182,7 @@ def test_published_numbers_that_were_compared_come_first(audited):
     one, *others = audited.audit.published
     compared = {"ours": 5.4, "ours_standard_error": 0.1, "difference": 0.3, "verdict": DIFFERS}
     compared |= {"reason": "+5.5%", "cells": [], "command": "snakemake"}
-    page = page_of(audited, published=[*others, replace(one, **compared)])
+    page = evidence_of(audited, published=[*others, replace(one, **compared)])
     _, text = part_of(page, "published", "provenance")
     assert f"This applies to 1 of {len(others) + 1}." in text
     assert text.index("5.40 ± 0.10 +0.300 differs +5.5%") < text.index("Why not")
@@ -156,27 +190,28 @@ def test_published_numbers_that_were_compared_come_first(audited):
 
 def test_links_lead_to_records_and_to_files_that_are_or_will_be_there(audited):
     (audited.root / "tables" / ".summary.csv.part").touch()
-    page, config = page_of(audited), "audit/run/config.yaml"
+    page, config = evidence_of(audited), "audit/run/config.yaml"
     links = {attributes["href"] for attributes in Elements(page).all("a")}
     assert {f"../records/{cell.record_name}" for cell in audited.study.cells} <= links
     assert {"../audit/audit.json", "../tables/summary.md"} <= links
     assert config not in page and ".part" not in page
-    assert f'href="../{config}"' in page_of(audited, later=(config,))
+    assert f'href="../{config}"' in evidence_of(audited, later=(config,))
 
 
 def test_seeds_that_differ_have_a_column(audited):
     found = audited.audit.found
     adaptations = [replace(found[0].adaptations[0], seeds=3), *found[0].adaptations[1:]]
     changed = [replace(found[0], adaptations=adaptations), *found[1:]]
-    seeds, _ = part_of(page_of(audited, found=changed), "found", "claims")
+    seeds, _ = part_of(evidence_of(audited, found=changed), "found", "claims")
     assert ">Seeds</th>" in seeds and '<td class="number" data-value="3.0">3</td>' in seeds
-    assert ">Seeds</th>" not in part_of(page_of(audited), "found", "claims")[0]
+    assert ">Seeds</th>" not in part_of(evidence_of(audited), "found", "claims")[0]
 
 
 def test_a_study_that_no_claim_asks_about(audited):
     claims = [replace(claim, verdict=UNTESTED) for claim in audited.audit.claims]
-    page = page_of(audited, claims=claims)
+    page, evidence = pages_of(audited, claims=claims)
     assert "13 claims: 13 not testable here." in page
+    assert page.count("<figure ") == 1 and evidence.count("<figure ") == 3
     assert "<article" not in page
 
 
@@ -270,31 +305,30 @@ def test_what_the_numbers_are_is_said_once():
 
 
 def test_what_is_no_finding_is_marked_where_it_is_shown(audited):
-    page = page_of(audited)
-    assert "<dt>Doubts</dt><dd>No finding: accuracy at chance. smollm2-135m/wanda-u50/none" in page
+    page, evidence = pages_of(audited)
+    assert "<p>No finding: accuracy at chance. smollm2-135m/wanda-u50/none" in page
     for name in ("cells", "tasks"):
-        shown = page.partition(f'id="{name}-table"')[2].partition("</table>")[0]
+        shown = evidence.partition(f'id="{name}-table"')[2].partition("</table>")[0]
         assert shown.count("no finding: accuracy at chance") == 2
 
 
 def test_claims_with_both_answers_their_scope_and_thresholds(audited):
     """The claims that the study does not ask are one line."""
-    page = page_of(audited)
+    page, evidence = pages_of(audited)
     assert len({MARKS[verdict] for verdict in VERDICTS}) == 4, "the four verdicts have four shapes"
-    assert "set by us, written down on 2026-11-26, after results were seen" in page
-    assert "set by the paper, written down on 2026-11-26" in page
-    assert ">deciding</span>" in page and ">additional</span>" in page
-    articles = re.findall(r"<article.*?<details>", page, re.S)
+    assert "set by us, written down on 2026-11-26, after results were seen" in evidence
+    assert "set by the paper, written down on 2026-11-26" in evidence
+    assert ">deciding</span>" in evidence and ">additional</span>" in evidence
+    articles = re.findall(r"<article.*?</article>", page, re.S)
     asked = [claim for claim in audited.audit.claims if claim.verdict != UNTESTED]
     for article, claim in zip(articles, asked, strict=True):
         assert f"{claim.text}</span>" in article
         assert f"claim: <strong>{OTHERS}</strong>" in article
         assert claim.scope.split(" (the paper")[0] in article
+    claims = [claim.id for claim in audited.audit.claims]
+    assert re.findall(r'<details id="(C\w+)" class="untested">', evidence) == claims
     untested = [claim.id for claim in audited.audit.claims if claim.verdict == UNTESTED]
-    (line,) = re.findall(r'<details class="untested">\s*<summary>(.*?)</summary>', page, re.S)
-    assert f"<h3>{', '.join(untested)}</h3>" in line
-    assert re.findall(r'<details id="(C\w+)" class="untested">', page) == untested
-    assert '<li><a href="#C4">' not in page, "the card lists those that are asked"
+    assert re.findall(r'<a href="evidence.html#(C\w+)">C\w+</a>', page) == untested
 
 
 # --- Cells
@@ -316,7 +350,8 @@ def test_cells_and_tasks_are_named_and_sorted_by_what_was_measured(audited):
     bos |= {"loss_without": 4.5, "loss_with": 3.0, "difference": -1.5, "standard_error": 0.09}
     records = {Cell.dense("tiny"): {"provenance": {"bos": bos}}}
     rows = {"records": records, "cells": [dense, other], "tasks": tasks}
-    page = page_text(SimpleNamespace(study=audited.study, **rows), audited.audit, audited.root)
+    results = SimpleNamespace(study=audited.study, **rows)
+    page = page_texts(results, audited.audit, audited.root)[EVIDENCE]
     assert "of tiny begin with <bos> (bos: auto; the tokenizer begins a text" in Elements(page).text
     assert "the dense loss changes by -1.500 nats ± 0.090" in Elements(page).text
     cells, text = part_of(page, "cells", "method")

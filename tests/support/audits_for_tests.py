@@ -6,8 +6,7 @@ from pathlib import Path
 
 from freelunch.audit.audit import Audit, audit_study
 from freelunch.audit.effects import TABLES_OF_CLAIMS
-from freelunch.audit.output_files import PAGE
-from freelunch.audit.page import page_text
+from freelunch.audit.page import page_texts
 from freelunch.audit.rebuild_docs import write_results
 from freelunch.core.files import write_atomically, write_json
 from freelunch.records.read import load_records
@@ -44,11 +43,10 @@ class Audited:
         return self.results.study
 
 
-def write_page(audited):
-    """Write the page of an audit where the workflow does, and return its path."""
-    path = audited.root / PAGE
-    write_atomically(path, page_text(audited.results, audited.audit, audited.root))
-    return path
+def write_pages(audited):
+    """Write the pages of an audit where the workflow does."""
+    for name, text in page_texts(audited.results, audited.audit, audited.root).items():
+        write_atomically(audited.root / name, text)
 
 
 def make_audited(root):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from damage import AT_RANDOM, DAMAGES, KINDS, RESULTS, keep_time, metrics, study_digests, swap
-from freelunch.audit.output_files import AUDIT_SUMS, PAGE, TABLE_SUMS, figure_sums
+from freelunch.audit.output_files import AUDIT_SUMS, EVIDENCE, PAGE, TABLE_SUMS, figure_sums
 from freelunch.cli.verify import check_intact, problems_of, verify
 from freelunch.core.digest import write_sums
 from freelunch.core.errors import UserError
@@ -150,7 +150,7 @@ def test_a_file_that_no_step_made(opened):
     assert problem.startswith(f"{path}: this file does not belong to the checkpoint")
 
 
-@pytest.mark.parametrize("name", [PAGE, "figures/criteria.csv"])
+@pytest.mark.parametrize("name", [PAGE, EVIDENCE, "figures/criteria.csv"])
 def test_digests_that_were_written_again_hide_no_edit(opened, name):
     edited = RESULTS / name
     sums = [RESULTS / AUDIT_SUMS, RESULTS / TABLE_SUMS, RESULTS / figure_sums("criteria")]

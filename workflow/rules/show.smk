@@ -87,6 +87,12 @@ rule audit_study:
             category="Audit",
             labels={"page": "which of the paper's claims this study finds"},
         ),
+        evidence=report(
+            PATHS.audit / "evidence.html",
+            caption="../report/audit.rst",
+            category="Audit",
+            labels={"page": "what the verdicts come from"},
+        ),
         # The config that was run.
         config=PATHS.root / output_files.CONFIG,
         # A model card beside each checkpoint.

@@ -151,11 +151,16 @@ const sizes = new ResizeObserver((seen) => seen.forEach(({ target }) => stopWher
 document.querySelectorAll(".scroll").forEach((region) => sizes.observe(region));
 
 for (const table of document.querySelectorAll("table")) {
-  addSorting(table);
+  if (!table.closest(".plain")) addSorting(table);
   if (table.dataset.filter) addFilter(table);
 }
 document.querySelectorAll("pre.command").forEach(addCopying);
 document.querySelectorAll("figure").forEach(addEnlarging);
+
+// A phone shows all findings at a glance, and the figure below them.
+if (matchMedia("(max-width: 40rem)").matches) {
+  for (const finding of document.querySelectorAll(".finding")) finding.open = false;
+}
 
 // A link to what is folded opens it, and all that it is folded in.
 function openTarget() {

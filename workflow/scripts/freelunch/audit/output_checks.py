@@ -21,7 +21,7 @@ from freelunch.audit.output_files import (
     check_sealed,
     digested,
 )
-from freelunch.audit.page import page_text
+from freelunch.audit.page import page_texts
 from freelunch.core.digest import check_sums
 from freelunch.core.errors import UserError
 from freelunch.core.files import json_text
@@ -39,7 +39,7 @@ _RULES = {TABLE_SUMS: ("tables", steps.BUILD_TABLES), AUDIT_SUMS: ("audit", step
 def audit_texts(study: Study, records: Records) -> dict[str, str]:
     """Return the content of each file, by its name below the folder of the results.
 
-    The page shows the figures that are there.
+    The pages show the figures that are there.
     """
     audit = audit_records(study, records, study.paths.records)
     results = Results(study, records, study.paths.records)
@@ -47,7 +47,7 @@ def audit_texts(study: Study, records: Records) -> dict[str, str]:
         AUDIT: json_text(audit.as_json()),
         VERDICTS: audit.verdicts,
         CONFIG: config_text(study),
-        PAGE: page_text(results, audit, study.paths.root, later=audit_outputs(study)),
+        **page_texts(results, audit, study.paths.root, later=audit_outputs(study)),
         **card_texts(study, records),
     }
 

@@ -12,11 +12,12 @@ from freelunch.study.cell import Cell
 from freelunch.study.steps import MODEL_CARD
 from freelunch.study.study import Study
 
-# The files of the audit.
-AUDIT, VERDICTS, PAGE = "audit/audit.json", "audit/verdicts.md", "audit/index.html"
+# The files of the audit; its pages are what was found, and the evidence for it.
+AUDIT, VERDICTS = "audit/audit.json", "audit/verdicts.md"
+PAGE, EVIDENCE = "audit/index.html", "audit/evidence.html"
 # The config that was run.
 CONFIG = "audit/run/config.yaml"
-AUDIT_FILES = (AUDIT, VERDICTS, PAGE, CONFIG)
+AUDIT_FILES = (AUDIT, VERDICTS, PAGE, EVIDENCE, CONFIG)
 # Files of digests: of the records and the tables made from them, and of the audit and the other
 # files of digests.
 TABLE_SUMS, AUDIT_SUMS = "tables/tables.sha256", "audit.sha256"

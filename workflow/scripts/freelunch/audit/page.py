@@ -1,8 +1,8 @@
-"""The audit as a page: one HTML file that an auditor reads from top to bottom.
+"""The audit as two pages: what was found, and the evidence for it.
 
-`workflow/report/audit/page.html` lays out the audit; this module adds the figures and what takes
-more than a look at one object. Style, script and figures are inside the file, and links lead to
-files beside it, so it needs no network.
+`index.html` and `evidence.html` of `workflow/report/audit/` lay out the audit; this module adds the
+figures and what takes more than a look at one object. Style, script and figures are inside the
+files, and links lead to files beside them, so they need no network.
 """
 
 import base64
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from markupsafe import Markup, escape
@@ -25,7 +26,7 @@ from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
 from freelunch.audit.claims import REPORT
 from freelunch.audit.effects import figures
 from freelunch.audit.layouts import layout
-from freelunch.audit.output_files import AUDIT, CONFIG, VERDICTS, own_files
+from freelunch.audit.output_files import AUDIT, CONFIG, EVIDENCE, PAGE, VERDICTS, own_files
 from freelunch.audit.published import AGREES, DIFFERS, NOT_RUN
 from freelunch.audit.published_claims import TableClaimVerdict
 from freelunch.audit.scope import cells_text
@@ -68,7 +69,6 @@ MARKS = {
     **dict.fromkeys((*OPEN, NOT_RUN), "open"),
 }
 _AS_YAML = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True, width=100)
-_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 # More numbers of a part than these are shown as a range.
 _FEW = 2
 
@@ -86,46 +86,48 @@ def sorting(value: object) -> str:
 
 @dataclass(frozen=True)
 class ShownFigure:
-    """A figure on the page, drawn inline, with its caption in paragraphs.
+    """A figure, drawn inline, with its caption in paragraphs.
 
-    It is shown at a claim; or, without one, at the head or below the rankings.
+    It is shown at a claim; or, without one, at the head of the first page or on the second.
     """
 
     figure: Figure
     number: int
-    image: str
+    image: Markup
     caption: list[str]
     at: str | None
     has_data: bool
 
 
-def page_text(
+def page_texts(
     results: Results,
     audit: Audit,
     root: Path,
     later: Sequence[str] = (),
     records: str = "../records",
-) -> str:
-    """Return the page of an audit.
+) -> dict[str, str]:
+    """Return the pages of an audit, by their names below `root`.
 
     Args:
         results: The numbers of the study.
         audit: Its audit.
-        root: Folder of the study's results. The page shows or links the tables, figures and other
-            files that exist, and leaves out those that do not.
-        later: Files that will exist when the page is read, as paths from `root`.
-        records: Folder of the records, as a path from the page.
+        root: Folder of the study's results. The pages show or link the tables, figures and other
+            files that exist, and leave out those that do not.
+        later: Files that will exist when the pages are read, as paths from `root`.
+        records: Folder of the records, as a path from the pages.
     """
     study = results.study
-    # The page's policy lets only this script run, whatever a record may contain.
+    # The pages' policy lets only this script run, whatever a record may contain.
     script = (REPORT / "audit" / "page.js").read_text(encoding="utf-8")
     pruned = [cell for cell in study.cells if cell.is_pruned]
     adapted = {(cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE}
     untested = [claim for claim in audit.claims if claim.verdict == UNTESTED]
+    tested = [claim for claim in audit.claims if claim not in untested]
     not_run = [row for row in audit.published if row.verdict == NOT_RUN]
+    figures = _figures(study, root, [claim.id for claim in tested])
     names = [AUDIT, VERDICTS, CONFIG, *own_files(study)]
-    page = layout(
-        "page.html",
+    layouts = partial(
+        layout,
         criterion=criterion_label,
         key_numbers=key_numbers,
         listed=_in_line,
@@ -139,36 +141,38 @@ def page_text(
         sorting=sorting,
         yaml=_AS_YAML,
     )
-    return page.render(
-        study=study,
-        audit=audit,
-        records=records,
-        marks=MARKS,
-        script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        pruned=pruned,
-        size=cells_text(study),
+    shown = {
+        "study": study,
+        "audit": audit,
+        "records": records,
+        "marks": MARKS,
+        "script": Markup(script),
+        "script_digest": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "pruned": pruned,
+        "size": cells_text(study),
         # Records of earlier versions do not say it.
-        beginnings={
+        "beginnings": {
             cell.model: decided_text(record["provenance"]["bos"])
             for cell, record in results.records.items()
             if cell.is_dense and "bos" in record["provenance"]
         },
-        seeds=range_text([len(cells) for cells in seed_groups(pruned)] or [1], ","),
-        ways=len({name for _, name in adapted}),
-        tokens=[study.tokens_of(*each) for each in adapted],
-        figures=_figures(study, root, [claim.id for claim in audit.claims]),
-        claims=[claim for claim in audit.claims if claim not in untested],
-        untested=untested,
-        cells=results.cells,
-        tasks=results.tasks,
-        metrics=METRICS,
-        joined=[row for row in audit.published if row.verdict != NOT_RUN],
-        not_run=not_run,
-        why_not_run=Counter((row.source, row.reference, row.reason) for row in not_run),
-        token_ids=Counter(it for of in audit.provenance.token_ids.values() for it in of.items()),
-        files=[name for name in names if name in later or (root / name).is_file()],
-    )
+        "seeds": range_text([len(cells) for cells in seed_groups(pruned)] or [1], ","),
+        "ways": len({name for _, name in adapted}),
+        "tokens": [study.tokens_of(*each) for each in adapted],
+        "figures": figures,
+        "others": [each for each in figures if each.at is None and not each.figure.sums_up],
+        "claims": tested,
+        "untested": untested,
+        "cells": results.cells,
+        "tasks": results.tasks,
+        "metrics": METRICS,
+        "joined": [row for row in audit.published if row.verdict != NOT_RUN],
+        "not_run": not_run,
+        "why_not_run": Counter((row.source, row.reference, row.reason) for row in not_run),
+        "token_ids": Counter(it for of in audit.provenance.token_ids.values() for it in of.items()),
+        "files": [name for name in names if name in later or (root / name).is_file()],
+    }
+    return {name: layouts(Path(name).name).render(shown) for name in (PAGE, EVIDENCE)}
 
 
 def _in_line(value: Any) -> str:
@@ -188,32 +192,46 @@ def _prose(text: str) -> Markup:
 
 
 def _figures(study: Study, root: Path, claims: Sequence[str]) -> list[ShownFigure]:
-    """Return the figures that are there, numbered: those that sum up the study, then those of all
-    claims, then the others in the order of the claims they belong to.
+    """Return the figures that are there, numbered: those that sum up the study, then those of the
+    claims in their order, then the others.
     """
 
     def place(figure: Figure) -> int:
         return next((at for at, claim in enumerate(claims) if claim in figure.claims), len(claims))
 
-    def order(figure: Figure) -> tuple[bool, bool, int]:
-        return not figure.sums_up, bool(figure.claims), place(figure)
-
     shown: list[ShownFigure] = []
-    for figure in sorted(figures().values(), key=order):
+    for figure in sorted(figures().values(), key=lambda each: (not each.sums_up, place(each))):
         data = root / figure.table.file
         has_data = data.is_file()
-        drawn = [root / "figures" / f"{figure.name}{suffix}" for suffix in _TYPES]
+        drawn = [root / "figures" / f"{figure.name}{suffix}" for suffix in _IMAGES]
         path = next((path for path in drawn if path.is_file()), None)
         # Without a row of data, the figure only says that there is nothing to draw.
         empty = has_data and len(data.read_text(encoding="utf-8").splitlines()) < 2
-        at = claims[place(figure)] if place(figure) < len(claims) else None
-        if path and not empty and (figure.sums_up or at or not figure.claims):
-            content = base64.b64encode(path.read_bytes()).decode()
-            image = f"data:{_TYPES[path.suffix]};base64,{content}"
+        if path and not empty:
             caption = re.split(r"\n\s*\n", figure.caption(study).strip())
-            at = None if figure.sums_up else at
+            at = None if figure.sums_up else [*claims, None][place(figure)]
+            image = _IMAGES[path.suffix](path)
             shown.append(ShownFigure(figure, len(shown) + 1, image, caption, at, has_data))
     return shown
+
+
+def _svg_address(path: Path) -> Markup:
+    """Return a drawing as an address.
+
+    It is without what nobody sees: comments, metadata, ends of lines, and digits below a hundredth
+    of a point.
+    """
+    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", path.read_text("utf-8"), flags=re.S)
+    # Scales of less than 10 keep theirs.
+    svg = re.sub(r"(\d\d\.\d\d)\d+", r"\1", re.sub(r"\s+", " ", svg).replace("> <", "><"))
+    return Markup(f"data:image/svg+xml,{quote(svg, safe=' /:;=,()')}")
+
+
+def _png_address(path: Path) -> Markup:
+    return Markup("data:image/png;base64,") + base64.b64encode(path.read_bytes()).decode()
+
+
+_IMAGES = {".svg": _svg_address, ".png": _png_address}
 
 
 def claim_reason(claim: ClaimVerdict | TableClaimVerdict) -> str:

@@ -11,7 +11,7 @@ from freelunch.analysis.doubts import PERPLEXITY, Doubt, doubted, told
 from freelunch.analysis.pairing import Records
 from freelunch.audit.output_checks import check_finished
 from freelunch.audit.output_files import AUDIT_SUMS, PAGE, check_sealed
-from freelunch.audit.page import page_text
+from freelunch.audit.page import page_texts
 from freelunch.audit.rebuild_docs import SUMMARY, write_results
 from freelunch.audit.verdicts import OTHERS, VERDICTS, on_models
 from freelunch.cli.verify import check_intact
@@ -107,8 +107,9 @@ def interim_text(study: Study) -> str:
             new = Path(scratch) / "new"
             audit = write_results(known.study, known.records, records, new, [".png", ".svg"])
             results = Results(known.study, known.records, records)
-            page = page_text(results, audit, new, records="../../records")
-            write_atomically(new / PAGE, page)
+            pages = page_texts(results, audit, new, records="../../records")
+            for name, text in pages.items():
+                write_atomically(new / name, text)
             if folder.exists():
                 folder.rename(Path(scratch) / "old")
             new.rename(folder)

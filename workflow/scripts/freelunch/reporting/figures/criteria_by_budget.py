@@ -117,7 +117,7 @@ budgets have different seeds, a line may bend for this reason alone.
         "A chart for each model and pattern: perplexity against the tokens seen, a line for each "
         "pruning criterion, above a line for the dense model."
     ),
-    claims=("C3", "C3b"),
+    claims=("C3", "C3c", "C3b"),
     wanted=lambda study: bool(study.comparisons.criteria_budgets),
     data="perplexity by criterion and budget",
     data_caption=lambda study: (

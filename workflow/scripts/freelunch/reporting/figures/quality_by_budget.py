@@ -132,7 +132,7 @@ reaches that reconstruction.
         "reconstruction, one for each way of retraining, and a pale band that shows the "
         "reconstruction with ten times its tokens."
     ),
-    claims=("C1",),
+    claims=("C1", "C1a", "C1b"),
     wanted=lambda study: study.comparisons.of_budgets,
     sums_up=True,
     data="retraining beside reconstruction",
