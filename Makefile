@@ -24,6 +24,7 @@
 #   make tidy                  remove the candidates of finished cells, which take most of the disk of a search
 #   make report                run a study, and build its audit page and Snakemake's report
 #   make anchors               our masks, perplexities and times beside llm-compressor's, in docs/results/anchors.md
+#   make archive               code, records and how to check them, of a finished study, in one file to deposit
 #   make compare A=... B=...   differences between two studies, and what may explain them
 #   make gpu-check             what the GPU of this machine computes, how fast, and in how much memory
 #   make bench                 run the default study, then measure speed and memory, as ratios
@@ -78,10 +79,10 @@ SNAKEMAKE = snakemake $(if $(shell grep -s "^executor:" "$(PROFILE_FOLDER)" | gr
 RUN_OPTIONS = $(PART) --cores "$(CORES)" $(if $(SCATTER),--scatter "$(SCATTER)") \
 	$(if $(TFLOPS),--tflops "$(TFLOPS)") $(if $(DEVICE_MEMORY),--device-memory "$(DEVICE_MEMORY)")
 
-.PHONY: anchors gpu-check help env new pin study fetch full plan summary interim audit verify repair tidy report compare test test-fast test-workflow test-long test-cluster check format bench docs results kept lock settings
+.PHONY: anchors gpu-check help env new pin study fetch full plan summary interim audit verify archive repair tidy report compare test test-fast test-workflow test-long test-cluster check format bench docs results kept lock settings
 
 help:
-	@sed -n '3,33s/^#   //p' Makefile
+	@sed -n '3,34s/^#   //p' Makefile
 
 env: $(READY)
 
@@ -144,6 +145,9 @@ verify: env
 
 tidy: env
 	@python -m freelunch tidy "$(STUDY)" $(PART)
+
+archive: env
+	@python -m freelunch archive "$(STUDY)" $(PART)
 
 repair: env
 	@python -m freelunch repair "$(STUDY)" $(RUN_OPTIONS) --profile "$(PROFILE)"

@@ -12,7 +12,7 @@ from freelunch.evaluation.tasks import answers_bytes
 from freelunch.records.read import answers_beside
 from freelunch.reporting.sections import (
     MINUS_DENSE,
-    MINUS_UNADAPTED,
+    MINUS_PRUNED,
     task_lines,
 )
 from freelunch.study.cell import Cell
@@ -68,8 +68,8 @@ def test_differences_are_paired(tmp_path: Path) -> None:
     bits = zip(RIGHT[RECON]["rte"], RIGHT[NONE]["rte"], strict=True)
     error = error_of([int(one) - int(other) for one, other in bits])
     assert row["accuracy"] == 0.5
-    assert row["accuracy_minus_unadapted"] == pytest.approx(0.1)
-    assert row["accuracy_minus_unadapted_standard_error"] == pytest.approx(error)
+    assert row["accuracy_minus_pruned"] == pytest.approx(0.1)
+    assert row["accuracy_minus_pruned_standard_error"] == pytest.approx(error)
     assert row["accuracy_minus_dense"] == pytest.approx(-0.1)
     # The error is far below those of the accuracies themselves.
     assert error < row["accuracy_standard_error"]
@@ -81,15 +81,15 @@ def test_the_mean_is_plain_whatever_the_tasks_sizes(tmp_path: Path) -> None:
     assert row["accuracy"] == pytest.approx((4 / 10 + 2 / 6) / 2)
     errors = [row_of(rows, "none", task)["accuracy_standard_error"] for task in ("rte", "boolq")]
     assert row["accuracy_standard_error"] == pytest.approx(math.hypot(*errors) / 2)
-    assert (row["documents"], row["accuracy_minus_unadapted"]) == (16, None)
+    assert (row["documents"], row["accuracy_minus_pruned"]) == (16, None)
 
 
 def test_the_dense_model_is_compared_with_nothing(tmp_path: Path) -> None:
     rows = task_rows(made_up(tmp_path), tmp_path)
     row = row_of(rows, "none", MEAN, "dense")
-    assert row["accuracy_minus_dense"] is row["accuracy_minus_unadapted"] is None
+    assert row["accuracy_minus_dense"] is row["accuracy_minus_pruned"] is None
     lines = task_lines(rows)
-    assert lines[0][MINUS_DENSE] == "-" and lines[2][MINUS_UNADAPTED].startswith("13")
+    assert lines[0][MINUS_DENSE] == "-" and lines[2][MINUS_PRUNED].startswith("13")
     # Cells that are not asked have no rows.
     assert task_rows(make_records(make_study(), PERPLEXITIES), tmp_path) == []
 

@@ -148,7 +148,7 @@ def test_each_budget_is_compared_on_the_seeds_that_it_shares_with_the_reference(
     assert [(row["adaptation"], row["seeds"]) for row in rows] == seeds
     losses = [losses_of(record_of(records, name, 1)) for name in ("full_1", "recon_block")]
     assert rows[1]["loss_minus_reference"] == pytest.approx(paired_difference(*losses)[0])
-    assert rows[1]["perplexity_unadapted"] == pytest.approx(PERPLEXITIES["none"] + 1)
+    assert rows[1]["perplexity_pruned"] == pytest.approx(PERPLEXITIES["none"] + 1)
 
 
 def test_what_seeds_took() -> None:

@@ -63,7 +63,7 @@ def test_the_answer_is_about_the_reference_and_its_first_rivals_on_as_many_token
         {"full": 37.0, "masklora": 36.0, "full_20": 30.0},
     )
     assert answer.startswith(
-        "On this sample and order (one seed), reconstruction (one block) lowers the perplexity of "
+        "Single-seed: Reconstruction (one block) lowers the perplexity of "
         "tiny, pruned by Wanda (50 % unstructured), from 46.0 to "
     )
     assert " of the loss that pruning adds; on as many tokens, retraining reaches " in answer
@@ -78,8 +78,8 @@ def test_the_answer_is_about_the_reference_and_its_first_rivals_on_as_many_token
 @pytest.mark.parametrize(
     ("seeds", "start"),
     [
-        ((0,), "On this sample and order (one seed), reconstruction"),
-        ((0, 1), "With 2 seeds, reconstruction"),
+        ((0,), "Single-seed: Reconstruction"),
+        ((0, 1), "With 2 seeds: Reconstruction"),
         ((0, 1, 2), "Reconstruction"),
     ],
 )
@@ -98,7 +98,7 @@ def test_the_answer_compares_the_seeds_that_both_have_and_counts_them():
         del records[cell]
     unfinished = replace(study, finished=frozenset(records))
     answer = answer_text(unfinished, gather_answers(Evidence(unfinished, records, Path())))
-    assert answer.startswith("On this sample and order (one seed), reconstruction")
+    assert answer.startswith("Single-seed: Reconstruction")
     assert ", from 40.0 to 30.0 (dense" in answer
 
 
@@ -107,14 +107,14 @@ def test_the_answer_compares_the_seeds_that_both_have_and_counts_them():
     [
         (39.0, "lowers"),
         (90.0, "raises"),
-        (46.01, "does not clearly change"),
+        (46.01, "does not significantly change"),
         (None, "changes"),
     ],
 )
 def test_the_answer_goes_no_further_than_the_interval(perplexity, verb):
     answer = answer_of(study_of(), {"recon_block": perplexity})
     words = "the perplexity of tiny, pruned by Wanda (50 % unstructured)"
-    assert f"reconstruction (one block) {verb} {words}" in answer
+    assert f"Reconstruction (one block) {verb} {words}" in answer
     assert ("recovers" in answer) == (perplexity == 39.0)
     assert ("to not finite" in answer) == (perplexity is None)
 
@@ -139,7 +139,7 @@ def test_an_answer_where_there_is_little():
     assert found.adaptations[1].perplexity == Level(None, "not finite")
     assert (found.unadapted, {each.gain for each in found.adaptations}) == (None, {None})
     assert answer_of(alone).startswith(
-        "On this sample and order (one seed), reconstruction (one block) gives tiny, pruned by "
+        "Single-seed: Reconstruction (one block) gives tiny, pruned by "
         "Wanda (50 % unstructured), a perplexity"
     )
     pruned = make_study(criteria=["wanda"], adaptations=["none"])

@@ -193,7 +193,7 @@ ALIKE = f"{GONE} with the settings of the others: all"
             "matrix_penalty",
             SOLVED,
             wanda(recon_all=45, recon_matrix=50),
-            f"{GONE}: matrix (solved exactly)",
+            f"{GONE}: matrix (closed form)",
         ),
         # A matrix that was solved exactly tells nothing of the memory that training takes.
         (
@@ -480,4 +480,4 @@ def test_what_is_solved_exactly_has_the_calibration_sample_alone() -> None:
     asked = asked_of("matrix_penalty", settings, make_evidence(AMOUNTS | {"recon_exact": 50.0}))
     assert len(asked) == 2 and all(isinstance(each, Measurement) for each in asked)
     (absent,) = asked_of("matrix_penalty", settings, make_evidence(AMOUNTS))
-    assert isinstance(absent, Absent) and "matrix (solved exactly)" in absent.reason
+    assert isinstance(absent, Absent) and "matrix (closed form)" in absent.reason

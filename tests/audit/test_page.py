@@ -336,14 +336,14 @@ def test_claims_with_both_answers_their_scope_and_thresholds(audited):
 
 def test_cells_and_tasks_are_named_and_sorted_by_what_was_measured(audited):
     """A column that no cell fills is left out, and so are a model and a seed that all have."""
-    dense = {**audited.results.cells[0], "perplexity": math.nan, "drift_mean": 0.12345}
+    dense = {**audited.results.cells[0], "perplexity": math.nan, "activation_error": 0.12345}
     dense |= {"held_out_perplexity": 17.25, "held_out_perplexity_standard_error": 0.5}
     dense |= {"accuracy": 0.5123, "accuracy_standard_error": 0.02}
     other = {**dense, "model": "other", "selected_on": "evaluation", "criterion": "wanda"}
     task = {"documents": 50, "documents_in_all": 277, "selected_on": None, "records": "d.json"}
     task |= {"model": "tiny", "criterion": "wanda", "pattern": "u50", "adaptation": "none"}
     task |= {"accuracy_minus_dense": -0.1, "accuracy_minus_dense_standard_error": 0.02}
-    task |= dict.fromkeys(("accuracy_minus_unadapted", "accuracy_minus_unadapted_standard_error"))
+    task |= dict.fromkeys(("accuracy_minus_pruned", "accuracy_minus_pruned_standard_error"))
     task |= {"accuracy": 0.4, "accuracy_standard_error": 0.07}
     tasks = [{**task, "task": "rte"}, {**task, "task": "mean", "accuracy": 0.3}]
     bos = {"setting": "auto", "token": "<bos>", "added_by_tokenizer": True, "used": True}

@@ -119,7 +119,7 @@ def test_an_exact_solution_is_asked_of_the_models_that_have_it(
     found = large_one(
         "matrix_penalty", {"exact": True, "windows": [1]}, {**others, "tiny-2": LARGE}
     )
-    assert found == {f"{LACKING}matrix (solved exactly)": left_out}
+    assert found == {f"{LACKING}matrix (closed form)": left_out}
 
 
 def test_a_verdict_says_what_is_left_out() -> None:

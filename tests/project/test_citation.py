@@ -16,6 +16,9 @@ def test_the_package_the_citation_and_codemeta_agree() -> None:
     assert codemeta["name"] == citation["title"]
     assert codemeta["description"] == package["description"]
     assert codemeta["version"] == citation["version"] == package["version"]
+    heads = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line[:3] == "## "]
+    assert heads[0] == f"## {package['version']}"
+    assert citation["references"] == [paper]
     assert citation["license"] == package["license"]
     assert codemeta["license"] == f"https://spdx.org/licenses/{package['license']}"
     assert codemeta["runtimePlatform"] == f"Python {package['requires-python']}"

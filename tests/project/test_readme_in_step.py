@@ -15,6 +15,7 @@ from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
 from freelunch.costs.plan_text import plan_text
 from freelunch.records.read import load_records
+from freelunch.study.open_study import part_of
 from freelunch.study.schema import settings_page
 from freelunch.study.study import Study
 from recipes import RECIPES, files_of
@@ -25,7 +26,11 @@ README = ROOT / "README.md"
 HALF = "of half a block's gain"
 OF_THE_BEST = "of the best gain among one block, five and all"
 # What is written by hand.
-PAGES = [README, *(path for path in sorted(DOCS.rglob("*.md")) if path.parent.name not in KEPT)]
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    *(path for path in sorted(DOCS.rglob("*.md")) if path.parent.name not in KEPT),
+]
 PAGES = [path for path in PAGES if path.parent.name not in ("tables", "audit")]
 # The pages whose numbers are those of records that are kept.
 OF_RECORDS = [README, *(DOCS / "results" / f"{name}.md" for name in ("index", *KEPT))]
@@ -164,6 +169,31 @@ def test_the_prices_of_the_papers_study():
     text = plan_text(Plan.of(Study.load(Path("studies/paper.yaml")), machine.device_bytes), machine)
     prices = text[text.index("  model  ") : text.index(" adaptations of models")]
     assert prices.rpartition("\n")[0].rstrip() in page
+
+
+def test_the_days_of_the_papers_study():
+    """Each row's part, planned alone, takes as long as the row says."""
+    page, paper = (DOCS / "guide" / "paper.md").read_text(), Study.load(Path("studies/paper.yaml"))
+    machine = Machine.of(400e12, 2e9, None, 80 * 10**9)
+    row = r"^\| \d \| `MODELS=(\S+) CLAIMS=(\S+?)(?: SEEDS=(\d))?` \| (.+?) \|"
+    rows = re.findall(row, page, re.M)
+    assert len(rows) > 5
+    for models, claims, seeds, time in rows:
+        part = paper.of_part(part_of(models, claims, seeds or None))
+        plan = plan_text(Plan.of(part, machine.device_bytes), machine)
+        assert f"About {time} from scratch" in plan, (models, claims)
+
+
+def test_what_one_gpu_takes():
+    """What `make plan` prints with the options of the page, with adaptations for 24 GB."""
+    page, study = (DOCS / "guide" / "one_gpu.md").read_text(), Path("studies/one_gpu.yaml")
+    for size, rate in ((24, 100), (40, 200), (80, 400)):
+        plan = Plan.of(Study.load(study, part=part_of(seeds="0")), size * 10**9)
+        text = plan_text(plan, Machine.of(rate * 1e12, 2e9, None, size * 10**9))
+        models, adaptations = re.findall(r"^  model .*\n(?:  \S.*\n)+", text, re.M)
+        command = f"make plan STUDY={study} SEEDS=0 TFLOPS={rate} DISK=2GB/s DEVICE_MEMORY={size}"
+        assert f"$ {command}\n{models}" in page
+        assert adaptations in page or size > 24
 
 
 # --- What a reader is sent to

@@ -197,7 +197,7 @@ def test_a_perplexity_that_is_not_finite_is_said_and_stays_in_the_legend() -> No
     figure = figure_of(rows_of({**PERPLEXITIES, **none}))
     assert values_of(figure).count("not finite") == 2
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["not adapted", "retraining: all weights"]
+    assert legend == ["pruned", "retraining: all weights"]
 
 
 def test_panels_have_only_the_patterns_of_their_model_and_the_criteria_of_their_pattern() -> None:

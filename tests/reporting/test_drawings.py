@@ -45,7 +45,7 @@ POINTS = {
 
 def budgets(**changes: Any) -> Rows:
     row = {**PRUNED, "seeds": 1, "selected_on": "", "perplexity_error_beside_reference": 0.4}
-    row |= {"perplexity_unadapted": 48.0, "perplexity_dense": 21.0, "reference": "block"}
+    row |= {"perplexity_pruned": 48.0, "perplexity_dense": 21.0, "reference": "block"}
     adaptations = {name: adaptation for adaptation, name in SERIES.items()}
     return [
         {
@@ -90,7 +90,7 @@ def test_every_series_is_drawn_against_tokens_and_memory(on: str) -> None:
 def test_what_is_not_finite_is_said_and_in_no_line() -> None:
     data = budgets()
     data[-1]["perplexity"] = data[1]["perplexity"] = "nan"
-    data[0]["perplexity_unadapted"] = "nan"
+    data[0]["perplexity_pruned"] = "nan"
     figure = budgets_figure(data)
     for axes, unit in zip(figure.axes, (1.0, 1e-4), strict=True):
         said = [text.xy for text in axes.texts if text.get_text() == "not finite"]
@@ -141,7 +141,7 @@ def test_a_point_of_one_seed_looks_unlike_one_of_three() -> None:
 
 def test_windows_stand_at_their_memory_and_perplexity() -> None:
     """With the error of the difference, and in a panel for each amount of text."""
-    common = {**PRUNED, "seeds": 3, "selected_on": "", "perplexity_unadapted": 60.0}
+    common = {**PRUNED, "seeds": 3, "selected_on": "", "perplexity_pruned": 60.0}
     rows = [
         common
         | {"adaptation": name, "tokens": tokens, "perplexity": 45.0 + at}

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -36,6 +37,7 @@ COMPUTES_WEIGHTS = {"fetch_model", "capture_dense", "prune_model", "reconstruct_
     [
         *(("claim", 1), ("metric", 5), ("figure", 2), ("column", 1), ("model_family", 2)),
         *(("criterion", 3), ("loss", 3), ("retraining_method", 5), ("text_source", 2)),
+        ("comparison", 1),
     ],
 )
 def test_a_recipe_touches_few_files(recipe: str, most: int) -> None:
@@ -222,6 +224,60 @@ def test_a_retraining_method_trains_what_its_masks_keep(followed):
     )
     for key, weight in pruned.items():
         assert torch.equal(trained[key] == 0, weight == 0)
+
+
+def git(folder, *words: str) -> None:
+    named = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
+    subprocess.run(["git", *named, *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_a_comparison_is_archived_and_checked_by_others(followed, tmp_path):
+    """The archive of the study in which all recipes were followed; that of the recipe is read."""
+    study = followed.copy(tmp_path / "study")
+    follow("comparison", study.path)
+    shutil.copy(ROOT / ".gitignore", study.path)
+    planned = study.freelunch("plan", "studies/comparison.yaml", "--tflops", "1")
+    assert ": 25 cells" in planned.stdout, planned.stderr
+    refused = study.freelunch("archive", "config.yaml")
+    assert refused.returncode == 1 and "git cannot tell the commit" in refused.stderr
+    for words in (["init"], ["add", "--all"], ["commit", "-m", "A comparison"]):
+        git(study.path, *words)
+
+    written = study.path / "results" / "smoke" / "smoke-artifact.tar.gz"
+    contents = []
+    for _ in range(2):
+        done = study.freelunch("archive", "config.yaml")
+        assert done.returncode == 0 and str(written.relative_to(study.path)) in done.stdout, done
+        contents.append(written.read_bytes())
+        written.unlink()
+    assert contents[0] == contents[1]
+    written.write_bytes(contents[0])
+    shutil.unpack_archive(written, tmp_path, filter="data")
+    folder = tmp_path / "smoke-artifact"
+    check = ["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=folder, capture_output=True, check=True).stdout == b""
+    assert (folder / "code" / "studies" / "comparison.yaml").is_file()
+    # The other's run: here, the study's own results.
+    shutil.copytree(study.path / "results", folder / "code" / "results")
+    readme = (folder / "README.md").read_text()
+    command = next(line for line in readme.splitlines() if line.startswith("| reproduced"))
+    *_, study_word, a, b = command.split("`")[1].split()
+    assert command.startswith("| reproduced | `make -C code study compare ")
+    assert study_word == "STUDY=config.yaml"
+    other = type(study)(folder / "code")
+    other.programs = study.programs
+    compared = other.make("compare", a, b).stdout
+    count = compared.split()[0]
+    assert f"{count} equal, 0 equal up to rounding, 0 different; 0 only in A" in compared
+    assert f"`{count} cells in both runs`" in command
+
+    (study.path / "studies" / "forgotten.yaml").touch()
+    refused = study.freelunch("archive", "config.yaml")
+    assert refused.returncode == 1 and "studies/forgotten.yaml" in refused.stderr
+    (study.path / "studies" / "forgotten.yaml").unlink()
+    next((study.path / "results" / "smoke" / "records").glob("*.json")).unlink()
+    refused = study.freelunch("archive", "config.yaml")
+    assert refused.returncode == 1 and "make repair STUDY=config.yaml" in refused.stderr
 
 
 def test_a_new_kind_of_source_is_fetched(tmp_path):

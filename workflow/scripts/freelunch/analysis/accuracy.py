@@ -32,7 +32,7 @@ TASK_COLUMNS = (
     *error_columns("accuracy")[:2],
     "chance",
     *error_columns("accuracy_minus_dense")[:2],
-    *error_columns("accuracy_minus_unadapted")[:2],
+    *error_columns("accuracy_minus_pruned")[:2],
     *("truncated_requests", "truncated_tokens", "records"),
 )
 # For each task of a cell, whether the answer to each document is right: a share of its seeds.
@@ -75,7 +75,7 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
                     **with_errors("accuracy", *_mean(mine, task)),
                     "chance": guessed[task][0],
                     **with_errors("accuracy_minus_dense", *_difference(mine, dense, task)),
-                    **with_errors("accuracy_minus_unadapted", *_difference(mine, unadapted, task)),
+                    **with_errors("accuracy_minus_pruned", *_difference(mine, unadapted, task)),
                     "truncated_requests": truncated.get("requests"),
                     "truncated_tokens": truncated.get("tokens"),
                 }

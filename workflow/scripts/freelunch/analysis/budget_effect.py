@@ -33,7 +33,7 @@ BUDGET_COLUMNS = (
     *error_columns("perplexity"),
     *error_columns("loss_minus_reference")[:2],
     "perplexity_error_beside_reference",
-    *("perplexity_unadapted", "perplexity_dense"),
+    *("perplexity_pruned", "perplexity_dense"),
 )
 # The units of a budget: all tokens seen, the distinct ones among them (the data), operations.
 DISTINCT_TOKENS = "distinct_tokens"
@@ -253,7 +253,7 @@ def _row(adapted: Adapted, comparison: BudgetComparison, records: Records) -> Ro
         **with_errors("loss_minus_reference", difference, error),
         # To first order the error of a perplexity is the perplexity times the error of the loss.
         "perplexity_error_beside_reference": perplexity[0] * error,
-        "perplexity_unadapted": pairing.perplexity_over_seeds(unadapted, records)[0],
+        "perplexity_pruned": pairing.perplexity_over_seeds(unadapted, records)[0],
         "perplexity_dense": pairing.perplexity_over_seeds([Cell.dense(cells[0].model)], records)[0],
     }
 

@@ -233,6 +233,6 @@ def answer_text(study: Study, answers: Sequence[PrunedModelAnswer]) -> str:
     compared = [first and (first.gain or first), *(each.beside_first for each in rivals[:2])]
     seeds = min((each.seeds for each in compared if each), default=ENOUGH_SEEDS)
     if seeds < ENOUGH_SEEDS:
-        start = "On this sample and order (one seed)" if seeds == 1 else f"With {seeds} seeds"
-        return f"{start}, {text[0].lower()}{text[1:]}"
+        start = "Single-seed" if seeds == 1 else f"With {seeds} seeds"
+        return f"{start}: {text[0].upper()}{text[1:]}"
     return f"{text[0].upper()}{text[1:]}"

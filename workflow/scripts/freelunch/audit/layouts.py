@@ -37,7 +37,7 @@ def layout(name: str, **filters: Any) -> Template:
     )
     environment.globals |= {"nothing": NOTHING}
     environment.filters |= {
-        "computed": _computed_text,
+        "computed": computed_text,
         "duration": duration,
         "in_prose": in_prose,
         "ends": lambda numbers: range_text([*numbers], ","),
@@ -53,7 +53,7 @@ def layout(name: str, **filters: Any) -> Template:
     return environment.get_template(name)
 
 
-def _computed_text(provenance: Provenance) -> str:
+def computed_text(provenance: Provenance) -> str:
     """Return when, and by which commits, the records were computed."""
     commits = ", ".join(
         f"`{each['commit'][:10]}` "

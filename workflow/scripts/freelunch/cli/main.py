@@ -318,6 +318,14 @@ def tidy(chosen: Chosen) -> None:
     _show(tidy(chosen.open(pinned=False)))
 
 
+@command_of_study
+def archive(chosen: Chosen) -> None:
+    """Write a finished study, its code and how to check both into one file, to be deposited."""
+    from freelunch.cli.archive import write_archive
+
+    _show(f"Written: {write_archive(chosen.open())}. Its README.md says how others check it.")
+
+
 @app.command()
 def compare(
     first: Annotated[str, argument("A", "A study, its results, or records.")],

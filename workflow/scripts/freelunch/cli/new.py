@@ -46,8 +46,7 @@ REGISTRY = REPOSITORY / "config" / "registry.yaml"
 _WIDTH = 118
 _MANUAL = (
     "Written by `freelunch new`. Edit anything: docs/guide/settings.md describes every key.",
-    "With one seed, the audit says what it finds on this sample and order. To settle a claim, add "
-    "`seeds: [0, 1, 2]` to the grids.",
+    "Verdicts are single-seed. To settle a claim, add `seeds: [0, 1, 2]` to the grids.",
     "Short trainings find the learning rates (docs/guide/windows.md, Learning rates).",
 )
 Config = dict[str, Any]

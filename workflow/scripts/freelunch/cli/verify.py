@@ -38,9 +38,9 @@ def problems_of(study: Study, anew: bool) -> dict[Output, str]:
     return {output: problem for output, problem in found if problem is not None}
 
 
-def check_intact(study: Study) -> None:
-    """Check, as cheaply as possible, that a finished study is intact; UserError if it is not."""
-    if problems := problems_of(study, anew=False):
+def check_intact(study: Study, anew: bool = False) -> None:
+    """Check that a finished study is intact, cheaply unless `anew`; UserError if it is not."""
+    if problems := problems_of(study, anew):
         found = ", ".join(first_of(problems.values(), 1))
         raise UserError("the results are not whole", found=found, todo=mend())
 

@@ -149,14 +149,11 @@ METRICS = (
         own_text=True,
     ),
     Metric(
-        "drift_mean",
+        "activation_error",
         fact("metrics", "drift", "drift", "accumulated", -1, "block", "mean", null=math.nan),
-        summary_heading="drift",
-        page_heading="Drift",
-        note=lambda _: (
-            "Drift: relative error of the last block's output on the held-out text, averaged over "
-            "tokens."
-        ),
+        summary_heading="activation error",
+        page_heading="Activation error",
+        note=lambda _: "Activation error: the last block's mean relative error on held-out text.",
     ),
     Metric(
         "accuracy",

@@ -39,7 +39,7 @@ _ORIGINS = {
     "tokens": "token ids in `{path}`",
     "wheel_files": "`{members}` of the package {package} {version}",
 }
-MINUS_DENSE, MINUS_UNADAPTED = f"{MINUS} dense", f"{MINUS} unadapted"
+MINUS_DENSE, MINUS_PRUNED = f"{MINUS} dense", f"{MINUS} pruned"
 # The heading of what pruning still costs beside the dense model that had the same training.
 MINUS_TRAINED = f"loss {MINUS} dense retrained"
 _CONTROLS = (
@@ -169,7 +169,7 @@ def _cell_notes(
         if len({frozenset(cell.seed for cell in of_seeds) for of_seeds in rows}) > 1:
             yield (
                 "Rows differ in their seeds. Samples and held-out text differ with the seed, so "
-                "compare drift and held-out perplexity only between rows with the same seeds."
+                "compare numbers on held-out text only between rows with the same seeds."
             )
     else:
         yield f"Seeds: {listed}, one for each cell."
@@ -179,7 +179,7 @@ def _cell_notes(
     )
     yield (
         "Adaptation cost excludes calibration and pruning. It gives the tokens seen (counting "
-        "repeats), floating-point operations, wall time, and the peak memory of the largest job."
+        "repeats), FLOPs, wall time, and the peak memory of the largest job."
     )
 
 
@@ -228,7 +228,7 @@ def _origin(name: str, text: AnyText) -> str:
 
 def task_lines(tasks: Rows) -> list[dict[str, str]]:
     """Return a line for each cell, from column to text."""
-    differences = {MINUS_DENSE: "accuracy_minus_dense", MINUS_UNADAPTED: "accuracy_minus_unadapted"}
+    differences = {MINUS_DENSE: "accuracy_minus_dense", MINUS_PRUNED: "accuracy_minus_pruned"}
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in tasks:
         names = _names(row, ACCURACY)

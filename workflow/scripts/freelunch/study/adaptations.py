@@ -55,7 +55,7 @@ class Adaptation(Settings):
     method: str = Field(description=_METHOD)
     after: Absent[str] = absent()
     """An adaptation of windows from whose result this one starts, for the same pruned model and
-    seed, instead of from the pruned weights. Default: none."""
+    seed. Default: it starts from the pruned weights."""
 
     @property
     def is_sequential(self) -> bool:
@@ -84,19 +84,18 @@ class Local(Adaptation):
     rule: ClassVar[str] = RECONSTRUCT_WINDOW
 
     inputs: Literal["dense", "sparse"] = "dense"
-    """Inputs of a window. dense: the dense model's activations, so that windows are independent of
-    each other. sparse: the outputs of the adapted windows before it; one job then adapts all
+    """dense: the dense model's activations, so that windows are independent of each other; sparse
+    (sequential inputs): the outputs of the adapted windows before it, so that one job adapts all
     windows in turn."""
     targets: Literal["dense", "local", "behind_sparse"] = "dense"
-    """Targets of a window. dense: the dense model's activations. local: the outputs of the window's
-    own dense weights on its (sparse) inputs. behind_sparse, for single matrices: the outputs of the
-    matrix's own dense weights for what arrives at it if dense hidden states enter its block, whose
-    matrices before it are sparse already (a quirk of the paper's code). With `inputs: dense`, what
-    arrives at it is also its input."""
+    """dense: the dense model's activations; local: the outputs of the window's own dense weights on
+    its inputs. behind_sparse, for single matrices (a code-paper discrepancy): the outputs of the
+    matrix's own dense weights on what reaches it if dense hidden states enter its block, whose
+    earlier matrices are pruned; with `inputs: dense`, that is also its input."""
     lost_residual: bool = Field(default=False, exclude_if=not_)
-    """Only with `targets: behind_sparse`. The target of the attention's last matrix enters the MLP,
-    and that of the MLP's last matrix enters the next block, without the residual stream (a quirk of
-    the paper's code). One job then adapts all windows in turn."""
+    """With `targets: behind_sparse`: the MLP and the next block get the target of the matrix before
+    them without the residual stream (a code-paper discrepancy). One job then adapts all windows in
+    turn."""
     train_biases: bool = True
     """Also adapt the biases of linear layers."""
 
@@ -126,13 +125,13 @@ class Local(Adaptation):
 
 
 class LeastSquares(Local):
-    """Masked least squares, row by row: the exact optimum of window `matrix` for its masks."""
+    """Masked least squares in closed form, row by row: the optimum of window `matrix`."""
 
     window: ClassVar[Window] = MATRIX
 
     method: Literal["least_squares"] = Field(description=_METHOD)
     damping: float = Field(default=1e-8, ge=0)
-    """Damping that holds each weight near its pruned value, as a share of the Gram matrix's mean
+    """Damping that holds weights near their pruned values, as a share of the Gram matrix's mean
     diagonal. The default only settles directions that no token excites; larger values
     regularise."""
 
@@ -141,37 +140,35 @@ class Training(Adaptation):
     """Settings of the adaptations that train by gradient descent."""
 
     samples: Absent[int] = absent(ge=1)
-    """Number of training sequences: the first ones of the calibration sample, or all of it and
-    further draws of its kind. Default: the calibration sample."""
+    """Number of training sequences: the first of the calibration sample, then further draws of its
+    kind. Default: the calibration sample."""
     skip: Absent[int] = absent(ge=1)
-    """Number of sequences before these that are not trained on, such as those that the adaptation
-    before this one saw. Default: none."""
+    """Number of sequences before these that are left out, such as those that an adaptation before
+    this one saw. Default: none."""
     budget: Absent[Annotated[Budget, AfterValidator(_either)]] = absent()
-    """Training tokens, summed over all epochs. The budget sets `samples`."""
+    """Training tokens, which set `samples`."""
     optimiser: Literal["adamw", "sgd"] = "adamw"
     """adamw: PyTorch's betas, no weight decay. sgd: momentum 0.9."""
     learning_rate: Found[Rate] = 0.001
-    """Peak learning rate; the schedule restarts in each window. auto: found for each cell by short
-    trainings on part of its sample. If a list is given, its best entry is chosen (`select_on`). The
-    paper's grid is 1e-7 ... 5e-4."""
+    """Peak learning rate, in each window anew; of a list, the best is chosen (`select_on`), and
+    auto finds one for each cell by short trainings. The paper's grid is 1e-7 ... 5e-4."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Decay to 0 after the warm-up; constant: no decay. The paper uses linear."""
+    """Decay to 0 after the warm-up, or none (constant). The paper uses linear."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises linearly."""
     epochs: Searched[Count] = 1
-    """Passes over the sample in each window. If a list is given, its best entry is chosen. The
-    paper uses 1, 5 and 10."""
+    """Passes over the sample in each window; of a list, the best is chosen. The paper uses 1, 5 and
+    10."""
     batch: int = Field(default=2, ge=1)
     """Sequences in an optimiser step."""
     shuffle: bool = True
     """Draw a new order in each epoch. The paper's own code keeps a fixed order."""
     precision: Literal["model", "float32", "bfloat16"] = "model"
-    """Dtype of the training passes; model: the model's own. Trained weights and their optimiser
-    moments are always float32."""
+    """Dtype of the training passes; model: the model's own. Trained weights and optimiser moments
+    are always float32."""
     select_on: Literal["calibration", "evaluation"] = "calibration"
-    """Text on which the perplexities of candidates are compared. calibration: documents of the
-    calibration text that the sample does not touch. evaluation: the very text that the study is
-    judged by, as in the paper; tables mark this."""
+    """Text on which candidates are compared: held-out calibration text (`study.selection`), or the
+    very text that the study is judged by, as in the paper. Tables mark the latter."""
 
     @property
     def finds_rate(self) -> bool:
@@ -221,13 +218,11 @@ class Reconstruction(Training, Local):
 
     method: Literal["reconstruction"] = Field(description=_METHOD)
     window: WindowSetting = 1
-    """Part of the model that is trained together. A number: that many consecutive decoder blocks;
-    the last window may have fewer. all: every block. attention_mlp: the attention and the MLP of
-    each block separately. matrix: each linear layer separately, to match its own output. auto: the
-    largest of these that fits into memory_gb."""
+    """Part of the model that is trained together: so many consecutive blocks (the last window may
+    have fewer), all of them, the attention and the MLP of each block, or each linear layer
+    (matrix). auto: the largest of these that fits into `memory_gb`."""
     memory_gb: Absent[float] = absent(gt=0)
-    """For `window: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` predicts
-    it."""
+    """For `window: auto`: memory of a job in GB (1e9 bytes), as `make plan` predicts it."""
     trains: Absent[Method] = absent()
     """Retraining method that decides which parameters of a window are trained. Default: full."""
     rank: Absent[int] = absent(f"Rank of a low-rank `trains`. Default: {RANK}.", ge=1)
@@ -236,15 +231,15 @@ class Reconstruction(Training, Local):
         default="mean_squared_error"
     )
     """Loss on the residual stream after the window, or on a matrix's own output. negative_cosine: 1
-    - cosine, mean over tokens. relative_squared_error: the squared error of each token divided by
-    the squared norm of its target."""
+    - cosine, mean over tokens; relative_squared_error: each token's squared error divided by the
+    squared norm of its target."""
     train_norms: bool = True
-    """Train the window's norms as well as the weights that its masks keep. A window of one matrix
-    has no norms, so use the same value in all windows that are compared."""
+    """Train the window's norms as well as its unpruned weights. A window of one matrix has no
+    norms, so use the same value in all windows that are compared."""
     model_dropout: bool = Field(default=False, exclude_if=not_)
-    """Only for windows of whole blocks. Train them with the model's own dropout, at the rate in its
-    config (a quirk of the paper's code; 0.1 for OPT). With `inputs: sparse`, adapted blocks also
-    drop out while they make the inputs of the next window."""
+    """For windows of whole blocks: train with the model's own dropout, at the rate in its config (a
+    code-paper discrepancy; 0.1 for OPT). With `inputs: sparse`, adapted blocks also drop out while
+    they make the inputs of the next window."""
 
     @property
     def quirks(self) -> tuple[str, ...]:

@@ -261,12 +261,12 @@ def _adaptation(entry: Adaptation) -> Problems:
             )
         if entry.targets_behind_sparse and window != MATRIX:
             yield (
-                f"targets: behind_sparse is a quirk of the window {MATRIX}; expected dense or "
-                "local, or that window"
+                f"targets: behind_sparse is a code-paper discrepancy of the window {MATRIX}; "
+                "expected dense or local, or that window"
             )
         if entry.lost_residual and not entry.targets_behind_sparse:
             yield (
-                "lost_residual: the paper's code loses it with targets behind sparse matrices; "
+                "lost_residual: the paper's code loses it with sequential targets; "
                 "expected no such key, or targets: behind_sparse"
             )
     if isinstance(entry, Reconstruction):

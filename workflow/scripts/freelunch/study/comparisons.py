@@ -49,8 +49,8 @@ class Comparisons:
         What trains windows is compared with what differs in the window, in inputs and targets, and
         in the learning rate, which each window needs its own of. If adaptations differ in other
         settings, such as the loss or the epochs, those are compared that share them with the most
-        windows on the same amount of text, or with the first in the config. What is solved exactly
-        has no such settings.
+        windows on the same amount of text, or with the first in the config. What is solved
+        in closed form has no such settings.
         """
         return self._window_groups.get(_pruned(cell), set())
 

@@ -61,17 +61,15 @@ class PerplexitySettings(Settings):
     length: int = Field(ge=2)
     """Tokens in a window."""
     windows: int | None = Field(default=None, ge=2)
-    """Number of windows; null: as many as the text has. At least two, for a standard error."""
+    """Number of windows, at least two for a standard error; null: as many as the text has."""
     cut: Literal["documents", "joined"] = WITHIN
-    """How windows are cut. `documents`: each lies within a document, and they are drawn over all
-    documents (seeded, the same for all cells): one from each document that is long enough before a
-    second from any. Errors are clustered by document. `joined`: all documents are joined by two
-    newlines and cut from their start, as for published numbers; neighbours are not independent,
-    which the intervals take into account."""
+    """documents: windows lie within documents and are drawn over all of them, one from each before
+    a second from any (seeded, the same for all cells); errors are clustered by document. joined:
+    windows are cut from the start of all documents, joined by two newlines, as for published
+    numbers; intervals allow for correlated neighbours."""
     stride: int | None = Field(default=None, ge=1)
-    """Tokens from the start of a window to the next one's, at most `length`; null: `length`, so
-    that windows do not overlap. The last `stride` tokens of each window are scored. Only with `cut:
-    joined`."""
+    """Tokens from the start of a window to the next one's, of which the last as many are scored;
+    null: `length`, without overlap. Only with `cut: joined`."""
 
     def cutting(self) -> dict[str, Any]:
         """Return the settings that decide how the text is cut into windows."""
@@ -79,9 +77,9 @@ class PerplexitySettings(Settings):
 
 
 class DriftSettings(Settings):
-    """Distance of each pruned cell's activations from the dense model's, and the cell's perplexity,
-    on calibration text that is apart from the calibration sample and from `selection`: it shares no
-    document and no 13 tokens in a row with them.
+    """Activation error (distance of activations from the dense model's) and perplexity of each
+    pruned cell, on calibration text that shares no document and no 13 tokens in a row with the
+    calibration sample and with `selection`.
     """
 
     samples: int = Field(default=8, ge=2)
@@ -94,7 +92,7 @@ class Tasks(Settings):
     names: Distinct[str]
     """Keys of `tasks`."""
     limit: int | None = Field(default=None, ge=2)
-    """Number of documents of each task: a seeded sample, the same for all cells; null: all
+    """Number of documents of each task, a seeded sample that all cells share; null: all
     documents."""
     seed: Seed = 0
     """Seed of the sample."""
@@ -106,15 +104,14 @@ class Evaluation(Settings):
     perplexity: PerplexitySettings
     """Perplexity of every cell."""
     drift: Absent[DriftSettings] = absent()
-    """Activation drift of every pruned cell. Default: not measured."""
+    """Activation error of every pruned cell. Default: not measured."""
     tasks: Absent[Tasks] = absent()
     """Zero-shot tasks. Default: none."""
 
 
 class Selection(Settings):
-    """Held-out calibration text on which adaptations that list several learning rates or epochs
-    choose among them: documents that the calibration sample does not touch, in sequences of the
-    same length.
+    """Held-out calibration text on which learning rates and epochs are chosen: documents that the
+    calibration sample does not touch, in sequences of the same length.
     """
 
     samples: int = Field(default=16, ge=2)
@@ -127,12 +124,12 @@ class Grid(Settings):
     models: Distinct[str]
     """Keys of `models`."""
     criteria: Distinct[str]
-    """Keys of `criteria`; or dense: nothing is pruned, whatever the pattern. Such cells are
-    controls, which show what a retraining gains by learning the text. Each needs a pruned cell with
-    the same model, adaptation and seed."""
+    """Keys of `criteria`; or dense: controls, which are retrained without pruning and show what
+    that gains by learning the text. Each control needs a pruned cell with the same model,
+    adaptation and seed."""
     patterns: Distinct[Annotated[str, AfterValidator(lambda name: Pattern.parse(name).name)]]
-    """u01 ... u99: percent of the weights, unstructured. NofM: N zeros in each M consecutive inputs
-    of a row, such as 2of4. s01 ... s99: percent of the heads and channels, for criteria that prune
+    """u01 ... u99: percent of the weights, unstructured; NofM: N zeros in each M consecutive inputs
+    of a row, such as 2of4; s01 ... s99: percent of the heads and channels, for criteria that prune
     whole units."""
     adaptations: Distinct[str]
     """Keys of `adaptations`, or none."""
@@ -141,20 +138,20 @@ class Grid(Settings):
     tasks: bool = False
     """Whether these cells are also evaluated on the tasks of `evaluation.tasks`."""
     claims: Absent[Distinct[str]] = absent()
-    """Claims that these cells are for, such as C1 (`workflow/data/claims.yaml`). `make study
-    CLAIMS=C1` runs the grids of a claim alone."""
+    """Claims that these cells are for, as in `workflow/data/claims.yaml`; `make study CLAIMS=C1`
+    runs the grids of a claim alone."""
 
 
 class Part(Settings):
-    """The part of the grids that is run. `MODELS=`, `CLAIMS=` and `SEEDS=` of `make study` and
-    `make plan` replace it. The parts of a study share one folder of results, and a cell has
-    the same numbers in a part as in the whole study.
+    """The part of the grids that is run; `MODELS=`, `CLAIMS=` and `SEEDS=` of `make study` and
+    `make plan` replace it. Parts of a study share one folder of results, and a cell has the same
+    numbers in each.
     """
 
     models: Absent[Distinct[str]] = absent()
     """Models of the grids. Default: all."""
     claims: Absent[Distinct[str]] = absent()
-    """Claims of the grids; a grid without `claims` is then left out. Default: all grids."""
+    """Claims of the grids; grids without `claims` are left out. Default: all grids."""
     seeds: Absent[Distinct[Seed]] = absent()
     """Seeds of the grids. Default: all."""
 
@@ -165,18 +162,18 @@ class StudyBlock(Settings):
     name: Name
     """Results go to results/<name>/."""
     dense_limit: float = Field(default=1000.0, gt=1)
-    """A dense perplexity above this, on the calibration sample or in the evaluation, stops the
-    study, since the model, its tokenizer or the text must be wrong."""
+    """A dense perplexity above this, on calibration or evaluation text, stops the study, since the
+    model, its tokenizer or the text must be wrong."""
     calibration: Calibration
     """The calibration sample."""
     evaluation: Evaluation
-    """What is measured: perplexity always, drift and tasks if they are asked for."""
+    """What is measured."""
     selection: Selection = Field(default=Selection())
     """The held-out calibration text."""
     keep_hidden_states: KeptStates = "all"
-    """Hidden states of the dense model that stay on disk. all: those at every block boundary.
-    every_k: those at every k-th. none: each job that needs them recomputes them. A change takes
-    effect when the dense pass next runs; it changes no result and reruns nothing."""
+    """Hidden states of the dense model that stay on disk: those at every block boundary (all) or
+    every k-th (every_k), or none, so that jobs recompute them. A change takes effect when the dense
+    pass next runs; it changes no result and reruns nothing."""
     grids: Annotated[list[Grid], Field(min_length=1)]
     """The cells are the union of these grids. Each model's dense cell is always added."""
     part: Absent[Part] = absent()
@@ -191,8 +188,7 @@ class Registries(Settings):
     texts: dict[Name, TextEntry] = Field(default={})
     """Texts and ready-made token ids, by name."""
     tasks: dict[Word, TaskEntry] = Field(default={})
-    """Zero-shot tasks, by their names in lm-eval. Prompts, choices and metrics are lm-eval's; only
-    the documents come from here."""
+    """Zero-shot tasks, by their names in lm-eval, which has their prompts, choices and metrics."""
     criteria: dict[Word, CriterionEntry] = Field(default={})
     """Pruning criteria by name."""
     adaptations: dict[Word, AdaptationEntry] = Field(default={})

@@ -15,18 +15,14 @@ Scope = Literal["row", "matrix"]
 UnitScope = Literal["block", "model"]
 Unit = Literal["group", "head"]
 _SCORE = "Score of a weight or unit: the name of a module in freelunch.pruning.criteria."
-_SCOPE = (
-    "Set within which scores are compared: each output row, or the whole matrix. An NofM pattern "
-    "always compares within its groups."
-)
+_SCOPE = "Weights whose scores are compared. An NofM pattern always compares within its groups."
 _UNIT_SCOPE = (
-    "Set within which units are compared: the heads and channels of each block, or those of the "
-    "whole model (standardised; needs dense statistics)."
+    "Heads and channels that are compared: those of a block, or of the whole model (standardised; "
+    "needs dense statistics)."
 )
 _BIAS = (
     "Add the mean of what was pruned to the biases of the output projections. Every linear layer "
-    "then has a bias, initially 0, which only some families allow; a reconstruction with "
-    "`train_biases` trains all of them."
+    "then has a bias, initially 0, which only some families allow."
 )
 
 
@@ -41,10 +37,9 @@ class CriterionSettings(Settings):
 
     score: str = Field(description=_SCORE)
     statistics: Statistics = "dense"
-    """dense: statistics of the dense model's activations, shared by all criteria. sparse: each
-    block sees the outputs of the pruned blocks before it, as in most reference code; this costs two
-    more passes. None of those blocks is reconstructed yet, which is a quirk of the paper's code in
-    windows of several blocks."""
+    """dense: statistics of the dense model's activations, shared by all criteria; sparse: each
+    block sees the outputs of the pruned blocks before it, for two more passes. None of them is
+    reconstructed yet, a code-paper discrepancy in windows of several blocks."""
 
     @property
     def needs_gram(self) -> bool:
@@ -62,9 +57,9 @@ class OfWeights(CriterionSettings):
 
     scope: Scope = Field(default="matrix", description=_SCOPE)
     swaps: int = Field(default=0, ge=0, le=10_000)
-    """Largest number of swaps per row to refine the mask. A swap exchanges the kept and the pruned
-    weight that most lower the error of the layer's output (SparseSwaps, arXiv 2512.10922). Swaps
-    need Gram matrices."""
+    """Largest number of swaps per row that refine the mask; each exchanges the unpruned and the
+    pruned weight that most lower the error of the layer's output (SparseSwaps, arXiv 2512.10922).
+    Swaps need Gram matrices."""
 
     @property
     def needs_gram(self) -> bool:
@@ -79,8 +74,8 @@ class OfUnits(CriterionSettings):
 
     scope: UnitScope = Field(default="block", description=_UNIT_SCOPE)
     attention_unit: Unit = "group"
-    """Unit of attention that is pruned. group: a key head with all query heads that share it. head:
-    a single query head. Without grouped-query attention both are the same."""
+    """What is pruned in attention: a key head with all query heads that share it (group), or a
+    single query head. Without grouped-query attention, both are the same."""
     bias_compensation: bool = Field(default=False, description=_BIAS)
 
     @property
@@ -125,8 +120,8 @@ class SparseGPT(OfWeights):
     """Share of the Hessian's mean diagonal that is added to its diagonal. If the Hessian cannot be
     factorised, the damping grows tenfold, up to 1; the record then says so."""
     column_block: int = Field(default=128, ge=1)
-    """Columns in a block. Scores are compared within each block of columns, across the matrix or
-    within each row. A multiple of M for an NofM pattern."""
+    """Columns in a block, within which scores are compared, across the matrix or in each row. A
+    multiple of M for an NofM pattern."""
 
     @property
     def needs_gram(self) -> bool:
@@ -152,8 +147,7 @@ class Flap(OfUnits):
     scope: UnitScope = Field(default="model", description=_UNIT_SCOPE)
     bias_compensation: bool = Field(default=True, description=_BIAS)
     metric: Literal["WIFV", "IFV", "WIFN"] = "WIFV"
-    """WIFV: weighted input feature variance. IFV: input feature variance. WIFN: weighted input
-    feature norm."""
+    """Weighted input feature variance, input feature variance, or weighted input feature norm."""
 
 
 Criterion = OfWeights | OfUnits

@@ -23,24 +23,23 @@ class Retraining(Training):
     window: ClassVar[Window] = MODEL
 
     loss: Literal["next_token", "distillation"] = "next_token"
-    """next_token: the next-token loss on the text, as in pre-training. distillation: KL(dense ||
-    this), with the dense model's predictions as targets."""
+    """next_token: the loss on the text, as in pre-training; distillation: KL(dense || this), with
+    the dense model's predictions as targets."""
     micro_batch: Absent[int] = absent(ge=1)
-    """Sequences that pass through the model together; the gradients of a batch add up. Fewer take
-    less memory and leave the steps the same. Default: the batch."""
+    """Sequences that pass through the model together; fewer take less memory and leave the steps
+    the same. Default: the batch."""
     gradient_checkpointing: bool = False
     """Recompute each block in the backward pass instead of keeping its activations: less memory, a
-    third more operations."""
+    third more FLOPs."""
     # Records of before this setting existed stay valid.
     residency: Literal["auto", "model", "streamed"] = Field(
         default="auto", exclude_if=lambda value: value == "auto"
     )
-    """What is in memory. model: the whole model. streamed: one block, while the next is being read;
-    each block runs once more, and the results are the same. auto: the model if it fits into
-    memory_gb."""
+    """What is in memory: the whole model, or one block while the next is read (streamed: each block
+    runs once more, with the same results). auto: the model if it fits into `memory_gb`."""
     memory_gb: Absent[float] = absent(gt=0)
-    """For `residency: auto`: memory that a job may use, in GB (1e9 bytes), as `make plan` predicts
-    it. Default: that of the GPU (`make study DEVICE_MEMORY=80`), or else of this machine."""
+    """For `residency: auto`: memory of a job in GB (1e9 bytes), as `make plan` predicts it.
+    Default: that of the GPU (`make study DEVICE_MEMORY=80`), or else of this machine."""
     clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of all gradients together; null: no clipping."""
 
@@ -61,8 +60,8 @@ class OfMatrices(Retraining):
     train_biases: bool = True
     """Also train the biases of linear layers."""
     train_head: bool = False
-    """Also train the language-model head, by the same method. If the head shares the embedding's
-    weights, this trains the embedding, too."""
+    """Also train the language-model head, by the same method, and with it the embedding if they
+    share weights."""
 
     @property
     def trained(self) -> Trained:
@@ -79,8 +78,7 @@ class LowRank(OfMatrices):
     """Settings of the methods that train a matrix through two low-rank factors."""
 
     rank: int = Field(default=RANK, ge=1)
-    """Rank of the two factors through which a matrix is trained; at most the matrix's smaller
-    dimension."""
+    """Rank of the two factors of a matrix; at most the matrix's smaller dimension."""
 
 
 class Scaled(LowRank):
@@ -94,11 +92,11 @@ class Branching(Scaled):
     """Settings of the methods that train a branch beside a matrix."""
 
     dropout: float = Field(default=0.0, ge=0, le=0)
-    """Share of a branch's inputs that is dropped in training: always 0, as in the paper."""
+    """Share of a branch's inputs that training drops: always 0, as in the paper."""
 
 
 class Full(OfMatrices):
-    """Train all weights that the masks keep."""
+    """Train all unpruned weights."""
 
     method: Literal["full"] = Field(description=_METHOD)
 

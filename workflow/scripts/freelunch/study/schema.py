@@ -3,18 +3,18 @@ from it the page of the documentation with every setting (`python -m freelunch s
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from freelunch.study.config import BASE, REGISTRIES, Config
+from freelunch.study.config import BASE, CHOSEN_BY, KINDS, REGISTRIES, Config
 from freelunch.study.settings import PATTERNS
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.json"
 _BASE_DESCRIPTION = (
-    "A file of registries. Unless its path is absolute, the workflow looks for it in the study's "
-    "folder first, and then in its own repository. The study takes the entries that it names. "
-    "An entry in the study replaces the base's entry of the same name."
+    "A file of registries, beside the study or in this repository, from which the study takes the "
+    "entries that it names. An entry in the study replaces the base's of the same name."
 )
 Schema = Mapping[str, Any]
 
@@ -58,10 +58,9 @@ def _without_titles(value: Any) -> Any:
 
 _HEAD = """# Settings
 
-This page lists every setting with its default and bounds. Any other key is refused.
-`make settings` writes the page from the classes in `workflow/scripts/freelunch/study/`.
-
-One key of an entry chooses its kind: `source`, `score` or `method`.
+This page lists every setting of a study with its type, bounds and default. Any other key is
+refused. A setting without a default may be left out unless it is required. Entries of registries
+are of several kinds; the last column says which have a setting. `make settings` writes the page.
 """
 _TYPES = {
     "integer": "whole number",
@@ -81,28 +80,59 @@ _BOUNDS = {
 def settings_page() -> str:
     """Return the page as Markdown."""
     schema = config_schema()
-    mappings = {"The file": schema, **schema["$defs"]}
-    return "\n".join([_HEAD, *(_section(name, inner) for name, inner in mappings.items())])
+    places = dict(_places("", schema, schema["$defs"]))
+    sections = [_HEAD, _section("The file", {"": schema}, places)]
+    for registry, kinds in KINDS.items():
+        of = {kind: schema["$defs"][named.__name__] for kind, named in kinds.items()}
+        sections.append(_section(registry, of, places))
+    for name, place in places.items():
+        if place not in KINDS:
+            sections.append(_section(place, {"": schema["$defs"][name]}, places))
+    return "\n".join(sections)
 
 
-def _section(heading: str, schema: Schema) -> str:
-    lines = [f"## {heading}", "", _escaped(schema["description"]), ""]
-    lines += ["| key | value | default | description |", "|---|---|---|---|"]
+def _places(within: str, schema: Schema, definitions: Schema) -> Iterator[tuple[str, str]]:
+    """Yield each class in a mapping's schema, and the keys that lead to it."""
     for key, inner in schema["properties"].items():
-        default = "required" if key in schema.get("required", []) else ""
-        if "default" in inner:
-            default = f"`{json.dumps(inner['default'])}`"
-        said = _escaped(inner.get("description", ""))
-        lines.append(f"| `{key}` | {_form(inner)} | {default} | {said} |")
+        for name in re.findall(r"#/\$defs/(\w+)", json.dumps(inner)):
+            yield name, f"{within}{key}"
+            yield from _places(f"{within}{key}.", definitions[name], definitions)
+
+
+def _section(heading: str, kinds: Mapping[str, Schema], places: Mapping[str, str]) -> str:
+    """Return the section of a mapping, or of a registry, which states equal settings once."""
+    rows: dict[str, list[str]] = {}
+    lines = [f"## {heading}", ""]
+    for kind, schema in kinds.items():
+        lines.append((f"- `{kind}`: " if kind else "") + _escaped(schema["description"]))
+        for key, inner in schema["properties"].items():
+            default = "required" if key in schema.get("required", []) else ""
+            if "default" in inner:
+                default = f"`{json.dumps(inner['default'])}`"
+            said = _escaped(inner.get("description", ""))
+            row = f"| `{key}` | {_form(inner, places)} | {default} | {said} |"
+            if "const" not in inner:
+                rows.setdefault(row, []).append(kind)
+    of = CHOSEN_BY.get(heading)
+    head = "| key | value | default | description |" + (f" `{of}` |" if of else "")
+    lines += ["", head, "|---" * (head.count("|") - 1) + "|"]
+    lines += [f"{row} {_which(having, kinds)} |" if of else row for row, having in rows.items()]
     return "\n".join([*lines, ""])
 
 
-def _form(schema: Schema) -> str:
+def _which(having: list[str], kinds: Mapping[str, Schema]) -> str:
+    others = [kind for kind in kinds if kind not in having]
+    words = "all but " if len(others) < len(having) else ""
+    named = ", ".join(f"`{kind}`" for kind in (others if words else having))
+    return words + named if others else "all"
+
+
+def _form(schema: Schema, places: Mapping[str, str]) -> str:
     if options := schema.get("oneOf") or schema.get("anyOf"):
-        return " or ".join(_form(option) for option in options)
+        return " or ".join(dict.fromkeys(_form(option, places) for option in options))
     if "$ref" in schema:
-        name = schema["$ref"].removeprefix("#/$defs/")
-        return f"[{name}](#{name.lower()})"
+        place = places[schema["$ref"].removeprefix("#/$defs/")]
+        return f"[{place}](#{place.replace('.', '')})"
     if "const" in schema:
         return f"`{schema['const']}`"
     if "enum" in schema:
@@ -110,10 +140,10 @@ def _form(schema: Schema) -> str:
     if "pattern" in schema:
         return PATTERNS[schema["pattern"]]
     if schema.get("type") == "array":
-        return f"a list of: {_form(schema['items'])}"
+        return f"a list of: {_form(schema['items'], places)}"
     if schema.get("type") == "object":
         (value,) = schema["patternProperties"].values()
-        return f"by name: {_form(value)}"
+        return f"by name: {_form(value, places)}"
     bounds = ", ".join(f"{words} {schema[key]}" for key, words in _BOUNDS.items() if key in schema)
     return f"{_TYPES[schema['type']]} {bounds}".strip()
 

@@ -54,7 +54,7 @@ UNTRAINED = "float16"
 NO_GRADIENTS, TRAINED = f"gradients vanish in {UNTRAINED}", "bfloat16 or float32"
 _SOURCE = "Kind of source."
 Share = Annotated[float, Field(gt=0, lt=1)]
-_PATH = "The path is absolute, or relative to the folder in which the study is run."
+_PATH = "A relative path begins at the folder in which the study is run."
 
 
 class Source(Settings):
@@ -96,7 +96,7 @@ class InWheel(Source):
     sha256: Sha256
     """SHA-256 of the wheel."""
     tags: Absent[Tags] = absent()
-    """Compatibility tags in the wheel's file name, if the package has wheels for several machines.
+    """Compatibility tags in the wheel's file name, if there are wheels for several machines.
     Default: the wheel that fits this machine."""
 
 
@@ -150,8 +150,8 @@ def _known_shape(key: str) -> Any:
 
 
 class Architecture(Settings):
-    """Shapes of a model, under the names of Llama's config.json. The plan uses them before the
-    model is on disk; the fetched model must have the same.
+    """Shapes of a model, named as in Llama's config.json, for a plan before the model is on disk;
+    the fetched model must have the same.
     """
 
     model_type: Absent[str] = absent()
@@ -167,8 +167,7 @@ class Architecture(Settings):
     num_key_value_heads: Absent[int] = _known_shape("num_key_value_heads")
     """Number of key heads. Default: as many as query heads."""
     head_dim: Absent[int] = _known_shape("head_dim")
-    """Width of a head. Default: the family's, or else the hidden size divided by the number of
-    query heads."""
+    """Width of a head. Default: the family's, or else `hidden_size` / `num_attention_heads`."""
     vocab_size: int = _shape("vocab_size")
     """Number of rows of the embedding."""
     tie_word_embeddings: Absent[bool] = absent()
@@ -179,24 +178,22 @@ class Weights(Settings):
     """Settings of every model, whatever its source."""
 
     dtype: Absent[Dtype] = absent()
-    """Precision of the stored model and of all passes through it; sums and statistics are always
-    float32. Default: the checkpoint's own dtype; float32 for a GGUF file."""
+    """Precision of the stored model and of all passes; sums and statistics are always float32.
+    Default: the checkpoint's own; float32 for a GGUF file."""
     architecture: Absent[Architecture] = absent()
-    """Shapes of the model, which the plan needs before the model is on disk."""
+    """Shapes of the model, for a plan before the model is on disk."""
     max_length: Absent[int] = absent(ge=2)
-    """Most tokens in a sequence that this model gets: where `length` of the calibration or of the
-    evaluation is larger, the model gets this many. Default: no limit."""
+    """Most tokens in this model's sequences, where `length` of the calibration or of the evaluation
+    is larger. Default: no limit."""
     bos: Literal["auto", "always", "never"] = Field(
         default="auto", exclude_if=lambda setting: setting == "auto"
     )
-    """Whether sequences begin with the tokenizer's beginning-of-sequence token, in the place of
-    their first token: those of calibration, training and held-out text, and evaluation windows
-    within documents; prompts of tasks get it in front. Windows with `cut: joined` are those of
-    published numbers whatever this says. auto: as the tokenizer does with a text, unless the dense
-    model's loss on calibration text is lower the other way by more than two standard errors."""
-
+    """Whether sequences and windows within documents have the tokenizer's beginning-of-sequence
+    token as their first token; prompts of tasks get it in front, and windows with `cut: joined`
+    stay those of published numbers. auto: as the tokenizer does, unless the dense model's loss on
+    calibration text is lower the other way by more than two standard errors."""
     terms: Absent[str] = absent()
-    """Where the terms are that users of the model, and of what is made from it, have to accept, if
+    """Where the terms are that users of the model and of what is made from it have to accept, if
     its licence is not an open one. They decide no number."""
 
     @property
@@ -214,11 +211,11 @@ class WheelModel(Wheel, Weights):
     """A GGUF file in a wheel on the Python Package Index, dequantised once."""
 
     member: Member
-    """A GGUF file in the wheel; it is dequantised once."""
+    """A GGUF file in the wheel."""
 
 
 class FilePart(Wheel):
-    """A part of a file, in a wheel of its own."""
+    """A part of a file, in a wheel of its own, with the settings of the source `wheel`."""
 
     source: Literal["wheel"] = Field(default="wheel", description=_SOURCE)
 
@@ -228,8 +225,7 @@ class JoinedModel(Source, Weights):
 
     source: Literal["wheels"] = Field(description=_SOURCE)
     parts: list[FilePart] = Field(min_length=2)
-    """The parts, in their order in the file: the `package`, `version`, `sha256` and `member` of
-    each."""
+    """The parts, in their order in the file."""
     sha256: Sha256
     """SHA-256 of the whole file."""
 
@@ -247,7 +243,7 @@ class LocalModel(LocalSource, Weights):
 
     path: str = Field(
         description="A folder with config.json, a tokenizer and safetensors files; or a GGUF file, "
-        f"or a folder with one, which is dequantised once. {_PATH}"
+        f"or a folder with one. {_PATH}"
     )
 
 
@@ -255,13 +251,11 @@ class Documents(Settings):
     """How a file stores the documents of a text."""
 
     format: DocumentFormat
-    """How the file stores documents. lines: one per line. doc_tags: between <doc ...> and </doc>.
-    plain: the file is one document. paragraphs: the file is one document that is divided into
-    several, of 2,000 characters or more, at blank lines (at any line end from 4,000 on). jsonl:
-    one JSON object per line, with the text under `field`. parquet: one per row, in the column
-    `field`. parquet_rows: the same, but every row is kept, as is customary for WikiText-2, whose
-    perplexity is computed on all rows joined. All other formats drop blank documents and repeats of
-    equal ones. A file whose name ends in .gz or .bz2 is decompressed, unless it is parquet."""
+    """Where documents are: one per line (lines), between <doc ...> and </doc> (doc_tags), the whole
+    file (plain), the file cut at blank lines into parts of 2,000 characters or more (paragraphs; at
+    any line end from 4,000 on), or `field` of a JSON object per line (jsonl) or of a row (parquet),
+    without blank and repeated ones; parquet_rows keeps every row, as is customary for WikiText-2. A
+    file whose name ends in .gz or .bz2 is decompressed, unless it is parquet."""
     field: str = "text"
     """Key (jsonl) or column (parquet) that holds the text."""
 
@@ -298,8 +292,8 @@ class WheelFiles(InWheel):
 
     source: Literal["wheel_files"] = Field(description=_SOURCE)
     members: Member
-    """The files in the wheel, as a pattern with * and ?, such as data/*.txt. Their order is that of
-    their names."""
+    """The files in the wheel, in the order of their names, as a pattern with * and ?, such as
+    data/*.txt."""
 
 
 def _whole(parts: dict[str, float]) -> dict[str, float]:
@@ -312,10 +306,8 @@ def _whole(parts: dict[str, float]) -> dict[str, float]:
 
 
 class Mixture(Source):
-    """Several texts to calibrate on, each with a share of the tokens.
-
-    A sequence is drawn once and overlaps no other, so a part that is too short is refused. Each
-    seed draws its own sequences. A document that several parts hold is kept once.
+    """Several texts to calibrate on, each with a share of the tokens. Sequences never overlap, so a
+    part that is too short is refused; a document that several parts hold is kept once.
     """
 
     source: Literal["mixture"] = Field(description=_SOURCE)
@@ -325,9 +317,9 @@ class Mixture(Source):
     """Share of the tokens of each of two or more parts, which are keys of `texts`. The shares add
     up to 1, and every sample has them, to within a sequence."""
     evaluation_text: Literal["refuse", "leave_out"] = REFUSE
-    """What happens to a part's documents that share 13 tokens in a row with a window of the
-    evaluation text. refuse: the study stops, and says what share of the part they are. leave_out:
-    they are left out, which they have to be if the evaluation text is a part itself."""
+    """What becomes of documents that share 13 tokens in a row with an evaluation window. refuse:
+    the study stops and says their share of the part; leave_out: they are left out, which is needed
+    if the evaluation text is a part itself."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     """Share of each part's documents that is set aside for held-out text: half for
     `study.selection`, half for `study.evaluation.drift`."""
@@ -337,9 +329,8 @@ class TaskDocuments(Settings):
     """How a file stores the documents of a task, and how many there are."""
 
     format: TaskFormat
-    """How the file stores documents. arrow (a stream), parquet, jsonl: rows with the fields of the
-    dataset that lm-eval's own task uses. The others: OLMo's request files of these tasks, which are
-    converted to such rows."""
+    """Rows with the fields of the dataset that lm-eval's own task uses (arrow, a stream; parquet;
+    jsonl), or OLMo's request files of a task, which are converted to such rows."""
     documents: int = Field(ge=1)
     """Number of documents in the task; any other number is refused."""
 
@@ -358,7 +349,7 @@ class HubTask(HubFile, TaskDocuments):
 class LocalTask(LocalSource, TaskDocuments):
     """Documents of a task in a file of your own."""
 
-    path: str = Field(description=_PATH)
+    path: str = Field(description=f"The file. {_PATH}")
 
 
 Model = WheelModel | JoinedModel | HubModel | LocalModel

@@ -44,13 +44,13 @@ LOST = "improvement lost, as a share of the other window's"
 
 @dataclass(frozen=True)
 class _Kind:
-    """A window, and whether it was solved exactly rather than trained."""
+    """A window, and whether it is solved in closed form rather than trained."""
 
     window: int | str
     exact: bool = False
 
     def __str__(self) -> str:
-        return f"{self.window} (solved exactly)" if self.exact else str(self.window)
+        return f"{self.window} (closed form)" if self.exact else str(self.window)
 
     def beside(self, other: "_Kind") -> str:
         return f"{window_label(self.window)} vs. {window_label(other.window)}"
@@ -142,8 +142,8 @@ def gain_difference(evidence: Evidence, settings: Settings) -> Asked:
 def matrix_penalty(evidence: Evidence, settings: Settings) -> Asked:
     """How much less the window of a single matrix gains than each of some `windows`, as a share of
     what that gains, for each amount of text with which several windows were run. The matrix is
-    solved exactly if `exact`, and trained otherwise. All of the windows that fit into memory have
-    to be there, and no others count.
+    solved in closed form if `exact`, and trained otherwise. All of the windows that fit into memory
+    have to be there, and no others count.
     """
     matrix = _Kind(MATRIX, settings["exact"])
     return _for_each(
@@ -259,7 +259,7 @@ def _compared(evidence: Evidence, settings: Settings, wanted: _Kind) -> Iterator
     beside = [_Kind(window) for window in settings["windows"]]
     models = list(_all_windows(evidence))
     if wanted.exact:
-        # What is solved exactly has the calibration sample and no other.
+        # What has a closed form has the calibration sample and no other.
         samples = evidence.study.calibration.samples
         models = [found for found in models if found.sequences == samples]
     for found in models:
@@ -281,7 +281,7 @@ def _compared(evidence: Evidence, settings: Settings, wanted: _Kind) -> Iterator
         if missing := [kind for kind in (wanted, *compared) if kind not in found.names]:
             alike = "" if found.unlike.isdisjoint(missing) else " with the settings of the others"
             reason = f"windows that were not run{alike}: {', '.join(map(str, missing))}"
-            # Whether matrices are solved exactly is a choice of the study's for each model.
+            # Whether matrices are solved in closed form is a choice of the study's for each model.
             left_out = wanted.exact and missing == [wanted] and wanted in elsewhere
             yield Absent(subject, reason, left_out=left_out)
             continue

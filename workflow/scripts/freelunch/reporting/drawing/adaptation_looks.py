@@ -71,7 +71,8 @@ _CRITERIA = (
 _VALUES = {
     ("loss", "distillation"): "distilled",
     ("loss", "relative_squared_error"): "relative loss",
-    ("targets", "behind_sparse"): "behind sparse",
+    ("inputs", "sparse"): "sequential inputs",
+    ("targets", "behind_sparse"): "sequential targets",
     ("lost_residual", "True"): "no residual",
     ("model_dropout", "True"): "dropout active",
     ("train_norms", "True"): "with norms",
@@ -212,7 +213,7 @@ def adaptation_labels(adaptations: Registered) -> dict[str, str]:
             unless these are alike. If two would have the same label, that of the second also has
             its name in the config.
     """
-    firsts, labels = first_of_kinds(adaptations), {NONE: "not adapted"}
+    firsts, labels = first_of_kinds(adaptations), {NONE: "pruned"}
     amounts: dict[Kind, list[list[str]]] = {}
     for settings in adaptations.values():
         amounts.setdefault(Kind.of(settings), []).append(_amounts(settings))
@@ -237,9 +238,8 @@ def first_of_kinds(adaptations: Registered) -> dict[Kind, str]:
 
 
 def _differences(settings: Settings, first: Settings) -> list[str]:
-    """Return in words how an adaptation differs from the first one of its kind: "sparse inputs",
-    "bfloat16", "rank 8". Amounts of text, learning rates, which are chosen for each variant, and
-    memory, which changes no result, do not count.
+    """Return in words how an adaptation differs from the first one of its kind. Amounts of text,
+    learning rates (chosen for each variant) and memory (changes no result) do not count.
     """
     words = []
     for key, value in settings.items():

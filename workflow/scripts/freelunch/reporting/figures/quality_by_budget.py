@@ -61,7 +61,7 @@ def _panel(
     unit, several = AXES[key][1], any(row["seeds"] != "1" for row in rows)
     amounts = [amount / unit for amount in style.numbers(rows, key)]
     finite = style.finite_rows(rows, "perplexity")
-    levels = {each: float(rows[0][f"perplexity_{each}"]) for each in ("unadapted", "dense")}
+    levels = {each: float(rows[0][f"perplexity_{each}"]) for each in ("pruned", "dense")}
     values = style.numbers(finite, "perplexity")
     errors = [*style.numbers(finite, ERROR), *(0.0 for _ in levels)]
     style.log_scale(axes, [*values, *levels.values()], errors)
@@ -84,7 +84,7 @@ def _panel(
         style.widen(axes)
     return ", ".join(
         (
-            style.draw_level(axes, levels["unadapted"], "pruned", ":", "dotted"),
+            style.draw_level(axes, levels["pruned"], "pruned", ":", "dotted"),
             style.draw_level(axes, levels["dense"], "dense", "--", "dashed"),
         )
     )
@@ -139,7 +139,7 @@ reaches that reconstruction.
     data_caption=lambda _: (
         """\
 Retraining and reconstruction in the same units: tokens seen and distinct, steps of the
-optimiser, trained parameters, floating-point operations (of the adaptation, and of the search for
+optimiser, trained parameters, FLOPs (of the adaptation, and of the search for
 its learning rate), wall and processor seconds, peak memory. ``loss_minus_reference``: the mean
 loss minus that of the reconstruction ``reference``, nats per token, with the standard error of the
 paired differences over windows of text.

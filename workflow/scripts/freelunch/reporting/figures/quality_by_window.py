@@ -43,7 +43,7 @@ def draw(rows: Sequence[style.Row], adaptations: Registered, text: str) -> "styl
         values, errors = (style.numbers(finite, key) for key in ("perplexity", ERROR))
         style.log_scale(axes, values, errors)
         style.widen(axes)
-        unadapted = float(here[0]["perplexity_unadapted"])
+        unadapted = float(here[0]["perplexity_pruned"])
         level = style.draw_level(axes, unadapted, "pruned", ":", "dotted")
         seeds = seeds_label({int(row["seeds"]) for row in here})
         amount = f"{int(here[0]['tokens']):,} tokens, {seeds}; {level}"
@@ -97,7 +97,7 @@ def _row(results: Results, by_name: Mapping[str, Mapping[int, Cell]], name: str,
         # To first order the error of a perplexity is the perplexity times the error of the loss.
         ERROR: perplexity[0] * difference[1],
         "adaptation_peak_bytes": max(peaks),
-        "perplexity_unadapted": pairing.perplexity_over_seeds(unadapted, records)[0],
+        "perplexity_pruned": pairing.perplexity_over_seeds(unadapted, records)[0],
     }
 
 
@@ -136,7 +136,7 @@ paired differences over windows of text.
         "first",
         *error_columns("loss_minus_first"),
         ERROR,
-        *("adaptation_peak_bytes", "perplexity_unadapted"),
+        *("adaptation_peak_bytes", "perplexity_pruned"),
     ),
     rows=window_rows,
     drawing=__name__,
