@@ -147,31 +147,6 @@ def test_a_number_without_a_cell_like_it_is_not_run(
     row = joined(wikitext(**study), published(tmp_path, **changes))
     assert (row.verdict, row.ours) == (NOT_RUN, None)
     assert reason in row.reason
-    unknown = "describe it in studies/made-up.yaml first"
-    other = "copy studies/made-up.yaml under another name"
-    assert row.command and (
-        row.command == unknown or "snakemake --cores all" in row.command or other in row.command
-    )
-    assert (row.command == unknown) == ("among its" in reason)
-
-
-def test_the_command_of_a_number_that_was_not_run(tmp_path: Path) -> None:
-    """Windows of another length need another study. OPT has windows of 2048 tokens in this one."""
-
-    def commands(model: str, seqlen: str) -> list[str]:
-        path = published(tmp_path, model=model, seqlen=seqlen)
-        return str(joined(wikitext(), path, names=load_meaning()).command).split(" && ")
-
-    pin, run = commands("llama-2-7b", "4096")
-    assert pin == "make pin STUDY=studies/paper.yaml MODELS=llama-2-7b"
-    assert run.endswith(
-        "--config study=studies/paper.yaml models=llama-2-7b -- "
-        "results/paper/records/llama-2-7b__wanda-u50__none__seed0.json"
-    )
-    (todo,) = commands("llama-2-7b", "2048")
-    assert todo == "copy studies/paper.yaml under another name, with windows of 2048 first"
-    run = commands("opt-125m", "2048")[-1]
-    assert "study=studies/paper.yaml models=opt-125m -- results/paper/records/" in run
 
 
 def answered(study: Study, documents: int = 277, **accuracies: float) -> dict[Cell, dict[str, Any]]:

@@ -99,12 +99,12 @@ class RunningJob:
 
     def __init__(self, name: str, log: Path, planned_s: float = 1.0, waits: bool = False) -> None:
         self.name, self.log, self.planned_s, self._waits = name, log, planned_s, waits
-        self.began, self._before = time.monotonic(), _version(log)
+        self.began, self._before = time.monotonic(), version_of(log)
 
     @property
     def has_begun(self) -> bool:
         """Whether the job has written to its log."""
-        return _version(self.log) not in (None, self._before)
+        return version_of(self.log) not in (None, self._before)
 
     def last_line(self) -> tuple[str, float]:
         """Return what the job said last, and the share of its work that is done; "" if nothing."""
@@ -417,7 +417,8 @@ def _text(path: Path, most_bytes: int | None = None) -> str:
         return ""
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
+def version_of(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes whenever a file is written; None if it is not there."""
     try:
         found = path.stat()
     except OSError:

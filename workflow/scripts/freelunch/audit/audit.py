@@ -11,7 +11,7 @@ from freelunch.audit.answers import PrunedModelAnswer, answer_text, gather_answe
 from freelunch.audit.claim_verdicts import ClaimVerdict, PartVerdict, audit_claims
 from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.findings import Result, perplexity_table, results_of
+from freelunch.audit.findings import Result, findings_of
 from freelunch.audit.layouts import layout
 from freelunch.audit.provenance import (
     Provenance,
@@ -107,14 +107,15 @@ def audit_records(study: Study, records: Records, folder: Path) -> Audit:
     regimes, answers = load_regimes(), gather_answers(evidence)
     asked, published, meaning = load_claims(), load_published(), load_meaning()
     claims = audit_claims(evidence, asked)
+    results, table = findings_of(study, answers, claims)
     return Audit(
         study=study.name,
         config_file=study.source,
         scope=scope_text(study, records, regimes),
         worth=worth_text(study, records, regimes),
         answer=answer_text(study, answers),
-        results=results_of(study, answers, claims),
-        table=perplexity_table(study, answers, claims),
+        results=results,
+        table=table,
         doubts=evidence.doubts,
         found=answers,
         claims=claims,

@@ -15,11 +15,13 @@ from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
 from freelunch.audit.evidence import PERPLEXITY
 from freelunch.audit.verdicts import BESIDE, FAILS, HOLDS, IN_PART, Number, kind
 from freelunch.reporting.drawing.adaptation_looks import marks
+from freelunch.reporting.formatting import short_tokens
 from freelunch.study.study import Study
 
 Value = TypeVar("Value")
 # What the sentence about windows compares them with.
 _BLOCK = " vs. one block"
+_LEARNT = "Retraining's lead looks like learnt text."
 # How many retrainings a sentence names.
 _MOST = 2
 
@@ -35,29 +37,21 @@ class Result:
     lacks: str = ""
 
 
-def results_of(
+def findings_of(
     study: Study, answers: Sequence[PrunedModelAnswer], claims: Sequence[ClaimVerdict]
-) -> list[Result]:
-    """Return the results of a study, each of which may lack cells; none without a reconstruction
-    beside its pruned and its dense model.
+) -> tuple[list[Result], list[list[str]]]:
+    """Return the results of a study, each of which may lack cells, and a table, its heads first:
+    the perplexity of the reference and of each retraining at each budget that several of them have.
+    Without a reconstruction beside its pruned and its dense model, there are none.
     """
     found = _Found.of(study, answers, claims)
     if found is None:
-        return []
-    return [
+        return [], []
+    results = [
         *(found.recovery(), found.tokens(), found.learnt_text()),
         *(found.windows(), found.criteria()),
     ]
-
-
-def perplexity_table(
-    study: Study, answers: Sequence[PrunedModelAnswer], claims: Sequence[ClaimVerdict]
-) -> list[list[str]]:
-    """Return the rows of a table, its heads first: the perplexity of the reference and of each
-    retraining at each budget that several of them have; none with one such budget.
-    """
-    found = _Found.of(study, answers, claims)
-    return [] if found is None else found.table()
+    return results, found.table()
 
 
 @dataclass(frozen=True)
@@ -168,17 +162,11 @@ class _Found:
             return Result("What retraining learns from the text", lacks=lacks)
         leads = any(each.beside_first.verb == "lowers" for each in self.rivals if each.beside_first)
         is_ahead = any(left < own for _, _, left in beside)
-        head = (
-            "Retraining leads beyond the text."
-            if is_ahead
-            else "Retraining's lead looks like learnt text."
-        )
+        head = "Retraining leads beyond the text." if is_ahead else _LEARNT
         levels = [f"{level} ({self.label(each)})" for each, level, _ in beside]
         above = [f"{left:.3f}" for _, _, left in beside]
         return Result(
-            ("Retraining leads beyond the text." if is_ahead else head)
-            if leads
-            else "Retraining has no lead.",
+            head if leads else "Retraining has no lead.",
             f"The same retraining takes the dense model from {dense.text} to {_and(levels)}. "
             f"Pruned models end {_and(above)} nats above these; reconstruction, which learns from "
             f"the dense model alone, {own:.3f} above the dense model.",
@@ -284,9 +272,7 @@ def _percent(share: Number) -> str:
 
 
 def _short(each: AdaptationAnswer) -> str:
-    """Return the tokens that an adaptation saw: 131k for 131,072."""
-    tokens = int(each.tokens or 0)
-    return f"{tokens // 1000}k" if tokens >= 1000 else f"{tokens}"
+    return short_tokens(each.tokens or 0)
 
 
 def _times(ratio: Finding, of: str = "") -> str:

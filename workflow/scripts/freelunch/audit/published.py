@@ -17,18 +17,16 @@ from pathlib import Path
 from statistics import fmean
 
 from freelunch.analysis.pairing import mean_over_seeds, measured_perplexity, seed_groups
-from freelunch.audit.claim_verdicts import command, snakemake
+from freelunch.audit.claim_verdicts import command
 from freelunch.audit.claims import DATA
 from freelunch.audit.evidence import Evidence
 from freelunch.core.errors import UserError
 from freelunch.records.record import Record
 from freelunch.reporting.formatting import parts_text
 from freelunch.study.cell import DENSE, NONE, Cell
-from freelunch.study.paths import Paths
 from freelunch.study.patterns import Pattern
-from freelunch.study.pins import pin_command
 from freelunch.study.registry import REPOSITORY
-from freelunch.study.sources import AnyText, Hub, HubFile, Mixture, Wheel, WheelFiles
+from freelunch.study.sources import AnyText, HubFile, Mixture, Wheel, WheelFiles
 from freelunch.study.steps import EVALUATE_CELL, JOINED
 from freelunch.study.study import Study
 
@@ -126,7 +124,7 @@ COLUMNS = tuple(column.name for column in fields(Published))
 
 @dataclass(frozen=True)
 class ComparedNumber(Published):
-    """A published number beside ours; without a cell it is `not run`, and `command` runs it."""
+    """A published number beside ours, which `command` repeats; without a cell it is `not run`."""
 
     tolerance: float
     verdict: str
@@ -230,8 +228,7 @@ def _compared(
     tolerance = TOLERANCES[published.trust]
     compared = partial(ComparedNumber, **vars(published), tolerance=tolerance)
     if missing := _why_not_run(published, cells, evidence, meaning):
-        how = _running(published, meaning)
-        return compared(verdict=NOT_RUN, reason=missing, command=how)
+        return compared(verdict=NOT_RUN, reason=missing)
     records = [evidence.records[cell] for cell in cells]
     if published.tasks:
         ours, error = _accuracy(published.tasks, records)
@@ -335,24 +332,6 @@ def _unlike_windows(published: Published, study: Study, meaning: Study) -> str |
         measured = f"measured on `{settings.text}` ({_text_identity(ours)})"
         return f"{measured}, not on {_text_identity(text)}"
     return None
-
-
-def _running(published: Published, meaning: Study) -> str:
-    if _unnamed(published, meaning):
-        return f"describe it in {meaning.source} first"
-    length = meaning.perplexity_of(published.model).length
-    if published.tasks and not meaning.asks_tasks(published.cell):
-        return f"put `tasks` of studies/zero_shot.yaml into {meaning.source} first"
-    if not published.tasks and published.seqlen is None:
-        return "ask its authors for the length of the windows first"
-    if not published.tasks and published.seqlen != length:
-        return f"copy {meaning.source} under another name, with windows of {published.seqlen} first"
-    # The other models of the study may have no pins.
-    choice = f"models={published.model} -- {Paths(meaning.name).record(published.cell)}"
-    run = f"{snakemake(meaning.source)} {choice}"
-    if isinstance(meaning.model(published.model), Hub):
-        return f"{pin_command(meaning.source)} MODELS={published.model} && {run}"
-    return run
 
 
 def _text_identity(text: AnyText) -> str:

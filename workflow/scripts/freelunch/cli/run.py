@@ -15,7 +15,7 @@ from typing import Any
 
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
-from snakemake_logger_plugin_freelunch.story import COMMAND, INTERRUPTED, resume
+from snakemake_logger_plugin_freelunch.story import COMMAND, INTERRUPTED, resume, version_of
 
 # Seconds between two looks at jobs of an earlier run, or at the records of the first finding.
 POLL_S = 2.0
@@ -175,12 +175,12 @@ class EarlyFindings(threading.Thread):
         look_s: float = LOOK_S,
     ) -> None:
         super().__init__(daemon=True)
-        self._missing = {path: _version(path) for path in records}
+        self._missing = {path: version_of(path) for path in records}
         self._command, self._tell, self._look_s = command, tell, look_s
         self._over = threading.Event()
 
     def run(self) -> None:
-        while any(_version(path) in (None, old) for path, old in self._missing.items()):
+        while any(version_of(path) in (None, old) for path, old in self._missing.items()):
             if self._over.wait(min(POLL_S, self._look_s)):
                 return
         tell = self._tell
@@ -198,14 +198,6 @@ class EarlyFindings(threading.Thread):
         self._over.set()
         if self.is_alive():
             self.join()
-
-
-def _version(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns
 
 
 def handle_sigterm_in_thread(then: Callable[[], object]) -> None:

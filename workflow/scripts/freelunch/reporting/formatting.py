@@ -95,6 +95,11 @@ def range_text(values: Sequence[float], form: str) -> str:
     return least if least == most else f"{least} to {most}"
 
 
+def short_tokens(tokens: float) -> str:
+    """Return a number of tokens in short: 131k for 131,072."""
+    return f"{tokens // 1000:.0f}k" if tokens >= 1000 else f"{tokens:.0f}"
+
+
 def three_digits(value: float | None) -> str:
     """Return a number with three significant digits, or with all digits before the point."""
     return rounded(value, value / 10) if value else NOTHING

@@ -8,7 +8,12 @@ from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import Registered, criteria_marks, marks
 from freelunch.reporting.figures import Figure, looks_and_text
 from freelunch.reporting.figures.perplexity_by_criterion import Point
-from freelunch.reporting.formatting import criterion_label, pattern_label, seeds_label
+from freelunch.reporting.formatting import (
+    criterion_label,
+    pattern_label,
+    seeds_label,
+    short_tokens,
+)
 from freelunch.study.cell import DENSE, NONE
 
 PANEL_INCHES = 3.2
@@ -56,7 +61,7 @@ def _panel(
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(places, ["not\nadapted", *map(_amount, budgets)])
+    axes.set_xticks(places, ["not\nadapted", *map(short_tokens, budgets)])
     points = [(places[0], Point.of(row)) for row in without]
     at_budgets = zip(style.numbers(adapted, "tokens"), map(Point.of, adapted), strict=True)
     points += sorted(at_budgets, key=itemgetter(0))
@@ -86,14 +91,6 @@ def _panel(
             ends[name] = last, point.perplexity, look.colour
     style.name_ends(axes, ends)
     return style.draw_level(axes, dense, "dense", "--", "dashed")
-
-
-def _amount(tokens: float) -> str:
-    rounded = float(f"{tokens:.3g}")
-    for unit, name in ((1e6, "M"), (1e3, "k")):
-        if rounded >= unit:
-            return f"{rounded / unit:g}{name}"
-    return f"{rounded:g}"
 
 
 FIGURE = Figure(
