@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from freelunch.audit.audit import Audit, audit_study
+from freelunch.audit.audit import Audit, audit_records
 from freelunch.audit.effects import TABLES_OF_CLAIMS
 from freelunch.audit.page import page_texts
 from freelunch.audit.rebuild_docs import write_results
@@ -54,7 +54,7 @@ def make_audited(root):
     shutil.copytree(ROOT / "docs" / "laptop", root)
     study, source = Study.load(Path("config.yaml"), ROOT), root / "records"
     results = Results(study, load_records(study, source), source)
-    audit = audit_study(study, source)
+    audit = audit_records(study, results.records, source)
     write_json(root / "audit" / "audit.json", audit.as_json())
     for file, text in table_texts(results, TABLES_OF_CLAIMS).items():
         write_atomically(root / file, text)

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 COMMAND = "FREELUNCH_COMMAND"
 # This workflow's own events: the plan at the start, the first finding, and the summary or the error
 # at the end.
-PLAN, FOUND = "freelunch_plan", "freelunch_found"
-SUMMARY, STOPPED = "freelunch_summary", "freelunch_stopped"
+_EVENTS = ("plan", "found", "summary", "stopped")
+PLAN, FOUND, SUMMARY, STOPPED = (f"freelunch_{name}" for name in _EVENTS)
 # Snakemake's messages when Ctrl-C ends a run, and when SIGTERM does by its own handler.
 INTERRUPTED = ("Terminating processes on user request", "Will exit after finishing")
 _STOPPING = (

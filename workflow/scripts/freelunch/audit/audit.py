@@ -31,7 +31,6 @@ from freelunch.audit.published_claims import (
     audit_published_claims,
 )
 from freelunch.audit.scope import load_regimes, scope_text, worth_text
-from freelunch.records.read import load_records
 from freelunch.study.study import Study
 
 # More numbers of a part than these are counted in `verdicts.md`; the page has each.
@@ -70,10 +69,9 @@ class Audit:
     def findings(self) -> str:
         """Return what was found of the paper's results, and what the study lacks, as Markdown."""
         lines = [f"- **{each.head}** {each.text}" for each in self.results if each.text]
-        for row, line in enumerate(self.table):
-            lines += [] if row else [""]
-            lines.append(f"| {' | '.join(line)} |")
-            lines += [] if row else [f"|---|{'---:|' * (len(line) - 1)}"]
+        rows = [f"| {' | '.join(line)} |" for line in self.table]
+        lines += ["", rows[0], f"|---|{'---:|' * (len(self.table[0]) - 1)}"] if rows else []
+        lines += rows[1:]
         lacking = [f"{each.head.lower()} ({each.lacks})" for each in self.results if each.lacks]
         lines += ["", f"Not said, for lack of cells: {'; '.join(lacking)}."] if lacking else []
         return "\n".join(lines)
@@ -93,16 +91,10 @@ def json_of(value: Any) -> dict[str, Any]:
     return asdict(value, dict_factory=mapping)
 
 
-def audit_study(study: Study, folder: Path | None = None) -> Audit:
-    """Return the audit of a finished study, whose records may be in a folder of their own.
-    UserError: a record is missing, was altered or was made with other settings than today's; a file
-    of `workflow/data/` is malformed.
-    """
-    return audit_records(study, load_records(study, folder), folder or study.paths.records)
-
-
 def audit_records(study: Study, records: Records, folder: Path) -> Audit:
-    """Return the audit of a study whose records are already loaded; see `audit_study`."""
+    """Return the audit of a study whose records were read from a folder. UserError: a file of
+    `workflow/data/` is malformed.
+    """
     evidence = Evidence(study, records, folder)
     regimes, answers = load_regimes(), gather_answers(evidence)
     asked, published, meaning = load_claims(), load_published(), load_meaning()

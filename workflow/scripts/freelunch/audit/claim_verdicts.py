@@ -321,5 +321,5 @@ def reason_text(findings: Sequence[Any], verdict: str, without: str) -> str:
 def command(study: Study, cells: Sequence[Cell], rule: str) -> str:
     """Return the command that runs a rule again for some cells."""
     records = " ".join(str(study.paths.record(cell)) for cell in dict.fromkeys(cells))
-    run = "snakemake --cores all --workflow-profile workflow/profiles/local"
-    return f"{run} --config study={study.source} --forcerun {rule} -- {records}"
+    run = "snakemake --cores all --workflow-profile workflow/profiles/local --config"
+    return f"{run} study={study.source} --forcerun {rule} -- {records}"

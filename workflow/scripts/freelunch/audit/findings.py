@@ -8,7 +8,6 @@ and the terminal show them.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 from freelunch.audit.answers import AdaptationAnswer, PrunedModelAnswer
 from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
@@ -18,10 +17,9 @@ from freelunch.reporting.drawing.adaptation_looks import marks
 from freelunch.reporting.formatting import short_tokens
 from freelunch.study.study import Study
 
-Value = TypeVar("Value")
-# What the sentence about windows compares them with.
+# What windows are compared with.
 _BLOCK = " vs. one block"
-_LEARNT = "Retraining's lead looks like learnt text."
+_LEADS = ("Retraining's lead looks like learnt text.", "Retraining leads beyond the text.")
 # How many retrainings a sentence names.
 _MOST = 2
 
@@ -70,9 +68,10 @@ class _Found:
         model = min(answers, key=lambda each: each.rank, default=None)
         if model is None or model.dense is None or model.unadapted is None:
             return None
-        by_name = {each.adaptation: each for each in model.adaptations}
-        names = [name for name in study.comparisons.references if name in by_name]
-        return cls(study, model, claims, by_name[names[0]]) if names else None
+        order = study.comparisons.references
+        local = [each for each in model.adaptations if each.adaptation in order]
+        first = min(local, key=lambda each: order.index(each.adaptation), default=None)
+        return cls(study, model, claims, first) if first else None
 
     @cached_property
     def by_name(self) -> Mapping[str, AdaptationAnswer]:
@@ -105,7 +104,7 @@ class _Found:
         known = [(each, each.recovered) for each in self.budgets(reference.adaptation)]
         shares = [
             f"{_percent(share)} with {_short(each)}{_few(each.seeds)}"
-            for each, share in _ends(known)
+            for each, share in (*known[:1], *known[1:][-1:])
             if share and share.value is not None
         ]
         text = (
@@ -161,12 +160,11 @@ class _Found:
             lacks = "the dense model with the same retraining (`criteria: [dense]`)"
             return Result("What retraining learns from the text", lacks=lacks)
         leads = any(each.beside_first.verb == "lowers" for each in self.rivals if each.beside_first)
-        is_ahead = any(left < own for _, _, left in beside)
-        head = "Retraining leads beyond the text." if is_ahead else _LEARNT
+        ahead = any(left < own for _, _, left in beside)
         levels = [f"{level} ({self.label(each)})" for each, level, _ in beside]
         above = [f"{left:.3f}" for _, _, left in beside]
         return Result(
-            head if leads else "Retraining has no lead.",
+            _LEADS[ahead] if leads else "Retraining has no lead.",
             f"The same retraining takes the dense model from {dense.text} to {_and(levels)}. "
             f"Pruned models end {_and(above)} nats above these; reconstruction, which learns from "
             f"the dense model alone, {own:.3f} above the dense model.",
@@ -201,7 +199,7 @@ class _Found:
         if not left:
             return Result("The criterion", lacks=self._lacks("C3"))
         heads = {HOLDS: "The criterion hardly matters.", FAILS: "The criterion still matters."}
-        ends = [each for _, each in _ends(left)]
+        ends = [each for _, each in (*left[:1], *left[1:][-1:])]
         shares = [
             f"{_percent(each)} with {_short(self._adapted(each))}{_few(each.seeds)}"
             for each in ends
@@ -267,8 +265,7 @@ class _Found:
 
 
 def _percent(share: Number) -> str:
-    assert isinstance(share.value, float)
-    return f"{100 * share.value:.0f} %"
+    return f"{100 * float(share.value or 0):.0f} %"
 
 
 def _short(each: AdaptationAnswer) -> str:
@@ -285,11 +282,6 @@ def _times(ratio: Finding, of: str = "") -> str:
 
 def _few(seeds: int | None) -> str:
     return {1: " (one seed)", 2: " (two seeds)"}.get(seeds or 0, "")
-
-
-def _ends(members: Sequence[Value]) -> Sequence[Value]:
-    """Return the first and the last of them."""
-    return members if len(members) < 2 else [members[0], members[-1]]
 
 
 def _and(words: Sequence[str]) -> str:

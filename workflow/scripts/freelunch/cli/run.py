@@ -19,10 +19,8 @@ from snakemake_logger_plugin_freelunch.story import COMMAND, INTERRUPTED, resume
 
 # Seconds between two looks at jobs of an earlier run, or at the records of the first finding.
 POLL_S = 2.0
-# Seconds of planned work from which on a run tells its first finding.
-WORTH_S = 600.0
-# Seconds between two looks at all that has finished.
-LOOK_S = 600.0
+# Seconds of planned work that are worth a first finding, and between two looks at all findings.
+WORTH_S = LOOK_S = 600.0
 
 
 def check_options(options: Sequence[str]) -> None:
@@ -196,8 +194,7 @@ class EarlyFindings(threading.Thread):
     def end(self) -> None:
         """Wait until nothing is written any more."""
         self._over.set()
-        if self.is_alive():
-            self.join()
+        self.join()
 
 
 def handle_sigterm_in_thread(then: Callable[[], object]) -> None:

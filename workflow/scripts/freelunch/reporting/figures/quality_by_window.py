@@ -13,8 +13,7 @@ from freelunch.reporting.results import Results
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import RECONSTRUCT_WINDOW
 
-PANEL_INCHES = 2.6
-LEGEND_INCHES = 0.2
+PANEL_INCHES, LEGEND_INCHES = 2.6, 0.2
 ERROR = "perplexity_error_beside_first"
 
 
@@ -59,9 +58,8 @@ def draw(rows: Sequence[style.Row], adaptations: Registered, text: str) -> "styl
 
 
 def window_rows(results: Results) -> list[Row]:
-    """Return a row for each window of a pruned model, for each amount of text that several windows
-    saw: over the seeds that it shares with the first of them, which is the reference if that is
-    among them.
+    """Return a row for each window that others of the pruned model saw as much text as, over the
+    seeds that it shares with the first of them, which is the reference if that is among them.
     """
     comparisons, rows = results.study.comparisons, []
     order = [*comparisons.references, *comparisons.adaptations]
