@@ -251,7 +251,7 @@ def test_of_a_poisoned_study_no_verdict_stands() -> None:
     assert found["verdict"] == UNDECIDED
     assert "17 of 18 windows kept" in found["parts"][0]["reason"]
     answer = answer_text(study, gather_answers(evidence))
-    assert "no finding (tiny/dense/none/seed0: the dense perplexity" in answer
+    assert "No finding (tiny/dense/none/seed0: the dense perplexity" in answer
     of_all, of_recon, of_full = (f"no finding: {each}" for each in (HALVED, KEPT_PRUNED, BELOW))
     assert {row["adaptation"]: row["marks"] for row in evidence.means[1:]} == {
         "none": of_all,
