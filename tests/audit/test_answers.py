@@ -67,7 +67,7 @@ def test_the_answer_is_about_the_reference_and_its_first_rivals_on_as_many_token
         "tiny, pruned by Wanda (50 % unstructured), from 46.0 to "
     )
     assert " of the loss that pruning adds; on as many tokens, retraining reaches " in answer
-    lower = r"[\d.]+ % lower, 95 %: [\d.]+ to [\d.]+ %\)"
+    lower = r"[\d.]+ % below that, 95 %: [\d.]+ to [\d.]+ %\)"
     assert re.search(rf"37.0 \(all weights; {lower} and 36.0 \(MaskLoRA; {lower}\.$", answer)
     more = {"full": 290.0, "masklora": 40.0, "lora": 41.0, "biases": 42.0}
     answer = answer_of(study_of(*more), more)

@@ -1,8 +1,7 @@
 """What a study found: a sentence for each result of the paper, and a table of perplexities.
 
-They follow from the answers and verdicts of an audit, and are about its first pruned model, the one
-that most adaptations start from, and there about the reference. README, `docs/index.md`, the page
-and the terminal show them.
+They follow from an audit, and are about the pruned model that most adaptations start from, and
+there about the reference. README, `docs/index.md` and the page show them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,17 +17,15 @@ from freelunch.reporting.formatting import short_tokens
 from freelunch.study.study import Study
 
 # What windows are compared with.
-_BLOCK = " vs. one block"
-_LEADS = ("Retraining's lead looks like learnt text.", "Retraining leads beyond the text.")
+_BLOCK, _MATRICES = " vs. one block", "single matrices"
+_LEADS = ("Retraining's lead may be learning the text.", "Retraining leads beyond the text.")
 # How many retrainings a sentence names.
 _MOST = 2
 
 
 @dataclass(frozen=True)
 class Result:
-    """A result of the paper: what was found in a few words and in sentences, or else what the
-    study lacks for it.
-    """
+    """A result of the paper, in a few words and in sentences; or else what the study lacks."""
 
     head: str
     text: str = ""
@@ -38,9 +35,8 @@ class Result:
 def findings_of(
     study: Study, answers: Sequence[PrunedModelAnswer], claims: Sequence[ClaimVerdict]
 ) -> tuple[list[Result], list[list[str]]]:
-    """Return the results of a study, each of which may lack cells, and a table, its heads first:
-    the perplexity of the reference and of each retraining at each budget that several of them have.
-    Without a reconstruction beside its pruned and its dense model, there are none.
+    """Return the results of a study, and a table, its heads first: the perplexity of the reference
+    and of each retraining, by budget. Without a reconstruction beside its models, there are none.
     """
     found = _Found.of(study, answers, claims)
     if found is None:
@@ -135,17 +131,20 @@ class _Found:
             return Result("The tokens that it saves", lacks=self._lacks("C1b"))
         heads = {HOLDS: "A tenth of the tokens suffices.", FAILS: "No tenfold saving."}
         others = [
-            f"{'with a dense teacher' if part.settings['distilled'] else 'all weights need'} "
+            f"{'distilled from the dense model' if part.settings['distilled'] else 'all weights'} "
             f"{str(each.text).partition(' (')[0]}"
             for part, each in ratios
             if part.role == BESIDE and each.about == number.about
         ]
         text = (
-            f"To match {_short(self.reference)}-token reconstruction, the best parameter-efficient "
-            f"retraining needs {_times(number, ' its tokens')}; {'; '.join(others)}."
+            f"To match reconstruction on {_short(self.reference)} tokens, the best parameter-"
+            f"efficient retraining needs {_times(number, ' as many')}; {'; '.join(others)}."
         )
-        for each in (each for name, each in deciding.items() if self._has_sequential_inputs(name)):
-            text += f" Beside reconstruction on sequential inputs, it needs {_times(each)}."
+        for name, each in deciding.items():
+            if self._has_sequential_inputs(name):
+                text += f" If blocks are reconstructed on sequential inputs: {_times(each)}."
+            elif name == self.budgets(number.about)[-1].adaptation != number.about:
+                text += f" On {_short(self.by_name[name])}: {_times(each)}."
         return Result(heads.get(kind(number.verdict), "A tenfold saving remains open."), text)
 
     def learnt_text(self) -> Result:
@@ -165,9 +164,9 @@ class _Found:
         above = [f"{left:.3f}" for _, _, left in beside]
         return Result(
             _LEADS[ahead] if leads else "Retraining has no lead.",
-            f"The same retraining takes the dense model from {dense.text} to {_and(levels)}. "
-            f"Pruned models end {_and(above)} nats above these; reconstruction, which learns from "
-            f"the dense model alone, {own:.3f} above the dense model.",
+            f"On {_short(self.reference)} tokens, the same retraining takes the dense model from "
+            f"{dense.text} to {_and(levels)}. Pruned models stay {_and(above)} nats behind these; "
+            f"reconstruction, taught by the dense model alone, stays {own:.3f} behind that.",
         )
 
     def windows(self) -> Result:
@@ -180,17 +179,18 @@ class _Found:
         }
         if not lost:
             return Result("The size of windows", lacks=self._lacks("C2"))
+        alike = [name for name in lost if name != _MATRICES and kind(lost[name].verdict) == HOLDS]
         heads = {
             HOLDS: "Window size hardly matters.",
-            IN_PART: "Window size hardly matters, within bounds.",
+            IN_PART: f"{_and(alike or ['some']).capitalize()} match one block.",
             FAILS: "Window size matters.",
         }
         texts = [f"{name} {_percent(each)}" for name, each in lost.items()]
-        one = next(iter(lost.values()))
+        *_, one = lost.values()
         return Result(
             heads.get(self._verdict("C2"), "Whether window size matters is open."),
-            f"What windows lose of the improvement of one block, with {_short(self._adapted(one))} "
-            f"tokens: {', '.join(texts)}{_few(one.seeds)}.",
+            f"On {_short(self._adapted(one))} tokens, other windows lose these shares of one "
+            f"block's improvement: {', '.join(texts)}{_few(one.seeds)}.",
         )
 
     def criteria(self) -> Result:
@@ -198,18 +198,18 @@ class _Found:
         left = self._numbers("gap_left")
         if not left:
             return Result("The criterion", lacks=self._lacks("C3"))
-        heads = {HOLDS: "The criterion hardly matters.", FAILS: "The criterion still matters."}
         ends = [each for _, each in (*left[:1], *left[1:][-1:])]
         shares = [
             f"{_percent(each)} with {_short(self._adapted(each))}{_few(each.seeds)}"
             for each in ends
         ]
         one, _, others = ends[0].about.partition(" vs. ")
+        heads = {HOLDS: "The criterion hardly matters.", FAILS: f"{one} pruning stays behind."}
         behind = [str(each.text).partition(" (")[0] for _, each in self._numbers("criteria_behind")]
         return Result(
             heads.get(self._verdict("C3c"), "Whether the criterion matters is open."),
-            f"Of the gap between {one} and {others.replace('/', ', ')}, reconstruction leaves "
-            f"{_and(shares)} tokens{f', a loss {behind[-1]} above theirs' if behind else ''}.",
+            f"Of {one} pruning's distance to {others.replace('/', ', ')}, reconstruction leaves "
+            f"{_and(shares)} tokens{f', then {behind[-1]}' if behind else ''}.",
         )
 
     def table(self) -> list[list[str]]:

@@ -129,9 +129,9 @@ def interim_text(study: Study) -> str:
     if known.waiting:
         lines.append(f"Finished before their dense models: {', '.join(first_of(known.waiting))}.")
     others = {*known.records, *known.outdated, *known.waiting}
+    lines += findings(audit.as_json())
     if missing := [cell for cell in study.cells if cell not in others]:
         lines.append(f"Not yet: {', '.join(first_of(missing))}.")
-    lines += findings(audit.as_json())
     if known.study.is_unfinished:
         lines.append("Verdicts may change with each cell that finishes.")
     lines.append(f"page    {folder / PAGE}")
