@@ -8,13 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from freelunch.costs.cost import Work
-from freelunch.costs.pass_costs import (
-    capture_work,
-    drift_work,
-    loss_work,
-    prune_work,
-    task_work,
-)
+from freelunch.costs.pass_costs import capture_work, drift_work, loss_work, prune_work, task_work
 from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reads_dense_states, reconstruction_work
@@ -25,8 +19,11 @@ from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import Probe, probe_settings
 from freelunch.study.windows import split_windows
 
+# What a job counted, from its run facts.
+Counts = Mapping[str, Any]
 
-def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
+
+def operations(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
     """Return the floating-point operations of a job, by the counts in its run facts, as `flops`;
     empty for a rule that counts none. An adaptation that learns from the dense model also has
     `dense_flops`: its share of the dense pass that made its training data, whether for this cell
@@ -57,7 +54,7 @@ def operations(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str
     return {"flops": work.total()}
 
 
-def _adapting(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
+def _adapting(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
     (sequences, length), checked = _sample(counts), counts.get("checked")
     settings = read_adaptation(counts["adaptation"])
     if rule == steps.RECONSTRUCT_WINDOW:
@@ -74,7 +71,7 @@ def _adapting(rule: str, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str,
     return flops
 
 
-def _finding(shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
+def _finding(shapes: Shapes, counts: Counts) -> dict[str, int]:
     """Return the operations of probes, which are those of an adaptation of fewer sequences and
     windows.
     """
@@ -89,5 +86,5 @@ def _finding(shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, int]:
     return {"flops": counts["rates"] * of_one["flops"]}
 
 
-def _sample(counts: Mapping[str, Any]) -> tuple[int, int]:
+def _sample(counts: Counts) -> tuple[int, int]:
     return counts["sequences"], counts["length"]
