@@ -312,7 +312,7 @@ def test_metrics_and_plots_show_the_study(pulled):
     images = [path for path in (page.parent / "static").iterdir() if path.suffix == ".png"]
     figures = (pulled.path / "results" / "laptop" / "figures").glob("*.png")
     drawn = sorted(figure.read_bytes() for figure in figures)
-    assert len(drawn) == 6 and sorted(image.read_bytes() for image in images) == drawn
+    assert len(drawn) == 4 and sorted(image.read_bytes() for image in images) == drawn
 
 
 def perplexity(record: dict) -> float:

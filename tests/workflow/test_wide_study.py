@@ -235,7 +235,7 @@ def test_a_choice_on_the_evaluation_text_is_marked_wherever_it_appears(wide):
     lines = [
         line for line in summary.splitlines() if line.startswith("| ") and "as_the_paper" in line
     ]
-    assert len(lines) >= 2 and all("chosen on the evaluation text" in line for line in lines)
+    assert lines and all("chosen on the evaluation text" in line for line in lines)
     with (tables / "summary.csv").open() as file:
         selected = {row["adaptation"]: row["selected_on"] for row in csv.DictReader(file)}
     assert (selected["as_the_paper"], selected["searched"]) == ("evaluation", "calibration")
