@@ -51,7 +51,7 @@ def budgets(**changes: Any) -> Rows:
         {
             **row,
             "series": series,
-            "adaptation": adaptations[series],
+            "adaptation": adaptations[series] if tokens == 8192 else f"{series} {tokens}",
             "tokens": tokens,
             "peak_bytes": tokens * 1e5,
             "perplexity": perplexity,
@@ -67,14 +67,15 @@ def budgets_figure(data: Rows) -> Figure:
 
 
 @pytest.mark.parametrize("on", ["", "evaluation"])
-def test_every_series_is_drawn_against_tokens_and_memory(on: str) -> None:
+def test_every_series_is_drawn_against_tokens_and_at_equal_tokens_memory(on: str) -> None:
     figure = budgets_figure(budgets(selected_on=on))
     assert_words_inside(figure)
-    labels = ["tokens seen", "peak memory of a job (GB)"]
+    labels = ["tokens seen", "peak memory of a job (GB), 8k tokens"]
     assert [axes.get_xlabel() for axes in figure.axes] == labels
-    for axes, unit in zip(figure.axes, (1.0, 1e-4), strict=True):
+    for axes, unit, budgets_shown in zip(figure.axes, (1.0, 1e-4), (3, 1), strict=True):
         assert len(axes.containers) == len(POINTS)
-        for (line, *_), points in zip(axes.containers, POINTS.values(), strict=True):
+        for (line, *_), all_points in zip(axes.containers, POINTS.values(), strict=True):
+            points = all_points[:budgets_shown]
             assert list(line.get_xdata()) == pytest.approx([x * unit for x, _ in points])
             assert list(line.get_ydata()) == [y for _, y in points]
     shown = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -89,12 +90,12 @@ def test_every_series_is_drawn_against_tokens_and_memory(on: str) -> None:
 
 def test_what_is_not_finite_is_said_and_in_no_line() -> None:
     data = budgets()
-    data[-1]["perplexity"] = data[1]["perplexity"] = "nan"
+    data[-1]["perplexity"] = data[1]["perplexity"] = "nan"  # masklora and a larger reconstruction
     data[0]["perplexity_pruned"] = "nan"
     figure = budgets_figure(data)
-    for axes, unit in zip(figure.axes, (1.0, 1e-4), strict=True):
+    for axes, unit, lost in zip(figure.axes, (1.0, 1e-4), ((24576, 8192), (8192,)), strict=True):
         said = [text.xy for text in axes.texts if text.get_text() == "not finite"]
-        assert said == [pytest.approx((tokens * unit, 1.0)) for tokens in (24576, 8192)]
+        assert said == [pytest.approx((tokens * unit, 1.0)) for tokens in lost]
     assert len(figure.axes[0].containers[0][0].get_xdata()) == 2
     assert "pruned: not finite" in figure.axes[0].get_title(loc="left")
 

@@ -7,12 +7,12 @@ from freelunch.analysis.budget_effect import BUDGET_COLUMNS
 from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import Mark, Registered, marks
 from freelunch.reporting.figures import Figure, looks_and_text
-from freelunch.reporting.formatting import pruned_model_label, seeds_label
+from freelunch.reporting.formatting import pruned_model_label, seeds_label, short_tokens
 
 PANEL_INCHES = 2.6
 LEGEND_INCHES = 0.2
 # The axes, their labels, and the units that their values are divided by.
-AXES = {"tokens": ("tokens seen", 1.0), "peak_bytes": ("peak memory of a job (GB)", 1e9)}
+AXES = {"tokens": ("tokens seen", 1.0), "peak_bytes": ("peak memory of a job (GB), {} tokens", 1e9)}
 ERROR = "perplexity_error_beside_reference"
 # How many times the reconstruction's tokens retraining needs, says the paper (section 1).
 CLAIMED = 10
@@ -36,9 +36,13 @@ def draw(
     figure, grid = style.stacked(panels, height)
     for number, here in enumerate(models):
         of_model = grid[number * len(AXES) : (number + 1) * len(AXES)]
-        for axes, key in zip(of_model, AXES, strict=True):
-            levels = _panel(axes, here, key, looks)
-            axes.set(xlabel=AXES[key][0], ylabel=f"perplexity on {text}")
+        # More text hardly takes more memory: its panel has the tokens of the reference alone.
+        (at,) = {row["tokens"] for row in here if row["adaptation"] == row["reference"]}
+        equal = [row for row in here if row["tokens"] == at]
+        for axes, key, its_rows in zip(of_model, AXES, (here, equal), strict=True):
+            levels = _panel(axes, its_rows, key, looks)
+            label = AXES[key][0].format(short_tokens(float(at)))
+            axes.set(xlabel=label, ylabel=f"perplexity on {text}")
         seeds = seeds_label({int(row["seeds"]) for row in here})
         title = f"{pruned_model_label(here[0])}, {seeds}\n{levels}"
         of_model[0].set_title(title, loc="left")
@@ -115,22 +119,21 @@ FIGURE = Figure(
     title="perplexity by tokens and by memory",
     caption=lambda study: (
         f"""\
-What each adaptation of the same pruned model reaches with how many tokens, and in how much memory:
-lower and further left is better. Perplexity on ``{study.perplexity.text}``, windows of
-{study.window_text} tokens. A line joins the budgets of one method; filled marks are
-reconstructions, open marks retrainings, half-filled marks variants of either. The pale band is the
-reconstruction with ten times its tokens: if retraining needed over ten times as many, as
-the paper says, its lines would lie there or right of it; the further left, the fewer it needs.
+What each adaptation of the same pruned model reaches with how many tokens, and in how much memory
+with the tokens of the reconstruction that the others are compared with: lower and further left is
+better. Perplexity on ``{study.perplexity.text}``, windows of {study.window_text} tokens. A line
+joins the budgets of one method; filled marks are reconstructions, open marks retrainings,
+half-filled marks variants of either. The pale band is the reconstruction with ten times its tokens:
+if retraining needed over ten times as many, as the paper says, its lines would lie there or right
+of it; the further left, the fewer it needs.
 
-Bars are one standard error, over windows of text, of the difference from the reconstruction that
-the others are compared with. The audit says with how many tokens and FLOPs the best retraining
-reaches that reconstruction.
+Bars are one standard error, over windows of text, of the difference from that reconstruction. The
+audit says with how many tokens and FLOPs the best retraining reaches it.
 """
     ),
     alternative=(
-        "Two charts of perplexity, against the tokens seen and the peak memory: a line for the "
-        "reconstruction, one for each way of retraining, and a pale band that shows the "
-        "reconstruction with ten times its tokens."
+        "Two charts of perplexity, by tokens and, at equal tokens, by memory: a line for each way of "
+        "adaptation, and a pale band that shows the reconstruction with ten times its tokens."
     ),
     claims=("C1", "C1a", "C1b"),
     wanted=lambda study: study.comparisons.of_budgets,
