@@ -132,8 +132,8 @@ audit says with how many tokens and FLOPs the best retraining reaches it.
 """
     ),
     alternative=(
-        "Two charts of perplexity, by tokens and, at equal tokens, by memory: a line for each way of "
-        "adaptation, and a pale band that shows the reconstruction with ten times its tokens."
+        "Two charts of perplexity, by tokens and, at equal tokens, by memory: a line for each way "
+        "to adapt, and a pale band that shows the reconstruction with ten times its tokens."
     ),
     claims=("C1", "C1a", "C1b"),
     wanted=lambda study: study.comparisons.of_budgets,
