@@ -97,15 +97,12 @@ class _Found:
         reference = self.reference
         heads = {"lowers": "Reconstruction works.", "raises": "Reconstruction does harm."}
         verb = reference.gain.verb if reference.gain else None
-        known = [(each, each.recovered) for each in self.budgets(reference.adaptation)]
-        shares = [
-            f"{_percent(share)} with {_short(each)}{_few(each.seeds)}"
-            for each, share in (*known[:1], *known[1:][-1:])
-            if share and share.value is not None
+        known = [
+            (each.recovered, each, each.seeds)
+            for each in self.budgets(reference.adaptation)
+            if each.recovered and each.recovered.value is not None
         ]
-        text = (
-            f"Of the loss that pruning adds, it recovers {_and(shares)} tokens." if shares else ""
-        )
+        text = f"Of the loss that pruning adds, it recovers {_by_tokens(known)}." if known else ""
         memory = [
             f"{each.peak_bytes / 1e9:.2f} ({self.label(each)})"
             for each in self.rivals[:_MOST]
@@ -113,8 +110,8 @@ class _Found:
         ]
         if memory and reference.peak_bytes:
             text += (
-                f" With {_short(reference)}, its largest job takes {reference.peak_bytes / 1e9:.2f}"
-                f" GB of memory, and that of retraining {_and(memory)}."
+                f" With {_short(reference)}, it takes {reference.peak_bytes / 1e9:.2f} GB of "
+                f"memory, and retraining {_and(memory)}."
             )
         return Result(heads.get(str(verb), "Reconstruction changes little."), text)
 
@@ -131,20 +128,24 @@ class _Found:
             return Result("The tokens that it saves", lacks=self._lacks("C1b"))
         heads = {HOLDS: "A tenth of the tokens suffices.", FAILS: "No tenfold saving."}
         others = [
-            f"{'distilled from the dense model' if part.settings['distilled'] else 'all weights'} "
-            f"{str(each.text).partition(' (')[0]}"
+            f"{'Distilled from the dense model' if part.settings['distilled'] else 'All weights'}: "
+            f"{str(each.text).partition(' (')[0]}{_few(each.seeds)}."
             for part, each in ratios
             if part.role == BESIDE and each.about == number.about
         ]
         text = (
             f"To match reconstruction on {_short(self.reference)} tokens, the best parameter-"
-            f"efficient retraining needs {_times(number, ' as many')}; {'; '.join(others)}."
+            f"efficient retraining needs {_times(number, ' as many')}"
         )
-        for name, each in deciding.items():
-            if self._has_sequential_inputs(name):
-                text += f" If blocks are reconstructed on sequential inputs: {_times(each)}."
+        # What says nothing of its tokens comes before what does.
+        for name, each in sorted(
+            deciding.items(), key=lambda each: not self._is_sequential(each[0])
+        ):
+            if self._is_sequential(name):
+                text += f"; for reconstruction on sequential inputs, {_times(each)}"
             elif name == self.budgets(number.about)[-1].adaptation != number.about:
-                text += f" On {_short(self.by_name[name])}: {_times(each)}."
+                text += f"; on {_short(self.by_name[name])}, {_times(each)}"
+        text = " ".join([f"{text}.", *others])
         return Result(heads.get(kind(number.verdict), "A tenfold saving remains open."), text)
 
     def learnt_text(self) -> Result:
@@ -165,8 +166,8 @@ class _Found:
         return Result(
             _LEADS[ahead] if leads else "Retraining has no lead.",
             f"On {_short(self.reference)} tokens, the same retraining takes the dense model from "
-            f"{dense.text} to {_and(levels)}. Pruned models stay {_and(above)} nats behind these; "
-            f"reconstruction, taught by the dense model alone, stays {own:.3f} behind that.",
+            f"{dense.text} to {_and(levels)}. Pruned models stay {_and(above)} nats above these; "
+            f"reconstruction, taught by the dense model alone, stays {own:.3f} above that one.",
         )
 
     def windows(self) -> Result:
@@ -182,7 +183,7 @@ class _Found:
         alike = [name for name in lost if name != _MATRICES and kind(lost[name].verdict) == HOLDS]
         heads = {
             HOLDS: "Window size hardly matters.",
-            IN_PART: f"{_and(alike or ['some']).capitalize()} match one block.",
+            IN_PART: f"{_and(alike or ['some']).capitalize()} nearly match one block.",
             FAILS: "Window size matters.",
         }
         texts = [f"{name} {_percent(each)}" for name, each in lost.items()]
@@ -198,18 +199,14 @@ class _Found:
         left = self._numbers("gap_left")
         if not left:
             return Result("The criterion", lacks=self._lacks("C3"))
-        ends = [each for _, each in (*left[:1], *left[1:][-1:])]
-        shares = [
-            f"{_percent(each)} with {_short(self._adapted(each))}{_few(each.seeds)}"
-            for each in ends
-        ]
-        one, _, others = ends[0].about.partition(" vs. ")
+        shares = _by_tokens([(each, self._adapted(each), each.seeds) for _, each in left])
+        one, _, others = left[0][1].about.partition(" vs. ")
         heads = {HOLDS: "The criterion hardly matters.", FAILS: f"{one} pruning stays behind."}
         behind = [str(each.text).partition(" (")[0] for _, each in self._numbers("criteria_behind")]
         return Result(
             heads.get(self._verdict("C3c"), "Whether the criterion matters is open."),
             f"Of {one} pruning's distance to {others.replace('/', ', ')}, reconstruction leaves "
-            f"{_and(shares)} tokens{f', then {behind[-1]}' if behind else ''}.",
+            f"{shares}{f', or {behind[-1]}' if behind else ''}.",
         )
 
     def table(self) -> list[list[str]]:
@@ -250,7 +247,7 @@ class _Found:
         names = [cell.split("/")[2] for cell in number.cells]
         return self.by_name[next(name for name in reversed(names) if name in self.by_name)]
 
-    def _has_sequential_inputs(self, name: str) -> bool:
+    def _is_sequential(self, name: str) -> bool:
         settings = self.study.config.adaptations[name].as_json()
         return (settings["inputs"], settings["targets"]) == ("sparse", "dense")
 
@@ -266,6 +263,17 @@ class _Found:
 
 def _percent(share: Number) -> str:
     return f"{100 * float(share.value or 0):.0f} %"
+
+
+def _by_tokens(shares: Sequence[tuple[Number, AdaptationAnswer, int | None]]) -> str:
+    """Return the first and the last of shares, each with its tokens and seeds."""
+    texts = [
+        f"{_percent(share)} with {_short(each)}{_few(seeds)}"
+        for share, each, seeds in (*shares[:1], *shares[1:][-1:])
+    ]
+    first, *last = texts
+    amount, few, seeds = first.partition(" (")
+    return _and([f"{amount} tokens{few}{seeds}", *last])
 
 
 def _short(each: AdaptationAnswer) -> str:

@@ -9,9 +9,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, sel
 from freelunch.audit.claims import REPORT
 from freelunch.audit.provenance import Provenance
 from freelunch.audit.scope import measured_text
+from freelunch.core.units import duration
 from freelunch.reporting.formatting import (
     NOTHING,
-    duration,
     in_prose,
     place_text,
     pruning_label,

@@ -105,16 +105,6 @@ def three_digits(value: float | None) -> str:
     return rounded(value, value / 10) if value else NOTHING
 
 
-def duration(seconds: float | None) -> str:
-    """Return a time in seconds, minutes or hours."""
-    if seconds is None:
-        return NOTHING
-    for unit, size, below in (("s", 1, 120), ("min", 60, 7200)):
-        if seconds < below:
-            return f"{three_digits(seconds / size)} {unit}"
-    return f"{three_digits(seconds / 3600)} h"
-
-
 @dataclass(frozen=True)
 class Section:
     """A table of the summary with its notes.
