@@ -109,7 +109,7 @@ def test_there_is_a_line_for_each_criterion() -> None:
     assert [list(line.get_ydata()) for line in lines] == levels
     assert {text.get_text() for text in axes.texts} == {"Magnitude 120.0", "Wanda 40.0"}
     labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert labels == ["not\nadapted", "8k", "24k", "81k"]
+    assert labels == ["pruned", "8k", "24k", "81k"]
     assert "dense (dashed): 20.0" in axes.get_title(loc="left")
     # The value of a smaller budget must not stand for the largest.
     axes = budgets_figure(results(wanda_recon_10=None))

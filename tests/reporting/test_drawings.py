@@ -74,7 +74,7 @@ def test_every_series_is_drawn_against_tokens_and_at_equal_tokens_memory(on: str
     assert [axes.get_xlabel() for axes in figure.axes] == labels
     for axes, unit, budgets_shown in zip(figure.axes, (1.0, 1e-4), (3, 1), strict=True):
         assert len(axes.containers) == len(POINTS)
-        for (line, *_), all_points in zip(axes.containers, POINTS.values(), strict=True):
+        for (line, *_), all_points in zip(reversed(axes.containers), POINTS.values(), strict=True):
             points = all_points[:budgets_shown]
             assert list(line.get_xdata()) == pytest.approx([x * unit for x, _ in points])
             assert list(line.get_ydata()) == [y for _, y in points]
@@ -96,7 +96,7 @@ def test_what_is_not_finite_is_said_and_in_no_line() -> None:
     for axes, unit, lost in zip(figure.axes, (1.0, 1e-4), ((24576, 8192), (8192,)), strict=True):
         said = [text.xy for text in axes.texts if text.get_text() == "not finite"]
         assert said == [pytest.approx((tokens * unit, 1.0)) for tokens in lost]
-    assert len(figure.axes[0].containers[0][0].get_xdata()) == 2
+    assert len(figure.axes[0].containers[-1][0].get_xdata()) == 2
     assert "pruned: not finite" in figure.axes[0].get_title(loc="left")
 
 

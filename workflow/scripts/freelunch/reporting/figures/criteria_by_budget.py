@@ -61,7 +61,7 @@ def _panel(
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(places, ["not\nadapted", *map(short_tokens, budgets)])
+    axes.set_xticks(places, ["pruned", *map(short_tokens, budgets)])
     points = [(places[0], Point.of(row)) for row in without]
     at_budgets = zip(style.numbers(adapted, "tokens"), map(Point.of, adapted), strict=True)
     points += sorted(at_budgets, key=itemgetter(0))

@@ -69,7 +69,8 @@ def _panel(
     values = style.numbers(finite, "perplexity")
     errors = [*style.numbers(finite, ERROR), *(0.0 for _ in levels)]
     style.log_scale(axes, [*values, *levels.values()], errors)
-    for name, here in style.grouped(finite, "series").items():
+    # The reconstruction, which comes first, covers what others cover.
+    for name, here in reversed(style.grouped(finite, "series").items()):
         style.draw_points(
             axes,
             [amount / unit for amount in style.numbers(here, key)],
