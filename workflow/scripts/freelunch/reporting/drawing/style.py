@@ -143,7 +143,7 @@ def draw_points(
     axes.errorbar(x, y, yerr=errors, **look.points, linestyle=line, linewidth=0.8, zorder=3)
     for at, value, is_pale in zip(x, y, pale, strict=False):
         if is_pale:
-            axes.plot(at, value, "o", color=WHITE, alpha=0.6, markersize=7, zorder=4)
+            axes.plot(at, value, "o", color=WHITE, alpha=0.6, markersize=7, zorder=3.1)
     for at, value, is_chosen in zip(x, y, chosen, strict=False):
         if is_chosen:
             write_at(axes, DAGGER, (at, value), (4, 3), color=QUIET)
