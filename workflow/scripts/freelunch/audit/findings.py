@@ -138,13 +138,11 @@ class _Found:
             f"efficient retraining needs {_times(number, ' as many')}"
         )
         # What says nothing of its tokens comes before what does.
-        for name, each in sorted(
-            deciding.items(), key=lambda each: not self._is_sequential(each[0])
-        ):
+        for name in sorted(deciding, key=self._is_sequential, reverse=True):
             if self._is_sequential(name):
-                text += f"; for reconstruction on sequential inputs, {_times(each)}"
+                text += f"; for reconstruction on sequential inputs, {_times(deciding[name])}"
             elif name == self.budgets(number.about)[-1].adaptation != number.about:
-                text += f"; on {_short(self.by_name[name])}, {_times(each)}"
+                text += f"; on {_short(self.by_name[name])}, {_times(deciding[name])}"
         text = " ".join([f"{text}.", *others])
         return Result(heads.get(kind(number.verdict), "A tenfold saving remains open."), text)
 
@@ -268,12 +266,10 @@ def _percent(share: Number) -> str:
 def _by_tokens(shares: Sequence[tuple[Number, AdaptationAnswer, int | None]]) -> str:
     """Return the first and the last of shares, each with its tokens and seeds."""
     texts = [
-        f"{_percent(share)} with {_short(each)}{_few(seeds)}"
-        for share, each, seeds in (*shares[:1], *shares[1:][-1:])
+        f"{_percent(share)} with {_short(each)}{'' if place else ' tokens'}{_few(seeds)}"
+        for place, (share, each, seeds) in enumerate((*shares[:1], *shares[1:][-1:]))
     ]
-    first, *last = texts
-    amount, few, seeds = first.partition(" (")
-    return _and([f"{amount} tokens{few}{seeds}", *last])
+    return _and(texts)
 
 
 def _short(each: AdaptationAnswer) -> str:
