@@ -104,8 +104,6 @@ def test_the_loss_is_that_of_the_perplexity(
     assert {"perplexity", "window_losses", "token_ids_sha256"} <= found.keys() & expected.keys()
     of_dense = perplexity_of(StreamedModel(dense), input_ids, tmp_path)
     assert found["dense"].items() <= of_dense.items()
-    assert set(found["tokens_per_second"]) == {"dense", "checkpoint"}
-    assert all(speed > 0 for speed in found["tokens_per_second"].values())
 
 
 def test_one_changed_block_drifts_from_there_on(tmp_path: Path) -> None:

@@ -141,7 +141,6 @@ def test_measurements(tmp_path: Path) -> None:
         # Equal models: what is left is that both devices say so.
         for kind in ("accumulated", "local"):
             assert all(each["block"]["max"] < 1e-5 for each in drift["drift"][kind])
-        assert all(speed > 0 for speed in drift["tokens_per_second"].values())
         numbers = [*losses[0], *losses[1], drift["loss"], *(value for value, _ in likelihoods)]
         found.append((numbers, [greedy for _, greedy in likelihoods], identity_of(model)))
     (cpu, *exact), (cuda, *other_exact) = found

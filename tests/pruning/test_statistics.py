@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import tiny_models as tiny
 from freelunch.core.artifact import MANIFEST, Artifact
+from freelunch.model.blocks import InputsSeen
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.tensor_file import create_hidden, hidden_file, open_hidden
 from freelunch.pruning.dense_pass import read_statistics, statistics_file
@@ -180,6 +181,19 @@ def test_sharing_that_changes_between_batches_is_a_defect() -> None:
         layers.copies = True
         with pytest.raises(RuntimeError, match="two shares its input"):
             layers(torch.randn(1, 4, 3))
+
+
+def test_a_pass_for_statistics_ends_before_the_last_layer() -> None:
+    block = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    collector, computed = Collector(block, ends_pass=True), []
+    collector.see_output = lambda name, outputs: computed.append(name)
+    with collector.watching():
+        block(torch.ones(1, 2, 4))
+        for _ in range(2):
+            with pytest.raises(InputsSeen):
+                block(torch.ones(1, 2, 4))
+    assert computed == ["0", "1", "0", "0"]
+    assert [seen.tokens for seen in collector.by_layer().values()] == [6, 6]
 
 
 def test_the_perplexity_on_the_first_sequences(dense: Artifact) -> None:

@@ -39,7 +39,7 @@ HEADERS = {
     "held_out_loss_minus_dense,held_out_loss_minus_dense_standard_error,activation_error,"
     "accuracy,accuracy_standard_error,byte_perplexity,word_perplexity,bits_per_byte,"
     "sparsity,zeros,weights,windows,window_length,window_stride,"
-    "parameters,nonzero_parameters,stored_bytes,tokens_per_second,tokens_per_second_over_dense,"
+    "parameters,nonzero_parameters,stored_bytes,"
     "adaptation_tokens,adaptation_flops,adaptation_wall_s,adaptation_peak_bytes,"
     "adaptation_distinct_tokens,adaptation_steps,trained_parameters,adaptation_cpu_s,"
     "adaptation_window,adaptation_windows,adaptation_windows_kept_pruned,"
@@ -150,18 +150,12 @@ def test_costs_are_of_their_own_steps() -> None:
     assert row_of(records, RECONSTRUCTED)["adaptation_flops"] is None
 
 
-def test_zeros_and_speed_are_beside_what_they_are_of() -> None:
+def test_zeros_are_beside_what_they_are_of() -> None:
     records = make_records(make_study(), PERPLEXITIES)
     identity = records[WANDA]["identity"]
     row = row_of(records, WANDA)
     assert row["nonzero_parameters"] == identity["parameters"] - identity["zeros"]
     assert 0 < row["nonzero_parameters"] < row["parameters"]
-    assert row["tokens_per_second"] is row["tokens_per_second_over_dense"] is None
-    speed = {"checkpoint": 300.0, "dense": 200.0}
-    losses = {"window_losses": [3.0, 4.0], "dense": {"window_losses": [2.0, 3.0]}}
-    records[WANDA]["metrics"]["drift"] = losses | {"tokens_per_second": speed}
-    row = row_of(records, WANDA)
-    assert (row["tokens_per_second"], row["tokens_per_second_over_dense"]) == (300.0, 1.5)
 
 
 def test_the_dense_model_has_its_perplexity_on_the_held_out_text_of_each_seed() -> None:
@@ -179,17 +173,10 @@ def test_the_dense_model_has_its_perplexity_on_the_held_out_text_of_each_seed() 
                 }
                 for value, error in (dense[cell.seed], (48.0, 5.0))
             )
-            speed = {"checkpoint": 2.0, "dense": 1.0}
-            drift = {**its_own, "dense": beside, "tokens_per_second": speed}
-            records[cell]["metrics"]["drift"] = drift
+            records[cell]["metrics"]["drift"] = {**its_own, "dense": beside}
     row = row_of(records, DENSE)
     assert (row["held_out_perplexity"], row["held_out_perplexity_standard_error"]) == dense[0]
-    assert (
-        row["held_out_loss_minus_dense"]
-        is row["activation_error"]
-        is row["tokens_per_second"]
-        is None
-    )
+    assert row["held_out_loss_minus_dense"] is row["activation_error"] is None
     assert row_of(records, WANDA)["held_out_perplexity"] == 48.0
     assert row_of(records, RECONSTRUCTED)["held_out_perplexity"] is None
     means = means_over_seeds(records)

@@ -325,7 +325,8 @@ def prune(
             folder=folder,
             fingerprint=fingerprint("code", [score, pattern, seed, settings], dense),
         )
-        return prune_model(model, dense, pruning, states, report)
+        source = dense if pruning.criterion.statistics == "dense" else states.calibration
+        return prune_model(model, source, pruning, states, report)
 
 
 def prune_matrix(

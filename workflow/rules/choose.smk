@@ -32,6 +32,7 @@ rule find_rate:
         model=paths.manifest(PATHS.model("{model}")),
         sample=sample_of,
         masks=masks_of,
+        dense=dense_of,
         start=start_of,
     output:
         manifest=paths.manifest(PATHS.rate(CELL)),

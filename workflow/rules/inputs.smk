@@ -45,6 +45,21 @@ def masks_of(wildcards):
     return [paths.manifest(PATHS.pruned(wildcards.model, wildcards.pruning, wildcards.seed))]
 
 
+def statistics_of(wildcards):
+    """Return the dense pass if its statistics decide masks; nothing for sparse statistics."""
+    if STUDY.criterion(wildcards.criterion).statistics == "sparse":
+        return []
+    return [paths.manifest(PATHS.dense(wildcards.model, wildcards.seed))]
+
+
+def dense_of(wildcards):
+    """Return the dense pass that an adaptation reads, unless the masks have waited for it."""
+    cell = cell_of(wildcards)
+    if not STUDY.needs_dense_pass(cell) or STUDY.criterion(cell.criterion).statistics == "dense":
+        return []
+    return [paths.manifest(PATHS.dense(wildcards.model, wildcards.seed))]
+
+
 def start_of(wildcards):
     """Return the checkpoint that a cell's adaptation starts from; none if from the pruned model."""
     start = STUDY.start_of(cell_of(wildcards))

@@ -4,7 +4,7 @@
 rule prune_model:
     input:
         model=paths.manifest(PATHS.model("{model}")),
-        dense=paths.manifest(PATHS.dense("{model}", "{seed}")),
+        dense=statistics_of,
         calibration=paths.manifest(PATHS.calibration("{model}", "{seed}")),
     output:
         manifest=paths.manifest(PATHS.pruned("{model}", "{criterion}-{pattern}", "{seed}")),
@@ -17,6 +17,8 @@ rule prune_model:
     priority: if_run(comes_first) or 0
     conda:
         "../../envs/freelunch.yaml"
+    # Blocks that wait for each other pass one after another, which two threads do faster.
+    threads: lambda wildcards: 1 if STUDY.criterion(wildcards.criterion).statistics == "dense" else 2
     resources:
         # As a resource, what is together reruns nothing: no mask depends on which job chose it.
         **asks_with_device(pruning_job, together=masks_together),

@@ -6,6 +6,7 @@ rule reconstruct_window:
         model=paths.manifest(PATHS.model("{model}")),
         sample=sample_of,
         masks=masks_of,
+        dense=dense_of,
         start=start_of,
         rate=rate_of,
     output:

@@ -13,9 +13,12 @@ from snakemake_job import running
 if __name__ == "__main__":
     with running(snakemake) as job:
         model = Artifact.at(snakemake.input.model, steps.CHECKPOINT)
-        dense = Artifact.at(snakemake.input.dense, steps.DENSE_ACTIVATIONS)
-        sample = Artifact.at(snakemake.input.calibration, steps.CALIBRATION)
-        check_belongs(dense, "calibration", sample)
+        sample = source = Artifact.at(snakemake.input.calibration, steps.CALIBRATION)
+        # For sparse statistics, there is no dense pass.
+        for manifest in snakemake.input.dense:
+            source = Artifact.at(manifest, steps.DENSE_ACTIVATIONS)
+            check_belongs(source, "calibration", sample)
+            job.shared[steps.CAPTURE_DENSE] = [read_run(source.folder)]
         mine = Pruning.of(
             criterion=snakemake.params.criterion,
             pattern=snakemake.wildcards.pattern,
@@ -23,7 +26,7 @@ if __name__ == "__main__":
             folder=Path(snakemake.output.manifest).parent,
             code=snakemake.params.code,
             model=model,
-            dense=dense,
+            source=source,
         )
         hidden = Path(snakemake.params.hidden)
 
@@ -40,7 +43,7 @@ if __name__ == "__main__":
             streamed = opened()
             from freelunch.pruning.prune import prune_together
 
-            return prune_together(streamed, dense, prunings, job.report)
+            return prune_together(streamed, source, prunings, job.report)
 
         def alone():
             streamed = opened()
@@ -49,20 +52,20 @@ if __name__ == "__main__":
 
             with scratch_folder(mine.folder.with_name(f".{mine.folder.name}.hidden")) as scratch:
                 states = open_states(streamed, sample, hidden, scratch)
-                return prune_model(streamed, dense, mine, states, job.report)
+                return prune_model(streamed, source, mine, states, job.report)
 
-        made = mine.finish_left(dense)
+        made = mine.finish_left(source)
         if made is None:
-            groups = mine.groups(snakemake.resources.get("together"), model, dense)
+            groups = mine.groups(snakemake.resources.get("together"), model, source)
             if groups:
                 with shared(mine, groups, together) as spent:
                     job.lend(spent)
-                    made = mine.finish_left(dense) or alone()
+                    made = mine.finish_left(source) or alone()
             else:
                 made = alone()
         job.made(made)
-        job.counts = {key: dense.facts[key] for key in ("sequences", "length")}
-        if mine.criterion.statistics == "sparse":
-            job.counts["tokens"] = 2 * dense.facts["sequences"] * dense.facts["length"]
+        drawn = sample.facts["settings"]
+        job.counts = {"sequences": drawn["samples"], "length": drawn["length"]}
+        if source is sample:
+            job.counts["tokens"] = 2 * drawn["samples"] * drawn["length"]
         job.counts["criterion"] = snakemake.params.criterion
-        job.shared[steps.CAPTURE_DENSE] = [read_run(dense.folder)]

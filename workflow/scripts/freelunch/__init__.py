@@ -10,3 +10,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 # arrays nor on scheduling. MKL reads this when it is loaded. Its products are faster, too: 82
 # instead of 70 GFLOP/s in an evaluation of SmolLM2-135M (AMD EPYC, one thread).
 os.environ.setdefault("MKL_CBWR", "AUTO")
+
+# Threads that wait for each other sleep. OpenMP reads this when torch is loaded. Two threads that
+# pass blocks take a tenth less processor time, and no more time, than if they wait in a loop.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -116,13 +116,15 @@ def prune(
             )
         chosen, scratch = config.criteria[_NAME], states.scratch
         folders = scratch / "dense", scratch / "hidden", _NAME, scratch
-        with _bar("dense pass", progress) as report:
-            asked = {"keep": KEEP_NONE, "gram": chosen.needs_gram, "dense_limit": math.inf}
-            statistics = capture_dense(dense, states.calibration, *folders, **asked, report=report)
-        job = seed, scratch / "masks", _NAME, dense.artifact, statistics
+        source = states.calibration
+        if chosen.statistics == "dense":
+            with _bar("dense pass", progress) as report:
+                asked = {"keep": KEEP_NONE, "gram": chosen.needs_gram, "dense_limit": math.inf}
+                source = capture_dense(dense, source, *folders, **asked, report=report)
+        job = seed, scratch / "masks", _NAME, dense.artifact, source
         with _bar(f"prune by {criterion}", progress) as report:
             pruning = Pruning.of(chosen.as_json(), pattern, *job)
-            masks = prune_model(dense, statistics, pruning, states, report)
+            masks = prune_model(dense, source, pruning, states, report)
         blocks = (load_pruned_block(dense, masks, at)[0] for at in range(dense.num_blocks))
         return copied(model, blocks, config=masks.facts["config"])
 
@@ -310,8 +312,9 @@ def _tokens(model: LoadedModel, text: Text, config: Config, is_evaluation: bool)
         check_vocabulary(text, model.artifact, "text")
         # What is known of windows of documents only.
         unknown: dict[str, Any] = dict.fromkeys(("bytes", "words", "documents", "text"))
-        facts = {"kind": TEXT_WINDOWS if is_evaluation else CALIBRATION, **unknown}
-        return write_tokens(folder / "tokens", _NAME, text.cpu(), stride=text.shape[1], **facts)
+        facts = {"model": model.artifact.digest, "stride": text.shape[1], **unknown}
+        kind = TEXT_WINDOWS if is_evaluation else CALIBRATION
+        return write_tokens(folder / "tokens", _NAME, text.cpu(), kind=kind, **facts)
     path = folder / "documents.jsonl"
     path.write_text("".join(map(document_line, text)), encoding="utf-8")
     entry = LocalText(source="path", path=str(path), format="jsonl")

@@ -11,7 +11,7 @@ from freelunch.costs.cost import Work
 from freelunch.costs.pass_costs import capture_work, drift_work, loss_work, prune_work, task_work
 from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
-from freelunch.costs.window_costs import reads_dense_states, reconstruction_work
+from freelunch.costs.window_costs import reconstruction_work
 from freelunch.study import steps
 from freelunch.study.adaptations import with_window
 from freelunch.study.criteria import read_criterion
@@ -60,13 +60,13 @@ def _adapting(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
     if rule == steps.RECONSTRUCT_WINDOW:
         settings = with_window(settings, counts["window"])
         sparsity = counts["pruned_weights"] / (shapes.blocks * shapes.block_weights)
-        blocks, learns = counts["blocks"], reads_dense_states(settings)
+        blocks = counts["blocks"]
         work = reconstruction_work(shapes, sequences, length, settings, sparsity, blocks, checked)
     else:
-        blocks, learns = shapes.blocks, settings.distils
+        blocks = shapes.blocks
         work = retraining_work(shapes, sequences, length, settings, counts["streamed"], checked)
     flops = {"flops": work.total()}
-    if learns:
+    if settings.reads_dense_states:
         flops["dense_flops"] = shapes.forward_flops(sequences * length, length, blocks)
     return flops
 

@@ -76,8 +76,10 @@ def jobs_of(study: Study) -> list[PlannedJob]:
     jobs: list[PlannedJob] = []
     for cell in study.cells:
         jobs += (PlannedJob.of(rule, cell) for rule in (steps.FETCH_MODEL, steps.DECIDE_BOS))
+        if study.needs_dense_pass(cell):
+            jobs.append(PlannedJob.of(steps.CAPTURE_DENSE, cell))
         if cell.is_pruned:
-            jobs += (PlannedJob.of(rule, cell) for rule in (steps.CAPTURE_DENSE, steps.PRUNE_MODEL))
+            jobs.append(PlannedJob.of(steps.PRUNE_MODEL, cell))
         candidates, settings = study.candidates(cell), study.adaptation(cell.adaptation)
         if settings is not None:
             jobs += [PlannedJob(steps.FIND_RATE, cell)] if finds_rate(settings) else []

@@ -233,6 +233,9 @@ def prune_work(shapes: Shapes, samples: int, length: int, criterion: Criterion) 
         # Each block is passed once for its statistics, and again, pruned, for the next block.
         work += capture_work(shapes, samples, length, criterion.needs_gram)
         work += passing(shapes, samples * length, length, shapes.blocks - 1)
+        # After its first batch, the pass for statistics ends before the last matrix.
+        ended = max(0, samples - max(1, BATCH_TOKENS // length)) * length
+        work[PASSES] -= 2 * shapes.blocks * ended * shapes.weights[-1]
     return work
 
 

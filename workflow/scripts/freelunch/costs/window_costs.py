@@ -183,13 +183,6 @@ def reconstruct(
     )
 
 
-def reads_dense_states(settings: Windowed) -> bool:
-    """Return whether the dense model's hidden states make inputs or targets of windows, besides
-    those that enter the first block.
-    """
-    return not (settings.local_targets or settings.lost_residual)
-
-
 def _remade_blocks(keep: str, num_blocks: int, settings: Windowed, windows: Sequence[range]) -> int:
     """Return how many blocks of the dense model a job that adapts these windows passes for hidden
     states that are not kept.
@@ -197,7 +190,7 @@ def _remade_blocks(keep: str, num_blocks: int, settings: Windowed, windows: Sequ
     As in `model.hidden_states`, they are made from the nearest earlier boundary, and the last two
     stay in memory.
     """
-    if not reads_dense_states(settings):
+    if not settings.reads_dense_states:
         return 0
     window, kept = settings.window, kept_boundaries(keep, num_blocks)
     needed = [0]

@@ -5,10 +5,7 @@ it, errors included. Local drift: each block sees the outputs of the dense block
 all errors are its own. The pass ends with the loss of both models on the same tokens.
 """
 
-import math
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -62,8 +59,6 @@ class Drift:
         self._dense_blocks.embed_(input_ids, self._dense_hidden)
         self._loaded = dense.load_blocks(range(dense.num_blocks))
         self._drift: dict[str, list[Facts]] = {kind: [] for kind in KINDS}
-        self._seconds: list[float] = []
-        self._dense_seconds: list[float] = []
 
     def through_(self, index: int, block: nn.Module) -> None:
         """Pass the dense block's inputs and the checkpoint's own through the checkpoint's block."""
@@ -75,8 +70,7 @@ class Drift:
             for batch, (states, wanted), (changed,) in passing:
                 call = self._blocks.calls(len(states))[index]
                 for kind, inputs in (("local", states), ("accumulated", changed)):
-                    with timed(device, self._seconds):
-                        outputs = block_outputs(block, call, inputs)
+                    outputs = block_outputs(block, call, inputs)
                     for name, output in outputs.items():
                         errors[kind].setdefault(name, []).append(relative(output, wanted[name]))
                 write(self._hidden, batch, outputs[BLOCK])
@@ -91,37 +85,30 @@ class Drift:
         with writing_behind(device) as write:
             for batch, (inputs,) in zip(batches, arriving, strict=True):
                 call = self._dense_blocks.calls(len(inputs))[index]
-                with timed(device, self._dense_seconds):
-                    outputs = block_outputs(block, call, inputs)
+                outputs = block_outputs(block, call, inputs)
                 # Contiguous, because a view would keep all outputs in memory while it is written.
                 write(self._dense_hidden, batch, outputs[BLOCK].contiguous())
                 yield inputs, outputs
 
     def result(self) -> Measured:
-        """Return the drift, the perplexity and the speed.
+        """Return the drift and the perplexity.
 
         `drift` holds, for each of KINDS, a list over blocks of {output: {mean, median, max} over
         tokens}, None where not finite; an output is a matrix, by its name in the block, or BLOCK.
         The perplexity has the form of `Perplexity`; that of the dense model is under `dense`.
-        `tokens_per_second` is the speed of both models while their matrices are watched.
         """
         sequences, length = self._input_ids.shape
-        dense_tokens = self._input_ids.numel()
-        tokens = len(KINDS) * dense_tokens
         metrics = {
             "drift": self._drift,
             **loss_facts(window_losses(self._model, self._input_ids, self._hidden)),
-            "tokens_per_second": {
-                "dense": dense_tokens / math.fsum(self._dense_seconds),
-                "checkpoint": tokens / math.fsum(self._seconds),
-            },
             "windows": sequences,
             "length": length,
             "token_ids_sha256": tokens_digest(self._input_ids),
             "dense": loss_facts(window_losses(self._dense, self._input_ids, self._dense_hidden)),
             **self._facts,
         }
-        counts = {"tokens": tokens + dense_tokens, "sequences": sequences, "length": length}
+        tokens = (len(KINDS) + 1) * self._input_ids.numel()
+        counts = {"tokens": tokens, "sequences": sequences, "length": length}
         return Measured(metrics, counts)
 
 
@@ -154,20 +141,6 @@ def _facts(errors: Tensor) -> dict[str, float | None]:
         return dict.fromkeys(("mean", "median", "max"))
     values = {"mean": errors.double().mean(), "median": errors.median(), "max": errors.max()}
     return {name: float(value) if value.isfinite() else None for name, value in values.items()}
-
-
-@contextmanager
-def timed(device: torch.device, seconds: list[float]) -> Iterator[None]:
-    """Append the seconds that the work inside the `with` block takes on a device."""
-
-    def now() -> float:
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        return time.perf_counter()
-
-    start = now()
-    yield
-    seconds.append(now() - start)
 
 
 class _Outputs(LinearWatcher):

@@ -267,18 +267,24 @@ def copy_plain_attributes(block: nn.Module, stand_in: nn.Module) -> None:
             setattr(stand_in, name, value)
 
 
+class InputsSeen(Exception):
+    """All inputs of a block's linear layers were seen, and nothing needs its outputs."""
+
+
 class LinearWatcher:
     """See the input and the output of each linear layer of a block; subclasses decide what to do
     with them.
 
     Layers that get the same tensor as input (q, k and v; gate and up) form a group, named after the
     first of them; their input is seen once. `groups` has the group of each layer that was called,
-    in the order of calls.
+    in the order of calls. `ends_pass` raises InputsSeen before the last layer of a pass, a quarter
+    of a block's products, once a whole pass has shown which that is.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, ends_pass: bool = False) -> None:
         self.linears = block_linears(block)
         self.groups: dict[str, str] = {}
+        self._ends_pass = ends_pass
         self._last: tuple[str, Tensor] | None = None
 
     def see_input(self, group: str, inputs: Tensor) -> None:
@@ -306,11 +312,14 @@ class LinearWatcher:
             tensor = inputs[0]
             same = self._last is not None and self._last[1] is tensor
             group = self._last[0] if same and self._last is not None else name
+            is_last = name in self.groups and name == next(reversed(self.groups))
             if self.groups.setdefault(name, group) != group:
                 raise RuntimeError(f"{name} shares its input with other layers than before")
             if group == name:
                 self.see_input(name, tensor)
                 self._last = (name, tensor)
+            if self._ends_pass and is_last:
+                raise InputsSeen
 
         return note
 

@@ -10,6 +10,7 @@ then computed from the nearest boundary before them, or from the token ids.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from freelunch.core.artifact import MANIFEST, Artifact, check_belongs
 from freelunch.core.progress import Report, silent
-from freelunch.model.blocks import BlockCall
+from freelunch.model.blocks import BlockCall, InputsSeen
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.model.tensor_file import HiddenStates, create_hidden, hidden_file, open_hidden
 from freelunch.model.token_ids import read_tokens
@@ -90,9 +91,10 @@ class BlockPass:
         arriving = read_batches(self.model.device, self.batches, hidden)
         with writing_behind(self.model.device) as write:
             for batch, (inputs,) in zip(self.batches, arriving, strict=True):
-                states = self.calls(len(inputs))[index](block, inputs)
-                if outputs is not None:
-                    write(outputs, batch, states)
+                with suppress(InputsSeen):
+                    states = self.calls(len(inputs))[index](block, inputs)
+                    if outputs is not None:
+                        write(outputs, batch, states)
 
 
 KIND = HIDDEN_STATES

@@ -58,27 +58,27 @@ Pruner = Callable[[nn.Module, int, Statistics], Pruned]
 
 def prune_model(
     model: StreamedModel,
-    dense: Artifact,
+    source: Artifact,
     pruning: Pruning,
     states: DenseStates,
     report: Report = silent,
 ) -> Artifact:
     """Write a file of bit-packed masks per block, and a shard for each block with updated weights,
-    from statistics of the dense model's activations on the calibration sample, or from the sample's
-    hidden states, for statistics of the sparse model. UserError: the activations belong to another
-    model or lack what the criterion needs, the pattern does not divide a matrix, or a value is not
-    finite.
+    from the source of the statistics: the dense pass, or the calibration sample, which passes
+    through the sparse model. UserError: the activations belong to another model or lack what the
+    criterion needs, the pattern does not divide a matrix, or a value is not finite.
     """
-    check_belongs(dense, "calibration", states.calibration)
-    masks = _Masks(model, dense, pruning)
-    masks.writer = ArtifactWriter(pruning.folder, KIND, pruning.fingerprint)
     passing = SparseStates(states) if pruning.criterion.statistics == "sparse" else None
-    for done in _prune_blocks(model, dense, [masks], passing):
+    if passing is None:
+        check_belongs(source, "calibration", states.calibration)
+    masks = _Masks(model, source, pruning)
+    masks.writer = ArtifactWriter(pruning.folder, KIND, pruning.fingerprint)
+    for done in _prune_blocks(model, source, [masks], passing):
         report(done, model.num_blocks, "blocks")
     criterion, config = pruning.criterion, {}
     if isinstance(criterion, OfUnits) and criterion.bias_compensation:
         config = biases_of(model.config.model_type)
-    return pruning.finish(masks.writer, dense, config)
+    return pruning.finish(masks.writer, source, config)
 
 
 def prune_together(
@@ -120,22 +120,22 @@ class _Masks:
 
     writer: ArtifactWriter
 
-    def __init__(self, model: StreamedModel, dense: Artifact, pruning: Pruning) -> None:
-        check_belongs(dense, "model", model.artifact)
+    def __init__(self, model: StreamedModel, source: Artifact, pruning: Pruning) -> None:
+        check_belongs(source, "model", model.artifact)
         criterion, pattern = pruning.criterion, pruning.pattern
         self.pruning, self.gram, self.failed = pruning, criterion.needs_gram, False
         for name, linear in block_linears(model.shapes_of_block()).items():
             check_divides(pattern, linear.in_features, model.sharding.name(0, name))
-        if self.gram and criterion.statistics == "dense" and not dense.facts["gram"]:
+        if self.gram and criterion.statistics == "dense" and not source.facts["gram"]:
             raise UserError(
                 "this criterion needs Gram matrices, which the dense pass did not collect",
-                where=dense.folder,
+                where=source.folder,
                 found="gram = false",
                 expected="gram = true",
                 todo=run_again(CAPTURE_DENSE),
             )
         if isinstance(criterion, OfUnits):
-            self.prune = _unit_pruner(model, dense, criterion, pattern)
+            self.prune = _unit_pruner(model, source, criterion, pattern)
         else:
             self.prune = _weight_pruner(model, criterion, pattern, pruning.seed)
 
@@ -145,7 +145,7 @@ class _Masks:
 
 def _prune_blocks(
     model: StreamedModel,
-    dense: Artifact,
+    source: Artifact,
     chosen: Sequence[_Masks],
     passing: SparseStates | None = None,
     for_others: bool = False,
@@ -166,9 +166,9 @@ def _prune_blocks(
             gram = any(masks.gram for masks in lacking)
             statistics: Statistics
             if passing is None:
-                statistics = read_statistics(dense, index, model.device, gram)
+                statistics = read_statistics(source, index, model.device, gram)
             else:
-                collector = Collector(block, model.sharding.name(index, ""), gram)
+                collector = Collector(block, model.sharding.name(index, ""), gram, ends_pass=True)
                 with collector.watching():
                     passing.blocks.through_(index, block, passing.hidden, None)
                 statistics = collector.by_layer()
@@ -293,7 +293,7 @@ def prune_matrices(
 
 
 def _unit_pruner(
-    model: StreamedModel, dense: Artifact, criterion: OfUnits, pattern: Pattern
+    model: StreamedModel, source: Artifact, criterion: OfUnits, pattern: Pattern
 ) -> Pruner:
     """Return the function that prunes whole units of a block. UserError: the units of the model's
     family are not known, or its output projections cannot have the biases of a compensation.
@@ -311,7 +311,7 @@ def _unit_pruner(
     if criterion.scope == "model":
         of_model: list[Tensor] = []
         for index, block in model.load_blocks(range(model.num_blocks)):
-            of_model += scores(block, index, read_statistics(dense, index, model.device))
+            of_model += scores(block, index, read_statistics(source, index, model.device))
         weights = list(layout.unit_weights(model.shapes_of_block())) * model.num_blocks
         chosen = choose_in_model(of_model, weights, pattern)
 

@@ -20,7 +20,7 @@ from freelunch.core.job_cost import Spent
 from freelunch.core.lock import lock_if_free, remove_lock, wait_for_lock
 from freelunch.study.criteria import Criterion, read_criterion
 from freelunch.study.patterns import Pattern
-from freelunch.study.steps import MASKS
+from freelunch.study.steps import DENSE_ACTIVATIONS, MASKS
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ class Pruning:
         folder: Path,
         code: str,
         model: Artifact,
-        dense: Artifact,
+        source: Artifact,
     ) -> "Pruning":
-        """Return the pruning of a model from its dense statistics, given the criterion's settings
-        as JSON and the digest of the code that prunes by it.
+        """Return the pruning of a model, given the criterion's settings as JSON, the digest of the
+        code that prunes by it, and the source of its statistics: the dense pass, or the calibration
+        sample for statistics of the sparse model.
         """
         settings = {"criterion": criterion, "pattern": pattern, "seed": seed}
         return cls(
@@ -56,7 +57,7 @@ class Pruning:
             Pattern.parse(pattern),
             seed,
             folder,
-            fingerprint(code, settings, model, dense),
+            fingerprint(code, settings, model, source),
         )
 
     def groups(
@@ -103,9 +104,12 @@ class Pruning:
         return self.finish(writer, dense, {})
 
     def finish(
-        self, writer: ArtifactWriter, dense: Artifact, config: Mapping[str, object]
+        self, writer: ArtifactWriter, source: Artifact, config: Mapping[str, object]
     ) -> Artifact:
         """Write the manifest; `config` is what the pruned model's config has in addition."""
+        made_from = {"calibration": source.digest}
+        if source.kind == DENSE_ACTIVATIONS:
+            made_from = {"dense": source.digest, "calibration": source.facts["calibration"]}
         return writer.finish(
             settings={
                 "criterion": self.criterion.as_json(),
@@ -113,9 +117,8 @@ class Pruning:
                 "seed": self.seed,
             },
             config=config,
-            model=dense.facts["model"],
-            dense=dense.digest,
-            calibration=dense.facts["calibration"],
+            model=source.facts["model"],
+            **made_from,
         )
 
 

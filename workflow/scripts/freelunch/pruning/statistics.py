@@ -127,8 +127,10 @@ class Collector(LinearWatcher):
     error messages.
     """
 
-    def __init__(self, block: nn.Module, prefix: str = "", gram: bool = False) -> None:
-        super().__init__(block)
+    def __init__(
+        self, block: nn.Module, prefix: str = "", gram: bool = False, ends_pass: bool = False
+    ) -> None:
+        super().__init__(block, ends_pass)
         self._prefix, self._gram = prefix, gram
         self._sums: dict[str, _Accumulator] = {}
 

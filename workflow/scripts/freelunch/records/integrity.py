@@ -83,7 +83,7 @@ def step_outputs(study: Study) -> Iterator[Output]:
     for model in study.models:
         yield _artifact("models", steps.FETCH_MODEL, paths.model(model), needed=True, beside=())
     sampled = dict.fromkeys((cell.model, cell.seed) for cell in study.cells if not cell.is_dense)
-    pruned = {(cell.model, cell.seed) for cell in study.cells if cell.is_pruned}
+    passed = {(cell.model, cell.seed) for cell in study.cells if study.needs_dense_pass(cell)}
     fetching = {Mixture: steps.MIX_TEXT, WheelFiles: steps.FETCH_TEXT_FILES}
     texts = [*study.texts, study.calibration.text] if sampled else [study.perplexity.text]
     for text in dict.fromkeys(texts):
@@ -100,12 +100,14 @@ def step_outputs(study: Study) -> Iterator[Output]:
         yield _artifact("calibration", steps.SAMPLE_CALIBRATION, samples, needed=True)
         yield _artifact("held_out", steps.SAMPLE_HELD_OUT, paths.held_out(*of_model))
         yield from (_artifact("extended", steps.EXTEND_CALIBRATION, each) for each in extended)
-        yield _artifact("dense", steps.CAPTURE_DENSE, dense, needed=of_model in pruned)
+        yield _artifact("dense", steps.CAPTURE_DENSE, dense, needed=of_model in passed)
         yield _artifact("hidden", steps.CAPTURE_DENSE, paths.hidden(*of_model))
     masks = {_masks(study, cell): cell for cell in study.cells if cell.is_pruned}
     for folder, cell in masks.items():
-        statistics = {"dense": paths.dense(cell.model, cell.seed)}
-        yield _artifact("pruned", steps.PRUNE_MODEL, folder, study.spec(cell), statistics)
+        made_from = {"calibration": paths.calibration(cell.model, cell.seed)}
+        if study.criterion(cell.criterion).statistics == "dense":
+            made_from["dense"] = paths.dense(cell.model, cell.seed)
+        yield _artifact("pruned", steps.PRUNE_MODEL, folder, study.spec(cell), made_from)
     candidates = dict.fromkeys(each for cell in study.cells for each in study.candidates(cell))
     for cell in [*candidates, *study.cells]:
         yield from _of_cell(study, cell, is_candidate=cell in candidates)

@@ -37,7 +37,6 @@ class DriftFacts(LossFacts):
 
     drift: dict[str, list[dict[str, dict[str, float | None]]]]
     dense: LossFacts
-    tokens_per_second: dict[str, float]
     windows: int
     length: int
     token_ids_sha256: str

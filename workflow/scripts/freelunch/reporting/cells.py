@@ -75,11 +75,6 @@ def _nonzero(record: Record) -> Value:
     return record["identity"]["parameters"] - record["identity"]["zeros"]
 
 
-def _speed_ratio(record: Record) -> Value:
-    speed = fact("metrics", "drift", "tokens_per_second")(record)
-    return speed["checkpoint"] / speed["dense"] if speed else None
-
-
 def _chosen(key: str) -> Callable[[Record], Value]:
     """Return a function that reads a setting of an adaptation, or what a search chose for it."""
 
@@ -106,8 +101,6 @@ FACTS = (
     Fact("parameters", fact("identity", "parameters"), _first),
     Fact("nonzero_parameters", _nonzero, _first),
     Fact("stored_bytes", fact("identity", "stored_bytes"), _first),
-    Fact("tokens_per_second", fact("metrics", "drift", "tokens_per_second", "checkpoint")),
-    Fact("tokens_per_second_over_dense", _speed_ratio, fmean),
     Fact("adaptation_tokens", _cost("tokens", *ADAPTATION), fmean),
     Fact("adaptation_flops", _operations, fmean),
     Fact("adaptation_wall_s", _cost("wall_s", *ADAPTATION), fmean),

@@ -73,6 +73,11 @@ class Adaptation(Settings):
         return False
 
     @property
+    def reads_dense_states(self) -> bool:
+        """Whether the dense model's hidden states behind a block make inputs or targets."""
+        return self.distils
+
+    @property
     def learns_text(self) -> bool:
         """Whether it learns from the text itself, rather than from the dense model alone."""
         return self.is_retraining and not self.distils
@@ -102,6 +107,10 @@ class Local(Adaptation):
     @property
     def is_sequential(self) -> bool:
         return self.sparse_inputs or self.lost_residual
+
+    @property
+    def reads_dense_states(self) -> bool:
+        return not (self.local_targets or self.lost_residual)
 
     @property
     def sparse_inputs(self) -> bool:

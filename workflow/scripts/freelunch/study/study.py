@@ -199,6 +199,16 @@ class Study:
         used = map(self.criterion, names)
         return any(entry.needs_gram for entry in used if entry.statistics == "dense")
 
+    def needs_dense_pass(self, cell: Cell) -> bool:
+        """Return whether a pruned cell's masks or adaptation read what the dense pass left. For
+        sparse statistics, masks do not.
+        """
+        settings = self.adaptation(cell.adaptation)
+        return cell.is_pruned and (
+            self.criterion(cell.criterion).statistics == "dense"
+            or (settings is not None and settings.reads_dense_states)
+        )
+
     # --- Text and lengths
 
     @property
