@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 import tiny_models as tiny
-from freelunch.adaptation.retraining import training_run
+from freelunch.adaptation.retraining import trainee, training_run
 from freelunch.core.errors import UserError
 from freelunch.costs.retraining_costs import retraining_work
 from freelunch.costs.shapes import Shapes
@@ -24,7 +24,7 @@ from freelunch.study.cell import derive_seed
 from freelunch.study.methods import LOW_RANK, METHODS
 from freelunch.study.retraining import Retraining, read_adaptation
 from operations import Counter
-from tiny_models import BLOCKS, OTHERS, RANK, SEED, SEQUENCES, Prepared
+from tiny_models import BLOCKS, LENGTH, OTHERS, RANK, SEED, SEQUENCES, Prepared
 
 
 def masks_of(prepared: Prepared) -> list[dict[str, Tensor]]:
@@ -92,10 +92,21 @@ def plain_retraining(
     return model
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("loss", ["next_token", "distillation"])
 def test_full_retraining_is_that_of_a_plain_loop(
-    prepared: Prepared, tmp_path: Path, loss: str
+    prepared: Prepared, tmp_path: Path, loss: str, streamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Logits of few places at a time make the same loss; the last place alone predicts nothing."""
+    most = 4 * 2 * prepared.model.config.vocab_size * (LENGTH - 1)
+    monkeypatch.setattr(trainee, "HEAD_BYTES", most)
+    cross_entropy = nn.functional.cross_entropy
+
+    def watched(logits: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        assert kwargs["reduction"] == "mean" or 4 * logits.numel() <= most
+        return cross_entropy(logits, *args, **kwargs)
+
+    monkeypatch.setattr(nn.functional, "cross_entropy", watched)
     given = tiny.retraining_entry(
         "full", epochs=2, warmup=0.4, learning_rate=0.01, loss=loss, clip=0.5
     )
@@ -103,7 +114,7 @@ def test_full_retraining_is_that_of_a_plain_loop(
     if loss == "distillation":
         teacher = AutoModelForCausalLM.from_pretrained(prepared.model.folder).eval()
     expected = plain_retraining(prepared, tmp_path / "plain", read_adaptation(given), teacher)
-    adapted = tiny.retrain(prepared, tmp_path / "adapted", **given)
+    adapted = tiny.retrain(prepared, tmp_path / "adapted", streamed=streamed, **given)
     found = tiny.assembled(prepared, adapted, tmp_path / "checkpoint")
     input_ids = tiny.random_tokens(SEQUENCES)
     torch.testing.assert_close(
@@ -147,7 +158,7 @@ def test_every_method_keeps_the_mask_through_training_and_merge(
     merge_ = training_run.Trainee.merge_
 
     def noting(trainee: training_run.Trainee) -> None:
-        def note(found: Tensor, _: Tensor) -> Tensor:
+        def note(found: Tensor, *_: Any) -> Tensor:
             logits.append(found)
             return found.sum()
 

@@ -131,7 +131,7 @@ def new(
         list[str],
         argument(
             "TEXT...",
-            "Files or folders: text or JSON Lines, also .gz or .bz2; or Parquet. Or "
+            "Files or folders: text or JSON Lines, also .gz; or Parquet. Or "
             "a text of config/registry.yaml; or owner/name:file, of a dataset on the hub.",
         ),
     ],

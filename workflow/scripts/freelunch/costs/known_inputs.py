@@ -168,6 +168,6 @@ def bytes_of(text: object) -> int | None:
     if not isinstance(text, LocalText) or text.format in TABLES:
         return None
     paths = [Path(file) for file in files_at(text.path)]
-    if any(path.suffix in PACKED or not path.is_file() for path in paths):
+    if any(path.suffix == PACKED or not path.is_file() for path in paths):
         return None
     return sum(path.stat().st_size for path in paths)

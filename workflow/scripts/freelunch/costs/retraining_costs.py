@@ -16,7 +16,7 @@ from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import BESIDE_BYTES, MOMENT_BYTES, TrainedBlock
 from freelunch.study.methods import FULL, matrix_parameters
 from freelunch.study.retraining import Retraining
-from freelunch.study.steps import CHECK_SEQUENCES
+from freelunch.study.steps import CHECK_SEQUENCES, HEAD_BYTES
 from freelunch.study.windows import KEEP_ALL, KEEP_NONE
 
 
@@ -266,13 +266,15 @@ class _PlannedRun:
         head = shapes.head_weights if settings.trained.head else 0
         # Logits and what a loss makes of them, with gradients, in float32: four arrays as large as
         # the logits, or seven with a teacher's.
-        loss = 4 * (7 if settings.distils else 4) * tokens * shapes.vocabulary
+        of_place = 4 * self.micro_batch * shapes.vocabulary
+        logits = min(of_place * self.length, max(HEAD_BYTES, of_place))
+        loss = (7 if settings.distils else 4) * logits
         computed = 0
         if self.block.is_low_rank and not self.block.has_branches:
             # A matrix that is computed from frozen weights, and its gradient, while it is used;
             # beside a head, there are logits and their gradients.
             computed = 4 * 3 * largest
-            loss = max(loss, 4 * 3 * head + 4 * 2 * tokens * shapes.vocabulary)
+            loss = max(loss, 4 * 3 * head + 2 * logits)
         elif full and precision < 4 and self.micro_batch < self.batch:
             # From the second micro-batch on, copies of the weights in the precision of the passes
             # stand beside the gradients. In the first, there are no gradients yet.

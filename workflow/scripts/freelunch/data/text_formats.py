@@ -30,9 +30,8 @@ class SourceFile:
         self.number = 0
 
     def lines(self) -> Iterator[str]:
-        """Yield each line without its end. A file whose name ends in `.gz` or `.bz2` is
-        decompressed; a byte order mark at its start is dropped. UserError if it is binary, not in
-        UTF-8, or damaged.
+        """Yield each line without its end. A file whose name ends in `.gz` is decompressed; a byte
+        order mark at its start is dropped. UserError if it is binary, not in UTF-8, or damaged.
         """
         characters = 0
         try:
@@ -53,7 +52,7 @@ class SourceFile:
             raise self.error(
                 "this cannot be read as text",
                 found=found,
-                expected="text in UTF-8, in a file whose name ends in .gz or .bz2 if, and only if, "
+                expected="text in UTF-8, in a file whose name ends in .gz if, and only if, "
                 "it is compressed; or Parquet",
                 todo="convert the file, such as by `iconv -f UTF-16 -t UTF-8`, or fetch it again",
             ) from error

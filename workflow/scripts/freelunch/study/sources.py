@@ -38,7 +38,7 @@ ROWS = "parquet_rows"
 # Formats of compressed tables.
 TABLES = ("parquet", ROWS)
 # Endings of files that are decompressed.
-PACKED = (".gz", ".bz2")
+PACKED = ".gz"
 TaskFormat = Literal[
     "arrow",
     "parquet",
@@ -255,7 +255,7 @@ class Documents(Settings):
     file (plain), the file cut at blank lines into parts of 2,000 characters or more (paragraphs; at
     any line end from 4,000 on), or `field` of a JSON object per line (jsonl) or of a row (parquet),
     without blank and repeated ones; parquet_rows keeps every row, as is customary for WikiText-2. A
-    file whose name ends in .gz or .bz2 is decompressed, unless it is parquet."""
+    file whose name ends in .gz is decompressed, unless it is parquet."""
     field: str = "text"
     """Key (jsonl) or column (parquet) that holds the text."""
 

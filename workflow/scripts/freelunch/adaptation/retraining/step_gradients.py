@@ -119,10 +119,14 @@ def _streamed_(trainee: Trainee, step: Step, scratch: Path) -> float:
 
 def _end_(trainee: Trainee, step: Step, part: slice, hidden: Tensor) -> float:
     """Return a micro-batch's share of the loss, and pass its gradient back to `hidden`."""
-    logits = trainee.outer.logits(step.tokens(part), hidden)
-    value = step.loss(logits, step.rows[part]) * step.share(part)
-    value.backward()  # type: ignore[no-untyped-call]
-    return float(value.detach())
+    total, rows, leaf = 0.0, step.rows[part], hidden.detach().requires_grad_()
+    for value in trainee.outer.losses(step.tokens(part), leaf, rows, step.loss):
+        value *= step.share(part)
+        value.backward()  # type: ignore[no-untyped-call]
+        total += float(value.detach())
+    if hidden.requires_grad:
+        hidden.backward(leaf.grad)  # type: ignore[no-untyped-call]
+    return total
 
 
 class _Between:

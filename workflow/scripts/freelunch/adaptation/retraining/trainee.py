@@ -25,9 +25,11 @@ from freelunch.model.mask_store import load_masks, round_
 from freelunch.model.transfer import load_ahead
 from freelunch.study.methods import FULL, HEAD, Trained
 from freelunch.study.retraining import Retraining
+from freelunch.study.steps import HEAD_BYTES
 
-# The loss of some sequences, 0-d, from their logits and their rows in the sample.
-Loss = Callable[[Tensor, Tensor], Tensor]
+# The part that some places have in the mean loss of sequences, 0-d: from their logits, (batch,
+# places, vocabulary), the sequences' rows in the sample, (batch,), and the first place.
+Loss = Callable[[Tensor, Tensor, int], Tensor]
 # A pruned block, its masks, and its trained parameters, if it has some already.
 Loaded = tuple[nn.Module, dict[str, Tensor], Sequence[Tensor] | None]
 
@@ -141,6 +143,17 @@ class TrainedOuter:
         with self._passes.autocast(self._model.device):
             return self._outer.logits(input_ids, hidden)
 
+    def losses(
+        self, input_ids: Tensor, hidden: Tensor, rows: Tensor, loss: Loss
+    ) -> Iterator[Tensor]:
+        """Yield the parts of the mean loss of the sequences `rows`, 0-d, for token ids, (batch,
+        length), and hidden states after the last block, so that few logits are in memory at once.
+        """
+        places = max(1, HEAD_BYTES // (4 * len(rows) * self._outer.head.out_features))
+        for start in range(0, hidden.shape[1], places):
+            here = slice(start, start + places)
+            yield loss(self.logits(input_ids[:, here], hidden[:, here]), rows, start)
+
     def merge_(self) -> None:
         """Leave the trained weights in the modules, rounded to the checkpoint's precision."""
         self.trained.merge_()
@@ -204,9 +217,9 @@ class Trainee:
         hidden = [self.outer.embed(input_ids[rows]) for rows in batches]
         for index, block in self.visits(range(self.num_blocks)):
             hidden = [self.through(index, block, states) for states in hidden]
-        pairs = zip(batches, hidden, strict=True)
         return [
-            float(loss(self.outer.logits(input_ids[rows], states), rows)) for rows, states in pairs
+            float(sum(self.outer.losses(input_ids[rows], states, rows, loss)))
+            for rows, states in zip(batches, hidden, strict=True)
         ]
 
     def visits(self, indices: Sequence[int]) -> Iterator[tuple[int, Block]]:

@@ -31,22 +31,24 @@ from freelunch.study.windows import MODEL
 log = logging.getLogger(__name__)
 
 
-def next_token(logits: Tensor, input_ids: Tensor) -> Tensor:
-    """Return the mean over tokens of -log p(next token), nats, 0-d, float32, for logits of (batch,
-    length, vocabulary) and token ids of (batch, length), int64, on one device.
+def next_token(logits: Tensor, input_ids: Tensor, start: int) -> Tensor:
+    """Return the part of the mean over tokens of -log p(next token), nats, 0-d, float32, for logits
+    of (batch, places, vocabulary) from the place `start` on, and token ids of (batch, length),
+    int64, on one device.
     """
-    predicted = logits[:, :-1].float().flatten(0, 1)
-    return nn.functional.cross_entropy(predicted, input_ids[:, 1:].flatten())
+    following = input_ids[:, start + 1 : start + 1 + logits.shape[1]]
+    predicted = logits[:, : following.shape[1]].float().flatten(0, 1)
+    total = nn.functional.cross_entropy(predicted, following.flatten(), reduction="sum")
+    return total / input_ids[:, 1:].numel()
 
 
-def distillation(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean over tokens of KL(dense model || trained model), nats, 0-d, float32:
-    knowledge distillation (arXiv 1503.02531) at temperature 1, without an additional next-token
-    loss. The logits of the trained model and of the dense one are (batch, length, vocabulary).
+def distillation(logits: Tensor, teacher: Tensor, tokens: int) -> Tensor:
+    """Return the part of the mean over so many tokens of KL(dense model || trained model), nats,
+    0-d, float32: knowledge distillation (arXiv 1503.02531) at temperature 1, without an additional
+    next-token loss. The logits of both models are (batch, places, vocabulary).
     """
-    ours = logits.float().log_softmax(-1).flatten(0, 1)
-    theirs = teacher.float().log_softmax(-1).flatten(0, 1)
-    return nn.functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+    ours, theirs = logits.float().log_softmax(-1), teacher.float().log_softmax(-1)
+    return nn.functional.kl_div(ours, theirs, reduction="sum", log_target=True) / tokens
 
 
 class Teacher:
@@ -77,10 +79,12 @@ class Teacher:
         self.spent = replace(stored.spent, attempts=0)
         self._hidden = open_hidden(stored.path(name))
 
-    def logits(self, rows: Tensor) -> Tensor:
-        """Return the dense model's logits for sequences, (rows, length, vocabulary)."""
-        hidden = self._hidden[rows].to(self._model.device)
-        return self._model.logits(self._input_ids[rows], hidden)
+    def loss(self, logits: Tensor, rows: Tensor, start: int) -> Tensor:
+        """Return what `distillation` returns, for the places of sequences from `start` on."""
+        here = slice(start, start + logits.shape[1])
+        hidden = self._hidden[rows][:, here].to(self._model.device)
+        teacher = self._model.logits(self._input_ids[rows][:, here], hidden)
+        return distillation(logits, teacher, self._input_ids[rows].numel())
 
 
 def retrain_model(
@@ -138,9 +142,8 @@ class TrainingRun:
         self._teacher: Teacher | None = None
         self._loss: Loss = self._next_token
         if settings.distils:
-            teacher = Teacher(model, job.states, self._teacher_folder, job.fingerprint)
-            self._teacher = teacher
-            self._loss = lambda logits, rows: distillation(logits, teacher.logits(rows))
+            self._teacher = Teacher(model, job.states, self._teacher_folder, job.fingerprint)
+            self._loss = self._teacher.loss
         self._losses: list[float] = []
 
     def run(self, save_s: float) -> tuple[WindowResult, Spent]:
@@ -228,8 +231,8 @@ class TrainingRun:
         self.state.step_(rate, settings.clip)
         return loss
 
-    def _next_token(self, logits: Tensor, rows: Tensor) -> Tensor:
-        return next_token(logits, self._states.input_ids[rows].to(logits.device))
+    def _next_token(self, logits: Tensor, rows: Tensor, start: int) -> Tensor:
+        return next_token(logits, self._states.input_ids[rows].to(logits.device), start)
 
     def _checked(self) -> float:
         count = self._job.checked
