@@ -156,12 +156,12 @@ def draw_spread(axes: "Axes", x: float, y: float, spread: float | None, colour: 
         axes.plot([x, x], (y - spread, y + spread), solid_capstyle="butt", **look)
 
 
-def mark_not_finite(axes: "Axes", x: float, look: Mark) -> None:
+def mark_above(axes: "Axes", x: float, look: Mark, words: str = NOT_FINITE) -> None:
     """Put a mark on the upper edge, with the reason below it."""
     above = axes.get_xaxis_transform()
     axes.plot([x], [1.0], **look.points, transform=above, clip_on=False)
-    words = {"rotation": 90, "ha": "center", "va": "top", "color": QUIET}
-    write_at(axes, NOT_FINITE, (x, 1.0), (0, -6), xycoords=above, **words)
+    upright = {"rotation": 90, "ha": "center", "va": "top", "color": QUIET}
+    write_at(axes, words, (x, 1.0), (0, -6), xycoords=above, **upright)
 
 
 def draw_level(axes: "Axes", value: float, name: str, line: str, word: str) -> str:

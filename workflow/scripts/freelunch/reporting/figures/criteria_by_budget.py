@@ -9,12 +9,13 @@ from freelunch.reporting.drawing.adaptation_looks import Registered, criteria_ma
 from freelunch.reporting.figures import Figure, looks_and_text
 from freelunch.reporting.figures.perplexity_by_criterion import Point
 from freelunch.reporting.formatting import (
+    NOT_FINITE,
     criterion_label,
     pattern_label,
     seeds_label,
     short_tokens,
 )
-from freelunch.study.cell import DENSE, NONE
+from freelunch.study.cell import NONE
 
 PANEL_INCHES = 3.2
 # How far left of the smallest budget the models without adaptation stand, as a factor.
@@ -29,31 +30,29 @@ def draw(rows: Sequence[style.Row], adaptations: Registered, text: str) -> "styl
     figure, grid = style.stacked(len(panels), 0.4 + PANEL_INCHES * len(panels))
     looks = marks(adaptations)
     for axes, ((model, pattern, _), adapted) in zip(grid, panels.items(), strict=True):
-        of_model = [row for row in rows if row["model"] == model]
         without = [
-            row for row in of_model if (row["adaptation"], row["pattern"]) == (NONE, pattern)
+            row
+            for row in rows
+            if (row["model"], row["adaptation"], row["pattern"]) == (model, NONE, pattern)
         ]
-        (dense,) = (float(row["perplexity"]) for row in of_model if row["criterion"] == DENSE)
-        level = _panel(axes, adapted, without, dense)
+        _panel(axes, adapted, without)
         seeds = seeds_label({int(row["seeds"]) for row in adapted})
         series = looks[adapted[0]["adaptation"]].series
-        title = f"{model}, {pattern_label(pattern)}\n{series}, {seeds}\n{level}"
-        axes.set_title(title, loc="left")
-        axes.set_ylabel(f"perplexity on {text}")
+        axes.set_title(f"{model}, {pattern_label(pattern)}\n{series}, {seeds}", loc="left")
+        axes.set_ylabel(f"perplexity on {text} / best criterion's")
     grid[-1].set_xlabel("tokens seen")
     style.legend_below(
         figure,
         [],
+        "right: the perplexity at the last budget; upper edge: a ratio above the axis;",
         "bars: ± standard error over windows; wide pale bars: ± standard deviation over",
         "seeds; a bar shorter than its mark is hidden",
     )
     return figure
 
 
-def _panel(
-    axes: "style.Axes", adapted: Sequence[style.Row], without: Sequence[style.Row], dense: float
-) -> str:
-    """Draw a panel; return in words where the dense model is."""
+def _panel(axes: "style.Axes", adapted: Sequence[style.Row], without: Sequence[style.Row]) -> None:
+    """Draw a panel: perplexities as ratios to the best criterion's at the same budget."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     budgets = sorted(set(style.numbers(adapted, "tokens")))
@@ -66,31 +65,34 @@ def _panel(
     at_budgets = zip(style.numbers(adapted, "tokens"), map(Point.of, adapted), strict=True)
     points += sorted(at_budgets, key=itemgetter(0))
     finite = [(x, point, value) for x, point in points if (value := point.perplexity) is not None]
-    bars = [point.bar for _, point, _ in finite]
-    style.log_scale(axes, [*(value for _, _, value in finite), dense], [*bars, 0.0])
+    best = {x: min(value for at, _, value in finite if at == x) for x, _, _ in finite}
+    # What pruning alone does may be tens of times worse, and would hide all other differences.
+    shown = [(x, point, value / best[x]) for x, point, value in finite if x > places[0]]
+    bars = [point.bar / best[x] for x, point, _ in shown]
+    style.log_scale(axes, [ratio for _, _, ratio in shown], bars)
+    most = axes.get_ylim()[1]
     ends = {}
     in_order = [row["criterion"] for row in (*without, *adapted)]
     for criterion, look in criteria_marks(in_order).items():
         here = [(x, point) for x, point in points if point.criterion == criterion]
+        lines: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
         for x, point in here:
-            if point.perplexity is None:
-                style.mark_not_finite(axes, x, look)
-            else:
-                style.draw_spread(axes, x, point.perplexity, point.spread, look.colour)
-        for is_adapted in (False, True):
-            shown = [
-                (x, value, point.error or 0.0)
-                for x, point, value in finite
-                if point.criterion == criterion and (x > places[0]) == is_adapted
-            ]
-            x_of, values, errors = ([each[at] for each in shown] for at in range(3))
-            style.draw_points(axes, x_of, values, errors, look)
+            ratio = None if point.perplexity is None else point.perplexity / best[x]
+            if ratio is None or ratio > most:
+                words = NOT_FINITE if ratio is None else f"{ratio:,.1f}"
+                style.mark_above(axes, x, look, words)
+                continue
+            spread = None if point.spread is None else point.spread / best[x]
+            style.draw_spread(axes, x, ratio, spread, look.colour)
+            lines[x > places[0]].append((x, ratio, (point.error or 0.0) / best[x]))
+        for line in lines.values():
+            x_of, ratios, errors = ([each[at] for each in line] for at in range(3))
+            style.draw_points(axes, x_of, ratios, errors, look)
         last, point = here[-1]
         if last > places[0] and point.perplexity is not None:
             name = f"{criterion_label(criterion)} {point.perplexity:.1f}"
-            ends[name] = last, point.perplexity, look.colour
+            ends[name] = last, point.perplexity / best[last], look.colour
     style.name_ends(axes, ends)
-    return style.draw_level(axes, dense, "dense", "--", "dashed")
 
 
 FIGURE = Figure(
@@ -98,11 +100,12 @@ FIGURE = Figure(
     title="perplexity by criterion and budget",
     caption=lambda study: (
         f"""\
-Perplexity against the tokens that an adaptation sees, with a line for each pruning criterion. Lower
-is better; the dashed line is the dense model, and the marks on the left are the pruned models
-without adaptation. Masks are chosen on {study.calibration.samples} sequences of
-{study.sequence_text} tokens of ``{study.calibration.text}``, whatever the budget. Perplexity is on
-``{study.perplexity.text}``, windows of {study.window_text} tokens.
+Perplexity, divided by that of the best criterion at the same budget, against the tokens that an
+adaptation sees, with a line for each pruning criterion. At 1, criteria are equally good. The marks
+on the left are the pruned models without adaptation; a mark on the upper edge has its ratio below
+it. The numbers on the right are perplexities. Masks are chosen on {study.calibration.samples}
+sequences of {study.sequence_text} tokens of ``{study.calibration.text}``, whatever the budget.
+Perplexity is on ``{study.perplexity.text}``, windows of {study.window_text} tokens.
 
 Bars are one standard error over windows; a bar shorter than its mark is hidden. All cells are
 measured on the same windows, so their differences are more certain than the bars suggest. Where
@@ -111,8 +114,8 @@ budgets have different seeds, a line may bend for this reason alone.
 """
     ),
     alternative=(
-        "A chart for each model and pattern: perplexity against the tokens seen, a line for each "
-        "pruning criterion, above a line for the dense model."
+        "A chart for each model and pattern: perplexity as a ratio to the best criterion's against "
+        "the tokens seen, a line for each pruning criterion."
     ),
     claims=("C3", "C3c", "C3b"),
     wanted=lambda study: bool(study.comparisons.criteria_budgets),

@@ -157,7 +157,7 @@ def _panel(axes: "style.Axes", panel: Panel, shown: Mapping[str, Mark]) -> None:
         x = panel.criteria.index(point.criterion) + step * place
         look, value = shown[point.adaptation], point.perplexity
         if value is None:
-            style.mark_not_finite(axes, x, look)
+            style.mark_above(axes, x, look)
             continue
         style.draw_spread(axes, x, value, point.spread, look.colour)
         axes.errorbar(x, value, yerr=point.error, **look.points, linestyle="none", zorder=3)

@@ -82,7 +82,7 @@ def _panel(
         )
     for row, amount in zip(rows, amounts, strict=True):
         if row not in finite:
-            style.mark_not_finite(axes, amount, looks[row["series"]])
+            style.mark_above(axes, amount, looks[row["series"]])
     if key == "tokens":
         _show_claim(axes, rows, looks)
     else:
