@@ -55,7 +55,7 @@ rule find_rate:
             lambda wildcards: PlannedJob(steps.FIND_RATE, cell_of(wildcards)), streamed=is_streamed
         ),
     params:
-        hidden=str(PATHS.hidden("{model}", "{seed}")),
+        hidden=hidden_of,
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
         window=lambda wildcards: PLAN.window(wildcards.model, wildcards.adaptation)[0],
         code=code_digest("find_rate"),

@@ -60,6 +60,15 @@ def dense_of(wildcards):
     return [paths.manifest(PATHS.dense(wildcards.model, wildcards.seed))]
 
 
+def hidden_of(wildcards):
+    """Return the folder of the dense hidden states that an adaptation reads; none if it does not wait
+    for the pass that makes them.
+    """
+    if not STUDY.needs_dense_pass(cell_of(wildcards)):
+        return None
+    return str(PATHS.hidden(wildcards.model, wildcards.seed))
+
+
 def start_of(wildcards):
     """Return the checkpoint that a cell's adaptation starts from; none if from the pruned model."""
     start = STUDY.start_of(cell_of(wildcards))

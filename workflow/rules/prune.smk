@@ -23,7 +23,6 @@ rule prune_model:
         # As a resource, what is together reruns nothing: no mask depends on which job chose it.
         **asks_with_device(pruning_job, together=masks_together),
     params:
-        hidden=str(PATHS.hidden("{model}", "{seed}")),
         criterion=lambda wildcards: STUDY.criterion(wildcards.criterion).as_json(),
         # The digest covers only this criterion, so changing one reruns no other.
         code=lambda wildcards: code_digest(

@@ -31,7 +31,7 @@ rule reconstruct_window:
     resources:
         **asks_with_device(adapting_job, anew=lambda wildcards: is_forced("reconstruct_window")),
     params:
-        hidden=str(PATHS.hidden("{model}", "{seed}")),
+        hidden=hidden_of,
         # A candidate that diverges is merely not chosen.
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),

@@ -25,7 +25,7 @@ rule retrain_model:
         # A resource, since it changes no result: a larger machine need not train again.
         **asks_with_device(adapting_job, streamed=is_streamed),
     params:
-        hidden=str(PATHS.hidden("{model}", "{seed}")),
+        hidden=hidden_of,
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
         code=code_digest("retrain_model"),

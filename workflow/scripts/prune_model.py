@@ -28,7 +28,6 @@ if __name__ == "__main__":
             model=model,
             source=source,
         )
-        hidden = Path(snakemake.params.hidden)
 
         # If another job has chosen the masks, this one does without the model, and without the
         # seconds that imports of what computes take.
@@ -47,11 +46,11 @@ if __name__ == "__main__":
 
         def alone():
             streamed = opened()
-            from freelunch.model.hidden_states import open_states
+            from freelunch.model.hidden_states import DenseStates
             from freelunch.pruning.prune import prune_model
 
             with scratch_folder(mine.folder.with_name(f".{mine.folder.name}.hidden")) as scratch:
-                states = open_states(streamed, sample, hidden, scratch)
+                states = DenseStates(streamed, sample, None, scratch)
                 return prune_model(streamed, source, mine, states, job.report)
 
         made = mine.finish_left(source)

@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freelunch.core.units import duration
-
 # The variable that holds the command which started Snakemake, such as `make study`.
 COMMAND = "FREELUNCH_COMMAND"
 # This workflow's own events: the plan at the start, the first finding, and the summary or the error
@@ -330,6 +328,14 @@ class Story:
 def resume() -> str:
     """Return the command that the user typed: `COMMAND`, or else that of this process."""
     return os.environ.get(COMMAND) or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def duration(seconds: float) -> str:
+    """Return a time with the unit that suits it."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.{int(size > 60)}f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _number_of(jobs: int) -> str:

@@ -137,7 +137,7 @@ def open_adaptation(
     model: Path,
     masks: Sequence[str],
     sample: Artifact,
-    hidden: Path,
+    hidden: Path | None,
     folder: Path,
     settings: dict[str, Any],
     window: Window | None,
@@ -155,7 +155,7 @@ def open_adaptation(
         model: Folder of the dense model.
         masks: The manifest of the masks; empty if nothing is pruned.
         sample: Token ids of the sample.
-        hidden: Folder of the hidden states that a dense pass may have kept.
+        hidden: Folder of the hidden states that a dense pass may have kept; None without a pass.
         settings: Settings of the adaptation as JSON.
         window: The window that the plan decided, in the place of `auto`: blocks of another attempt
             are only taken over if they were adapted in the same window.

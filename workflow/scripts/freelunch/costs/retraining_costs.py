@@ -269,6 +269,8 @@ class _PlannedRun:
         of_place = 4 * self.micro_batch * shapes.vocabulary
         logits = min(of_place * self.length, max(HEAD_BYTES, of_place))
         loss = (7 if settings.distils else 4) * logits
+        # The gradient of the head by one part of the loss, beside the sum of those before.
+        loss = max(loss, 4 * head + logits)
         computed = 0
         if self.block.is_low_rank and not self.block.has_branches:
             # A matrix that is computed from frozen weights, and its gradient, while it is used;

@@ -113,13 +113,15 @@ def kept_states(folder: Path, model: Artifact, calibration: Artifact) -> Artifac
 
 
 def open_states(
-    model: StreamedModel, calibration: Artifact, folder: Path, scratch: Path
+    model: StreamedModel, calibration: Artifact, folder: Path | None, scratch: Path
 ) -> "DenseStates":
     """Return the dense hidden states of a calibration sample, of which a folder may keep some; none
     are kept for an extended sample. UserError as in `kept_states`.
     """
     extends = "calibration" in calibration.facts
-    kept = None if extends else kept_states(folder, model.artifact, calibration)
+    kept = None
+    if folder is not None and not extends:
+        kept = kept_states(folder, model.artifact, calibration)
     return DenseStates(model, calibration, kept, scratch)
 
 

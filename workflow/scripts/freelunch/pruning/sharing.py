@@ -61,7 +61,7 @@ class Pruning:
         )
 
     def groups(
-        self, together: str | None, model: Artifact, dense: Artifact
+        self, together: str | None, model: Artifact, source: Artifact
     ) -> "list[list[Pruning]]":
         """Return the groups of prunings that jobs of this run choose together, this one's first.
         The workflow describes them as JSON: `criteria`, the settings and code of each, and
@@ -75,7 +75,7 @@ class Pruning:
             criterion, pattern = name.split("-")
             settings, code = described["criteria"][criterion]
             folder = self.folder.parents[1] / name / self.folder.name
-            return Pruning.of(settings, pattern, self.seed, folder, code, model, dense)
+            return Pruning.of(settings, pattern, self.seed, folder, code, model, source)
 
         groups = [[named(name) for name in names] for names in described["groups"]]
         return sorted(groups, key=lambda group: self not in group)
@@ -90,7 +90,7 @@ class Pruning:
         """Whether the folder is complete."""
         return is_finished(self.folder, self.fingerprint)
 
-    def finish_left(self, dense: Artifact) -> Artifact | None:
+    def finish_left(self, source: Artifact) -> Artifact | None:
         """Return the masks if another job has chosen them; None if none has, or a file of them is
         damaged.
         """
@@ -101,7 +101,7 @@ class Pruning:
             writer.release()
             return None
         # Only structured criteria add to the config, and they are not shared.
-        return self.finish(writer, dense, {})
+        return self.finish(writer, source, {})
 
     def finish(
         self, writer: ArtifactWriter, source: Artifact, config: Mapping[str, object]

@@ -224,7 +224,7 @@ def _check_made_from(
     be none; `adapted` is the folder of all groups of adapted blocks.
     """
     for name, folder in made_from.items():
-        digests = {*facts[name]} if name == "adapted" else {facts[name]} - {None}
+        digests = {*facts[name]} if name == "adapted" else {facts.get(name)} - {None}
         on_disk = {folder and manifest_digest(folder)} - {None}
         if folder is not None and name == "adapted":
             # Groups of another division may be left from earlier runs.

@@ -200,14 +200,17 @@ class Study:
         return any(entry.needs_gram for entry in used if entry.statistics == "dense")
 
     def needs_dense_pass(self, cell: Cell) -> bool:
-        """Return whether a pruned cell's masks or adaptation read what the dense pass left. For
-        sparse statistics, masks do not.
+        """Return whether a pruned cell's masks or adaptation read what the dense pass left. Masks
+        from sparse statistics do not; nor does an adaptation on more than the calibration sample.
         """
         settings = self.adaptation(cell.adaptation)
         return cell.is_pruned and (
             self.criterion(cell.criterion).statistics == "dense"
-            or (settings is not None and settings.reads_dense_states)
+            or (settings is not None and settings.reads_dense_states and not self._extends(cell))
         )
+
+    def _extends(self, cell: Cell) -> bool:
+        return self.samples(cell.adaptation) != self.calibration.samples
 
     # --- Text and lengths
 

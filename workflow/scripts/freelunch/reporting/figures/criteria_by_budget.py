@@ -110,7 +110,7 @@ Perplexity is on ``{study.perplexity.text}``, windows of {study.window_text} tok
 Bars are one standard error over windows; a bar shorter than its mark is hidden. All cells are
 measured on the same windows, so their differences are more certain than the bars suggest. Where
 there are several seeds, the mark is their mean and the wide pale bar their standard deviation. If
-budgets have different seeds, a line may bend for this reason alone.
+budgets or criteria have different seeds, ratios may differ for this reason alone.
 """
     ),
     alternative=(
