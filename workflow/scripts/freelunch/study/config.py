@@ -162,7 +162,7 @@ class StudyBlock(Settings):
     name: Name
     """Results go to results/<name>/."""
     dense_limit: float = Field(default=1000.0, gt=1)
-    """A dense perplexity above this, on calibration or evaluation text, stops the study, since the
+    """A dense perplexity above this, in the dense pass or on evaluation text, stops the study: the
     model, its tokenizer or the text must be wrong."""
     calibration: Calibration
     """The calibration sample."""

@@ -38,8 +38,8 @@ class CriterionSettings(Settings):
     score: str = Field(description=_SCORE)
     statistics: Statistics = "dense"
     """dense: statistics of the dense model's activations, shared by all criteria; sparse: each
-    block sees the outputs of the pruned blocks before it, for two more passes. None of them is
-    reconstructed yet, a code-paper discrepancy in windows of several blocks."""
+    block sees the outputs of the pruned blocks before it, in two passes for each mask. None of them
+    is reconstructed yet, a code-paper discrepancy in windows of several blocks."""
 
     @property
     def needs_gram(self) -> bool:
