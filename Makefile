@@ -226,7 +226,7 @@ docs: env
 
 # docs/ keeps the records of these studies, with the table, the verdicts and the figures made from them. Tests check
 # that the two agree. `make compare` shows whether another machine agrees. Those of studies/budgets.yaml, which takes
-# twenty hours, and studies/precision.yaml are added by hand as their cells finish.
+# twenty hours, studies/precision.yaml and studies/gemma.yaml are added by hand as their cells finish.
 results: full
 	$(MAKE) study STUDY=config.yaml
 	$(MAKE) study STUDY=studies/quirks.yaml
@@ -243,6 +243,7 @@ kept: env
 	python -m freelunch.audit.rebuild_docs studies/quirks.yaml docs/quirks
 	python -m freelunch.audit.rebuild_docs studies/budgets.yaml docs/budgets
 	python -m freelunch.audit.rebuild_docs studies/precision.yaml docs/precision
+	python -m freelunch.audit.rebuild_docs studies/gemma.yaml docs/gemma
 
 # Generate the schema for editors and the settings page of the documentation from the settings classes.
 settings: env

@@ -15,7 +15,8 @@ from freelunch.reporting.tables import table_texts
 from freelunch.study.study import Study
 from repository import ROOT
 
-KEPT = {name: f"studies/{name}.yaml" for name in ("full", "budgets", "quirks", "precision")}
+NAMES = ("full", "budgets", "quirks", "precision", "gemma")
+KEPT = {name: f"studies/{name}.yaml" for name in NAMES}
 KEPT["laptop"] = "config.yaml"
 ENVIRONMENT = {
     "commit": "a" * 40,
