@@ -131,7 +131,8 @@ def test_residency_follows_the_device() -> None:
 
 def test_the_plan_says_what_was_decided_and_why() -> None:
     large = Study.load(LARGE)
-    for size, window, residency in ((20, 3, "streamed"), (24, 3, "model"), (80, 13, "model")):
+    streamed, held = (20, 3, "streamed"), ((24, 3, "model"), (40, 6, "model"), (80, 13, "model"))
+    for size, window, residency in (streamed, *held):
         plan = Plan.of(large, size * GB)
         assert plan.window("llama-3.1-8b", "recon_auto")[0] == window
         found = line_of(plan_text(plan, machine_of(size)), "llama-3.1-8b", "masklora")

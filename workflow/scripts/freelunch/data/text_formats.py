@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from freelunch.core.errors import UserError, nearest
-from freelunch.data.unpacked import lines_of, unpacked_name
-from freelunch.study.sources import PARAGRAPHS
+from freelunch.data.unpacked import lines_of
+from freelunch.study.sources import PACKED, PARAGRAPHS
 
 # A title of Wikipedia cannot contain angle brackets, so no line of an article matches.
 _OPENING, _CLOSING = re.compile(r"<doc(\s[^<>]*)?>"), "</doc>"
@@ -59,7 +59,7 @@ class SourceFile:
 
     def check_prose(self) -> None:
         """Refuse a table (CSV) and JSON, whose separators and names would be read as text."""
-        ending = Path(unpacked_name(self._name)).suffix.lower()
+        ending = Path(self._name.removesuffix(PACKED)).suffix.lower()
         first = next(filter(str.strip, self.lines()), "")
         self.number = 0
         if separator := _TABLES.get(ending):

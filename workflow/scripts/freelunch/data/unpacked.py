@@ -14,11 +14,6 @@ SMALL_BYTES = 10_000_000
 LARGEST_LINE = 1_000_000_000
 
 
-def unpacked_name(name: str) -> str:
-    """Return a file's name without the ending that says that it is compressed."""
-    return name.removesuffix(PACKED)
-
-
 def check_ratio(unpacked: int, packed: int) -> None:
     """Raise ValueError if so many bytes cannot come from an archive of text of this size."""
     if unpacked > max(SMALL_BYTES, LARGEST_RATIO * packed):

@@ -68,11 +68,12 @@ def prune_model(
     through the sparse model. UserError: the activations belong to another model or lack what the
     criterion needs, the pattern does not divide a matrix, or a value is not finite.
     """
-    passing = SparseStates(states) if pruning.criterion.statistics == "sparse" else None
-    if passing is None:
+    is_sparse = pruning.criterion.statistics == "sparse"
+    if not is_sparse:
         check_belongs(source, "calibration", states.calibration)
     masks = _Masks(model, source, pruning)
     masks.writer = ArtifactWriter(pruning.folder, KIND, pruning.fingerprint)
+    passing = SparseStates(states) if is_sparse else None
     for done in _prune_blocks(model, source, [masks], passing):
         report(done, model.num_blocks, "blocks")
     criterion, config = pruning.criterion, {}

@@ -37,7 +37,7 @@ DocumentFormat = Literal[
 ROWS = "parquet_rows"
 # Formats of compressed tables.
 TABLES = ("parquet", ROWS)
-# Endings of files that are decompressed.
+# Ending of files that are decompressed.
 PACKED = ".gz"
 TaskFormat = Literal[
     "arrow",

@@ -73,7 +73,8 @@ MODEL_CARD = "README.md"
 BATCH_TOKENS = 2048
 # Tokens whose logits are computed at a time: with a large vocabulary each token takes a megabyte.
 HEAD_PLACES = 256
-# Bytes of logits, float32, that training computes at a time.
+# Bytes of logits, float32, that training computes at a time: so many that the logits of two short
+# sequences and a usual vocabulary stay whole, since parts of a sum round differently.
 HEAD_BYTES = 2**28
 # Sequences on which a step checks itself (the dense model's perplexity, a window's loss before and
 # after reconstruction): a quarter of the default sample, so a check costs little.

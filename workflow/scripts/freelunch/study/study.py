@@ -203,14 +203,11 @@ class Study:
         """Return whether a pruned cell's masks or adaptation read what the dense pass left. Masks
         from sparse statistics do not; nor does an adaptation on more than the calibration sample.
         """
-        settings = self.adaptation(cell.adaptation)
-        return cell.is_pruned and (
-            self.criterion(cell.criterion).statistics == "dense"
-            or (settings is not None and settings.reads_dense_states and not self._extends(cell))
-        )
-
-    def _extends(self, cell: Cell) -> bool:
-        return self.samples(cell.adaptation) != self.calibration.samples
+        if not cell.is_pruned or self.criterion(cell.criterion).statistics == "dense":
+            return cell.is_pruned
+        settings, drawn = self.adaptation(cell.adaptation), self.samples(cell.adaptation)
+        on_sample = drawn == self.calibration.samples
+        return settings is not None and settings.reads_dense_states and on_sample
 
     # --- Text and lengths
 

@@ -200,7 +200,7 @@ def train_window_(
         for (rate, _, ends_epoch), (entering, wanted) in zip(steps, batches, strict=True):
             set_rate(rate)
             value = loss(window(entering, precision), wanted)
-            value.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(value)
             losses.append(value.detach())
             # Check once per epoch: on a GPU, reading a loss waits for the device.
             if ends_epoch and (diverged := _first_not_finite(losses)) is not None:

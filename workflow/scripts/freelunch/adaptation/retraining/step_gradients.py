@@ -67,7 +67,7 @@ def _in_memory_(trainee: Trainee, step: Step) -> float:
             entered.append((entering, leaf))
     # As when streamed, embeddings get their gradients after all else: order decides rounding.
     for entering, leaf in entered:
-        entering.backward(leaf.grad)  # type: ignore[no-untyped-call]
+        torch.autograd.backward(entering, leaf.grad)
     for index, block in trainee.visits(blocks):
         trainee.gathered(index, block.trained)
     return total
@@ -106,14 +106,14 @@ def _streamed_(trainee: Trainee, step: Step, scratch: Path) -> float:
             for part, (hidden, given) in read(between[index], gradient):
                 leaf = hidden.requires_grad_(needed)
                 # Under no name: what a block returns holds on to its trained parameters.
-                trainee.through(index, block, leaf).backward(given)  # type: ignore[no-untyped-call]
+                torch.autograd.backward(trainee.through(index, block, leaf), given)
                 if needed:
                     write(gradient, part, _gradient(leaf))
         trainee.gathered(index, block.trained)
     if trainee.outer.trains_embedding:
         for part, (given,) in read(gradient):
             entering = trainee.outer.embed(step.tokens(part))
-            entering.backward(given)  # type: ignore[no-untyped-call]
+            torch.autograd.backward(entering, given)
     return total
 
 
@@ -122,10 +122,10 @@ def _end_(trainee: Trainee, step: Step, part: slice, hidden: Tensor) -> float:
     total, rows, leaf = 0.0, step.rows[part], hidden.detach().requires_grad_()
     for value in trainee.outer.losses(step.tokens(part), leaf, rows, step.loss):
         value *= step.share(part)
-        value.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(value)
         total += float(value.detach())
     if hidden.requires_grad:
-        hidden.backward(leaf.grad)  # type: ignore[no-untyped-call]
+        torch.autograd.backward(hidden, leaf.grad)
     return total
 
 
