@@ -151,6 +151,8 @@ def test_a_criterions_zeros_notes_and_costs_are_recorded(wide):
     assert costs["sparse"]["tokens"] == 2 * sample["samples"] * sample["length"]
     assert costs["sparse"]["flops"] > costs["swapped"]["flops"] > costs["ria"]["flops"] == 0
     assert "tokens" not in costs["ria"]
+    # Its masks waited for no dense pass; its windows did, and say what that cost.
+    assert found["sparse"]["cost"]["capture_dense"] == found["ria"]["cost"]["capture_dense"]
     folder = wide.path / "results/smoke/checkpoints/tiny/flap-s50/recon_block/seed0"
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]

@@ -7,7 +7,7 @@ from snakemake_job import adapting, running
 
 if __name__ == "__main__":
     window = snakemake.params.window
-    with running(snakemake) as job, open_adaptation(job, **adapting(snakemake, job)) as adaptation:
+    with running(snakemake) as job, open_adaptation(job, **adapting(snakemake)) as adaptation:
         streamed = bool(snakemake.resources.streamed)
         made = find_rate(adaptation, snakemake.wildcards.adaptation, window, streamed)
         job.made(made)

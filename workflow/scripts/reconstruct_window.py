@@ -10,7 +10,7 @@ from snakemake_job import adapting, running
 
 if __name__ == "__main__":
     folder, window = Path(snakemake.output.manifest).parent, snakemake.params.window
-    with running(snakemake) as job, open_adaptation(job, **adapting(snakemake, job)) as adaptation:
+    with running(snakemake) as job, open_adaptation(job, **adapting(snakemake)) as adaptation:
         group, groups = map(int, snakemake.wildcards.scatteritem.split("-of-"))
         windows = group_windows(split_windows(adaptation.model.num_blocks, window), group, groups)
         job.counts |= {

@@ -7,8 +7,7 @@ from typing import Any
 from freelunch.core import job
 from freelunch.core.artifact import Artifact
 from freelunch.core.devices import CPU, CUDA
-from freelunch.study.paths import read_run
-from freelunch.study.steps import CALIBRATION, CAPTURE_DENSE
+from freelunch.study.steps import CALIBRATION
 
 
 def running(snakemake: Any) -> AbstractContextManager[job.Job]:
@@ -31,16 +30,14 @@ def running(snakemake: Any) -> AbstractContextManager[job.Job]:
     return job.running(settings)
 
 
-def adapting(snakemake: Any, mine: job.Job) -> dict[str, Any]:
-    """Return what a script's job adapts, and how: arguments of `open_adaptation`."""
+def adapting(snakemake: Any) -> dict[str, Any]:
+    """Return what a script adapts, and how: arguments of `open_adaptation`."""
     given, params, wildcards = snakemake.input, snakemake.params, snakemake.wildcards
-    # If the masks did not wait for the dense pass, this job did.
-    for manifest in given.dense:
-        mine.shared[CAPTURE_DENSE] = [read_run(Path(manifest).parent)]
     return {
         "model": Path(given.model).parent,
         "masks": given.masks,
         "start": given.start,
+        "dense_pass": given.dense,
         "sample": Artifact.at(given.sample, CALIBRATION),
         "hidden": Path(params.hidden) if params.hidden else None,
         "folder": Path(snakemake.output.manifest).parent,

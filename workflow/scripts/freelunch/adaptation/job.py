@@ -20,11 +20,13 @@ from freelunch.model.hidden_states import DenseStates, open_states
 from freelunch.model.mask_store import load_pruned_block
 from freelunch.model.token_ids import check_sample
 from freelunch.study.adaptations import Adaptation, Training
+from freelunch.study.paths import read_run
 from freelunch.study.retraining import read_adaptation
 from freelunch.study.search import chosen_of
 from freelunch.study.sources import NO_GRADIENTS, TRAINED, UNTRAINED
 from freelunch.study.steps import (
     ADAPTED_BLOCKS,
+    CAPTURE_DENSE,
     CHECK_SEQUENCES,
     CHECKPOINT,
     LEARNING_RATE,
@@ -147,6 +149,7 @@ def open_adaptation(
     stop_at_divergence: bool = True,
     search: Sequence[str] = (),
     start: Sequence[str] = (),
+    dense_pass: Sequence[str] = (),
 ) -> Iterator[AdaptationJob[Any]]:
     """Open what an adaptation needs, and set the counts of the running job. UserError: the model's
     precision cannot be trained.
@@ -163,7 +166,10 @@ def open_adaptation(
         entry: The model's key in the config, for an error about its dtype.
         search: The manifest of what found the learning rate, if it was found.
         start: The manifest of the checkpoint that it starts from, if not from the pruned weights.
+        dense_pass: The manifest of the dense pass that the job waited for, if the masks did not.
     """
+    for manifest in dense_pass:
+        job.shared[CAPTURE_DENSE] = [read_run(Path(manifest).parent)]
     dense, adaptation = StreamedModel(model, job.device), read_adaptation(settings)
     passes, skipped = 1, 0
     pruned = [Artifact.at(path, MASKS) for path in masks]
