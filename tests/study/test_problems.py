@@ -133,7 +133,7 @@ def test_a_key_of_the_study_that_is_missing(key: str) -> None:
     [
         ("models", "source", "one of: hub, path, wheel"),
         ("texts", "source", "one of: hub, mixture, path, tokens, wheel, wheel_files"),
-        ("criteria", "score", "one of: flap, magnitude, "),
+        ("criteria", "score", "one of: alps, flap, "),
         ("adaptations", "method", "one of: biases, biases_norms, full, "),
     ],
 )

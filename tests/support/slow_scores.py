@@ -21,7 +21,7 @@ SLOW = {
     ),
 }
 SCORES = tuple(SLOW)
-OF_WEIGHTS = ("random", *SCORES, "sparsegpt")
+OF_WEIGHTS = ("random", *SCORES, "sparsegpt", "alps")
 
 
 def norm(values: Sequence[float]) -> float:

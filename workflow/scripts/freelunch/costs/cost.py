@@ -50,7 +50,8 @@ HEAD = WorkKind("head", 0.52)
 # 0.33 at 2048 and 4096 tokens in bfloat16 (0.69 and 0.74 in float32).
 ATTENTION = WorkKind("attention", 0.33)
 # Gram matrices, of which only the upper half counts. Records: dense passes with and without them,
-# 43.0 and 30.2 s. The products alone take 0.72 to 0.87.
+# 43.0 and 30.2 s. The products alone take 0.72 to 0.87. Also ALPS, which decomposes Gram matrices
+# and multiplies by their inverses.
 GRAM = WorkKind("Gram matrices", 0.55, single=True)
 # SparseGPT: factorising Gram matrices and eliminating columns. Records: 24.9 GFLOP/s, without what
 # Wanda takes for the same weights.

@@ -151,6 +151,7 @@ _CRITERIA = {
     "wanda": "Wanda",
     "ria": "RIA",
     "sparsegpt": "SparseGPT",
+    "alps": "ALPS",
     "random": "Random",
     "wanda_sp": "Wanda-sp",
     "flap": "FLAP",

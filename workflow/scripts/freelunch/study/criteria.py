@@ -134,6 +134,26 @@ class SparseGPT(OfWeights):
         return True
 
 
+class Alps(OfWeights):
+    """Mask and weights by the alternating direction method of multipliers, arXiv 2406.07831."""
+
+    score: Literal["alps"] = Field(description=_SCORE)
+    damping: float = Field(default=0.01, gt=0, le=1)
+    """Share of the Hessian's mean diagonal that is added to its diagonal."""
+    updates_weights: bool = True
+    """Whether the weights that stay take the values that it finds, or keep their dense ones."""
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether Gram matrices are needed: they are its Hessians."""
+        return True
+
+    @property
+    def changes_parameters(self) -> bool:
+        """Whether pruning changes the weights that stay."""
+        return self.updates_weights
+
+
 class WandaSp(OfUnits):
     """Wanda's scores for whole heads and channels."""
 
@@ -152,7 +172,8 @@ class Flap(OfUnits):
 
 Criterion = OfWeights | OfUnits
 CriterionEntry = Annotated[
-    Random | Magnitude | Wanda | Ria | SparseGPT | WandaSp | Flap, Field(discriminator="score")
+    Random | Magnitude | Wanda | Ria | SparseGPT | Alps | WandaSp | Flap,
+    Field(discriminator="score"),
 ]
 CRITERIA = classes_of(CriterionEntry)
 
