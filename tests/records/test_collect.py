@@ -1,5 +1,6 @@
 """What a record takes from its steps: counts that have to agree, costs, and environments."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,19 @@ def test_a_matrix_with_a_wrong_number_of_zeros_is_refused(
     assert collect._identity(lineage(4, 4))["sparsity"] == 0.5
     with refused(where="checkpoint: a", found=f"{zeros} zeros", expected=expected):
         collect._identity(lineage(zeros, pruned))
+
+
+@pytest.mark.parametrize("zeros", [(5, 3), (6, 1)])
+def test_blocks_that_differ_have_the_patterns_zeros_together(zeros: tuple[int, int]) -> None:
+    two = lineage(0, 0)
+    two.masks.facts["settings"]["criterion"]["allocation"] = {"by": "owl"}
+    two.masks.files["block"]["pruned"] = dict(zip("ab", zeros, strict=True))
+    two.measured["identity"]["matrices"] = {
+        name: {"rows": 2, "columns": 4, "zeros": count}
+        for name, count in zip("ab", zeros, strict=True)
+    }
+    with nullcontext() if sum(zeros) == 8 else refused(where="a, b", expected="8 zeros"):
+        assert collect._identity(two)["sparsity"] == 0.5
 
 
 def run(commit: str = "", **cost: float) -> dict[str, Any]:

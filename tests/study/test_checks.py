@@ -19,6 +19,7 @@ ALONE = {**GRID, "criteria": ["dense"], "adaptations": ["full"]}
 AFTER_TWO = {"adaptations.recon_block.after": "recon_two"}
 BOTH = {"study.grids.0.adaptations": ["recon_two", "recon_block"]}
 TASKS = {"tasks": {"rte": TASK}}
+OWL = {"criteria.wanda.allocation": {"by": "owl"}}
 SPARSEGPT = {
     "study.grids.0.criteria": ["sparsegpt"],
     "criteria": {"sparsegpt": {"score": "sparsegpt", "column_block": 6}},
@@ -102,6 +103,12 @@ def test_all_contradictions_are_told_at_once_undefined_names_first() -> None:
         (
             {**SPARSEGPT, "study.grids.0.patterns": ["2of4"]},
             "criteria.sparsegpt.column_block: found 6; expected a multiple of 4, for 2of4, such as",
+        ),
+        (OWL | {"study.grids.0.patterns": ["2of4"]}, "criteria.wanda.allocation: found 2of4"),
+        (OWL | {"study.grids.0.patterns": ["u10"]}, "criteria.wanda.allocation.spread: found 0.08"),
+        (
+            OWL | {"criteria.wanda.statistics": "sparse"},
+            "criteria.wanda.allocation: found statistics: sparse",
         ),
         ({"study.grids.0.patterns": ["u50", "u00"]}, "study.grids.0.patterns.1: found"),
         ({"study.grids.0.patterns": ["4of4"]}, "study.grids.0.patterns.0: found"),

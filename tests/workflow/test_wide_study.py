@@ -17,7 +17,7 @@ from study_folder import SHOWN
 
 CRITERIA = {
     "random": {"score": "random"},
-    "ria": {"score": "ria"},
+    "alps_owl": {"score": "alps", "allocation": {"by": "owl", "spread": 0.1}},
     "wanda_swaps": {"score": "wanda", "swaps": 3},
     "sparsegpt_sparse": {"score": "sparsegpt", "statistics": "sparse"},
     "flap": {"score": "flap"},
@@ -86,7 +86,7 @@ def wide(finished, tmp_path_factory):
     first, _ = grids = config["study"]["grids"]
     first["adaptations"] = [*first["adaptations"], *ADAPTATIONS, "recon_matrix_exact"]
     for names, pattern, adaptation in (
-        (["random", "ria"], "u50", "none"),
+        (["random", "alps_owl"], "u50", "none"),
         (["wanda_swaps"], "2of4", "none"),
         (["sparsegpt_sparse"], "4of8", "recon_block"),
         (["flap"], "s50", "recon_block"),
@@ -127,13 +127,20 @@ def test_each_criterion_adaptation_and_candidate_has_its_jobs(wide):
 def test_a_criterions_zeros_notes_and_costs_are_recorded(wide):
     found = {
         "random": record(wide, "none", "random-u50"),
-        "ria": record(wide, "none", "ria-u50"),
         "swapped": record(wide, "none", "wanda_swaps-2of4"),
         "sparse": record(wide, "recon_block", "sparsegpt_sparse-4of8"),
     }
     for name, each in found.items():
         for matrix, counts in each["identity"]["matrices"].items():
             assert counts["zeros"] == counts["rows"] * counts["columns"] / 2, (name, matrix)
+    owl = record(wide, "none", "alps_owl-u50")
+    assert owl["identity"]["sparsity"] == 0.5
+    assert owl["spec"]["criterion"]["allocation"]["by"] == "owl"
+    of_blocks = {}
+    for matrix, counts in owl["identity"]["matrices"].items():
+        block = matrix.split(".")[2]
+        of_blocks[block] = of_blocks.get(block, 0) + counts["zeros"]
+    assert len(set(of_blocks.values())) > 1
     flap = record(wide, "recon_block", "flap-s50")["identity"]
     # All units together lose no more than asked for, and at most one unit less.
     assert 0.4 < flap["sparsity"] <= 0.5
@@ -141,7 +148,7 @@ def test_a_criterions_zeros_notes_and_costs_are_recorded(wide):
     notes = found["swapped"]["pruning"]["notes"]
     assert all(note["error_after"] <= note["error_before"] for note in notes.values())
     assert sum(note["swaps"] for note in notes.values()) > 0
-    assert found["ria"]["pruning"] == {"notes": {}}
+    assert found["random"]["pruning"] == {"notes": {}}
     assert record(wide, "none", "dense")["pruning"] is None
     spec = found["sparse"]["spec"]
     assert spec["criterion"]["statistics"] == "sparse" and spec["criterion"]["damping"] == 0.01
@@ -149,10 +156,10 @@ def test_a_criterions_zeros_notes_and_costs_are_recorded(wide):
     # Once for the statistics, and once pruned.
     sample = spec["calibration"]
     assert costs["sparse"]["tokens"] == 2 * sample["samples"] * sample["length"]
-    assert costs["sparse"]["flops"] > costs["swapped"]["flops"] > costs["ria"]["flops"] == 0
-    assert "tokens" not in costs["ria"]
+    assert costs["sparse"]["flops"] > costs["swapped"]["flops"] > costs["random"]["flops"] == 0
+    assert "tokens" not in costs["random"]
     # Its masks waited for no dense pass; its windows did, and say what that cost.
-    assert found["sparse"]["cost"]["capture_dense"] == found["ria"]["cost"]["capture_dense"]
+    assert found["sparse"]["cost"]["capture_dense"] == found["random"]["cost"]["capture_dense"]
     folder = wide.path / "results/smoke/checkpoints/tiny/flap-s50/recon_block/seed0"
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
@@ -247,8 +254,8 @@ def test_a_choice_on_the_evaluation_text_is_marked_wherever_it_appears(wide):
 
 
 def test_all_cells_that_a_grid_asks_answer_the_same_documents(wide):
-    assert "tasks" not in record(wide, "none", "ria-u50")["metrics"]
-    assert "tasks" not in record(wide, "none", "ria-u50")["spec"]["evaluation"]
+    assert "tasks" not in record(wide, "none", "alps_owl-u50")["metrics"]
+    assert "tasks" not in record(wide, "none", "alps_owl-u50")["spec"]["evaluation"]
     found = [
         record(wide, adaptation, pruning)["metrics"]["tasks"]["tasks"]
         for pruning, adaptation in ASKED

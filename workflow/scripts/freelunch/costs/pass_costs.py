@@ -199,7 +199,8 @@ def prune_model(shapes: Shapes, samples: int, length: int, criterion: Criterion)
         read += shapes.blocks_bytes + shapes.masks_bytes
     else:
         read += shapes.blocks * grams
-    if isinstance(criterion, OfUnits) and criterion.scope == "model":
+    allocates = isinstance(criterion, OfWeights) and criterion.allocation
+    if allocates or (isinstance(criterion, OfUnits) and criterion.scope == "model"):
         # Scores of all blocks come before the first mask.
         read += shapes.blocks_bytes
     return Cost(

@@ -29,6 +29,7 @@ from freelunch.model.mask_store import (
     write_pruned_block,
 )
 from freelunch.pruning import criteria
+from freelunch.pruning.allocation import allocate
 from freelunch.pruning.dense_pass import read_statistics
 from freelunch.pruning.masks import check_divides, keep_mask
 from freelunch.pruning.sharing import Pruning
@@ -138,7 +139,7 @@ class _Masks:
         if isinstance(criterion, OfUnits):
             self.prune = _unit_pruner(model, source, criterion, pattern)
         else:
-            self.prune = _weight_pruner(model, criterion, pattern, pruning.seed)
+            self.prune = _weight_pruner(model, source, criterion, pattern, pruning.seed)
 
     def lack(self, index: int) -> bool:
         return not self.failed and masks_file(index) not in self.writer
@@ -202,18 +203,22 @@ def _forget(statistics: Statistics) -> None:
 
 
 def _weight_pruner(
-    model: StreamedModel, criterion: OfWeights, pattern: Pattern, seed: int
+    model: StreamedModel, source: Artifact, criterion: OfWeights, pattern: Pattern, seed: int
 ) -> Pruner:
     module = criteria.load(criterion.score)
+    allocated = allocate(model, source, criterion, pattern)
 
     def prune(block: nn.Module, index: int, statistics: Statistics) -> Pruned:
         pruned = Pruned({})
         weights = {name: linear.weight for name, linear in block_linears(block).items()}
-        for names in _alike(weights, statistics):
+        # Matrices are pruned at once only by the same pattern.
+        alone = ([name] for name in weights)
+        for names in alone if allocated else _alike(weights, statistics):
+            each = allocated[index][names[0]] if allocated else pattern
             where = [model.sharding.name(index, name) for name in names]
             seeds = [derive_seed(seed, "criterion", name) for name in where]
             alike, inputs = [weights[name] for name in names], statistics[names[0]]
-            result = prune_matrices(module, alike, inputs, pattern, criterion, seeds, where)
+            result = prune_matrices(module, alike, inputs, each, criterion, seeds, where)
             for name, (keep, changed, notes) in zip(names, result, strict=True):
                 pruned.masks[name] = keep
                 if changed is not None:

@@ -228,16 +228,16 @@ def _identity(lineage: CellLineage) -> Facts:
     """Return the sparsity as counted in the checkpoint; refuse what its masks do not ask for."""
     identity = lineage.measured[steps.IDENTITY]
     matrices = identity["matrices"]
-    for name, counts in matrices.items():
-        for what, expected in _expected_zeros(lineage, name, counts):
-            if counts["zeros"] != expected:
-                raise UserError(
-                    f"wrong number of zeros in a matrix for its {what}",
-                    where=f"{lineage.checkpoint.folder}: {name}",
-                    found=f"{counts['zeros']} zeros",
-                    expected=f"{expected} zeros among {counts['rows']} x {counts['columns']}",
-                    todo="report this: it is a defect of this program",
-                )
+    for what, names, expected in _expected_zeros(lineage, matrices):
+        found = sum(matrices[name]["zeros"] for name in names)
+        if found != expected:
+            raise UserError(
+                f"wrong number of zeros in a matrix for its {what}",
+                where=f"{lineage.checkpoint.folder}: {', '.join(names)}",
+                found=f"{found} zeros",
+                expected=f"{expected} zeros",
+                todo="report this: it is a defect of this program",
+            )
     zeros = sum(counts["zeros"] for counts in matrices.values())
     weights = sum(counts["rows"] * counts["columns"] for counts in matrices.values())
     return {
@@ -251,21 +251,31 @@ def _identity(lineage: CellLineage) -> Facts:
     }
 
 
-def _expected_zeros(
-    lineage: CellLineage, name: str, counts: dict[str, int]
-) -> Iterator[tuple[str, int]]:
-    """Yield what decides a matrix's zeros, and their number; a dense matrix may have any."""
+def _expected_zeros(lineage: CellLineage, matrices: Facts) -> Iterator[tuple[str, list[str], int]]:
+    """Yield what decides the zeros of some matrices, the names of these, and the number of zeros;
+    dense matrices may have any.
+    """
     if lineage.masks is None:
         return
     adapted = lineage.windows[0].facts["settings"]["adaptation"] if lineage.windows else None
     if adapted is not None and read_adaptation(adapted).becomes_dense:
         # Merging the adapter fills the zeros; the other methods exist to avoid that.
         return
-    yield "mask", _of_matrices(lineage, "pruned")[name]
-    pattern = Pattern.parse(lineage.masks.facts["settings"]["pattern"])
-    if not pattern.structured:
-        scope = lineage.masks.facts["settings"]["criterion"]["scope"]
-        yield "pattern", pattern.zeros(counts["rows"], counts["columns"], scope)
+    pruned = _of_matrices(lineage, "pruned")
+    yield from (("mask", [name], pruned[name]) for name in matrices)
+    settings = lineage.masks.facts["settings"]
+    pattern, criterion = Pattern.parse(settings["pattern"]), settings["criterion"]
+    if pattern.structured:
+        return
+    zeros = {
+        name: pattern.zeros(counts["rows"], counts["columns"], criterion["scope"])
+        for name, counts in matrices.items()
+    }
+    if "allocation" in criterion:
+        # Blocks differ, and together have the pattern's zeros.
+        yield "pattern", list(zeros), sum(zeros.values())
+    else:
+        yield from (("pattern", [name], zeros[name]) for name in zeros)
 
 
 def _of_matrices(lineage: CellLineage, what: str) -> Facts:

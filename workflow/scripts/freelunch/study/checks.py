@@ -20,7 +20,7 @@ from freelunch.study.config import (
     models_of,
     part_words,
 )
-from freelunch.study.criteria import SparseGPT
+from freelunch.study.criteria import OfWeights, SparseGPT
 from freelunch.study.methods import FULL, LOW_RANK, SCALED
 from freelunch.study.patterns import Pattern
 from freelunch.study.registry import REPOSITORY
@@ -218,6 +218,8 @@ def _grid(where: str, grid: Grid, config: Config) -> Problems:
                 if not criterion.structured:
                     takes = "single weights: it takes uNN or NofM"
                 yield f"{where}: {name!r} prunes {takes}, not {pattern.name}; use another grid"
+            if isinstance(criterion, OfWeights) and criterion.allocation:
+                yield from _allocation(f"criteria.{name}", criterion, pattern)
             if pattern.group and block % pattern.group:
                 fitting = max(block // pattern.group, 1) * pattern.group
                 yield (
@@ -229,6 +231,20 @@ def _grid(where: str, grid: Grid, config: Config) -> Problems:
         for name in grid.models:
             if config.models[name].dtype == UNTRAINED:
                 yield f"models.{name}.dtype: {NO_GRADIENTS}; expected {TRAINED}"
+
+
+def _allocation(where: str, criterion: OfWeights, pattern: Pattern) -> Problems:
+    """Yield why a criterion's zeros cannot be divided among blocks as it asks."""
+    assert criterion.allocation is not None
+    if pattern.group or criterion.statistics == "sparse":
+        found = "statistics: sparse" if not pattern.group else pattern.name
+        yield f"{where}.allocation: found {found}; expected uNN patterns and statistics: dense"
+    least = min(pattern.sparsity, 1 - pattern.sparsity) / 2
+    if criterion.allocation.spread >= least:
+        yield (
+            f"{where}.allocation.spread: found {criterion.allocation.spread}; expected less than "
+            f"{least:g} with {pattern.name}, or a block might lose no weight, or all"
+        )
 
 
 def _controls(where: str, grid: Grid, config: Config) -> Problems:

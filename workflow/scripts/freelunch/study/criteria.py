@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from freelunch.study.settings import Entry, Settings, classes_of, read_entry
+from freelunch.study.settings import Entry, Settings, absent, classes_of, read_entry
 
 Statistics = Literal["dense", "sparse"]
 Scope = Literal["row", "matrix"]
@@ -52,10 +52,25 @@ class CriterionSettings(Settings):
         return False
 
 
+class Owl(Settings):
+    """`by: owl`: fewer zeros in blocks with more outliers, arXiv 2310.05175."""
+
+    by: Literal["owl"]
+    """How the zeros are divided among the blocks."""
+    spread: float = Field(default=0.08, gt=0, lt=0.5)
+    """Half the difference between the largest and the smallest share of zeros of a block."""
+    outliers: float = Field(default=5.0, gt=1)
+    """A weight is an outlier if its Wanda score is so many times the mean of its block."""
+
+
 class OfWeights(CriterionSettings):
     """Settings of the criteria that prune single weights."""
 
     scope: Scope = Field(default="matrix", description=_SCOPE)
+    allocation: Owl | None = absent(
+        "How the zeros of an unstructured pattern are divided among blocks; without it, all blocks "
+        "have the same share. Needs dense statistics."
+    )
     swaps: int = Field(default=0, ge=0, le=10_000)
     """Largest number of swaps per row that refine the mask; each exchanges the unpruned and the
     pruned weight that most lower the error of the layer's output (SparseSwaps, arXiv 2512.10922).
