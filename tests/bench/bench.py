@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 
+import bench_export
 import bench_pruning
 import bench_tasks
 import bench_training
@@ -35,6 +36,7 @@ def bench_start() -> None:
 
 PARTS = {
     "pruning": bench_pruning.main,
+    "export": bench_export.main,
     "training": bench_training.main,
     "tasks": bench_tasks.main,
     "start": bench_start,

@@ -12,7 +12,8 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -35,8 +36,10 @@ from freelunch.cli.options import (
     rules_in,
 )
 from freelunch.cli.run import check_options, run_snakemake
+from freelunch.core.artifact import Artifact
 from freelunch.core.devices import memory_bytes
 from freelunch.core.errors import UserError, disk_error, mend
+from freelunch.core.units import amount
 from freelunch.costs.checks import checked_plan
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan_text import plan_text
@@ -324,6 +327,33 @@ def archive(chosen: Chosen) -> None:
     from freelunch.cli.archive import write_archive
 
     _show(f"Written: {write_archive(chosen.open())}. Its README.md says how others check it.")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[
+        Path, argument("CHECKPOINT", "The folder of a cell's checkpoint, or of a packed one.")
+    ],
+    target: Annotated[Path, argument("TARGET", "A folder that is not there yet.")],
+    to: Annotated[
+        Literal["packed", "plain", "cut"], option("FORM", "packed, plain or cut.")
+    ] = "packed",
+) -> None:
+    """Write a checkpoint as small as its zeros allow.
+
+    \b
+      packed  a bit for each weight, and the values of those that are not zero: smaller on disk
+      plain   what was packed, the same to the bit, to be loaded by transformers
+      cut     without heads and channels that are zero: smaller and faster, loads like any other
+    """
+    from freelunch.pruning.export import export
+
+    made = export(checkpoint, target, to)
+    sizes = [
+        sum(entry["bytes"] for name, entry in each.files.items() if name.endswith(".safetensors"))
+        for each in (Artifact(checkpoint, None), made)
+    ]
+    _show(f"Written: {target}, {amount(sizes[1])} of tensors instead of {amount(sizes[0])}.")
 
 
 @app.command()

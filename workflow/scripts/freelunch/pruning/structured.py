@@ -46,6 +46,15 @@ class Layout:
         unit = heads // groups if attention_unit == "group" else 1
         return cls(units_of(sizes["model_type"]), heads, groups, unit)
 
+    def kept_units(self, block: nn.Module) -> tuple[Tensor, Tensor]:
+        """Return which query heads, (heads,), and MLP channels, (channels,), of a block feed an
+        output projection through a weight that is not zero, bool.
+        """
+        linears = block_linears(block)
+        output, down = linears[self.family.attention_output], linears[self.family.mlp_output]
+        heads = (output.weight != 0).any(dim=0).reshape(self.heads, -1).any(dim=1)
+        return heads, (down.weight != 0).any(dim=0)
+
     def unit_weights(self, block: nn.Module) -> tuple[int, int]:
         """Return how many weights are pruned with a unit of attention, and with an MLP channel. A
         single query head counts with its part of the key and value heads, although these are
