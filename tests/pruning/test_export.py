@@ -12,6 +12,7 @@ from torch import Tensor
 import slow_units as slow
 import tiny_models as tiny
 from damage import flip_bit, truncate
+from freelunch.cli.main import main
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.model.checkpoint import (
@@ -131,3 +132,14 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     with refused(found="checkpoint", expected="packed checkpoint"):
         export(whole.folder, tmp_path / "plain", "plain")
     assert not list((tmp_path / "mine").iterdir()) and not list(tmp_path.glob("*plain*"))
+
+
+def test_the_command_says_what_it_wrote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, target = zeroed(tmp_path, pattern="u50"), tmp_path / "packed"
+    monkeypatch.setattr("sys.argv", ["freelunch", "export", str(whole.folder), str(target)])
+    assert main() == 0
+    assert f"Written: {target}" in capsys.readouterr().out
+    assert main() == 1
+    assert "is there already" in capsys.readouterr().err
