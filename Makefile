@@ -244,6 +244,7 @@ kept: env
 	python -m freelunch.audit.rebuild_docs studies/budgets.yaml docs/budgets
 	python -m freelunch.audit.rebuild_docs studies/precision.yaml docs/precision
 	python -m freelunch.audit.rebuild_docs studies/gemma.yaml docs/gemma
+	python -m freelunch.audit.leaderboard docs
 
 # Generate the schema for editors and the settings page of the documentation from the settings classes.
 settings: env

@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from audits_for_tests import make_audited, write_pages
 from freelunch.audit.verdicts import FAILS, HOLDS, IN_PART, UNDECIDED, UNTESTED, kind
+from repository import ROOT
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -390,3 +391,24 @@ def test_without_javascript_the_evidence_is_there(opened, audited):
     assert {HOLDS, IN_PART, FAILS, UNDECIDED, UNTESTED} <= set(map(kind, verdicts))
     assert page.locator("button, input").count() == 0
     assert seen(page.locator(f"{CELLS} tbody tr")) == len(audited.study.cells)
+
+
+def test_a_click_on_a_column_of_the_documentation_sorts_its_table(browser):
+    page = browser.new_page()
+    page.set_content(
+        """<div class="md-typeset"><table><thead><tr><th>name</th><th>tokens</th></tr></thead><tbody>
+        <tr><td>b</td><td>8k</td></tr><tr><td>a</td><td>131k</td></tr><tr><td>c</td><td>-</td></tr>
+        <tr><td>d</td><td>1,244.0</td></tr></tbody></table></div>"""
+    )
+    page.add_script_tag(path=ROOT / "docs" / "assets" / "sort.js")
+
+    def names():
+        return "".join(page.locator("td:first-child").all_inner_texts())
+
+    page.get_by_text("tokens").click()
+    assert names() == "abdc"
+    page.get_by_text("tokens").click()
+    assert names() == "dbac"
+    page.get_by_text("name").click()
+    assert names() == "abcd"
+    page.close()

@@ -1,0 +1,77 @@
+"""Records in one table: ours, those of others, and those that belong in none."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from freelunch.audit.leaderboard import ELSEWHERE, TABLES, read_folders, tables_text
+from freelunch.core.digest import sealed
+from freelunch.core.files import write_json
+from refusals import refused
+from repository import ROOT
+
+DOCS = ROOT / "docs"
+PRUNED, ADAPTED = (
+    f"smollm2-135m__wanda-u50__{name}__seed0.json" for name in ("none", "recon_block")
+)
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    """Return a folder with three records of ours."""
+    records = tmp_path / "laptop" / "records"
+    records.mkdir(parents=True)
+    for name in ("smollm2-135m__dense__none__seed0.json", PRUNED, ADAPTED):
+        for path in (DOCS / "laptop" / "records").glob(f"{name.removesuffix('.json')}.*"):
+            shutil.copy(path, records)
+    return tmp_path
+
+
+def join(docs: Path, name: str, **changes: object) -> Path:
+    """Put the record of a reconstruction of ours into the folder for those of others, changed."""
+    record = json.loads((docs / "laptop" / "records" / ADAPTED).read_text())
+    record |= {"cell": name.removesuffix(".json").replace("__", "/")}
+    record["spec"]["cell"] = record["cell"]
+    for key, value in changes.items():
+        record["provenance"]["digests"][key] = value
+    del record["metrics"]["tasks"], record["spec"]["evaluation"]["tasks"], record["sha256"]
+    path = docs / TABLES.parent / ELSEWHERE / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, sealed(record))
+    return path
+
+
+def test_the_kept_tables_are_those_of_the_records() -> None:
+    assert (DOCS / TABLES).read_text() == tables_text(read_folders(DOCS)), "run `make kept`"
+
+
+def test_a_record_from_elsewhere_stands_among_ours_and_says_so(docs: Path) -> None:
+    before = tables_text(read_folders(docs))
+    assert "elsewhere" not in before
+    join(docs, "smollm2-135m__mine-u50__better__seed0.json")
+    text = tables_text(read_folders(docs))
+    (line,) = set(text.splitlines()) - set(before.splitlines())
+    assert [each.strip() for each in line.split("|")][1:4] == [
+        "mine",
+        "50 % unstructured",
+        "better",
+    ]
+    assert "elsewhere, not ours" in line
+    # Its pruned model is not there to compare with.
+    assert "%" not in line.replace("50 %", "")
+
+
+def test_a_record_that_was_altered_is_refused(docs: Path) -> None:
+    path = join(docs, "smollm2-135m__mine-u50__better__seed0.json")
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
+    with refused(where=path):
+        read_folders(docs)
+
+
+@pytest.mark.parametrize("digest", ["model", "evaluation_token_ids"])
+def test_a_record_of_another_model_or_text_is_refused(docs: Path, digest: str) -> None:
+    path = join(docs, "smollm2-135m__mine-u50__better__seed0.json", **{digest: "0" * 64})
+    with refused(where=path, found="000000000000", todo="kept study"):
+        read_folders(docs)
