@@ -43,24 +43,25 @@ def join(docs: Path, name: str, **changes: object) -> Path:
     return path
 
 
+def rows(docs: Path) -> list[list[str]]:
+    lines = [
+        line for line in tables_text(read_folders(docs)).splitlines() if "unstructured" in line
+    ]
+    return [[each.strip() for each in line.split("|")] for line in lines]
+
+
 def test_the_kept_tables_are_those_of_the_records() -> None:
     assert (DOCS / TABLES).read_text() == tables_text(read_folders(DOCS)), "run `make kept`"
 
 
 def test_a_record_from_elsewhere_stands_among_ours_and_says_so(docs: Path) -> None:
-    before = tables_text(read_folders(docs))
-    assert "elsewhere" not in before
+    before = rows(docs)
     join(docs, "smollm2-135m__mine-u50__better__seed0.json")
-    text = tables_text(read_folders(docs))
-    (line,) = set(text.splitlines()) - set(before.splitlines())
-    assert [each.strip() for each in line.split("|")][1:4] == [
-        "mine",
-        "50 % unstructured",
-        "better",
-    ]
-    assert "elsewhere, not ours" in line
+    assert [row[-2] for row in before] == ["laptop", "laptop"]
+    (row,) = [row for row in rows(docs) if row not in before]
+    assert row[1:4] == ["mine", "50 % unstructured", "better"]
     # Its pruned model is not there to compare with.
-    assert "%" not in line.replace("50 %", "")
+    assert row[5] == "-" and row[-2] == "elsewhere, not ours"
 
 
 def test_a_record_that_was_altered_is_refused(docs: Path) -> None:

@@ -396,7 +396,8 @@ def test_without_javascript_the_evidence_is_there(opened, audited):
 def test_a_click_on_a_column_of_the_documentation_sorts_its_table(browser):
     page = browser.new_page()
     page.set_content(
-        """<div class="md-typeset"><table><thead><tr><th>name</th><th>tokens</th></tr></thead><tbody>
+        """<div class="md-typeset"><table><thead><tr><th>name</th><th>tokens</th></tr></thead>
+        <tbody>
         <tr><td>b</td><td>8k</td></tr><tr><td>a</td><td>131k</td></tr><tr><td>c</td><td>-</td></tr>
         <tr><td>d</td><td>1,244.0</td></tr></tbody></table></div>"""
     )
