@@ -11,7 +11,7 @@ from functools import cached_property
 from freelunch.audit.answers import AdaptationAnswer, PrunedModelAnswer
 from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
 from freelunch.audit.evidence import PERPLEXITY
-from freelunch.audit.verdicts import BESIDE, FAILS, HOLDS, IN_PART, Number, kind
+from freelunch.audit.verdicts import ADDS, BESIDE, FAILS, HOLDS, IN_PART, Number, kind
 from freelunch.reporting.drawing.adaptation_looks import marks
 from freelunch.reporting.formatting import short_tokens
 from freelunch.study.study import Study
@@ -229,13 +229,15 @@ class _Found:
     # --- Numbers of the verdicts
 
     def _numbers(self, measure: str) -> list[tuple[PartVerdict, Finding]]:
-        """Return the numbers of a measure of perplexity for this pruned model, with their parts."""
+        """Return the numbers of a measure of perplexity for this pruned model, with their parts,
+        without those that decide nothing and only add.
+        """
         own = f"{self.model.model}/{self.model.criterion}-{self.model.pattern}/"
         return [
             (part, each)
             for claim in self.claims
             for part in claim.parts
-            if (part.measure, part.metric) == (measure, PERPLEXITY)
+            if (part.measure, part.metric) == (measure, PERPLEXITY) and part.role != ADDS
             for each in part.findings
             if each.value is not None and any(cell.startswith(own) for cell in each.cells)
         ]
