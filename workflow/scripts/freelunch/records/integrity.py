@@ -150,12 +150,15 @@ def _groups(checkpoint: Path, windows: Path) -> list[Path]:
 
 
 def _divisions(windows: Path) -> list[tuple[list[Path], set[str | None]]]:
-    """Return, for each number of jobs that adapted a cell's windows, their folders and the digests
-    by which a checkpoint names them: of all together or, where an earlier version made it, of each.
+    """Return, for each way in which a cell was adapted (by so many jobs, or by a search), its
+    folders and the digests by which a checkpoint names them: of all together or, where an earlier
+    version made it, of each.
     """
     divisions: dict[str, list[Path]] = {}
     for folder in sorted(windows.glob("[!.]*")):
-        divisions.setdefault(folder.name.partition("-of-")[2], []).append(folder)
+        # What a search chose is no part of what was trained before it was one.
+        kind = folder.name.partition("-of-")[2] or folder.name
+        divisions.setdefault(kind, []).append(folder)
     return [
         (folders, {united_digest(folders), *map(manifest_digest, folders)} - {None})
         for folders in divisions.values()
