@@ -123,7 +123,7 @@ LACKING = re.compile("not run: |there are no cells|does not compare|largest mode
 @pytest.mark.parametrize("claim", AUDITED)
 def test_the_cells_of_a_claim_are_those_that_the_audit_needs(claim: str, tmp_path: Path) -> None:
     """The other cells of the study are not there. What was not measured on made-up records, such
-    as accuracy, has another reason.
+    as accuracy, has another reason. ALPS, which the paper does not have, only adds to its claims.
     """
     study = PAPER.of_part(Part(models=AUDITED[claim], claims=[claim]))
     records = make_records(study, {str(cell): 5.0 for cell in study.cells if cell.is_dense})
@@ -132,7 +132,8 @@ def test_the_cells_of_a_claim_are_those_that_the_audit_needs(claim: str, tmp_pat
     claims = [each for each in load_claims() if each.id == claim]
     (verdict,) = verdicts_on(Evidence(study, records, tmp_path), claims)
     reasons = [finding["reason"] for part in verdict["parts"] for finding in part["findings"]]
-    assert reasons and not [reason for reason in reasons if LACKING.search(reason)]
+    lacking = {reason for reason in reasons if LACKING.search(reason)}
+    assert reasons and lacking <= {"there are no cells of alps"}
 
 
 @pytest.mark.parametrize("claim", ["C2", "C2b", "C2v1"])
