@@ -52,6 +52,7 @@ def opened(
         folder=prepared.dense.folder.parent / folder,
         settings=read_adaptation(entry).as_json(),
         window=decided,
+        precision="bfloat16",
         seed=3,
         code="code",
         entry="models.tiny",
@@ -69,6 +70,19 @@ def test_a_job_counts_what_passes_in_all_epochs(tmp_path: Path) -> None:
     with opened(prepared, job, method="full", epochs=3, skip=2) as adaptation:
         assert adaptation.trained == range(2, 5)
     assert job.counts["tokens"] == 3 * 3 * job.counts["length"] and job.counts["sequences"] == 3
+
+
+@pytest.mark.parametrize("asked", ["auto", "float32"])
+def test_the_plan_decides_the_precision_of_auto_alone(tmp_path: Path, asked: str) -> None:
+    """The result keeps both what was asked and what it was."""
+    decided = "bfloat16" if asked == "auto" else asked
+    with opened(
+        prepare(tmp_path), method="reconstruction", window=1, learning_rate=0.01, precision=asked
+    ) as job:
+        assert job.settings.precision == decided
+        facts = reconstruct_windows(job, 1, split_windows(job.model.num_blocks, 1)).facts
+    assert facts["settings"]["adaptation"]["precision"] == asked
+    assert facts.get("precision") == ("bfloat16" if asked == "auto" else None)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,13 @@ def test_settings_and_environment_explain():
     assert "no recorded setting" not in text
 
 
+def test_what_auto_stood_for_explains():
+    one, other = run(), run(adapted=42.0)
+    one[CELL]["adaptation"]["precision"] = "float32"
+    other[CELL]["adaptation"]["precision"] = "bfloat16"
+    assert 'adaptation.precision: "float32" in A, "bfloat16" in B' in comparison_text(one, other)
+
+
 def test_what_differs_for_all_cells_is_said_once():
     other = run()
     for cell, record in other.items():

@@ -34,8 +34,9 @@ def join(docs: Path, name: str, **changes: object) -> Path:
     record = json.loads((docs / "laptop" / "records" / ADAPTED).read_text())
     record |= {"cell": name.removesuffix(".json").replace("__", "/")}
     record["spec"]["cell"] = record["cell"]
+    digests = record["provenance"]["digests"]
     for key, value in changes.items():
-        record["provenance"]["digests"][key] = value
+        (digests if key in digests else record["metrics"]["perplexity"])[key] = value
     del record["metrics"]["tasks"], record["spec"]["evaluation"]["tasks"], record["sha256"]
     path = docs / TABLES.parent / ELSEWHERE / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,34 @@ def test_a_record_from_elsewhere_stands_among_ours_and_says_so(docs: Path) -> No
     assert row[5] == "-" and row[-2] == "elsewhere, not ours"
 
 
+@pytest.mark.parametrize("name", ["notes", "smollm2-135m__wanda-banana__mine__seed0"])
+def test_a_file_that_is_no_record_is_refused(docs: Path, name: str) -> None:
+    path = join(docs, "smollm2-135m__mine-u50__better__seed0.json").with_name(f"{name}.json")
+    path.write_text("{}")
+    with refused(where=path, expected="__seed0.json", todo="name"):
+        read_folders(docs)
+
+
+@pytest.mark.parametrize("found", [1.5, None])
+def test_a_perplexity_that_its_windows_do_not_have_is_refused(
+    docs: Path, found: float | None
+) -> None:
+    """Whoever seals a record again may have changed it."""
+    path = join(docs, "smollm2-135m__mine-u50__better__seed0.json")
+    record = json.loads(path.read_text())
+    record["metrics"]["perplexity"]["perplexity"] = found
+    del record["sha256"]
+    write_json(path, sealed(record))
+    with refused(where=path, found="1.5" if found else "nan"):
+        read_folders(docs)
+
+
+def test_a_model_of_another_name_is_the_same_model(docs: Path) -> None:
+    join(docs, "mine__mine-u50__better__seed0.json")
+    join(docs, "mine__mine-u50__none__seed0.json")
+    assert [row[5] for row in rows(docs) if row[3] == "better"] == ["0 % (0 to 0)"]
+
+
 def test_a_record_that_was_altered_is_refused(docs: Path) -> None:
     path = join(docs, "smollm2-135m__mine-u50__better__seed0.json")
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
@@ -71,8 +100,10 @@ def test_a_record_that_was_altered_is_refused(docs: Path) -> None:
         read_folders(docs)
 
 
-@pytest.mark.parametrize("digest", ["model", "evaluation_token_ids"])
-def test_a_record_of_another_model_or_text_is_refused(docs: Path, digest: str) -> None:
-    path = join(docs, "smollm2-135m__mine-u50__better__seed0.json", **{digest: "0" * 64})
-    with refused(where=path, found="000000000000", todo="kept study"):
+@pytest.mark.parametrize(
+    ("key", "value"), [("model", "0" * 64), ("token_ids_sha256", "0" * 64), ("length", 128)]
+)
+def test_a_record_of_another_model_or_text_is_refused(docs: Path, key: str, value: object) -> None:
+    path = join(docs, "smollm2-135m__mine-u50__better__seed0.json", **{key: value})
+    with refused(where=path, found=str(value)[:12], todo="kept study"):
         read_folders(docs)

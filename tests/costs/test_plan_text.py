@@ -54,6 +54,23 @@ def test_the_text_of_a_plan() -> None:
     assert f"From scratch: {total[1]} TFLOP, about " in plan_brief(plan, MACHINE, 1)
 
 
+@pytest.mark.parametrize(
+    ("asked", "fast", "told"),
+    [
+        ("auto", "bfloat16", ["`precision: auto` is bfloat16"]),
+        ("auto", "float32", ["`precision: auto` is float32"]),
+        ("bfloat16", "float32", ["slower"]),
+        ("bfloat16", "bfloat16", []),
+        ("model", "bfloat16", []),
+    ],
+)
+def test_the_plan_says_what_the_machine_decides(asked: str, fast: str, told: list[str]) -> None:
+    plan = checked_plan(smoke({"study.precision": asked}), fast=fast)
+    assert plan.precision("recon_block") == (fast if asked == "auto" else asked)
+    lines = [line for line in plan_text(plan, MACHINE).splitlines() if "precision: auto" in line]
+    assert len(lines) == len(told) and all(map(str.__contains__, lines, told))
+
+
 def test_the_plan_in_brief_has_the_sums_of_the_plan_and_what_does_not_fit() -> None:
     plan = Plan.of(Study.load(Path("studies/qwen72b.yaml")), 8 * GB)
     machine = Machine.of(400e12, 2e9, None, 8 * GB)

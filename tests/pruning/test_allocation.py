@@ -14,6 +14,7 @@ from freelunch.model.mask_store import load_pruned_block
 from freelunch.pruning.allocation import divide, outliers, sparsities
 from freelunch.pruning.dense_pass import read_statistics
 from freelunch.study.patterns import Pattern
+from refusals import refused
 from tiny_models import BLOCKS, Prepared
 
 
@@ -63,6 +64,20 @@ def test_outliers_are_those_of_the_whole_block(prepared: Prepared) -> None:
         ]
         mean = sum(scores) / len(scores)
         assert share == sum(score > 3 * mean for score in scores) / len(scores)
+
+
+def test_a_block_that_would_lose_nothing_is_refused(prepared: Prepared, tmp_path: Path) -> None:
+    """A spread that leaves every block a share may leave it no weight of a short row."""
+    allocation = {"by": "owl", "outliers": 3.0, "spread": 0.019}
+    with refused(where="u04", found="lose 0 to", todo="spread"):
+        tiny.prune(
+            prepared.model,
+            prepared.dense,
+            tmp_path / "owl",
+            "wanda",
+            "u04",
+            allocation=allocation,
+        )
 
 
 @pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt", "alps"])

@@ -1,5 +1,6 @@
 """ALPS against plain steps written from the paper's equations, in float64, and what it promises."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ from torch import Tensor
 from freelunch.adaptation.reconstruction.least_squares import solve_rows
 from freelunch.pruning.criteria import alps, sparsegpt
 from freelunch.pruning.statistics import InputStatistics
+from freelunch.records.read import validate
 from freelunch.study.criteria import Alps, SparseGPT, read_criterion
 from freelunch.study.patterns import Pattern
+from repository import ROOT
 
 DAMPING = 0.01
 
@@ -44,6 +47,16 @@ def prune(
 ) -> tuple[Tensor | None, Tensor, dict[str, float]]:
     (found,) = alps.prune([weight], statistics, Pattern.parse(pattern), settings_of(**settings))
     return found
+
+
+def test_a_limit_that_was_reached_is_noted_and_may_stand_in_a_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(alps, "_ITERATIONS", 3)
+    notes = prune(random_weight(8, 16), statistics_of(16), "u50")[2]
+    assert notes == {"iterations": 3.0}
+    record = json.loads(next((ROOT / "docs/full/records").glob("*alps-*none*.json")).read_text())
+    validate({**record, "pruning": {"notes": {"layer": notes}}}, "a record")
 
 
 def pruned_by(weight: Tensor, statistics: InputStatistics, pattern: str) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import slow_units as slow
 import tiny_models as tiny
@@ -23,6 +23,7 @@ from freelunch.model.checkpoint import (
     write_shard,
 )
 from freelunch.pruning.export import export
+from freelunch.pruning.structured import Layout
 from refusals import refused
 from tiny_models import BLOCKS, FAMILIES
 
@@ -40,21 +41,43 @@ def logits_of(checkpoint: Artifact) -> Tensor:
     return slow.logits_of(slow.transformers_model(checkpoint), tiny.random_tokens(4, seed=1))
 
 
-@pytest.mark.parametrize("family", [each for each in FAMILIES if each != "olmo2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_cut_model_loads_and_computes_what_the_zeros_compute(family: str, tmp_path: Path) -> None:
+    if family == "olmo2":
+        # Its norms mix the channels of all heads, so that no head can be pruned at all.
+        with refused(where="olmo2"):
+            zeroed(tmp_path, family)
+        return
     whole = zeroed(tmp_path, family)
     if family in FIXED:
-        with refused(where=whole.folder, todo="pack"):
+        with refused(where=whole.folder, found="Error: ", todo="pack"):
             export(whole.folder, tmp_path / "cut", "cut")
         assert not list(tmp_path.glob("*cut*"))
         return
     cut = export(whole.folder, tmp_path / "cut", "cut")
-    torch.testing.assert_close(logits_of(cut), logits_of(whole), atol=1e-4, rtol=1e-3)
+    expected = logits_of(whole)
+    assert expected.std() > 0.1, "logits without spread would make any comparison pass"
+    torch.testing.assert_close(logits_of(cut), expected, atol=1e-4, rtol=1e-3)
     for index in range(BLOCKS):
         before, after = (load_file(each.folder / block_shard(index)) for each in (whole, cut))
         matrices = [name for name in before if before[name].dim() == 2]
         assert all(after[name].numel() == before[name].numel() // 2 for name in matrices)
         assert all(after[name].count_nonzero() == before[name].count_nonzero() for name in matrices)
+
+
+def test_a_cut_model_that_computes_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, kept_units = zeroed(tmp_path), Layout.kept_units
+
+    def others(self: Layout, block: nn.Module) -> tuple[Tensor, Tensor]:
+        heads, channels = kept_units(self, block)
+        return heads, channels.roll(1)
+
+    monkeypatch.setattr(Layout, "kept_units", others)
+    with refused(where=whole.folder, found="logits that differ"):
+        export(whole.folder, tmp_path / "cut", "cut")
+    assert not list(tmp_path.glob("*cut*"))
 
 
 @pytest.mark.parametrize("pattern", ["u50", "s50"])
@@ -102,10 +125,11 @@ def test_a_negative_zero_is_a_value_and_a_full_matrix_is_not_packed(tmp_path: Pa
     sparse = torch.diag(torch.full((16,), -0.0))
     sparse[3, 4] = 2.0
     writer = ArtifactWriter(tmp_path / "own", KIND, "own")
-    write_shard(writer, OUTER, {"full": full, "sparse": sparse, "vector": torch.zeros(9)})
+    others = {"vector": torch.zeros(9), "number": torch.tensor(0.0), "none": torch.zeros(0, 4)}
+    write_shard(writer, OUTER, {"full": full, "sparse": sparse, **others})
     packed = export(finish_checkpoint(writer, [OUTER]).folder, tmp_path / "packed", "packed")
     held = load_file(packed.folder / f"packed-{OUTER}")
-    assert set(held) == {"full", "vector", "sparse.kept", "sparse.values"}
+    assert set(held) == {"full", "sparse.kept", "sparse.values", *others}
     # The signs of the diagonal, and one number.
     assert len(held["sparse.values"]) == 17
     plain = export(packed.folder, tmp_path / "plain", "plain")
@@ -119,9 +143,29 @@ def test_a_packed_file_that_was_cut_or_altered_is_refused(
     packed = export(zeroed(tmp_path, pattern="u50").folder, tmp_path / "packed", "packed")
     path = packed.folder / f"packed-{block_shard(1)}"
     damage(path)
-    with refused(where=path):
+    with refused(where=path, todo="export it again"):
         export(packed.folder, tmp_path / "plain", "plain")
     assert not list(tmp_path.glob("*plain*"))
+
+
+@pytest.mark.parametrize("missing", ["manifest.json", block_shard(1)])
+@pytest.mark.parametrize("form", ["packed", "cut"])
+def test_a_checkpoint_that_is_not_whole_is_not_exported(
+    tmp_path: Path, missing: str, form: str
+) -> None:
+    whole = zeroed(tmp_path)
+    (whole.folder / missing).unlink()
+    with refused(where=whole.folder / missing, todo="STUDY=..."):
+        export(whole.folder, tmp_path / "below" / "mine", form)
+    assert not list(tmp_path.glob("**/mine*"))
+
+
+def test_the_card_and_its_licence_go_along(tmp_path: Path) -> None:
+    whole = zeroed(tmp_path)
+    (whole.folder / "README.md").write_text("licence: mine")
+    packed = export(whole.folder, tmp_path / "packed", "packed")
+    for each in (packed, export(packed.folder, tmp_path / "plain", "plain")):
+        assert each.path("README.md").read_text() == "licence: mine"
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ rule find_rate:
         hidden=hidden_of,
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
         window=lambda wildcards: PLAN.window(wildcards.model, wildcards.adaptation)[0],
+        precision=lambda wildcards: PLAN.precision(wildcards.adaptation),
         code=code_digest("find_rate"),
     script:
         "../scripts/find_rate.py"

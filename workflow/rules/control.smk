@@ -24,7 +24,14 @@ from freelunch.cli.run import (
 from freelunch.core import lock
 from freelunch.core.artifact import MANIFEST
 from freelunch.core.artifact_writer import keep_manifest
-from freelunch.core.devices import CUDA, SCHEDULED, check_device_memory, chosen_devices, device_text
+from freelunch.core.devices import (
+    CUDA,
+    SCHEDULED,
+    check_device_memory,
+    chosen_devices,
+    device_text,
+    fast_precision,
+)
 from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
 from freelunch.core.job import lock_of_job
@@ -39,6 +46,7 @@ from freelunch.study.open_study import (
     DEVICE,
     FORCED,
     MODELS,
+    PRECISION,
     SEEDS,
     TFLOPS,
     chosen_study,
@@ -78,15 +86,17 @@ try:
     if DEVICE in config:
         DEVICE_BYTES = read_gigabytes(config[DEVICE], DEVICE)
     FLOPS_PER_S = read_tflops(config[TFLOPS], TFLOPS) if TFLOPS in config else None
-    PLAN = checked_plan(STUDY, DEVICE_BYTES, device_text(DEVICES, ASKED_DEVICE))
+    # Whether jobs that compute ask for a GPU. On this machine, each GPU has one job at a time.
+    USES_GPUS = bool(DEVICES) or ASKED_DEVICE == CUDA
+    DEVICE_NAME = device_text(DEVICES, ASKED_DEVICE)
+    FAST = config.get(PRECISION) or fast_precision(USES_GPUS)
+    PLAN = checked_plan(STUDY, DEVICE_BYTES, DEVICE_NAME, FAST)
 except UserError as error:
     raise WorkflowError(str(error))
 
 # Snakemake's report describes the study by it.
 config["complete"] = STUDY.as_json()
 
-# Whether jobs that compute ask for a GPU. On this machine, each GPU has one job at a time.
-USES_GPUS = bool(DEVICES) or ASKED_DEVICE == CUDA
 if DEVICES and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", len(DEVICES))
 
@@ -145,9 +155,14 @@ def forced_rules():
         if everything or any(re.fullmatch(rf"(\w+_)?{name}", other) for other in asked.forcerun)
     ]
     if forced:
-        settings = workflow.config_settings
-        settings.config_args = [*(settings.config_args or []), f"{FORCED}={','.join(forced)}"]
+        tell_jobs(FORCED, ",".join(forced))
     return forced
+
+
+def tell_jobs(key, value):
+    """Set a key of the config of jobs on other machines."""
+    settings = workflow.config_settings
+    settings.config_args = [*(settings.config_args or []), f"{key}={value}"]
 
 
 def lift_default_rate():
@@ -206,6 +221,7 @@ def start_run(logs):
     except UserError as error:
         raise WorkflowError(str(error))
     claim_results(STUDY)
+    tell_jobs(PRECISION, FAST)
     take_over(jobs)
     handle_sigterm_in_thread(
         partial(slurm.cancel_waiting, [Path(file) for file in logs]) if on_slurm() else list

@@ -38,6 +38,7 @@ rule reconstruct_window:
         # The decided window is a parameter of the job, so correcting a memory formula retrains only the
         # cells whose window changes.
         window=lambda wildcards: PLAN.window(wildcards.model, wildcards.adaptation)[0],
+        precision=lambda wildcards: PLAN.precision(wildcards.adaptation),
         code=code_digest("reconstruct_window"),
     script:
         "../scripts/reconstruct_window.py"

@@ -28,6 +28,7 @@ rule retrain_model:
         hidden=hidden_of,
         stop_at_divergence=lambda wildcards: "." not in wildcards.adaptation,
         settings=lambda wildcards: STUDY.adaptation(wildcards.adaptation).as_json(),
+        precision=lambda wildcards: PLAN.precision(wildcards.adaptation),
         code=code_digest("retrain_model"),
     script:
         "../scripts/retrain_model.py"

@@ -43,6 +43,7 @@ def adapting(snakemake: Any) -> dict[str, Any]:
         "folder": Path(snakemake.output.manifest).parent,
         "settings": params.settings,
         "window": params.get("window"),
+        "precision": params.precision,
         "seed": int(wildcards.seed),
         "code": params.code,
         "entry": f"models.{wildcards.model}",

@@ -46,9 +46,10 @@ class AdaptationJob(Generic[S]):
     after each window or step.
     Unless `stop_at_divergence`, a window or model with a loss that is not finite keeps its
     pruned weights, and the results say that it diverged. If only the sequences `probed` are trained
-    on, losses are measured on those before them, which are held out. If probes found the
-    learning rate of the settings, `search` is the artifact that says so. `start` is the checkpoint
-    of the adaptation that this one comes after, which then takes the place of the pruned weights.
+    on, losses are measured on those before them, which are held out. `start` is the checkpoint of
+    the adaptation that this one comes after, which then takes the place of the pruned weights.
+    Where the entry says `auto`, `asked` is the entry, and the settings have what was decided:
+    window, precision, and the learning rate that probes found, of which `search` is the artifact.
     """
 
     model: StreamedModel
@@ -63,6 +64,7 @@ class AdaptationJob(Generic[S]):
     probed: range | None = None
     search: Artifact | None = None
     start: Artifact | None = None
+    asked: S | None = None
 
     def load_block(self, index: int) -> tuple[nn.Module, dict[str, Tensor]]:
         """Return a block as it is before the adaptation, and its masks, as `load_pruned_block`."""
@@ -89,14 +91,15 @@ class AdaptationJob(Generic[S]):
 
     def finish(self, writer: ArtifactWriter, window: Window, **facts: Any) -> Artifact:
         """Write the manifest of the folder."""
-        settings = self.settings
+        asked = self.asked or self.settings
         if self.search is not None:
-            settings = settings.model_copy(update={"learning_rate": AUTO})
             facts["choice"] = self.search.facts["choice"]
+        if isinstance(asked, Training) and asked.precision == AUTO:
+            facts["precision"] = getattr(self.settings, "precision", None)
         if self.start is not None:
             facts["start"] = self.start.digest
         return writer.finish(
-            settings={"adaptation": settings.as_json(), "seed": self.seed},
+            settings={"adaptation": asked.as_json(), "seed": self.seed},
             window=window,
             model=self.model.artifact.digest,
             masks=self.masks.digest if self.masks else None,
@@ -143,6 +146,7 @@ def open_adaptation(
     folder: Path,
     settings: dict[str, Any],
     window: Window | None,
+    precision: str | None,
     seed: int,
     code: str,
     entry: str,
@@ -162,6 +166,7 @@ def open_adaptation(
         settings: Settings of the adaptation as JSON.
         window: The window that the plan decided, in the place of `auto`: blocks of another attempt
             are only taken over if they were adapted in the same window.
+        precision: The precision that the plan decided, as well.
         code: Digest of the code that adapts.
         entry: The model's key in the config, for an error about its dtype.
         search: The manifest of what found the learning rate, if it was found.
@@ -170,7 +175,10 @@ def open_adaptation(
     """
     for manifest in dense_pass:
         job.shared[CAPTURE_DENSE] = [read_run(Path(manifest).parent)]
-    dense, adaptation = StreamedModel(model, job.device), read_adaptation(settings)
+    by_plan = {"window": window, "precision": precision}
+    decided = settings | {key: by_plan[key] for key in by_plan if settings.get(key) == AUTO}
+    dense, asked = StreamedModel(model, job.device), read_adaptation(settings)
+    adaptation = read_adaptation(decided)
     passes, skipped = 1, 0
     pruned = [Artifact.at(path, MASKS) for path in masks]
     searches = [Artifact.at(path, LEARNING_RATE) for path in search]
@@ -190,7 +198,6 @@ def open_adaptation(
                 expected=TRAINED,
                 todo="set `dtype` in the model's entry",
             )
-    decided = settings | ({"window": window} if settings.get("window") == AUTO else {})
     with scratch_folder(folder.with_name(f".{folder.name}.scratch")) as scratch:
         states = open_states(dense, sample, hidden, scratch)
         job.counts |= {
@@ -212,4 +219,5 @@ def open_adaptation(
             range(skipped, states.sequences) if skipped else None,
             search=next(iter(searches), None),
             start=next(iter(starts), None),
+            asked=asked,
         )

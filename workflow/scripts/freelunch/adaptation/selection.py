@@ -109,7 +109,7 @@ def choose_candidate(
         model=facts["model"],
         masks=facts["masks"],
         sample=facts["sample"],
-        **{key: facts[key] for key in ("losses", "start") if key in facts},
+        **{key: facts[key] for key in ("losses", "start", "precision") if key in facts},
         choice={
             "selected_on": settings.select_on,
             "chosen": best.name,

@@ -140,7 +140,10 @@ def _explanations(one: Record, other: Record) -> Explanations:
 
     A package that only one of the two steps recorded explains nothing and is left out.
     """
-    unlike = differences(one["spec"], other["spec"])
+    # Beside the settings, what `precision: auto` stood for on each machine.
+    a, b = (each["adaptation"] and each["adaptation"].get("precision") for each in (one, other))
+    decided = differences(a, b, "adaptation.precision")
+    unlike = [*differences(one["spec"], other["spec"]), *decided]
     found: Explanations = {(f"setting {key}", _values(key, *of)): [] for key, *of in unlike}
     environments = [_environments(each) for each in (one, other)]
     for step in sorted(environments[0].keys() & environments[1].keys()):

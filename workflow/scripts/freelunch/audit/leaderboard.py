@@ -4,18 +4,26 @@
 
 reads the records of each study below `docs`, and those in `docs/results/elsewhere`, and writes the
 tables that `docs/results/leaderboard.md` shows. A record from elsewhere stands beside ours if its
-model and the tokens of its evaluation have the same digests.
+model and the tokens of its evaluation have the same digests, and these were cut alike.
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
 from freelunch.analysis.intervals import Sample, estimate
-from freelunch.analysis.pairing import perplexity_over_seeds, seed_groups, unit_losses
+from freelunch.analysis.pairing import (
+    exp,
+    number,
+    perplexity_over_seeds,
+    seed_groups,
+    unit_losses,
+)
 from freelunch.audit.measures.recovery import recovered_by
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
@@ -31,12 +39,14 @@ from freelunch.reporting.formatting import (
     summary_text,
 )
 from freelunch.study.cell import DENSE, NONE, Cell
+from freelunch.study.patterns import Pattern
 
 RECORDS, ELSEWHERE = "records", "elsewhere"
 TABLES = Path("results", "leaderboard_tables.md")
 _WORDS = ("criterion", "pattern", "adaptation", "study")
-# The digests of a model and of the evaluation's tokens: numbers of one table share them.
-Protocol = tuple[str, str]
+# What numbers of one table share: the digests of a model and of the evaluation's tokens, and the
+# length and stride of its windows.
+Protocol = tuple[str, str, int, int]
 # The records of one folder.
 Kept = Mapping[Cell, Record]
 
@@ -52,10 +62,10 @@ def read_folders(docs: Path) -> dict[str, Kept]:
     for cell, record in others.items():
         if protocol_of(record) not in ours:
             raise UserError(
-                "this record was measured on another model or other tokens than any of ours",
+                "this record was measured on another model or other windows than any of ours",
                 where=place / cell.record_name,
-                found=" and ".join(digest[:12] for digest in protocol_of(record)),
-                expected=" or ".join(sorted(" and ".join(d[:12] for d in each) for each in ours)),
+                found=_words(protocol_of(record)),
+                expected=" or ".join(sorted(map(_words, ours))),
                 todo="evaluate with the model and the text of a kept study, or take it away",
             )
     return {**found, **({ELSEWHERE: others} if others else {})}
@@ -63,17 +73,45 @@ def read_folders(docs: Path) -> dict[str, Kept]:
 
 def _read(folder: Path) -> Kept:
     cells = {path: _cell_of(path) for path in sorted(folder.glob("*.json"))}
-    return {cell: record_of(cell, path) for path, cell in cells.items()}
+    kept = {cell: record_of(cell, path) for path, cell in cells.items()}
+    for path, cell in cells.items():
+        measured = kept[cell]["metrics"]["perplexity"]
+        found, expected = number(measured["perplexity"]), exp(fmean(unit_losses(measured)))
+        if not math.isclose(found, expected, rel_tol=1e-6):
+            raise UserError(
+                "this record's perplexity is not that of the losses of its windows",
+                where=path,
+                found=found,
+                expected=expected,
+                todo="ask for the record again, or take it away",
+            )
+    return kept
 
 
 def _cell_of(path: Path) -> Cell:
-    return Cell.parse("/".join(path.stem.split("__")))
+    try:
+        cell = Cell.parse("/".join(path.stem.split("__")))
+        if cell.is_pruned:
+            Pattern.parse(cell.pattern)
+    except ValueError as error:
+        raise UserError(
+            "this is no record, by its name",
+            where=path,
+            expected=Cell("MODEL", "CRITERION", "PATTERN", "ADAPTATION", 0).record_name,
+            todo="name it after its cell, or take it away",
+        ) from error
+    return cell
 
 
 def protocol_of(record: Record) -> Protocol:
     """Return what the records of a table share."""
-    digests = record["provenance"]["digests"]
-    return digests["model"], digests["evaluation_token_ids"]
+    measured, digests = record["metrics"]["perplexity"], record["provenance"]["digests"]
+    windows = measured["token_ids_sha256"], measured["length"], measured["stride"]
+    return digests.get("model", NOTHING), *windows
+
+
+def _words(protocol: Protocol) -> str:
+    return " ".join(str(each)[:12] for each in protocol)
 
 
 def tables_text(folders: Mapping[str, Kept]) -> str:
@@ -95,14 +133,12 @@ def _section(by_study: Mapping[str, Kept]) -> Section:
         for cell, record in kept.items()
         if cell.is_dense
     )
-    rows, seen = [], set()
-    for study, kept in by_study.items():
-        for cells in seed_groups(kept):
-            prints = tuple(kept[cell]["fingerprint"] for cell in cells)
-            # Cells that two of our studies share count once.
-            if not cells[0].is_dense and (prints not in seen or study == ELSEWHERE):
-                seen.add(prints)
-                rows.append(_row(study, cells, {dense: record, **kept}))
+    rows = [
+        _row(study, cells, {replace(dense, model=cells[0].model): record, **kept})
+        for study, kept in by_study.items()
+        for cells in seed_groups(kept)
+        if not cells[0].is_dense
+    ]
     rows.sort(key=lambda row: row[0])
     measured = record["metrics"]["perplexity"]
     title = f"{dense.model}, {record['spec']['evaluation']['perplexity']['text']['name']}"
@@ -118,7 +154,9 @@ def _row(study: str, cells: Sequence[Cell], records: Kept) -> tuple[float, dict[
     perplexity = perplexity_over_seeds(cells, records)[0]
     settings = of_seeds[0]["spec"].get("criterion", {})
     allocation = settings.get("allocation", {}).get("by")
-    criterion = criterion_label(one.criterion) if one.is_pruned else "not pruned"
+    # An entry with an allocation has a name of its own.
+    name = settings["score"] if allocation else one.criterion
+    criterion = criterion_label(name) if one.is_pruned else "not pruned"
     costs = {each.column: [each.read(record) for record in of_seeds] for each in FACTS}
 
     def most(column: str, unit: float, digits: int) -> str:
@@ -155,7 +193,9 @@ def _recovered(cells: Sequence[Cell], records: Kept) -> str:
             for of_seeds in compared.values()
         ]
     )
-    found = estimate([recovered_by(one.adaptation)], [Sample(list(compared), [losses])])
+    neighbours = "documents" not in records[one]["metrics"]["perplexity"]
+    sample = Sample(list(compared), [losses], neighbours=neighbours)
+    found = estimate([recovered_by(one.adaptation)], [sample])
     share = f"{100 * found.value:.0f} %"
     return (
         share

@@ -104,6 +104,7 @@ def write_study(
     )
     study: Config = {
         "name": called,
+        "precision": AUTO,
         "calibration": {"text": names["TEXT"], **sample},
         "evaluation": {"perplexity": {"text": names[last], **windows}},
     }

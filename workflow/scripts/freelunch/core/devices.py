@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from itertools import product, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,9 @@ VISIBLE, _PART = "CUDA_VISIBLE_DEVICES", "MIG-"
 # What a scheduler itself sets is also there in an allocation in which a whole study runs.
 SCHEDULED = "FREELUNCH_SCHEDULED"
 _QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
+# Instructions with which a processor multiplies matrices of bfloat16 faster than of float32.
+_BFLOAT16 = {"amx_bf16", "avx512_bf16"}
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
 # Seconds between two attempts to find a free device.
 _PAUSE_S = 0.5
 # The device that this process uses until it ends, with its lock.
@@ -62,6 +66,16 @@ def _memory_limits() -> Iterator[int]:
             # There is no such file, or it says "max".
             with suppress(OSError, ValueError):
                 yield int((each / file).read_text())
+
+
+@cache
+def fast_precision(on_device: bool) -> str:
+    """Return the dtype in which training passes are fastest here: bfloat16 on a GPU, and on a
+    processor that has instructions for it; float32 on any other.
+    """
+    known = Path("/proc/cpuinfo")
+    has = set(known.read_text(encoding="utf-8").split()) if known.is_file() else set()
+    return BFLOAT16 if on_device or has & _BFLOAT16 else FLOAT32
 
 
 def _listed() -> tuple[str, str]:

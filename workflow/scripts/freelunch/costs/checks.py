@@ -38,14 +38,16 @@ _NEEDS_LESS = {
 }
 
 
-def checked_plan(study: Study, device_bytes: int | None = None, device: str = "") -> Plan:
+def checked_plan(
+    study: Study, device_bytes: int | None = None, device: str = "", fast: str | None = None
+) -> Plan:
     """Return the plan of a study that can be run; UserError if a model is of a kind that is not
     supported, or cannot be pruned or adapted as a cell requires, or sequences are longer than its
     positions.
     """
     for model in sorted(study.models):
         check_supported(config_of(study, model), f"models.{model}")
-    plan = Plan.of(study, device_bytes, device)
+    plan = Plan.of(study, device_bytes, device, fast)
     known = [cell for cell in study.cells if not cell.is_dense and cell.model in plan.shapes]
     problems = {
         f"{cell.model}/{cell.pruning}: {problem}"

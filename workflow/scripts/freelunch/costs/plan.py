@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import NamedTuple
 
-from freelunch.core.devices import memory_bytes
+from freelunch.core.devices import FLOAT32, fast_precision, memory_bytes
 from freelunch.core.errors import UserError
 from freelunch.costs import pass_costs, retraining_costs, window_costs
 from freelunch.costs.cost import PROCESS_BYTES, Cost
@@ -54,6 +54,7 @@ class Plan:
         device_bytes: Memory of the device that computes; None if the host's processor computes.
             What is `auto` in the study fits into it.
         device: What computes, in words.
+        fast: The precision that `auto` stands for.
         costs: The costs that were computed so far, by what decides them. The parts of a study may
             share them.
     """
@@ -62,18 +63,27 @@ class Plan:
     shapes: dict[str, Shapes]
     device_bytes: int | None = None
     device: str = ""
+    fast: str = FLOAT32
     costs: dict[tuple[PlannedJob, int], Cost | None] = field(
         default_factory=dict, repr=False, compare=False
     )
 
     @classmethod
-    def of(cls, study: Study, device_bytes: int | None = None, device: str = "") -> "Plan":
-        """Look up the shapes of the study's models; `checked_plan` also checks the study.
+    def of(
+        cls,
+        study: Study,
+        device_bytes: int | None = None,
+        device: str = "",
+        fast: str | None = None,
+    ) -> "Plan":
+        """Look up the shapes of the study's models; `checked_plan` also checks the study. Without
+        a precision for `auto`, it is that in which this machine or the device is fastest.
         UserError: no model can have the shapes in a config.json.
         """
         shapes = {model: shapes_of(study, model) for model in sorted(study.models)}
         known = {model: found for model, found in shapes.items() if found}
-        return cls(study, known, device_bytes, device)
+        fast = fast or fast_precision(device_bytes is not None)
+        return cls(study, known, device_bytes, device, fast)
 
     def cost(self, job: PlannedJob, groups: int = 1) -> Cost | None:
         """Return the predicted cost of a job, or of the one that has most to do of the `groups`
@@ -108,7 +118,7 @@ class Plan:
             parts = list(self._measurements(cell, shapes))
             writes = cell.adaptation == NONE and not cell.is_dense
             return pass_costs.evaluate_cell(shapes, parts, writes)
-        settings, drawn = study.adaptation(cell.adaptation), study.samples(cell.adaptation)
+        settings, drawn = self.adaptation(cell.adaptation), study.samples(cell.adaptation)
         # Hidden states are on disk only for the sample of the dense pass.
         keep = keep if drawn == samples else KEEP_NONE
         drawn -= getattr(settings, "skip", None) or 0
@@ -188,13 +198,25 @@ class Plan:
                 documents = {task: min(limit, count) for task, count in counts.items()}
                 yield pass_costs.ask_tasks(shapes, documents)
 
+    def precision(self, adaptation: str) -> str | None:
+        """Return the precision of an adaptation's training passes, or `model`; None without any."""
+        settings = self.adaptation(adaptation)
+        return settings.precision if isinstance(settings, Training) else None
+
+    def adaptation(self, name: str) -> Adaptation | None:
+        """Return the settings of an adaptation as it is run, with the precision decided."""
+        settings = self.study.adaptation(name)
+        if isinstance(settings, Training) and settings.precision == AUTO:
+            return settings.model_copy(update={"precision": self.fast})
+        return settings
+
     def window(self, model: str, adaptation: str) -> tuple[Window | None, str | None]:
         """Return the window of an adaptation of a model, and the reason if its entry says `auto`;
         None if it says `auto` and the model's shapes are not known yet. Snakemake asks again when
         the job starts, and by then the model is on disk. UserError: no window fits into the memory
         budget.
         """
-        settings, shapes = self.study.adaptation(adaptation), self._shapes_now(model)
+        settings, shapes = self.adaptation(adaptation), self._shapes_now(model)
         assert isinstance(settings, Windowed | Retraining)
         if shapes is None:
             return (None if settings.window == AUTO else settings.window), None
@@ -204,7 +226,7 @@ class Plan:
         """Return whether an adaptation of a model is streamed, and the reason if its entry says
         `auto`; only retrainings are. UserError: it fits into the memory budget neither way.
         """
-        settings, shapes = self.study.adaptation(adaptation), self._shapes_now(model)
+        settings, shapes = self.adaptation(adaptation), self._shapes_now(model)
         if not isinstance(settings, Retraining):
             return False, None
         if shapes is None:

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
+from freelunch.core.devices import BFLOAT16, FLOAT32
 from freelunch.core.errors import first_of
 from freelunch.core.units import amount, duration
 from freelunch.costs.checks import misfit, misfits
@@ -11,11 +12,13 @@ from freelunch.costs.jobs import RULES, PlannedJob, adaptation_jobs, jobs_of
 from freelunch.costs.known_inputs import text_windows
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan
+from freelunch.study.adaptations import Training
 from freelunch.study.beginnings import decided_text
 from freelunch.study.config import Part, claims_of, grids_in, models_of
 from freelunch.study.paths import facts_at
 from freelunch.study.retraining import Retraining
 from freelunch.study.study import Study
+from freelunch.study.windows import AUTO
 
 # Units, the largest first, with how many operations or bytes they are.
 _Units = Sequence[tuple[float, str]]
@@ -150,6 +153,7 @@ def _notes(plan: Plan, costs: Mapping[PlannedJob, Cost], machine: Machine) -> It
         decided = decided_text(bos) if bos and bos["setting"] == setting else None
         begin.setdefault(decided or f"begin as `bos: {setting}` decides", []).append(model)
     yield from (f"  Sequences of {', '.join(models)} {how}." for how, models in begin.items())
+    yield from _precisions(plan)
     for model in plan.study.models:
         if terms := plan.study.model(model).terms_text:
             yield f"  {model} is {terms}."
@@ -167,6 +171,20 @@ def _notes(plan: Plan, costs: Mapping[PlannedJob, Cost], machine: Machine) -> It
     )
     if any(map(plan.study.candidates, plan.study.cells)):
         yield f"  `{plan.study.command('tidy')}` removes the candidates of finished cells."
+
+
+def _precisions(plan: Plan) -> Iterator[str]:
+    """Yield which precision `auto` stands for, and what is slower than need be."""
+    study, on_device = plan.study, plan.device_bytes is not None
+    settings = [study.adaptation(cell.adaptation) for cell in study.cells]
+    asked = {each.precision for each in settings if isinstance(each, Training)}
+    if AUTO in asked:
+        yield f"  `precision: auto` is {plan.fast}, in which training passes are fastest here."
+    if BFLOAT16 in asked and plan.fast == FLOAT32 and not on_device:
+        yield (
+            "  Training passes in bfloat16 are slower than in float32 on this processor, which has "
+            "no instructions for it: `precision: auto` avoids that."
+        )
 
 
 def _table(

@@ -110,8 +110,8 @@ class _PlannedRun:
         self.micro_batch = min(settings.micro_batch or self.batch, self.batch)
         self.checked = min(CHECK_SEQUENCES, samples) if checked is None else checked
         self.recomputes = streamed or settings.gradient_checkpointing
-        sizes = {"model": shapes.bytes_each, "float32": 4, "bfloat16": 2}
-        self.precision_bytes = sizes[settings.precision]
+        sizes = {"float32": 4, "bfloat16": 2}
+        self.precision_bytes = sizes.get(settings.precision or "", shapes.bytes_each)
         self.between_bytes = max(shapes.bytes_each, self.precision_bytes) * shapes.hidden
         self.number_bytes = 4 + MOMENT_BYTES[settings.optimiser]
         self.numbers = shapes.blocks * self.block.parameters

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from freelunch.core.artifact import Artifact
+from freelunch.core.errors import UserError
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import StreamedModel
 from freelunch.pruning.dense_pass import read_statistics
@@ -23,7 +24,8 @@ def allocate(
 ) -> Allocated | None:
     """Return the pattern of each matrix of each block, whose shares differ from block to block;
     None if all have the same. Over all blocks, the matrices of one name lose exactly as many
-    weights as with the same share everywhere.
+    weights as with the same share everywhere. UserError: a matrix of a block would lose none or
+    all.
     """
     if criterion.allocation is None:
         return None
@@ -37,6 +39,14 @@ def allocate(
         for name, linear in block_linears(model.shapes_of_block()).items()
     }
     counts = {name: divide(shares, size, pattern) for name, size in sizes.items()}
+    for name, size in sizes.items():
+        if not all(0 < count < size for count in counts[name]):
+            raise UserError(
+                "a block's matrix would lose none of its weights, or all",
+                where=f"{name}, allocation of {pattern.name}",
+                found=f"blocks lose {min(counts[name])} to {max(counts[name])} of {size} weights",
+                todo="choose a smaller `spread`, or `scope: matrix`",
+            )
     return [
         {name: replace(pattern, sparsity=counts[name][i] / sizes[name]) for name in sizes}
         for i in range(model.num_blocks)

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
-from freelunch.core.errors import UserError
+from freelunch.core.errors import UserError, first_line, mend
 from freelunch.core.files import scratch_folder
-from freelunch.core.progress import Report, silent
 from freelunch.model.blocks import block_linears, has_bias
 from freelunch.model.checkpoint import (
     CONFIG,
@@ -35,6 +34,7 @@ from freelunch.model.mask_store import pack, unpack
 from freelunch.model.tensor_file import TensorFile
 from freelunch.pruning.structured import Layout
 from freelunch.study.families import OTHER_NAMES, sizes_of
+from freelunch.study.steps import MODEL_CARD
 
 PACKED = "packed checkpoint"
 # What the names of a packed matrix's bits and values end in, and what those of its file begin with.
@@ -43,7 +43,7 @@ _BITS, _VALUES, _PREFIX = ".kept", ".values", "packed-"
 _COMPARED = 16
 
 
-def export(source: Path, target: Path, form: str, report: Report = silent) -> Artifact:
+def export(source: Path, target: Path, form: str) -> Artifact:
     """Write a cell's checkpoint in a form of FORMS into a new folder, one shard after another.
 
     UserError: the target is there, the source is damaged, or it is no checkpoint; "plain" takes a
@@ -53,52 +53,59 @@ def export(source: Path, target: Path, form: str, report: Report = silent) -> Ar
     if target.exists():
         todo = "name a folder that is not there yet"
         raise UserError("the folder to export to is there already", where=target, todo=todo)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(target.with_name(f".{target.name}.part")) as scratch:
-        folder = scratch / target.name
-        FORMS[form](source, folder, report)
-        folder.rename(target)
+    try:
+        Artifact(source, None)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(target.with_name(f".{target.name}.part")) as scratch:
+            folder = scratch / target.name
+            FORMS[form](source, folder)
+            folder.rename(target)
+    except UserError as error:
+        # What another module says of a damaged file is about a study whose name is not known here.
+        advice = _TODO[form] if error.todo == mend() else error.todo
+        facts = {key: getattr(error, key) for key in ("where", "found", "expected")}
+        raise UserError(error.problem, **facts, todo=advice) from error
     return Artifact(target, None)
 
 
-def _pack(source: Path, folder: Path, report: Report) -> None:
+def _pack(source: Path, folder: Path) -> None:
     whole = Artifact(source, KIND)
     writer = ArtifactWriter(folder, PACKED, whole.digest)
     shards = [name for name in whole.files if name.endswith(".safetensors")]
-    for done, shard in enumerate(shards):
+    for shard in shards:
         tensors, shapes = _read(whole.path(shard)), {}
         for name, weight in list(tensors.items()):
+            if weight.dim() != 2 or not weight.numel():
+                continue
             # By its bits, a negative zero is no zero.
             keep = (weight.view(torch.uint8) != 0).reshape(*weight.shape, -1).any(dim=-1)
             # A matrix with few zeros would become larger.
-            if weight.dim() == 2 and keep.numel() < 8 * weight.element_size() * int((~keep).sum()):
+            if keep.numel() < 8 * weight.element_size() * int((~keep).sum()):
                 tensors |= {name + _BITS: pack(keep), name + _VALUES: weight[keep]}
                 shapes[name] = list(tensors.pop(name).shape)
         writer.add(_PREFIX + shard, partial(save_file, tensors), shapes=shapes)
-        report(done + 1, len(shards), "shards")
     _link_others(writer, whole)
     writer.finish(checkpoint=whole.facts)
 
 
-def _unpack(source: Path, folder: Path, report: Report) -> None:
+def _unpack(source: Path, folder: Path) -> None:
     packed = Artifact(source, PACKED)
     writer = ArtifactWriter(folder, KIND, packed.digest)
     shards = [name for name in packed.files if name.startswith(_PREFIX)]
-    for done, shard in enumerate(shards):
+    for shard in shards:
         tensors = _read(packed.path(shard))
         for name, shape in packed.files[shard]["shapes"].items():
             keep, values = tensors.pop(name + _BITS), tensors.pop(name + _VALUES)
             tensors[name] = values.new_zeros(shape)
             tensors[name][unpack(keep, torch.Size(shape))] = values
         write_shard(writer, shard.removeprefix(_PREFIX), tensors)
-        report(done + 1, len(shards), "shards")
     _link_others(writer, packed)
     finish_checkpoint(
         writer, [shard.removeprefix(_PREFIX) for shard in shards], **packed.facts["checkpoint"]
     )
 
 
-def _cut(source: Path, folder: Path, report: Report) -> None:
+def _cut(source: Path, folder: Path) -> None:
     model = StreamedModel(source)
     layout = Layout.of(model.config, "head")
     writer = ArtifactWriter(folder, KIND, model.artifact.digest)
@@ -107,7 +114,8 @@ def _cut(source: Path, folder: Path, report: Report) -> None:
     for index, block in model.load_blocks(range(model.num_blocks)):
         heads, channels = layout.kept_units(block)
         groups = heads.reshape(layout.groups, -1).sum(dim=1)
-        kept |= {(int(heads.sum()), int(each), int(channels.sum())) for each in groups[groups > 0]}
+        shared = groups[groups > 0].tolist() or [0]
+        kept |= {(int(heads.sum()), each, int(channels.sum())) for each in shared}
         masks = layout.keep_masks(block, heads, channels)
         for name, linear in block_linears(block).items():
             keep = masks[name]
@@ -119,22 +127,22 @@ def _cut(source: Path, folder: Path, report: Report) -> None:
             model.sharding.name(index, key): value for key, value in block.state_dict().items()
         }
         write_shard(writer, block_shard(index), state)
-        report(index + 1, model.num_blocks, "blocks")
     words = ["{} heads, {} for a key head, {} channels".format(*each) for each in sorted(kept)]
     whole = (layout.heads, layout.heads // layout.groups, channels.numel())
-    if len(kept) != 1 or kept == {whole}:
+    if len(kept) != 1 or kept == {whole} or 0 in next(iter(kept)):
         raise UserError(
             "nothing can be cut that all blocks have",
             where=source,
             found=f"blocks with {'; '.join(words)}",
-            expected=f"fewer than {whole[0]} heads or {whole[2]} channels, as many in every block",
+            expected=f"fewer than {whole[0]} heads or {whole[2]} channels, but some, and as many "
+            "in every block",
             todo="prune heads and channels with a pattern sNN and scope: block, or pack instead",
         )
-    ((heads_kept, shared, width),) = kept
+    ((heads_kept, of_key, width),) = kept
     config = json.loads(model.artifact.path(CONFIG).read_text())
     sizes = {
         "num_attention_heads": heads_kept,
-        "num_key_value_heads": heads_kept // shared,
+        "num_key_value_heads": heads_kept // of_key,
         "intermediate_size": width,
         "head_dim": sizes_of(config)["head_dim"],
     }
@@ -158,7 +166,7 @@ def _compare(whole: StreamedModel, folder: Path) -> None:
         raise UserError(
             "this family's config cannot say how many heads or channels are left",
             where=whole.folder,
-            found=str(error).splitlines()[-1].strip(),
+            found=getattr(error, "found", None) or first_line(error),
             todo="pack the checkpoint instead",
         ) from error
     expected = _logits(whole, ids)
@@ -186,13 +194,25 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _link_others(writer: ArtifactWriter, source: Artifact) -> None:
-    """Take over the config, unless there is one, the tokenizer, and what else is no tensor."""
+    """Take over the config, unless there is one, the tokenizer, what else is no tensor, and the
+    model's card, which has its licence.
+    """
     for name in source.files:
         if not name.endswith(".safetensors") and name != INDEX and name not in writer:
             writer.link(name, source, name)
+    card = source.folder / MODEL_CARD
+    if MODEL_CARD not in source.files and card.is_file():
+        writer.add_text(MODEL_CARD, card.read_text(encoding="utf-8"))
 
 
-FORMS: dict[str, Callable[[Path, Path, Report], None]] = {
+_WHOLE = "name the whole checkpoint of a cell; `make repair STUDY=...` makes its study whole again"
+# What to do about a source that is damaged, or no checkpoint of the kind.
+_TODO = {
+    "packed": _WHOLE,
+    "plain": "name what `freelunch export` packed; if it is damaged, export it again",
+    "cut": _WHOLE,
+}
+FORMS: dict[str, Callable[[Path, Path], None]] = {
     "packed": _pack,
     "plain": _unpack,
     "cut": _cut,

@@ -5,6 +5,7 @@ the step was made; these links are followed and checked.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from freelunch.core.artifact import Artifact, check_belongs
 from freelunch.core.digest import file_digest, json_digest, sealed
-from freelunch.core.errors import UserError, run_again
+from freelunch.core.errors import UserError, first_of, run_again
 from freelunch.core.files import write_atomically, write_json
 from freelunch.costs.job_operations import operations
 from freelunch.costs.shapes import Shapes
@@ -233,7 +234,7 @@ def _identity(lineage: CellLineage) -> Facts:
         if found != expected:
             raise UserError(
                 f"wrong number of zeros in a matrix for its {what}",
-                where=f"{lineage.checkpoint.folder}: {', '.join(names)}",
+                where=f"{lineage.checkpoint.folder}: {', '.join(first_of(names, 3))}",
                 found=f"{found} zeros",
                 expected=f"{expected} zeros",
                 todo="report this: it is a defect of this program",
@@ -272,8 +273,13 @@ def _expected_zeros(lineage: CellLineage, matrices: Facts) -> Iterator[tuple[str
         for name, counts in matrices.items()
     }
     if "allocation" in criterion:
-        # Blocks differ, and together have the pattern's zeros.
-        yield "pattern", list(zeros), sum(zeros.values())
+        # Blocks differ, and their matrices of one name together have the pattern's zeros.
+        alike: dict[str, list[str]] = {}
+        for name in zeros:
+            alike.setdefault(re.sub(r"\d+", "", name, count=1), []).append(name)
+        yield from (
+            ("pattern", names, sum(zeros[name] for name in names)) for names in alike.values()
+        )
     else:
         yield from (("pattern", [name], zeros[name]) for name in zeros)
 
@@ -303,6 +309,7 @@ def _adaptation(lineage: CellLineage) -> Facts | None:
         },
         "training_losses": facts.get("losses"),
         "choice": lineage.choice,
+        **({"precision": facts["precision"]} if "precision" in facts else {}),
     }
 
 

@@ -14,6 +14,7 @@ from freelunch.study.windows import AUTO, MATRIX, Window, WindowName
 # Beyond the largest rate, training diverges at once; below the least, no weight changes.
 Rate = Annotated[float, Field(ge=1e-12, le=10)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
+Precision = Literal["auto", "model", "float32", "bfloat16"]
 WindowSetting = Annotated[
     Annotated[int, Field(ge=1), Tag("(blocks)")] | Annotated[WindowName, Tag("(name)")],
     Discriminator(lambda value: "(name)" if isinstance(value, str) else "(blocks)"),
@@ -172,9 +173,9 @@ class Training(Adaptation):
     """Sequences in an optimiser step."""
     shuffle: bool = True
     """Draw a new order in each epoch. The paper's own code keeps a fixed order."""
-    precision: Literal["model", "float32", "bfloat16"] = "model"
-    """Dtype of the training passes; model: the model's own. Trained weights and optimiser moments
-    are always float32."""
+    precision: Absent[Precision] = absent()
+    """Dtype of the training passes. Default: `study.precision`. Trained weights and optimiser
+    moments are always float32."""
     select_on: Literal["calibration", "evaluation"] = "calibration"
     """Text on which candidates are compared: held-out calibration text (`study.selection`), or the
     very text that the study is judged by, as in the paper. Tables mark the latter."""

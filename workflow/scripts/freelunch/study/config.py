@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from freelunch.study.adaptations import Adaptation, Budget, Training
+from freelunch.study.adaptations import Adaptation, Budget, Precision, Training
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.criteria import CriterionEntry
 from freelunch.study.patterns import Pattern
@@ -170,6 +170,9 @@ class StudyBlock(Settings):
     """What is measured."""
     selection: Selection = Field(default=Selection())
     """The held-out calibration text."""
+    precision: Precision = "model"
+    """Dtype of the training passes of adaptations that do not say: each model's own (model), or
+    bfloat16 if the machine that starts the run is faster with it, else float32 (auto)."""
     keep_hidden_states: KeptStates = "all"
     """Hidden states of the dense model that stay on disk: those at every block boundary (all) or
     every k-th (every_k), or none, so that jobs recompute them. A change takes effect when the dense
@@ -265,6 +268,7 @@ def _resolved(entry: Adaptation, config: Config) -> Adaptation:
     if not isinstance(entry, Training):
         return entry
     calibration = config.study.calibration
+    entry = entry.model_copy(update={"precision": entry.precision or config.study.precision})
     if entry.budget is not None:
         tokens = budget_tokens(entry.budget, config)
         if isinstance(entry.epochs, list):

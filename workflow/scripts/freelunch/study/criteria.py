@@ -60,7 +60,7 @@ class Owl(Settings):
     spread: float = Field(default=0.08, gt=0, lt=0.5)
     """Half the difference between the largest and the smallest share of zeros of a block."""
     outliers: float = Field(default=5.0, gt=1)
-    """A weight is an outlier if its Wanda score is so many times the mean of its block."""
+    """A weight is an outlier if its Wanda score is more than this many times its block's mean."""
 
 
 class OfWeights(CriterionSettings):

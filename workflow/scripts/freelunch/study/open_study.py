@@ -21,8 +21,9 @@ MODELS, CLAIMS, SEEDS = "models", "claims", "seeds"
 DEVICE = "device_memory"
 # TFLOP/s of the machine that runs the jobs, from which they know how much time to ask for.
 TFLOPS = "tflops"
-# Rules that a run was told to run again, for its jobs on other machines. Users do not set it.
-FORCED = "forced"
+# What a run tells its jobs on other machines, and users do not set: the rules that it was told to
+# run again, and the precision that it decided for `auto`.
+FORCED, PRECISION = "forced", "precision"
 
 
 def chosen_study(config: Mapping[str, object]) -> Study:
@@ -32,7 +33,7 @@ def chosen_study(config: Mapping[str, object]) -> Study:
     key. UserError if the config holds anything but what chooses a study, or that is not valid.
     """
     chosen = config.get(KEY, DEFAULT_STUDY)
-    others = config.keys() - {KEY, MODELS, CLAIMS, SEEDS, DEVICE, TFLOPS, FORCED}
+    others = config.keys() - {KEY, MODELS, CLAIMS, SEEDS, DEVICE, TFLOPS, FORCED, PRECISION}
     if others or not isinstance(chosen, str) or not chosen:
         raise UserError(
             "a study is chosen by its file's name",

@@ -92,9 +92,9 @@ def make_optimiser(name: str, parameters: Sequence[Tensor]) -> torch.optim.Optim
 
 
 def precision_of(settings: Training, dtype: torch.dtype) -> torch.dtype:
-    """Return the precision of training passes; `model` stands for the checkpoint's precision."""
-    precision = settings.precision
-    return dtype if precision == "model" else getattr(torch, precision)
+    """Return the precision of training passes, which is the checkpoint's unless they say more."""
+    said = settings.precision
+    return dtype if said in (None, "model") else getattr(torch, said)
 
 
 def divergence(

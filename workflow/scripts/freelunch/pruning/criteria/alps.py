@@ -23,7 +23,9 @@ from freelunch.pruning.statistics import InputStatistics, need_gram
 from freelunch.study.criteria import Alps
 from freelunch.study.patterns import Pattern
 
-# The numbers below are those of the authors' code. The penalty at the start, the most iterations,
+# The numbers below are those of the authors' code. Unlike there, the end is looked for only when
+# the penalty changes, a restart compares with the first mask again, and the penalty has no limit.
+# The penalty at the start, the most iterations,
 # and how many lie between two updates of the penalty.
 _PENALTY = 0.1
 _ITERATIONS = 300
