@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+from freelunch.core.devices import fast_precision
 from repository import ROOT
 from study_folder import Folder
 from tiny_models import save_tiny_model
@@ -51,3 +52,6 @@ def test_a_study_of_ones_own_reaches_its_page(tmp_path):
     assert (root / "audit" / "index.html").is_file()
     records = [json.loads(path.read_text()) for path in (root / "records").iterdir()]
     assert len(records) == 3
+    # The new study leaves the precision to the machine.
+    adapted = [record["adaptation"] for record in records if record["adaptation"]]
+    assert {each["precision"] for each in adapted} == {fast_precision(False)}
