@@ -240,8 +240,10 @@ def start_run(logs):
     brief = plan_brief(PLAN, planned_machine(), len(planned), submitted)
     tell(story.PLAN, brief, planned_s=planned, queues=not workflow.local_exec)
     made = {str(path) for job in jobs for path in job.output}
-    first = [Path(record) for record in FIRST_RECORDS if record in made]
-    if first and sum(planned.values()) > WORTH_S:
+    first = [
+        [record for record in map(PATHS.record, cells) if str(record) in made] for cells in FIRST
+    ]
+    if any(first) and sum(planned.values()) > WORTH_S:
         part = [f"--{key}={config[key]}" for key in (MODELS, CLAIMS, SEEDS) if key in config]
         command = [sys.executable, "-m", "freelunch", "interim", STUDY.source, *part]
         EARLY.append(EarlyFindings(first, command, partial(tell, story.FOUND)))

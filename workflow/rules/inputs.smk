@@ -14,23 +14,22 @@ TEXTS = sorted({STUDY.perplexity.text, STUDY.calibration.text})
 TASKS = list(STUDY.tasks.get("tasks", {}))
 
 
-# The cells of the first finding, which the terminal tells while the rest of the study runs on.
-FIRST = STUDY.comparisons.first
-FIRST = [*{Cell.dense(cell.model) for cell in FIRST}, *FIRST]
-FIRST_RECORDS = [str(PATHS.record(cell)) for cell in FIRST]
+# The cells of each of the first findings, which the terminal tells while the rest of the study runs on.
+FIRST = [[*{Cell.dense(cell.model) for cell in cells}, *cells] for cells in STUDY.comparisons.first]
 
 
 def comes_first(wildcards):
-    """Return the priority of a job: what the first finding needs runs before the rest, and the dense
-    model's evaluation, which takes two cores, before that.
+    """Return the priority of a job: what an earlier finding needs runs before what a later one needs,
+    that before the rest, and the dense model's evaluation, which takes two cores, before all.
     """
     named = {name: value for name, value in wildcards.items() if name != "scatteritem"}
     if "adaptation" in named:
         named["adaptation"] = search.adaptation_of(named["adaptation"])
-    first = [
-        cell for cell in FIRST if all(str(getattr(cell, name)) == named[name] for name in named)
-    ]
-    return 0 if not first else 2 if "pruning" in named and first[0].is_dense else 1
+    for earlier, cells in enumerate(FIRST):
+        for cell in cells:
+            if all(str(getattr(cell, name)) == named[name] for name in named):
+                return len(FIRST) - earlier + (cell.is_dense and "pruning" in named)
+    return 0
 
 
 def cell_of(wildcards):

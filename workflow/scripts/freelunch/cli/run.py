@@ -17,7 +17,7 @@ from freelunch.core.errors import UserError
 from freelunch.core.files import remove_path
 from snakemake_logger_plugin_freelunch.story import COMMAND, INTERRUPTED, resume, version_of
 
-# Seconds between two looks at jobs of an earlier run, or at the records of the first finding.
+# Seconds between two looks at jobs of an earlier run, or at the records of a first finding.
 POLL_S = 2.0
 # Seconds of planned work that are worth a first finding, and between two looks at all findings.
 WORTH_S = LOOK_S = 600.0
@@ -155,11 +155,11 @@ def wait_for_earlier_jobs(
 
 
 class EarlyFindings(threading.Thread):
-    """A thread that tells what a run found as soon as some records are there, while it goes on, and
-    then keeps the page of what has finished up to date.
+    """A thread that tells what a run found each time that some records are there, while it goes on,
+    and then keeps the page of what has finished up to date.
 
     Args:
-        records: The records that the run makes for its first finding.
+        records: The records that the run makes for each of its first findings.
         command: The command that writes the page and says what was found.
         tell: Shows a text.
         look_s: Seconds between two looks at all that has finished.
@@ -167,29 +167,31 @@ class EarlyFindings(threading.Thread):
 
     def __init__(
         self,
-        records: Sequence[Path],
+        records: Sequence[Sequence[Path]],
         command: Sequence[str],
         tell: Callable[[str], object],
         look_s: float = LOOK_S,
     ) -> None:
         super().__init__(daemon=True)
-        self._missing = {path: version_of(path) for path in records}
+        self._missing = [{path: version_of(path) for path in paths} for paths in records if paths]
         self._command, self._tell, self._look_s = command, tell, look_s
         self._over = threading.Event()
 
     def run(self) -> None:
-        while any(version_of(path) in (None, old) for path, old in self._missing.items()):
-            if self._over.wait(min(POLL_S, self._look_s)):
-                return
-        tell = self._tell
-        while not self._over.is_set():
-            # An interrupt of the terminal would end it, too.
-            found = subprocess.run(
-                self._command, capture_output=True, text=True, check=False, start_new_session=True
-            )
-            tell((found.stderr if found.returncode else found.stdout).strip())
-            tell = str
-            self._over.wait(self._look_s)
+        for missing in self._missing:
+            while any(version_of(path) in (None, old) for path, old in missing.items()):
+                if self._over.wait(min(POLL_S, self._look_s)):
+                    return
+            self._tell(self._look())
+        while not self._over.wait(self._look_s):
+            self._look()
+
+    def _look(self) -> str:
+        # An interrupt of the terminal would end it, too.
+        found = subprocess.run(
+            self._command, capture_output=True, text=True, check=False, start_new_session=True
+        )
+        return (found.stderr if found.returncode else found.stdout).strip()
 
     def end(self) -> None:
         """Wait until nothing is written any more."""

@@ -182,22 +182,25 @@ class Comparisons:
         )
 
     @cached_property
-    def first(self) -> list[Cell]:
-        """The cells of a first finding, of one seed of the pruned model with the most adaptations:
-        the pruned model itself, the best reference, and with as much text the first
-        parameter-efficient and the first full retraining; none if no pruned model is adapted.
+    def first(self) -> list[list[Cell]]:
+        """The cells of the first finding and what the second adds, of one seed of the pruned model
+        with the most adaptations: the pruned model itself, the best reference and the first
+        parameter-efficient retraining with as much text; then the first full one. No finding if no
+        pruned model is adapted.
         """
         ways = self._adapted_by
         pruned = max(ways, key=lambda cell: len(ways[cell]), default=None)
         if pruned is None:
             return []
-        names = [name for name in self.references if name in ways[pruned]][:1]
-        alike = [name for name in self.retrainings if name in ways[pruned]]
-        amounts = [self.sequences[name] for name in (*names, *alike)]
-        for full in (False, True):
-            kind = [name for name in alike if (self.adaptations[name].method == FULL) is full]
-            names += [name for name in kind if self.sequences[name] == amounts[0]][:1]
-        return [replace(pruned, adaptation=name) for name in (NONE, *names)] if names else []
+        reference = next((name for name in self.references if name in ways[pruned]), None)
+        if reference is None:
+            return []
+        kinds: dict[bool, list[str]] = {True: [], False: []}
+        for name in self.retrainings:
+            if name in ways[pruned] and self.sequences[name] == self.sequences[reference]:
+                kinds[self.adaptations[name].method == FULL].append(name)
+        findings = [[NONE, reference, *kinds[False][:1]], kinds[True][:1]]
+        return [[replace(pruned, adaptation=name) for name in names] for names in findings if names]
 
     @cached_property
     def sequences(self) -> dict[str, int]:
