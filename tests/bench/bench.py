@@ -1,4 +1,5 @@
-"""Benchmarks of speed, as ratios within one run (`make bench`).
+"""Benchmarks of speed, as ratios within one run (`make bench`), beside their bounds and the last
+release's.
 
 They need the finished default study.
 """
@@ -15,7 +16,7 @@ import torch
 import transformers
 
 from freelunch.core.job import keep_freed_memory
-from timing import REPEATS, matmul_rate, say, seconds
+from timing import REPEATS, finish, matmul_rate, say, seconds
 
 
 def bench_start() -> None:
@@ -31,7 +32,7 @@ def bench_start() -> None:
             )
             for _ in range(REPEATS)
         ]
-        say(f"{name}, seconds", f"{statistics.median(times):.2f}", "4")
+        say(f"{name}, seconds", statistics.median(times), most=4)
 
 
 PARTS = {
@@ -53,6 +54,7 @@ def main() -> None:
     for name in sys.argv[1:] or PARTS:
         print(f"\n{name}")
         PARTS[name]()
+    finish()
 
 
 if __name__ == "__main__":

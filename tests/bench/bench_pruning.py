@@ -1,5 +1,6 @@
 """Speed of the dense pass and of pruning (a part of `make bench`)."""
 
+import math
 import statistics
 import tempfile
 from functools import partial
@@ -31,7 +32,7 @@ def capture(model: StreamedModel, sample: Artifact, gram: bool, folder: Path) ->
     scratch.mkdir(parents=True)
     dense, hidden = folder / "dense", folder / "hidden"
     places = dense, hidden, "bench", scratch
-    capture_dense(model, sample, *places, keep="all", gram=gram, dense_limit=float("inf"))
+    capture_dense(model, sample, *places, keep="all", gram=gram, dense_limit=math.inf)
 
 
 def bench_capture(model: StreamedModel, sample: Artifact, gram: bool) -> None:
@@ -51,8 +52,9 @@ def bench_capture(model: StreamedModel, sample: Artifact, gram: bool) -> None:
     plain_s, captured_s = alternating(plain, captured)
     say(
         f"capture_dense{' with Gram matrices' if gram else ''} / plain forward of the blocks",
-        f"{captured_s / plain_s:.2f} ({captured_s:.1f} s)",
-        "none" if gram else "2",
+        captured_s / plain_s,
+        most=math.inf if gram else 2,
+        note=f"{captured_s:.1f} s",
     )
 
 
@@ -85,10 +87,11 @@ def bench_pruning(model: StreamedModel, sample: Artifact) -> None:
         after = seconds(lambda: capture(model, sample, True, scratch / "after"))
     say(
         f"{len(together)} criteria and patterns / the capture_dense they all come from",
-        f"{together_s / statistics.median([before, after]):.2f} ({together_s:.0f} s)",
-        "2.5",
+        together_s / statistics.median([before, after]),
+        most=2.5,
+        note=f"{together_s:.0f} s",
     )
-    say("  SparseGPT, one pattern, seconds", f"{alone_s:.1f}", "none")
+    say("SparseGPT, one pattern / that capture_dense", alone_s / before)
 
 
 def main() -> None:

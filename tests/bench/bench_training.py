@@ -1,5 +1,6 @@
 """Speed of adapting windows and of retraining a whole model (a part of `make bench`)."""
 
+import math
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
@@ -44,8 +45,8 @@ METHODS: dict[str, Entry] = {
     "full, distilled": {"method": "full", "loss": DISTILLATION},
 }
 # The least rate, and the most seconds in proportion to another piece of work.
-RATES = {"block": "0.80", "full": "0.75", "masklora": "0.65"}
-RATIOS = {"matrix": "1", "block, bfloat16": "1", "attention_mlp": "none", "2 blocks": "none"}
+RATES = {"block": 0.80, "full": 0.75, "masklora": 0.65}
+RATIOS = {"matrix": 1, "block, bfloat16": 1, "attention_mlp": math.inf, "2 blocks": math.inf}
 # The finished default study's model, Wanda's masks and hidden states.
 Studied = tuple[StreamedModel, Artifact, DenseStates]
 
@@ -78,11 +79,11 @@ def say_rates(works: dict[str, tuple[Callable[[], object], float]]) -> None:
         for name in works:
             took, rate = statistics.median(times[name]), statistics.median(rates[name])
             what = f"{name}, {threads} threads: rate / matrix multiplication's, float32"
-            say(what, f"{rate:.2f} ({took:.1f} s)", RATES.get(name, "none"))
+            say(what, rate, least=RATES.get(name, 0), note=f"{took:.1f} s")
         for name in works.keys() & RATIOS.keys():
             ratios = [a / b for a, b in zip(times[name], times["block"], strict=True)]
             what = f"seconds of {name} / block, {threads} threads"
-            say(what, f"{statistics.median(ratios):.2f}", RATIOS[name])
+            say(what, statistics.median(ratios), most=RATIOS[name])
     torch.set_num_threads(2)
 
 

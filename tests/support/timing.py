@@ -56,12 +56,14 @@ def say(what: str, value: float, least: float = -inf, most: float = inf, note: s
     _said[what] = value
     if problems:
         _problems.append(f"{what}: {' and '.join(problems)}")
-    bound = f"at least {least:g}" if more else f"at most {most:g}"
+    bound = f">= {least:g}" if more else f"<= {most:g}"
     was = f"{last:.3g}" if last else "-"
-    print(f"{what:<76} {value:>8.3g} {was:>8}  {bound:<13} {note}".rstrip(), flush=True)
+    print(f"{what:<76} {value:>8.3g} {was:>8}  {bound:<8} {note}".rstrip(), flush=True)
 
 
 def finish() -> None:
     """Say what misses its bound or fell since the last release, and write what was measured."""
-    print("", *(_problems or ["Nothing misses its bound or fell since the last release."]), sep="\n")
+    print(
+        "", *(_problems or ["Nothing misses its bound or fell since the last release."]), sep="\n"
+    )
     MADE.write_text(json.dumps(_said, indent=2) + "\n")
