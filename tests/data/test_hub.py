@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from freelunch.core.errors import UserError
 from freelunch.data.documents import read_documents
-from freelunch.data.hub import Unreachable, hub_errors
 from freelunch.data.sources import fetching
 from freelunch.data.texts import fetch_text
-from freelunch.study.sources import HubModel, read_text
+from freelunch.study.sources import read_text
 from hub_standin import HubStandIn, hub_here, use_endpoint
 from refusals import refused
 from token_jobs import obtain_model, obtain_text
@@ -258,29 +255,3 @@ def test_offline_it_uses_the_cache_and_only_that(
     with refused(where="models.tiny.repository", todo="HF_HUB_OFFLINE"):
         obtain_model(entry("f" * 40), scratch)
     assert not hub.requests
-
-
-@pytest.mark.parametrize(
-    ("error", "is_of_the_hub"),
-    [
-        (429, True),
-        (503, True),
-        (httpx2.ConnectError("refused"), True),
-        (OfflineModeIsEnabled("offline"), True),
-        (OSError("no space left"), True),
-        (403, False),
-        (400, False),
-        (ValueError("not valid JSON"), False),
-    ],
-)
-def test_an_error_is_of_the_hub_or_of_one_repository(
-    error: Exception | int, is_of_the_hub: bool
-) -> None:
-    """After one of the hub itself, no other source is asked for."""
-    if isinstance(error, int):
-        request = httpx2.Request("GET", "https://hub.invalid/api")
-        error = HfHubHTTPError("no", response=httpx2.Response(error, request=request))
-    model = HubModel.model_construct(repository="team/one", revision="main")
-    with refused(where="models.one.repository") as caught, hub_errors("models.one", model):
-        raise error
-    assert isinstance(caught.value, Unreachable) == is_of_the_hub

@@ -8,7 +8,7 @@ from statistics import fmean
 from freelunch.analysis.intervals import told_apart
 from freelunch.analysis.pairing import ENOUGH_SEEDS, Records, seed_groups
 from freelunch.audit.claims import CLAIMS, load_data
-from freelunch.reporting.formatting import criterion_label, pattern_label, significant
+from freelunch.reporting.formatting import criterion_label, pattern_label, range_text, significant
 from freelunch.study.cell import NONE, Cell
 from freelunch.study.steps import JOINED
 from freelunch.study.study import Study
@@ -70,11 +70,11 @@ def scope_of(
     )
     adapted = dict.fromkeys(_place(cell) for cell in pruned if cell.adaptation != NONE)
     amounts = [study.tokens_of(*place) for place in adapted or map(_place, cells)]
-    tokens = f"{_range(amounts)} calibration tokens"
+    tokens = f"{range_text(amounts, ',')} calibration tokens"
     if paper:
         tokens += f" (the paper: at least {paper.tokens:,} for most models)"
     counts = list(seeds) or [1]
-    told = "one seed" if max(counts) == 1 else f"{_range(counts)} seeds"
+    told = "one seed" if max(counts) == 1 else f"{range_text(counts, ',')} seeds"
     return "; ".join(filter(None, [*map(", ".join, names), tokens, told]))
 
 
@@ -155,13 +155,3 @@ def _seeds(records: Records) -> list[int]:
 
 def _smallest(regimes: Regimes) -> Regime | None:
     return min(regimes.values(), key=lambda each: each.tokens, default=None)
-
-
-def _range(numbers: Iterable[int]) -> str:
-    """Return the least and the largest of some numbers, or one if they are equal."""
-    known = sorted(numbers)
-    low, high = (
-        significant(value) if isinstance(value, float) else f"{value:,}"
-        for value in (known[0], known[-1])
-    )
-    return low if low == high else f"{low} to {high}"

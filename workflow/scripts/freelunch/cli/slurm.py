@@ -203,8 +203,7 @@ def check_requests(jobs: Iterable[SlurmJob], cluster: Cluster) -> None:
                     for name, each in limits.items()
                 ),
                 todo="choose another `slurm_partition` in the profile, or ask for less: "
-                f"{_set_resources(job.rules, 'KEY=VALUE')}; with `--retries N`, what runs out of "
-                "time goes on",
+                f"{_set_resources(job.rules)}; with `--retries N`, what runs out of time goes on",
             )
         largest[job.rules] = max(largest.get(job.rules, job), job, key=_size)
     for job in largest.values():
@@ -241,7 +240,7 @@ def _refusal(job: SlurmJob) -> UserError | None:
         found="; ".join(dict.fromkeys(lines)),
         expected=f"a request that it takes: {' '.join(options)}",
         todo=f"{_FEWER if _TOO_MANY.search(done.stderr) else correct}, or "
-        f"{_set_resources(job.rules, 'KEY=VALUE')}",
+        f"{_set_resources(job.rules)}",
     )
 
 
@@ -305,5 +304,5 @@ def _text(log: Path) -> str:
     return log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
 
 
-def _set_resources(rules: tuple[str, ...], value: str) -> str:
-    return " ".join(f"`--set-resources {rule}:{value}`" for rule in rules)
+def _set_resources(rules: tuple[str, ...]) -> str:
+    return " ".join(f"`--set-resources {rule}:KEY=VALUE`" for rule in rules)

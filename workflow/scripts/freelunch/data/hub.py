@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,6 @@ if TYPE_CHECKING:
     from huggingface_hub import RepoFile
 
 logger = logging.getLogger(__name__)
-
-
-class Unreachable(UserError):
-    """The hub did not answer, or not now; it would be the same for other sources."""
 
 
 def is_offline() -> bool:
@@ -225,19 +220,10 @@ def _refusal(where: str, entry: Hub, error: Exception) -> UserError:
         case _:
             # The library gives the reason (a refused connection, HF_HUB_OFFLINE) as the cause.
             reason = error.__cause__ or error
-            refusal = Unreachable if _is_of_the_hub(reason) else UserError
-            return refusal(
+            return UserError(
                 f"{entry.repository} cannot be read from {constants.ENDPOINT}",
                 where=f"{where}.repository",
                 found=f"{type(reason).__name__}: {' '.join(str(reason).split())}",
                 todo="check the network, HF_ENDPOINT, HF_HUB_OFFLINE and free space, and try again",
             )
     return UserError(problem, where=f"{where}.{key}", found=found, todo=todo)
-
-
-def _is_of_the_hub(error: BaseException) -> bool:
-    """Return whether an error is about the hub or the way there, not about one repository."""
-    response = getattr(error, "response", None)
-    if response is None:
-        return not isinstance(error, ValueError)
-    return bool(response.status_code == HTTPStatus.TOO_MANY_REQUESTS or response.is_server_error)
