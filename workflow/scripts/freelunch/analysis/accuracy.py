@@ -11,16 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from freelunch.analysis.pairing import (
-    Records,
-    Row,
-    check_alike,
-    error_columns,
-    seed_groups,
-    standard_error,
-    window_means,
-    with_errors,
-)
+from freelunch.analysis import pairing
 from freelunch.records.read import load_answers
 from freelunch.study.cell import NONE, Cell
 
@@ -29,10 +20,10 @@ MEAN = "mean"
 TASK_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seeds"),
     *("task", "documents", "documents_in_all", "version"),
-    *error_columns("accuracy")[:2],
+    *pairing.error_columns("accuracy")[:2],
     "chance",
-    *error_columns("accuracy_minus_dense")[:2],
-    *error_columns("accuracy_minus_pruned")[:2],
+    *pairing.error_columns("accuracy_minus_dense")[:2],
+    *pairing.error_columns("accuracy_minus_pruned")[:2],
     *("truncated_requests", "truncated_tokens", "records"),
 )
 # For each task of a cell, whether the answer to each document is right: a share of its seeds.
@@ -41,7 +32,7 @@ Right = Mapping[str, Sequence[float]]
 Answers = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def task_rows(records: Records, folder: Path) -> list[Row]:
+def task_rows(records: pairing.Records, folder: Path) -> list[pairing.Row]:
     """Return a row, with TASK_COLUMNS, for each task of each cell that was evaluated on tasks, and
     one for their plain mean; seeds are averaged, document by document. The folder of the records
     has the answers beside them. UserError: answers are missing, or two cells were asked
@@ -50,8 +41,8 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
     asked = {cell: record for cell, record in records.items() if "tasks" in record["metrics"]}
     answers = {cell: _answers(cell, asked, folder) for cell in asked}
     right = {cell: _right(of_cell) for cell, of_cell in answers.items()}
-    rows: list[Row] = []
-    for cells in seed_groups(asked):
+    rows: list[pairing.Row] = []
+    for cells in pairing.seed_groups(asked):
         one, mine = cells[0], _over_seeds([right[cell] for cell in cells])
         dense = None if one.is_dense else _over_seeds([right[Cell.dense(one.model)]])
         before = [right[it] for cell in cells if (it := replace(cell, adaptation=NONE)) in right]
@@ -72,10 +63,12 @@ def task_rows(records: Records, folder: Path) -> list[Row]:
                     "documents_in_all": sum(each["documents_in_all"] for each in facts),
                     "version": None if task == MEAN else facts[0]["version"],
                     "records": " ".join(cell.record_name for cell in cells),
-                    **with_errors("accuracy", *_mean(mine, task)),
+                    **pairing.with_errors("accuracy", *_mean(mine, task)),
                     "chance": guessed[task][0],
-                    **with_errors("accuracy_minus_dense", *_difference(mine, dense, task)),
-                    **with_errors("accuracy_minus_pruned", *_difference(mine, unadapted, task)),
+                    **pairing.with_errors("accuracy_minus_dense", *_difference(mine, dense, task)),
+                    **pairing.with_errors(
+                        "accuracy_minus_pruned", *_difference(mine, unadapted, task)
+                    ),
                     "truncated_requests": truncated.get("requests"),
                     "truncated_tokens": truncated.get("tokens"),
                 }
@@ -105,13 +98,13 @@ def accuracies(answers: Answers) -> dict[str, float]:
     return {task: _mean(right, task)[0] for task in (*right, MEAN)}
 
 
-def _answers(cell: Cell, records: Records, folder: Path) -> Answers:
+def _answers(cell: Cell, records: pairing.Records, folder: Path) -> Answers:
     """Return the answers of a cell. UserError: its dense model was asked other documents."""
     dense = Cell.dense(cell.model)
     mine, theirs = (records[each]["metrics"]["tasks"]["tasks"] for each in (cell, dense))
     for task, facts in mine.items():
         for key in ("sample_sha256", "prompts_sha256"):
-            check_alike(cell, f"{task}: {key}", facts[key], theirs[task][key])
+            pairing.check_alike(cell, f"{task}: {key}", facts[key], theirs[task][key])
     answers = load_answers(folder / cell.record_name)
     return {task: answers[task] for task in mine}
 
@@ -121,13 +114,13 @@ def _right(answers: Answers) -> Right:
 
 
 def _over_seeds(seeds: Sequence[Right]) -> Right:
-    return {task: window_means([right[task] for right in seeds]) for task in seeds[0]}
+    return {task: pairing.window_means([right[task] for right in seeds]) for task in seeds[0]}
 
 
 def _mean(right: Right, task: str) -> tuple[float, float]:
     """Return the mean of a task, or of all tasks' means, and its error over documents."""
     tasks = list(right) if task == MEAN else [task]
-    errors = [standard_error(right[each]) for each in tasks]
+    errors = [pairing.standard_error(right[each]) for each in tasks]
     return fmean(fmean(right[each]) for each in tasks), math.hypot(*errors) / len(tasks)
 
 

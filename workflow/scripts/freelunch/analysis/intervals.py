@@ -29,12 +29,7 @@ from numpy.typing import NDArray
 from scipy.fft import dct
 from scipy.special import stdtrit
 
-from freelunch.analysis.pairing import (
-    Records,
-    by_adaptation,
-    loss_differences,
-    pruned_models,
-)
+from freelunch.analysis import pairing
 
 DRAWS = 20_000
 # The probability that an interval contains the number.
@@ -77,15 +72,17 @@ def half_width(values: Numbers, neighbours: bool) -> float:
     return float(stdtrit(len(moves), (1 + WITHIN) / 2)) * error
 
 
-def told_apart(records: Records, neighbours: bool) -> float | None:
+def told_apart(records: pairing.Records, neighbours: bool) -> float | None:
     """Return the difference of mean losses, in nats per token, at which the 95 % interval of half
     of all pairs of adaptations of one pruned model with one seed, the unadapted model included,
     excludes zero; None if nothing can be compared. It does not cover variation over seeds.
     """
     widths = []
-    for cells in pruned_models(records):
-        for one, other in combinations(by_adaptation(cells).values(), 2):
-            for differences in loss_differences(one, other, sorted({*one} & {*other}), records):
+    for cells in pairing.pruned_models(records):
+        for one, other in combinations(pairing.by_adaptation(cells).values(), 2):
+            for differences in pairing.loss_differences(
+                one, other, sorted({*one} & {*other}), records
+            ):
                 widths.append(half_width(np.array(differences), neighbours))
     finite = [width for width in widths if np.isfinite(width)]
     return median(finite) if finite else None

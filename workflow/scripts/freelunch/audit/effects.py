@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from freelunch.analysis.pairing import Row
 from freelunch.reporting import figures as of_results
+from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import (
     INK,
     NEUTRAL,
@@ -20,15 +21,6 @@ from freelunch.reporting.drawing.adaptation_looks import (
     Registered,
     adaptation_labels,
     marks,
-)
-from freelunch.reporting.drawing.style import (
-    CHOSEN,
-    DAGGER,
-    SMALL,
-    empty,
-    grouped,
-    write_at,
-    write_beside,
 )
 from freelunch.reporting.figures import Figure
 from freelunch.reporting.formatting import criterion_label, pattern_label
@@ -95,18 +87,20 @@ def draw(
     from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
     if not rows:
-        return empty(
+        return style.empty(
             "no number of a claim is finite here; each compares an adapted model\n"
             "with the same model without adaptation"
         )
     # An effect of several adaptations names none.
     looks = {**marks(adaptations), "": NEUTRAL}
     for name in selected_on_evaluation:
-        looks[name] = replace(looks[name], label=f"{looks[name].label} {DAGGER}")
+        looks[name] = replace(looks[name], label=f"{looks[name].label} {style.DAGGER}")
     chosen = any(row["adaptation"] in selected_on_evaluation for row in rows)
     panels = {
         f"{claim}: {quantity}{UNITS[unit][1]}": _labelled(here, looks)
-        for (claim, quantity, unit), here in grouped(rows, "claim", "quantity", "unit").items()
+        for (claim, quantity, unit), here in style.grouped(
+            rows, "claim", "quantity", "unit"
+        ).items()
     }
     numbers = max(map(_inches, [HEAD, *map(short_text, rows)]))
     labels = max(_inches(label) for _, here in panels.values() for label, _ in here)
@@ -120,10 +114,10 @@ def draw(
         y_inches = top - (0.85 + line) * ROW_INCHES
         figure.text(x_inches / width, y_inches / height, text, va="center", **look)
 
-    write(width - GAP_INCHES - numbers, HEAD, fontsize=SMALL)
+    write(width - GAP_INCHES - numbers, HEAD, fontsize=style.SMALL)
     for (title, (shared, here)), panel_inches in zip(panels.items(), heights, strict=True):
         write(GAP_INCHES, title, fontweight="bold")
-        write(GAP_INCHES, shared, line=1, fontsize=SMALL, fontstyle="oblique")
+        write(GAP_INCHES, shared, line=1, fontsize=style.SMALL, fontstyle="oblique")
         top -= TITLE_INCHES + panel_inches
         place = (left / width, top / height, PLOT_INCHES / width, panel_inches / height)
         _panel(figure.add_axes(place), here, left - GAP_INCHES, looks)
@@ -133,9 +127,9 @@ def draw(
         loc="center",
         bbox_to_anchor=(0.5, 0.5 * LEGEND_INCHES / height),
         ncols=2,
-        title="bars: 95 % intervals" + (f"; {CHOSEN}" if chosen else ""),
-        title_fontsize=SMALL,
-        fontsize=SMALL,
+        title="bars: 95 % intervals" + (f"; {style.CHOSEN}" if chosen else ""),
+        title_fontsize=style.SMALL,
+        fontsize=style.SMALL,
         borderpad=0.0,
     )
     return figure
@@ -186,7 +180,7 @@ def _inches(text: str) -> float:
     from matplotlib.textpath import text_to_path
 
     # Not from the outline of its letters (TextPath), which takes twenty times as long.
-    font = FontProperties(size=SMALL)
+    font = FontProperties(size=style.SMALL)
     width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
     return float(width) / 72
 
@@ -218,12 +212,12 @@ def _panel(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace(*MINUS)))
     beside: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "va": "center"}
     for at, (label, row) in enumerate(labelled):
-        write_at(axes, label, (0.0, at), (-72 * left_inches, 0), **beside)
+        style.write_at(axes, label, (0.0, at), (-72 * left_inches, 0), **beside)
         _draw_row(axes, at, row, looks[row["adaptation"]])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks([])
     axes.grid(axis="x")
-    axes.tick_params(axis="x", labelsize=SMALL, pad=2)
+    axes.tick_params(axis="x", labelsize=style.SMALL, pad=2)
     axes.spines["left"].set_visible(False)
 
 
@@ -258,7 +252,7 @@ def _draw_row(axes: "Axes", at: int, row: Effect, look: Mark) -> None:
         axes.plot([max(value, *ends)], [at], ">", color=look.colour, clip_on=False, zorder=3)
     for end, threshold in _thresholds(row).items():
         axes.plot([threshold], [at - ABOVE], marker=SIDES[end], **THRESHOLD)
-    write_beside(axes, at, short_text(row), INK, gap=72 * GAP_INCHES)
+    style.write_beside(axes, at, short_text(row), INK, gap=72 * GAP_INCHES)
 
 
 def _thresholds(row: Effect) -> dict[str, float]:

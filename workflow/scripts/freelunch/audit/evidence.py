@@ -8,17 +8,12 @@ from typing import Self
 
 import numpy as np
 
+from freelunch.analysis import pairing
 from freelunch.analysis.budget_effect import BudgetComparison, budget_comparisons
 from freelunch.analysis.doubts import ACCURACY as ACCURACY
 from freelunch.analysis.doubts import HELD_OUT_PERPLEXITY as HELD_OUT_PERPLEXITY
 from freelunch.analysis.doubts import PERPLEXITY as PERPLEXITY
 from freelunch.analysis.intervals import Sample
-from freelunch.analysis.pairing import (
-    by_adaptation,
-    paired_losses,
-    pruned_models,
-    unit_losses,
-)
 from freelunch.records.read import load_answers
 from freelunch.records.record import adaptation_facts
 from freelunch.reporting.results import Results
@@ -44,10 +39,10 @@ class Evidence(Results):
         accuracy, each task is a stratum, with 1 for each wrong answer and 0 for each right one.
         """
         if metric == PERPLEXITY:
-            return [paired_losses(cell, self.records)[0]]
+            return [pairing.paired_losses(cell, self.records)[0]]
         metrics = self.records[cell]["metrics"]
         if metric == HELD_OUT_PERPLEXITY:
-            return [unit_losses(metrics["drift"])] if metrics.get("drift") else None
+            return [pairing.unit_losses(metrics["drift"])] if metrics.get("drift") else None
         if metrics.get("tasks") is None:
             return None
         answers = load_answers(self.folder / cell.record_name)
@@ -70,7 +65,9 @@ class Evidence(Results):
             # The dense model is measured with each pruned cell, on its seed's held-out text.
             beside = next(its for name, its in cells.items() if name != DENSE)
             drifts = [self.records[cell]["metrics"].get("drift") for cell in beside]
-            found[DENSE] = [[unit_losses(drift["dense"])] if drift else None for drift in drifts]
+            found[DENSE] = [
+                [pairing.unit_losses(drift["dense"])] if drift else None for drift in drifts
+            ]
         measured = [[losses for losses in its if losses is not None] for its in found.values()]
         if sum(map(len, measured)) < sum(map(len, found.values())):
             return None
@@ -138,4 +135,4 @@ class Evidence(Results):
     @cached_property
     def pruned(self) -> list[dict[str, dict[int, Cell]]]:
         """Return the cells of each pruned model, by adaptation and then by seed."""
-        return [by_adaptation(cells) for cells in pruned_models(self.records)]
+        return [pairing.by_adaptation(cells) for cells in pairing.pruned_models(self.records)]

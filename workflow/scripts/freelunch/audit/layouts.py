@@ -10,15 +10,7 @@ from freelunch.audit.claims import REPORT
 from freelunch.audit.provenance import Provenance
 from freelunch.audit.scope import measured_text
 from freelunch.core.units import duration
-from freelunch.reporting.formatting import (
-    NOTHING,
-    in_prose,
-    place_text,
-    pruning_label,
-    range_text,
-    three_digits,
-    with_error,
-)
+from freelunch.reporting import formatting
 from freelunch.study.patterns import Pattern
 
 
@@ -35,18 +27,18 @@ def layout(name: str, **filters: Any) -> Template:
         lstrip_blocks=name.endswith(".html"),
         keep_trailing_newline=not name.endswith(".html"),
     )
-    environment.globals |= {"nothing": NOTHING}
+    environment.globals |= {"nothing": formatting.NOTHING}
     environment.filters |= {
         "computed": computed_text,
         "duration": duration,
-        "in_prose": in_prose,
-        "ends": lambda numbers: range_text([*numbers], ","),
+        "in_prose": formatting.in_prose,
+        "ends": lambda numbers: formatting.range_text([*numbers], ","),
         "measured": measured_text,
-        "place": place_text,
-        "pruning": lambda model: pruning_label(vars(model)),
+        "place": formatting.place_text,
+        "pruning": lambda model: formatting.pruning_label(vars(model)),
         "quoted": shlex.quote,
-        "significant": three_digits,
-        "with_error": with_error,
+        "significant": formatting.three_digits,
+        "with_error": formatting.with_error,
         "zeros": _zeros_text,
         **filters,
     }

@@ -16,28 +16,15 @@ from statistics import fmean
 
 import numpy as np
 
+from freelunch.analysis import pairing
 from freelunch.analysis.intervals import Sample, estimate
-from freelunch.analysis.pairing import (
-    exp,
-    number,
-    perplexity_over_seeds,
-    seed_groups,
-    unit_losses,
-)
 from freelunch.audit.measures.recovery import recovered_by
 from freelunch.core.errors import UserError
 from freelunch.core.files import write_atomically
 from freelunch.records.read import record_of
 from freelunch.records.record import Record
+from freelunch.reporting import formatting
 from freelunch.reporting.cells import FACTS
-from freelunch.reporting.formatting import (
-    NOTHING,
-    Section,
-    criterion_label,
-    pattern_label,
-    short_tokens,
-    summary_text,
-)
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.patterns import Pattern
 
@@ -76,7 +63,10 @@ def _read(folder: Path) -> Kept:
     kept = {cell: record_of(cell, path) for path, cell in cells.items()}
     for path, cell in cells.items():
         measured = kept[cell]["metrics"]["perplexity"]
-        found, expected = number(measured["perplexity"]), exp(fmean(unit_losses(measured)))
+        found, expected = (
+            pairing.number(measured["perplexity"]),
+            pairing.exp(fmean(pairing.unit_losses(measured))),
+        )
         if not math.isclose(found, expected, rel_tol=1e-6):
             raise UserError(
                 "this record's perplexity is not that of the losses of its windows",
@@ -107,7 +97,7 @@ def protocol_of(record: Record) -> Protocol:
     """Return what the records of a table share."""
     measured, digests = record["metrics"]["perplexity"], record["provenance"]["digests"]
     windows = measured["token_ids_sha256"], measured["length"], measured["stride"]
-    return digests.get("model", NOTHING), *windows
+    return digests.get("model", formatting.NOTHING), *windows
 
 
 def _words(protocol: Protocol) -> str:
@@ -122,10 +112,10 @@ def tables_text(folders: Mapping[str, Kept]) -> str:
             of_name = tables.setdefault(protocol_of(record), {}).setdefault(name, {})
             of_name[cell] = record  # type: ignore[index]
     sections = [_section(by_study) for by_study in tables.values()]
-    return "\n".join(f"## {each.title}\n\n{summary_text([each])}" for each in sections)
+    return "\n".join(f"## {each.title}\n\n{formatting.summary_text([each])}" for each in sections)
 
 
-def _section(by_study: Mapping[str, Kept]) -> Section:
+def _section(by_study: Mapping[str, Kept]) -> formatting.Section:
     # All studies have the same dense model.
     ((dense, record), *_) = (
         (cell, record)
@@ -136,7 +126,7 @@ def _section(by_study: Mapping[str, Kept]) -> Section:
     rows = [
         _row(study, cells, {replace(dense, model=cells[0].model): record, **kept})
         for study, kept in by_study.items()
-        for cells in seed_groups(kept)
+        for cells in pairing.seed_groups(kept)
         if not cells[0].is_dense
     ]
     rows.sort(key=lambda row: row[0])
@@ -146,32 +136,32 @@ def _section(by_study: Mapping[str, Kept]) -> Section:
         f"{measured['windows']} windows of {measured['length']} tokens. The dense model has a "
         f"perplexity of {measured['perplexity']:.1f}."
     )
-    return Section(title, [line for _, line in rows], [note], _WORDS)
+    return formatting.Section(title, [line for _, line in rows], [note], _WORDS)
 
 
 def _row(study: str, cells: Sequence[Cell], records: Kept) -> tuple[float, dict[str, str]]:
     one, of_seeds = cells[0], [records[cell] for cell in cells]
-    perplexity = perplexity_over_seeds(cells, records)[0]
+    perplexity = pairing.perplexity_over_seeds(cells, records)[0]
     settings = of_seeds[0]["spec"].get("criterion", {})
     allocation = settings.get("allocation", {}).get("by")
     # An entry with an allocation has a name of its own.
     name = settings["score"] if allocation else one.criterion
-    criterion = criterion_label(name) if one.is_pruned else "not pruned"
+    criterion = formatting.criterion_label(name) if one.is_pruned else "not pruned"
     costs = {each.column: [each.read(record) for record in of_seeds] for each in FACTS}
 
     def most(column: str, unit: float, digits: int) -> str:
         known = [float(value) for value in costs[column] if value is not None]
-        return f"{max(known) / unit:,.{digits}f}" if known else NOTHING
+        return f"{max(known) / unit:,.{digits}f}" if known else formatting.NOTHING
 
     tokens = costs["adaptation_tokens"][0]
     return perplexity, {
         "criterion": f"{criterion} ({allocation.upper()})" if allocation else criterion,
-        "pattern": pattern_label(one.pattern) if one.is_pruned else NOTHING,
+        "pattern": formatting.pattern_label(one.pattern) if one.is_pruned else formatting.NOTHING,
         "adaptation": one.adaptation,
         "perplexity": f"{perplexity:,.1f}",
         "recovered": _recovered(cells, records),
         "seeds": str(len(cells)),
-        "tokens": NOTHING if tokens is None else short_tokens(float(tokens)),
+        "tokens": formatting.NOTHING if tokens is None else formatting.short_tokens(float(tokens)),
         "TFLOP": most("adaptation_flops", 1e12, 1),
         "GB": most("adaptation_peak_bytes", 1e9, 2),
         "study": study if study != ELSEWHERE else "elsewhere, not ours",
@@ -185,11 +175,11 @@ def _recovered(cells: Sequence[Cell], records: Kept) -> str:
     one = cells[0]
     pruned = [replace(cell, adaptation=NONE) for cell in cells]
     if one.adaptation == NONE or not one.is_pruned or not {*pruned} <= {*records}:
-        return NOTHING
+        return formatting.NOTHING
     compared = {NONE: pruned, one.adaptation: cells, DENSE: [Cell.dense(one.model)] * len(cells)}
     losses = np.array(
         [
-            [unit_losses(records[cell]["metrics"]["perplexity"]) for cell in of_seeds]
+            [pairing.unit_losses(records[cell]["metrics"]["perplexity"]) for cell in of_seeds]
             for of_seeds in compared.values()
         ]
     )

@@ -7,20 +7,10 @@ from functools import partial
 import yaml
 
 from freelunch.analysis.pairing import Records
+from freelunch.audit import output_files
 from freelunch.audit.audit import audit_records
 from freelunch.audit.cards import card_texts
 from freelunch.audit.effects import TABLES_OF_CLAIMS
-from freelunch.audit.output_files import (
-    AUDIT,
-    AUDIT_SUMS,
-    CONFIG,
-    PAGE,
-    TABLE_SUMS,
-    VERDICTS,
-    audit_outputs,
-    check_sealed,
-    digested,
-)
 from freelunch.audit.page import page_texts
 from freelunch.core.digest import check_sums
 from freelunch.core.errors import UserError
@@ -33,7 +23,10 @@ from freelunch.study import steps
 from freelunch.study.study import Study
 
 # What a file of digests is about, and the rule that writes it; the others are those of figures.
-_RULES = {TABLE_SUMS: ("tables", steps.BUILD_TABLES), AUDIT_SUMS: ("audit", steps.AUDIT_STUDY)}
+_RULES = {
+    output_files.TABLE_SUMS: ("tables", steps.BUILD_TABLES),
+    output_files.AUDIT_SUMS: ("audit", steps.AUDIT_STUDY),
+}
 
 
 def audit_texts(study: Study, records: Records) -> dict[str, str]:
@@ -44,10 +37,10 @@ def audit_texts(study: Study, records: Records) -> dict[str, str]:
     audit = audit_records(study, records, study.paths.records)
     results = Results(study, records, study.paths.records)
     return {
-        AUDIT: json_text(audit.as_json()),
-        VERDICTS: audit.verdicts,
-        CONFIG: config_text(study),
-        **page_texts(results, audit, study.paths.root, later=audit_outputs(study)),
+        output_files.AUDIT: json_text(audit.as_json()),
+        output_files.VERDICTS: audit.verdicts,
+        output_files.CONFIG: config_text(study),
+        **page_texts(results, audit, study.paths.root, later=output_files.audit_outputs(study)),
         **card_texts(study, records),
     }
 
@@ -59,19 +52,19 @@ def config_text(study: Study) -> str:
 
 def made_from_records(study: Study) -> Iterator[Output]:
     """Yield what rules derive from the records of a study."""
-    for sums in digested(study):
+    for sums in output_files.digested(study):
         what, rule = _RULES.get(sums, ("figures", steps.DRAW_FIGURE))
         yield Output(what, rule, study.paths.root / sums, partial(_check, study, sums))
 
 
 def _check(study: Study, sums: str, anew: bool) -> None:
     """Check files by their digests; `anew`, compare texts with what the records give, too."""
-    check_sealed(study, sums)
+    output_files.check_sealed(study, sums)
     texts: Mapping[str, str] = {}
-    if anew and sums == TABLE_SUMS:
+    if anew and sums == output_files.TABLE_SUMS:
         results = Results(study, load_records(study), study.paths.records)
         texts = table_texts(results, TABLES_OF_CLAIMS)
-    elif anew and sums == AUDIT_SUMS:
+    elif anew and sums == output_files.AUDIT_SUMS:
         texts = audit_texts(study, load_records(study))
     for name, text in texts.items():
         path = study.paths.root / name
@@ -83,7 +76,7 @@ def check_finished(study: Study) -> None:
     """Refuse a study that has not run to its end as it is now; a damaged one passes. UserError: it
     has no audit yet, or was edited since.
     """
-    if not (study.paths.root / PAGE).is_file():
+    if not (study.paths.root / output_files.PAGE).is_file():
         raise UserError(
             "this study has no audit yet, because it has not run to its end",
             where=study.source,
@@ -101,11 +94,11 @@ def check_unedited(study: Study) -> None:
     """
     root = study.paths.root
     try:
-        check_sums(root / AUDIT_SUMS, root, [CONFIG], others=True)
+        check_sums(root / output_files.AUDIT_SUMS, root, [output_files.CONFIG], others=True)
     except UserError:
         # What is damaged or missing does not say what was run.
         return
-    ran = (root / CONFIG).read_text(encoding="utf-8")
+    ran = (root / output_files.CONFIG).read_text(encoding="utf-8")
     if ran == config_text(study):
         return
     unlike = [*differences(yaml.safe_load(ran), study.as_json())]
@@ -115,7 +108,7 @@ def check_unedited(study: Study) -> None:
     more = f" ({len(unlike)} settings differ)" if len(unlike) > 1 else ""
     raise UserError(
         f"the study was edited, or another part of it was chosen, since it ran to its end{more}",
-        where=root / CONFIG,
+        where=root / output_files.CONFIG,
         found=found,
         expected=f"{expected}, as in {study.source}",
         todo=f"run it, which computes only what depends on the edit: {study.run_command}",

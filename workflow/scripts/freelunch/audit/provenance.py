@@ -6,19 +6,17 @@ from typing import Any, TypeVar
 
 from freelunch.analysis.pairing import Records
 from freelunch.records.record import Record, adaptation_facts
+from freelunch.study import steps
 from freelunch.study.cell import Cell
-from freelunch.study.steps import (
-    CAPTURE_DENSE,
-    DECIDE_BOS,
-    EXTEND_CALIBRATION,
-    PRUNE_MODEL,
-    SAMPLE_CALIBRATION,
-    SAMPLE_HELD_OUT,
-)
 from freelunch.study.study import Study
 
 # Steps that all cells of a model and seed share; the last is in earlier records only.
-_OF_A_SAMPLE = (SAMPLE_CALIBRATION, SAMPLE_HELD_OUT, CAPTURE_DENSE, "capture_reference")
+_OF_A_SAMPLE = (
+    steps.SAMPLE_CALIBRATION,
+    steps.SAMPLE_HELD_OUT,
+    steps.CAPTURE_DENSE,
+    "capture_reference",
+)
 _MACHINE = ("python", "platform", "processor", "cores", "device", "device_name")
 _SUMMED = ("jobs", "wall_s", "cpu_s", "flops", "tokens")
 Value = TypeVar("Value")
@@ -120,11 +118,11 @@ def gather_costs(records: Records) -> list[StepCost]:
 
 def _job(step: str, cell: Cell, record: Record) -> tuple[Any, ...]:
     """Return the key that tells the jobs of a step apart."""
-    if step == EXTEND_CALIBRATION:
+    if step == steps.EXTEND_CALIBRATION:
         return cell.model, cell.seed, adaptation_facts(record)["samples"]
-    if step == PRUNE_MODEL:
+    if step == steps.PRUNE_MODEL:
         return cell.model, cell.pruning, cell.seed
-    if step == DECIDE_BOS:
+    if step == steps.DECIDE_BOS:
         return (cell.model,)
     return (cell.model, cell.seed) if step in _OF_A_SAMPLE else (cell,)
 

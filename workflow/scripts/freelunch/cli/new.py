@@ -21,21 +21,12 @@ from freelunch.data.hub import inspect_on_hub, newest_commit
 from freelunch.data.inspect_model import InspectedModel, check_as_fetched, inspect_path
 from freelunch.data.inspect_text import Amounts, InspectedText, inspect_text, read_documents
 from freelunch.data.sources import obtain
+from freelunch.study import sources
 from freelunch.study.cell import NONE
 from freelunch.study.families import FAMILIES
 from freelunch.study.registry import REPOSITORY
 from freelunch.study.settings import NAME_LENGTH
 from freelunch.study.source_files import files_at
-from freelunch.study.sources import (
-    PARAGRAPHS,
-    UNTRAINED,
-    Architecture,
-    Hub,
-    HubText,
-    Mixture,
-    Tokens,
-    read_text,
-)
 from freelunch.study.study import Study
 from freelunch.study.windows import AUTO
 from freelunch.study.yaml_file import parse_yaml, read_yaml
@@ -249,7 +240,7 @@ def _model(written: str) -> tuple[Config, InspectedModel]:
         check_as_fetched(path, where)
     else:
         try:
-            on_hub = Hub(source="hub", repository=written, revision="main")
+            on_hub = sources.Hub(source="hub", repository=written, revision="main")
         except ValidationError as error:
             raise UserError(
                 "there is no model",
@@ -262,12 +253,12 @@ def _model(written: str) -> tuple[Config, InspectedModel]:
         with tempfile.TemporaryDirectory() as scratch:
             inspected, commit = inspect_on_hub(where, on_hub, Path(scratch))
         entry = {"source": "hub", "repository": written, "revision": commit}
-        sizes = {key: inspected.sizes.get(key) for key in Architecture.model_fields}
+        sizes = {key: inspected.sizes.get(key) for key in sources.Architecture.model_fields}
         shapes = {key: size for key, size in sizes.items() if size is not None}
         # A config may leave sizes to defaults, which only transformers knows.
         with suppress(ValidationError):
-            entry["architecture"] = Architecture(**shapes).as_json()
-    if inspected.dtype in (None, UNTRAINED):
+            entry["architecture"] = sources.Architecture(**shapes).as_json()
+    if inspected.dtype in (None, sources.UNTRAINED):
         entry["dtype"] = "float32"
     return entry, inspected
 
@@ -292,9 +283,9 @@ def _text(written: Sequence[str], key: str) -> tuple[InspectedText, Config | Non
     if on_hub is not None:
         where = f"{key}={first}"
         entry = {"source": "hub", **on_hub.groupdict(), "revision": "main", "format": "plain"}
-        entry["revision"] = newest_commit(where, HubText.model_validate(entry))
-    asked: Any = read_text(entry)
-    if isinstance(asked, Mixture | Tokens):
+        entry["revision"] = newest_commit(where, sources.HubText.model_validate(entry))
+    asked: Any = sources.read_text(entry)
+    if isinstance(asked, sources.Mixture | sources.Tokens):
         raise UserError(
             "a new study takes texts that have documents and are not mixed",
             where=f"{key}={first}",
@@ -326,8 +317,8 @@ def about_model(model: InspectedModel) -> str:
     said += [f"{sizes.get('num_hidden_layers') or 'unknown'} blocks"]
     said += [f"hidden size {sizes['hidden_size']}"] if "hidden_size" in sizes else []
     dtype = model.dtype or "no usable dtype, so float32"
-    if model.dtype == UNTRAINED:
-        dtype = f"float32, since nothing is trained in {UNTRAINED}"
+    if model.dtype == sources.UNTRAINED:
+        dtype = f"float32, since nothing is trained in {sources.UNTRAINED}"
     said += ["GGUF, dequantised to float32" if model.gguf else dtype]
     return ", ".join([*said, f"context {model.positions or 'not stated'}"])
 
@@ -337,7 +328,7 @@ def _about_text(text: InspectedText, amounts: Amounts) -> str:
     about = "" if amounts.exact else "about "
     more = "" if text.complete else ", and more that were not read"
     count = f"{len(text.documents):,} document{'' if len(text.documents) == 1 else 's'}"
-    if text.format == PARAGRAPHS:
+    if text.format == sources.PARAGRAPHS:
         count += (
             " of 2,000 characters or more, divided at blank lines (neighbours are not independent)"
         )

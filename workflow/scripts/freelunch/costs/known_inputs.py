@@ -11,19 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from freelunch.costs.shapes import DTYPE_BYTES, Shapes
+from freelunch.study import sources
 from freelunch.study.gguf_header import read_header
 from freelunch.study.model_limits import check_shapes
 from freelunch.study.paths import facts_at
 from freelunch.study.source_files import files_at, gguf_of
-from freelunch.study.sources import (
-    PACKED,
-    TABLES,
-    JoinedModel,
-    LocalModel,
-    LocalText,
-    Mixture,
-    WheelModel,
-)
 from freelunch.study.study import Study
 
 # Tokens of a text whose length is not known yet.
@@ -59,16 +51,16 @@ def config_of(study: Study, model: str) -> Mapping[str, Any]:
 
 def is_gguf(study: Study, model: str) -> bool:
     """Return whether a model is a GGUF file."""
-    is_in_wheel = isinstance(study.model(model), WheelModel | JoinedModel)
+    is_in_wheel = isinstance(study.model(model), sources.WheelModel | sources.JoinedModel)
     return is_in_wheel or _gguf_file(study, model) is not None
 
 
 def _gguf_file(study: Study, model: str) -> Path | None:
     """Return the GGUF file of a model: at its path, or in a package that is installed here."""
     entry = study.model(model)
-    if isinstance(entry, LocalModel):
+    if isinstance(entry, sources.LocalModel):
         return gguf_of(Path(entry.path), f"models.{model}.path")
-    if isinstance(entry, WheelModel):
+    if isinstance(entry, sources.WheelModel):
         with suppress(PackageNotFoundError):
             package = distribution(entry.package)
             if package.version == entry.version:
@@ -103,7 +95,7 @@ def _configs(study: Study, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     entry, folders = study.model(model), [study.fetched("models", model)]
     gguf = _gguf_file(study, model)
     # What lies beside a GGUF file is not used.
-    if isinstance(entry, LocalModel) and gguf is None:
+    if isinstance(entry, sources.LocalModel) and gguf is None:
         folders.insert(0, Path(entry.path))
     for folder in filter(None, folders):
         with suppress(OSError, ValueError, RecursionError):
@@ -155,7 +147,7 @@ def characters_of(study: Study, text: str) -> int | None:
         characters = facts_at(folder).get("characters")
         if isinstance(characters, int):
             return characters
-    if not isinstance(entry := study.text(text), Mixture):
+    if not isinstance(entry := study.text(text), sources.Mixture):
         return None
     parts = [characters_of(study, part) for part in entry.parts]
     return None if None in parts else sum(filter(None, parts))
@@ -165,9 +157,9 @@ def bytes_of(text: object) -> int | None:
     """Return the size of a text in files of one's own; None if it is elsewhere, or packed. A
     character has 1 to 4 bytes, and lines of JSON also have what is not text.
     """
-    if not isinstance(text, LocalText) or text.format in TABLES:
+    if not isinstance(text, sources.LocalText) or text.format in sources.TABLES:
         return None
     paths = [Path(file) for file in files_at(text.path)]
-    if any(path.suffix == PACKED or not path.is_file() for path in paths):
+    if any(path.suffix == sources.PACKED or not path.is_file() for path in paths):
         return None
     return sum(path.stat().st_size for path in paths)

@@ -5,14 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from freelunch.study.families import (
-    FAMILIES,
-    dropout_of,
-    has_biases,
-    shaped_like,
-    sizes_of,
-    whole_of,
-)
+from freelunch.study import families
 from freelunch.study.steps import HEAD_PLACES
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -67,10 +60,10 @@ class Shapes:
     """
 
     def __init__(self, config: Mapping[str, Any], dtype: str) -> None:
-        sizes = sizes_of(config)
+        sizes = families.sizes_of(config)
         self.model_type: str = sizes.get("model_type", "")
-        self.is_known = self.model_type in FAMILIES
-        self.family = shaped_like(self.model_type)
+        self.is_known = self.model_type in families.FAMILIES
+        self.family = families.shaped_like(self.model_type)
         self.blocks: int = sizes["num_hidden_layers"]
         self.hidden: int = sizes["hidden_size"]
         self.intermediate: int = sizes["intermediate_size"]
@@ -78,9 +71,9 @@ class Shapes:
         self.key_heads: int = sizes["num_key_value_heads"]
         self.attention: int = self.heads * sizes["head_dim"]
         self.keys: int = self.key_heads * sizes["head_dim"]
-        self.biases = has_biases(sizes)
-        self.whole = whole_of(sizes)
-        self.dropout = dropout_of(sizes)
+        self.biases = families.has_biases(sizes)
+        self.whole = families.whole_of(sizes)
+        self.dropout = families.dropout_of(sizes)
         self.tied = bool(sizes["tie_word_embeddings"])
         self.vocabulary: int = sizes["vocab_size"]
         self.bytes_each: int = DTYPE_BYTES[dtype]

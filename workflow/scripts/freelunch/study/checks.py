@@ -7,6 +7,7 @@ from functools import cache
 from itertools import product, starmap
 
 from freelunch.core.errors import UserError, nearest
+from freelunch.study import sources
 from freelunch.study.adaptations import Adaptation, LeastSquares, Local, Reconstruction, Training
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.config import (
@@ -27,15 +28,6 @@ from freelunch.study.registry import REPOSITORY
 from freelunch.study.retraining import Retraining
 from freelunch.study.search import is_searched, probe_of
 from freelunch.study.source_files import files_at, has_braces
-from freelunch.study.sources import (
-    NO_GRADIENTS,
-    REFUSE,
-    TRAINED,
-    UNTRAINED,
-    LocalText,
-    Mixture,
-    Tokens,
-)
 from freelunch.study.steps import JOINED
 from freelunch.study.windows import ALL, AUTO, HALVES, MATRIX
 from freelunch.study.yaml_file import read_yaml
@@ -80,7 +72,7 @@ def contradictions(config: Config, known: Config) -> list[str]:
             problems += _amount(where, adaptation, config)
         problems += _chain(name, config)
     for name, text in config.texts.items():
-        if isinstance(text, Mixture):
+        if isinstance(text, sources.Mixture):
             problems += _mixture(name, text, config)
     for registry in ("models", "texts", "tasks"):
         for name, source in getattr(config, registry).items():
@@ -106,7 +98,7 @@ def _undefined(config: Config, known: Config) -> Problems:
                     named.append((f"study.grids.{index}.{registry}", registry, name))
         named += [(f"study.grids.{index}.claims", CLAIMS, name) for name in grid.claims or []]
     for name, text in config.texts.items():
-        for part in text.parts if isinstance(text, Mixture) else ():
+        for part in text.parts if isinstance(text, sources.Mixture) else ():
             named.append((f"texts.{name}.parts", "texts", part))
     for name, adaptation in config.adaptations.items():
         if (other := budget_of(adaptation)) is not None:
@@ -162,7 +154,7 @@ def _part(config: Config) -> Problems:
 def _calibration(config: Config) -> Problems:
     """Yield why ready token ids are not for this study."""
     text, grids = config.study.calibration.text, config.study.grids
-    if not isinstance(config.texts[text], Tokens):
+    if not isinstance(config.texts[text], sources.Tokens):
         return
     where = f"study.calibration.text: {text!r} is a `tokens` source"
     models, seeds = models_of(grids), sorted({seed for grid in grids for seed in grid.seeds})
@@ -183,7 +175,7 @@ def _calibration(config: Config) -> Problems:
 def _evaluation(config: Config) -> Problems:
     settings, where = config.study.evaluation.perplexity, "study.evaluation.perplexity"
     text, stride = config.texts[settings.text], settings.stride
-    if isinstance(text, Tokens | Mixture):
+    if isinstance(text, sources.Tokens | sources.Mixture):
         yield (
             f"{where}.text: {settings.text!r} is a {text.source} source, which is to calibrate on; "
             "expected a single text"
@@ -229,8 +221,8 @@ def _grid(where: str, grid: Grid, config: Config) -> Problems:
     adapted = [config.adaptations[name] for name in grid.adaptations if name != NONE]
     if any(isinstance(entry, Training) for entry in adapted):
         for name in grid.models:
-            if config.models[name].dtype == UNTRAINED:
-                yield f"models.{name}.dtype: {NO_GRADIENTS}; expected {TRAINED}"
+            if config.models[name].dtype == sources.UNTRAINED:
+                yield f"models.{name}.dtype: {sources.NO_GRADIENTS}; expected {sources.TRAINED}"
 
 
 def _allocation(where: str, criterion: OfWeights, pattern: Pattern) -> Problems:
@@ -336,7 +328,7 @@ def _chain(name: str, config: Config) -> Problems:
 
 def _amount(where: str, entry: Training, config: Config) -> Problems:
     calibration = config.study.calibration
-    has_documents = not isinstance(config.texts[calibration.text], Tokens)
+    has_documents = not isinstance(config.texts[calibration.text], sources.Tokens)
     if entry.is_searched and entry.select_on == "calibration" and not has_documents:
         yield (
             f"{where}.select_on: candidates are compared on documents outside the calibration "
@@ -399,15 +391,15 @@ def _amount(where: str, entry: Training, config: Config) -> Problems:
         )
 
 
-def _mixture(name: str, entry: Mixture, config: Config) -> Problems:
+def _mixture(name: str, entry: sources.Mixture, config: Config) -> Problems:
     evaluated = config.study.evaluation.perplexity.text
-    refuses = entry.evaluation_text == REFUSE and config.study.calibration.text == name
+    refuses = entry.evaluation_text == sources.REFUSE and config.study.calibration.text == name
     first: dict[str, str] = {}
     for part in entry.parts:
         where, text = f"texts.{name}.parts.{part}", config.texts[part]
-        if isinstance(text, Mixture):
+        if isinstance(text, sources.Mixture):
             yield f"{where}: found a mixture; expected a text that is not one itself"
-        elif isinstance(text, Tokens):
+        elif isinstance(text, sources.Tokens):
             yield f"{where}: a `tokens` source has no documents to mix; expected a text"
         settings = text.deciding()
         if refuses and settings == config.texts[evaluated].deciding():
@@ -415,7 +407,7 @@ def _mixture(name: str, entry: Mixture, config: Config) -> Problems:
                 f"{where}: this is the evaluation text, {evaluated}, whose documents the mixture "
                 "refuses; expected another text, or `evaluation_text: leave_out` in the mixture"
             )
-        if isinstance(text, LocalText):
+        if isinstance(text, sources.LocalText):
             settings |= {"path": [*map(os.path.realpath, files_at(text.path))]}
         other = first.setdefault(str(sorted(settings.items())), part)
         if other != part:

@@ -10,19 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from freelunch.study import methods
 from freelunch.study.cell import NONE
 from freelunch.study.comparisons import AMOUNTS, MEMORY
-from freelunch.study.methods import (
-    BIASES,
-    BIASES_NORMS,
-    FULL,
-    LORA,
-    LORA_PRUNE,
-    MASKLORA,
-    NORMS,
-    SCALELORA,
-    SPP,
-)
 from freelunch.study.windows import ALL, AUTO, HALVES, LEAST_SQUARES, MATRIX, Window
 
 # The settings of an adaptation, and the registry `adaptations` of a config, as JSON has them.
@@ -40,15 +30,15 @@ _PINK, _ORANGE, _SKY = "#CC79A7", "#E69F00", "#56B4E9"
 # The label, colour and marker of each kind of adaptation. No two kinds have the same colour and
 # marker, and no two retrainings the same marker.
 _RETRAINING = {
-    FULL: ("all weights", _GREEN, "o"),
-    MASKLORA: ("MaskLoRA", _PINK, "D"),
-    BIASES: ("biases", _ORANGE, "<"),
-    NORMS: ("norms", _ORANGE, ">"),
-    BIASES_NORMS: ("biases and norms", _ORANGE, "v"),
-    LORA: ("LoRA", _SKY, "^"),
-    LORA_PRUNE: ("LoRA-Prune", _SKY, "s"),
-    SCALELORA: ("ScaleLoRA", _VERMILION, "P"),
-    SPP: ("SPP", _VERMILION, "X"),
+    methods.FULL: ("all weights", _GREEN, "o"),
+    methods.MASKLORA: ("MaskLoRA", _PINK, "D"),
+    methods.BIASES: ("biases", _ORANGE, "<"),
+    methods.NORMS: ("norms", _ORANGE, ">"),
+    methods.BIASES_NORMS: ("biases and norms", _ORANGE, "v"),
+    methods.LORA: ("LoRA", _SKY, "^"),
+    methods.LORA_PRUNE: ("LoRA-Prune", _SKY, "s"),
+    methods.SCALELORA: ("ScaleLoRA", _VERMILION, "P"),
+    methods.SPP: ("SPP", _VERMILION, "X"),
 }
 _WINDOWS = {
     MATRIX: ("single matrices", _VERMILION, "^"),
