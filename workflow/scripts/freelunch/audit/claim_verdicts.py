@@ -10,34 +10,13 @@ from typing import Any
 from freelunch.analysis.doubts import unsettled_by
 from freelunch.analysis.intervals import estimate
 from freelunch.analysis.pairing import ENOUGH_SEEDS
+from freelunch.audit import verdicts
 from freelunch.audit.claims import Claim, Question, ThresholdHistory
 from freelunch.audit.evidence import INPUTS, Evidence
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
 from freelunch.audit.scope import Regime, Regimes, load_regimes, scope_of
-from freelunch.audit.verdicts import (
-    ADDS,
-    BESIDE,
-    DECIDES,
-    FAILS,
-    HOLDS,
-    IN_PART,
-    OPEN,
-    OTHERS,
-    UNDECIDED,
-    UNTESTED,
-    Number,
-    bearing,
-    json_number,
-    judge,
-    kind,
-    of_claim,
-    of_few_seeds,
-    on_models,
-    seeds_texts,
-    tally,
-    together,
-)
+from freelunch.audit.verdicts import Number
 from freelunch.core.errors import UserError, first_of, nearest
 from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.study.adaptations import Local
@@ -67,7 +46,7 @@ class Finding(Number):
 
     subject: str
     about: str = ""
-    verdict: str = UNTESTED
+    verdict: str = verdicts.UNTESTED
     reason: str
     seeds: int | None = None
     of_seeds: list[float | str | None] = field(default_factory=list)
@@ -126,19 +105,25 @@ class ClaimVerdict:
     @property
     def text(self) -> str:
         """Return the verdict with the models that it is on."""
-        return on_models(self.verdict, self.models)
+        return verdicts.on_models(self.verdict, self.models)
 
     @property
     def kinder(self) -> str | None:
         """Return which inputs of the reconstruction are kinder to the paper; None if the verdict
         does not depend on them.
         """
-        if len({*map(kind, self.inputs.values())}) < 2:
+        if len({*map(verdicts.kind, self.inputs.values())}) < 2:
             return None
-        order = (HOLDS, IN_PART, UNDECIDED, UNTESTED, FAILS)
-        kinder = min(self.inputs, key=lambda each: order.index(kind(self.inputs[each])))
-        verdicts = "; ".join(f"with {each}: {its}" for each, its in self.inputs.items())
-        return f"{kinder} are kinder to the paper ({verdicts})"
+        order = (
+            verdicts.HOLDS,
+            verdicts.IN_PART,
+            verdicts.UNDECIDED,
+            verdicts.UNTESTED,
+            verdicts.FAILS,
+        )
+        kinder = min(self.inputs, key=lambda each: order.index(verdicts.kind(self.inputs[each])))
+        told = "; ".join(f"with {each}: {its}" for each, its in self.inputs.items())
+        return f"{kinder} are kinder to the paper ({told})"
 
 
 def audit_claims(
@@ -154,17 +139,17 @@ def audit_claims(
 def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdict:
     study = evidence.study
     parts = [_part(question, evidence, paper) for question in claim.parts]
-    own = [part for part in parts if part.role not in (ADDS, BESIDE)]
+    own = [part for part in parts if part.role not in (verdicts.ADDS, verdicts.BESIDE)]
     # What the verdict is about is what decides it.
-    about = [part for part in parts if part.role == DECIDES] or own
+    about = [part for part in parts if part.role == verdicts.DECIDES] or own
     cells = {Cell.parse(cell) for part in parts for each in part.findings for cell in each.cells}
 
     def verdict(keep: Callable[[Cell], bool]) -> str:
         """Return the verdict on some of the cells."""
         if all(map(keep, cells)):
-            return of_claim([(part.verdict, part.role) for part in parts])
+            return verdicts.of_claim([(part.verdict, part.role) for part in parts])
         some = [_part(question, evidence.only(keep), paper) for question in claim.parts]
-        return of_claim([(part.verdict, part.role) for part in some])
+        return verdicts.of_claim([(part.verdict, part.role) for part in some])
 
     def on_model(model: str) -> str:
         return verdict(lambda cell: cell.model == model)
@@ -176,9 +161,9 @@ def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdi
         entry = study.config.adaptations.get(cell.adaptation)
         return INPUTS[entry.inputs] if isinstance(entry, Local) else ""
 
-    says = OTHERS
+    says = verdicts.OTHERS
     if paper and any(paper.has(study, cell) for cell in cells if cell.is_pruned):
-        says = bearing(verdict(lambda cell: paper.has(study, cell)))
+        says = verdicts.bearing(verdict(lambda cell: paper.has(study, cell)))
     return ClaimVerdict(
         id=claim.id,
         title=claim.title,
@@ -204,7 +189,7 @@ def _part(question: Question, evidence: Evidence, paper: Regime | None) -> PartV
         asked, left_out = every, []
     findings = [_finding(each, question, evidence) for each in asked]
     agree = MEASURES[question.measure].agree
-    verdict = together([finding.verdict for finding in findings], agree)
+    verdict = verdicts.together([finding.verdict for finding in findings], agree)
     reason = reason_text(
         findings, verdict, UNFINISHED if evidence.study.is_unfinished else NO_CELLS
     )
@@ -272,17 +257,17 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
         if diverged:
             undefined = f"a loss of {', '.join(diverged)} is not finite"
             asked = replace(asked, without=NOT_FINITE, undefined=undefined)
-    verdict, reason = judge(
+    verdict, reason = verdicts.judge(
         found, question.threshold, question.written, asked.bounds, asked.undefined
     )
-    if verdict == UNDECIDED and asked.instead:
+    if verdict == verdicts.UNDECIDED and asked.instead:
         instead = _finding(asked.instead, question, evidence)
-        if instead.verdict != UNDECIDED:
+        if instead.verdict != verdicts.UNDECIDED:
             return instead
     pruned = {(cell.model, cell.seed) for cell in asked.cells if cell.is_pruned}
     seeds = min(Counter(model for model, _ in pruned).values())
     if metric and (doubts := unsettled_by(evidence.doubts, asked.cells, metric)):
-        verdict, reason = UNDECIDED, f"no finding: {'; '.join(first_of(doubts, 2))}"
+        verdict, reason = verdicts.UNDECIDED, f"no finding: {'; '.join(first_of(doubts, 2))}"
     used, favoured = {cell.adaptation: None for cell in asked.cells}, evidence.study.comparisons
     if chosen := [name for name in used if name in favoured.selected_on_evaluation]:
         reason += f"; settings of {', '.join(chosen)} were chosen on the evaluation text"
@@ -291,11 +276,11 @@ def _finding(asked: Measurement | Absent, question: Question, evidence: Evidence
         **vars(Number.of(found, unit, asked.bounds, asked.without)),
         subject=asked.full_subject,
         about=asked.about,
-        verdict=of_few_seeds(verdict) if seeds in range(1, ENOUGH_SEEDS) else verdict,
+        verdict=verdicts.of_few_seeds(verdict) if seeds in range(1, ENOUGH_SEEDS) else verdict,
         reason=reason,
         seeds=seeds,
-        of_seeds=[json_number(value) for value in found.of_seeds],
-        text_of_seeds=seeds_texts(found, unit, asked.bounds, asked.without),
+        of_seeds=[verdicts.json_number(value) for value in found.of_seeds],
+        text_of_seeds=verdicts.seeds_texts(found, unit, asked.bounds, asked.without),
         cells=[str(cell) for cell in asked.cells],
         command=command(evidence.study, asked.cells, rule),
     )
@@ -313,9 +298,11 @@ def reason_text(findings: Sequence[Any], verdict: str, without: str) -> str:
         return f"{finding.subject}: {found}{finding.reason}."
     reasons = {finding.reason for finding in findings}
     why = f": {reasons.pop()}" if len(reasons) == 1 else ""
-    if verdict in OPEN and any(finding.verdict not in OPEN for finding in findings):
+    if verdict in verdicts.OPEN and any(
+        finding.verdict not in verdicts.OPEN for finding in findings
+    ):
         why = ", and all have to agree"
-    return f"{tally([finding.verdict for finding in findings], 'comparisons')}{why}."
+    return f"{verdicts.tally([finding.verdict for finding in findings], 'comparisons')}{why}."
 
 
 def command(study: Study, cells: Sequence[Cell], rule: str) -> str:

@@ -21,6 +21,7 @@ import yaml
 from markupsafe import Markup, escape
 
 from freelunch.analysis.pairing import seed_groups
+from freelunch.audit import verdicts
 from freelunch.audit.audit import Audit
 from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
 from freelunch.audit.claims import REPORT
@@ -30,21 +31,6 @@ from freelunch.audit.output_files import AUDIT, CONFIG, EVIDENCE, PAGE, VERDICTS
 from freelunch.audit.published import AGREES, DIFFERS, NOT_RUN
 from freelunch.audit.published_claims import TableClaimVerdict
 from freelunch.audit.scope import cells_text
-from freelunch.audit.verdicts import (
-    ADDS,
-    BESIDE,
-    DECIDES,
-    FAILS,
-    HOLDS,
-    IN_PART,
-    OPEN,
-    UNDECIDED,
-    UNTESTED,
-    kind,
-    of_claim,
-    of_few_seeds,
-    tally,
-)
 from freelunch.reporting.figures import Figure
 from freelunch.reporting.formatting import (
     criterion_label,
@@ -63,10 +49,10 @@ from freelunch.study.study import Study
 
 # The shape beside each word, so that verdicts differ in more than colour.
 MARKS = {
-    **dict.fromkeys((HOLDS, of_few_seeds(HOLDS), AGREES), "full"),
-    **dict.fromkeys((IN_PART, of_few_seeds(IN_PART)), "half"),
-    **dict.fromkeys((FAILS, of_few_seeds(FAILS), DIFFERS), "cross"),
-    **dict.fromkeys((*OPEN, NOT_RUN), "open"),
+    **dict.fromkeys((verdicts.HOLDS, verdicts.of_few_seeds(verdicts.HOLDS), AGREES), "full"),
+    **dict.fromkeys((verdicts.IN_PART, verdicts.of_few_seeds(verdicts.IN_PART)), "half"),
+    **dict.fromkeys((verdicts.FAILS, verdicts.of_few_seeds(verdicts.FAILS), DIFFERS), "cross"),
+    **dict.fromkeys((*verdicts.OPEN, NOT_RUN), "open"),
 }
 _AS_YAML = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True, width=100)
 # More numbers of a part than these are shown as a range.
@@ -121,7 +107,7 @@ def page_texts(
     script = (REPORT / "audit" / "page.js").read_text(encoding="utf-8")
     pruned = [cell for cell in study.cells if cell.is_pruned]
     adapted = {(cell.model, cell.adaptation) for cell in pruned if cell.adaptation != NONE}
-    untested = [claim for claim in audit.claims if claim.verdict == UNTESTED]
+    untested = [claim for claim in audit.claims if claim.verdict == verdicts.UNTESTED]
     tested = [claim for claim in audit.claims if claim not in untested]
     not_run = [row for row in audit.published if row.verdict == NOT_RUN]
     figures = _figures(study, root, [claim.id for claim in tested])
@@ -238,11 +224,14 @@ def claim_reason(claim: ClaimVerdict | TableClaimVerdict) -> str:
     """Return the reason for the verdict on a claim: a tally of its deciding parts, or of all; and
     the additional parts that weaken it.
     """
-    own = [part for part in claim.parts if part.role not in (ADDS, BESIDE)]
+    own = [part for part in claim.parts if part.role not in (verdicts.ADDS, verdicts.BESIDE)]
     reason = _own_reason(own or claim.parts)
-    if own and of_claim([(part.verdict, part.role) for part in own]) != claim.verdict:
+    if own and verdicts.of_claim([(part.verdict, part.role) for part in own]) != claim.verdict:
         for part in claim.parts:
-            if part.role == ADDS and kind(part.verdict) not in (HOLDS, *OPEN):
+            if part.role == verdicts.ADDS and verdicts.kind(part.verdict) not in (
+                verdicts.HOLDS,
+                *verdicts.OPEN,
+            ):
                 reason += f" But “{part.says}” is {part.verdict}."
     return reason
 
@@ -250,14 +239,14 @@ def claim_reason(claim: ClaimVerdict | TableClaimVerdict) -> str:
 def _own_reason(parts: Sequence[Any]) -> str:
     if len(parts) == 1:
         return _why(parts[0])
-    deciding = [part for part in parts if part.role == DECIDES]
+    deciding = [part for part in parts if part.role == verdicts.DECIDES]
     if len(deciding) == 1:
         why = _why(deciding[0])
         return f"“{deciding[0].says}” decides: {why[0].lower()}{why[1:]}"
-    verdicts = [part.verdict for part in deciding or parts]
-    is_open = deciding and any(verdict in OPEN for verdict in verdicts)
+    found = [part.verdict for part in deciding or parts]
+    is_open = deciding and any(verdict in verdicts.OPEN for verdict in found)
     rule = "; not reproduced would need all of them to agree" if is_open else ""
-    return f"{tally(verdicts, 'deciding parts' if deciding else 'parts')}{rule}."
+    return f"{verdicts.tally(found, 'deciding parts' if deciding else 'parts')}{rule}."
 
 
 def _why(part: Any) -> str:
@@ -274,7 +263,7 @@ def key_numbers(parts: Iterable[PartVerdict]) -> Iterator[tuple[PartVerdict, str
     What the numbers are is said once for several parts that follow each other.
     """
     said = None
-    for part in (each for each in parts if each.role not in (ADDS, BESIDE)):
+    for part in (each for each in parts if each.role not in (verdicts.ADDS, verdicts.BESIDE)):
         measured = [finding for finding in part.findings if finding.text]
         text = _in_short(part, measured) if measured else part.reason.rstrip(".")
         if measured and said != part.quantity:
@@ -291,13 +280,13 @@ def _in_short(part: PartVerdict, measured: Sequence[Finding]) -> str:
     texts = [str(finding.text) for finding in measured]
     if len(texts) <= _FEW:
         return "; ".join(texts)
-    verdicts = Counter(finding.verdict for finding in part.findings)
-    told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+    counts = Counter(finding.verdict for finding in part.findings)
+    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
     known = [finding for finding in measured if finding.value is not None]
     known = [finding for finding in known if finding.low is not None] or known
     numbers = _range(known) if known else "; ".join(dict.fromkeys(texts))
-    undecided = [finding.text for finding in known if finding.verdict == UNDECIDED]
-    one = f"; the undecided one is {undecided[0]}" if len(undecided) == 1 < len(verdicts) else ""
+    undecided = [finding.text for finding in known if finding.verdict == verdicts.UNDECIDED]
+    one = f"; the undecided one is {undecided[0]}" if len(undecided) == 1 < len(counts) else ""
     return f"{numbers} ({told}){one}"
 
 

