@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import tiny_models as tiny
 from freelunch.adaptation.retraining import trainee, training_run
 from freelunch.core.errors import UserError
-from freelunch.costs.retraining_costs import retraining_work
+from freelunch.costs.retraining_costs import PlannedRetraining
 from freelunch.costs.shapes import Shapes
 from freelunch.model.blocks import block_linears
 from freelunch.model.checkpoint import OUTER
@@ -229,7 +229,9 @@ def test_operations_are_those_that_torch_counts(
     with Counter() as counter:
         tiny.retrain(prepared, tmp_path / "adapted", streamed=streamed, **settings)
     shapes = Shapes.of(prepared.model.config.to_dict(), "float32")
-    predicted = retraining_work(shapes, SEQUENCES, 48, read_adaptation(settings), streamed).total()
+    predicted = (
+        PlannedRetraining(shapes, SEQUENCES, 48, read_adaptation(settings), streamed).work().total()
+    )
     assert predicted == counter.operations
 
 

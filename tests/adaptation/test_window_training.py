@@ -10,7 +10,7 @@ import torch
 import tiny_models as tiny
 from freelunch.core.artifact import Artifact
 from freelunch.core.progress import Report, silent
-from freelunch.costs.retraining_costs import retraining_work
+from freelunch.costs.retraining_costs import PlannedRetraining
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruction_work
 from freelunch.model.mask_store import load_pruned_block
@@ -259,5 +259,5 @@ def test_operations_of_other_families(family: str, tmp_path: Path) -> None:
     with Counter() as counter:
         tiny.retrain(prepared, tmp_path / "retrained", "full")
     retraining = read_adaptation({"method": "full"})
-    predicted = retraining_work(shapes, SEQUENCES, 32, retraining).total()
+    predicted = PlannedRetraining(shapes, SEQUENCES, 32, retraining).work().total()
     assert predicted == counter.operations, "retraining"

@@ -16,7 +16,7 @@ from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.adaptation.retraining.training_run import TrainingRun
 from freelunch.core.artifact import Artifact
-from freelunch.costs.retraining_costs import retraining_work
+from freelunch.costs.retraining_costs import PlannedRetraining
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruction_work
 from freelunch.model import mask_store, token_ids
@@ -134,7 +134,7 @@ def bench_steps() -> None:
         for name, entry in METHODS.items():
             settings: Any = read_adaptation(entry)
             # Without the losses before and after the training.
-            epoch = retraining_work(shapes, 10**6, of[2].length, settings).total()
+            epoch = PlannedRetraining(shapes, 10**6, of[2].length, settings).work().total()
             # One training at a time is in memory.
             say_rates({name: (stepping(of, entry), epoch / (10**6 / settings.batch))})
 

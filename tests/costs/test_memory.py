@@ -12,7 +12,7 @@ from freelunch.costs.checks import misfits
 from freelunch.costs.machine import Machine
 from freelunch.costs.plan import Plan, decide_residency, decide_window
 from freelunch.costs.plan_text import plan_text
-from freelunch.costs.retraining_costs import memory_bytes, retrain
+from freelunch.costs.retraining_costs import PlannedRetraining, retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruct
 from freelunch.study.adaptations import Reconstruction
@@ -183,7 +183,7 @@ def planned(streamed: bool, blocks: int = 3, vocabulary: int = 1000, **entry: An
     """Return the planned memory of a model of wide blocks, in bytes; sequences are short."""
     sizes = {"num_hidden_layers": blocks, "vocab_size": vocabulary}
     shapes = Shapes.of(QWEN_72B | sizes, "bfloat16")
-    return memory_bytes(shapes, 4, 16, read_adaptation(entry), streamed)
+    return PlannedRetraining(shapes, 4, 16, read_adaptation(entry), streamed).memory_bytes()
 
 
 def test_several_micro_batches_of_full_hold_copies_beside_gradients() -> None:
@@ -210,7 +210,7 @@ def test_a_distillation_holds_logits_of_the_teacher_too(streamed: bool) -> None:
     """Three arrays as large as the logits of 2 sequences of 16 tokens, in float32."""
     entries = ({"method": "norms", "batch": 2}, {"loss": "distillation"})
     plain, distilled = (
-        memory_bytes(MANY_WORDS, 4, 16, read_adaptation(entry), streamed)
+        PlannedRetraining(MANY_WORDS, 4, 16, read_adaptation(entry), streamed).memory_bytes()
         for entry in (entries[0], entries[0] | entries[1])
     )
     assert distilled - plain == 3 * 4 * (2 * 16) * 10**6

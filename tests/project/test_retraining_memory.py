@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import OPTConfig
 
-from freelunch.costs.retraining_costs import memory_bytes
+from freelunch.costs.retraining_costs import PlannedRetraining
 from freelunch.costs.shapes import Shapes
 from freelunch.study.retraining import read_adaptation
 from random_models import llama, prune_by_wanda, run_step, write_model
@@ -48,6 +48,6 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_it_is_what_the_plan_says(model: Path, method: str, streamed: bool) -> None:
     settings = read_adaptation({"method": method})
     shapes = Shapes.read(model / "checkpoint" / "config.json")
-    planned = memory_bytes(shapes, SEQUENCES, LENGTH, settings, streamed)
+    planned = PlannedRetraining(shapes, SEQUENCES, LENGTH, settings, streamed).memory_bytes()
     measured = run_step(model, "retrain", settings, streamed=streamed)
     assert 0.8 <= planned / measured <= 1.2, f"planned {planned:,}, measured {measured:,} bytes"

@@ -26,7 +26,7 @@ from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_wind
 from freelunch.adaptation.retraining.training_run import TrainingRun
 from freelunch.core.artifact import Artifact
 from freelunch.costs.cost import PROCESS_BYTES
-from freelunch.costs.retraining_costs import retrain, retraining_work
+from freelunch.costs.retraining_costs import PlannedRetraining, retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruct, reconstruction_work
 from freelunch.model import mask_store, token_ids
@@ -213,7 +213,7 @@ def measure(report: Report, case: Case) -> None:
                 peak(case)
                 took = timed(case, lambda t=training, r=rows: t.step(1e-6, r))
                 many = 10**6 // samples * samples
-                every = retraining_work(shapes, many, length, retraining, streamed).total()
+                every = PlannedRetraining(shapes, many, length, retraining, streamed).work().total()
                 what = f"step of {method}, {'streamed' if streamed else 'in memory'}"
                 bound = STREAMED_SHARE if streamed else 0.0
                 say_rate(what, every / (many / samples), took, bound)

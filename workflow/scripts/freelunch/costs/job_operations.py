@@ -9,7 +9,7 @@ from typing import Any
 
 from freelunch.costs.cost import Work
 from freelunch.costs.pass_costs import capture_work, drift_work, loss_work, prune_work, task_work
-from freelunch.costs.retraining_costs import retraining_work
+from freelunch.costs.retraining_costs import PlannedRetraining
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruction_work
 from freelunch.study import steps
@@ -64,7 +64,9 @@ def _adapting(rule: str, shapes: Shapes, counts: Counts) -> dict[str, int]:
         work = reconstruction_work(shapes, sequences, length, settings, sparsity, blocks, checked)
     else:
         blocks = shapes.blocks
-        work = retraining_work(shapes, sequences, length, settings, counts["streamed"], checked)
+        streamed = counts["streamed"]
+        run = PlannedRetraining(shapes, sequences, length, settings, streamed, checked)
+        work = run.work()
     flops = {"flops": work.total()}
     if settings.reads_dense_states:
         flops["dense_flops"] = shapes.forward_flops(sequences * length, length, blocks)

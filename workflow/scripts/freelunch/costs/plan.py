@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from freelunch.core.devices import FLOAT32, fast_precision, memory_bytes
 from freelunch.core.errors import UserError
-from freelunch.costs import pass_costs, retraining_costs, window_costs
+from freelunch.costs import pass_costs, window_costs
 from freelunch.costs.cost import PROCESS_BYTES, Cost
 from freelunch.costs.jobs import PlannedJob
 from freelunch.costs.known_inputs import is_gguf, shapes_of, text_windows
+from freelunch.costs.retraining_costs import PlannedRetraining, retrain
 from freelunch.costs.shapes import Shapes
 from freelunch.study import steps
 from freelunch.study.adaptations import Adaptation, Reconstruction, Training, Windowed, with_window
@@ -140,9 +141,7 @@ class Plan:
         length = self.study.calibration_of(cell.model).length
         if isinstance(settings, Retraining):
             streamed, _ = self.streamed(cell.model, cell.adaptation)
-            return retraining_costs.retrain(
-                shapes, drawn, length, settings, keep, streamed, checked
-            )
+            return retrain(shapes, drawn, length, settings, keep, streamed, checked)
         assert isinstance(settings, Windowed)
         window, _ = self.window(cell.model, cell.adaptation)
         assert window is not None  # The shapes are known.
@@ -346,7 +345,7 @@ def decide_residency(
     limit = _limit(settings.memory_gb, device_bytes)
     size = f"{limit.owner}{limit.size / 1e9:,.1f} GB"
     memory, streamed = (
-        retraining_costs.memory_bytes(shapes, samples, length, settings, streamed)
+        PlannedRetraining(shapes, samples, length, settings, streamed).memory_bytes()
         for streamed in (False, True)
     )
     needs = f"needs {limit.needs(memory):,.1f}"

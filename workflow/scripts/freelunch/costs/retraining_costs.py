@@ -39,7 +39,7 @@ def retrain(
         streamed: Whether one block at a time is in memory, or the whole model.
         checked: Number of sequences on which losses are measured, if not that of any adaptation.
     """
-    run = _PlannedRun(shapes, samples, length, settings, streamed, checked)
+    run = PlannedRetraining(shapes, samples, length, settings, streamed, checked)
     # If any hidden states are kept, those after the last block are.
     remade = shapes.blocks if settings.distils and keep == KEEP_NONE else 0
     hidden = shapes.hidden_bytes(samples * length)
@@ -63,25 +63,7 @@ def retrain(
     )
 
 
-def memory_bytes(
-    shapes: Shapes, samples: int, length: int, settings: Retraining, streamed: bool = False
-) -> int:
-    return _PlannedRun(shapes, samples, length, settings, streamed).memory_bytes()
-
-
-def retraining_work(
-    shapes: Shapes,
-    samples: int,
-    length: int,
-    settings: Retraining,
-    streamed: bool = False,
-    checked: int | None = None,
-) -> Work:
-    """Return the operations of a retraining, including the losses before and after it."""
-    return _PlannedRun(shapes, samples, length, settings, streamed, checked).work()
-
-
-class _PlannedRun:
+class PlannedRetraining:
     """A retraining, with what `retrain` takes.
 
     Attributes:
@@ -99,7 +81,7 @@ class _PlannedRun:
         samples: int,
         length: int,
         settings: Retraining,
-        streamed: bool,
+        streamed: bool = False,
         checked: int | None = None,
     ) -> None:
         self.shapes, self.settings, self.streamed = shapes, settings, streamed
@@ -170,6 +152,7 @@ class _PlannedRun:
         return between + state + (4 * self.numbers if self.is_full else 0)
 
     def work(self) -> Work:
+        """Return the operations, including those of the losses before and after it."""
         shapes, settings, block, trained = (
             self.shapes,
             self.settings,
