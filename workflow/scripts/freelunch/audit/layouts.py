@@ -28,17 +28,19 @@ def layout(name: str, **filters: Any) -> Template:
         keep_trailing_newline=not name.endswith(".html"),
     )
     environment.globals |= {"nothing": formatting.NOTHING}
+    # All of that module, by their own names.
+    environment.filters |= {
+        name: each
+        for name, each in vars(formatting).items()
+        if getattr(each, "__module__", None) == formatting.__name__
+    }
     environment.filters |= {
         "computed": computed_text,
         "duration": duration,
-        "in_prose": formatting.in_prose,
         "ends": lambda numbers: formatting.range_text([*numbers], ","),
         "measured": measured_text,
-        "place": formatting.place_text,
         "pruning": lambda model: formatting.pruning_label(vars(model)),
         "quoted": shlex.quote,
-        "significant": formatting.three_digits,
-        "with_error": formatting.with_error,
         "zeros": _zeros_text,
         **filters,
     }

@@ -32,15 +32,7 @@ from freelunch.audit.published import AGREES, DIFFERS, NOT_RUN
 from freelunch.audit.published_claims import TableClaimVerdict
 from freelunch.audit.scope import cells_text
 from freelunch.reporting.figures import Figure
-from freelunch.reporting.formatting import (
-    criterion_label,
-    marked,
-    pattern_label,
-    percent,
-    range_text,
-    rounded,
-    row_marks,
-)
+from freelunch.reporting.formatting import range_text
 from freelunch.reporting.metrics import METRICS
 from freelunch.reporting.results import Results
 from freelunch.study.beginnings import decided_text
@@ -114,16 +106,10 @@ def page_texts(
     names = [AUDIT, VERDICTS, CONFIG, *own_files(study)]
     layouts = partial(
         layout,
-        criterion=criterion_label,
         key_numbers=key_numbers,
         listed=_in_line,
-        marked=marked,
-        marks=row_marks,
-        pattern=pattern_label,
-        percent=percent,
         prose=_prose,
         reason=claim_reason,
-        rounded=rounded,
         sorting=sorting,
         yaml=_AS_YAML,
     )
