@@ -6,7 +6,6 @@ Commands that read results import what they need when they run: scipy would doub
 plan takes to start.
 """
 
-import errno
 import inspect
 import shlex
 import sys
@@ -95,15 +94,7 @@ def main() -> int:
 
 
 def _show(text: str, end: str = "\n") -> None:
-    try:
-        print(text, end=end, flush=True)  # noqa: T201
-    except OSError as error:
-        if error.errno == errno.EPIPE:
-            raise
-        # What could not be written would be tried again at the end.
-        sys.stdout = None
-        todo = "see where `>` or `|` leads"
-        raise UserError("the output cannot be written", found=error.strerror, todo=todo) from error
+    print(text, end=end, flush=True)  # noqa: T201
 
 
 def command_of_study(function: Callable[..., None]) -> Callable[..., None]:

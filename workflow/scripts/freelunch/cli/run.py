@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -45,11 +44,6 @@ def run_snakemake(command: Sequence[str], summary: bool) -> int:
     """Run Snakemake and wait for its end; return its exit status. The workflow shows a summary only
     if it is told to. UserError: Snakemake cannot start, or something killed it.
     """
-    if shutil.which("which") is None:
-        # Its executor for Slurm, which it imports at every start, looks for `sacct` by it.
-        problem = "Snakemake needs the program `which`"
-        todo = "install it, or add its folder to PATH"
-        raise UserError(problem, where="PATH", found=os.environ.get("PATH"), todo=todo)
     # `make` says what the user typed; without it, this is the command.
     environment = {COMMAND: shlex.join(["freelunch", *sys.argv[1:]]), **os.environ}
     environment |= {} if summary else {"MAKELEVEL": "1"}
