@@ -6,7 +6,6 @@ and how long texts are, for `windows: null`, and to see that a sample is not lon
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,16 +55,11 @@ def is_gguf(study: Study, model: str) -> bool:
 
 
 def _gguf_file(study: Study, model: str) -> Path | None:
-    """Return the GGUF file of a model: at its path, or in a package that is installed here."""
+    """Return the GGUF file of a model of one's own; None if it is none."""
     entry = study.model(model)
-    if isinstance(entry, sources.LocalModel):
-        return gguf_of(Path(entry.path), f"models.{model}.path")
-    if isinstance(entry, sources.WheelModel):
-        with suppress(PackageNotFoundError):
-            package = distribution(entry.package)
-            if package.version == entry.version:
-                return Path(str(package.locate_file(entry.member)))
-    return None
+    if not isinstance(entry, sources.LocalModel):
+        return None
+    return gguf_of(Path(entry.path), f"models.{model}.path")
 
 
 def dtype_of(study: Study, model: str) -> str:
