@@ -6,11 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from artifacts import write_facts
 from configs import changed, checked, config, problems
-from freelunch.costs.known_inputs import characters_of
 from freelunch.study.cell import Cell
-from freelunch.study.paths import Paths
 from freelunch.study.study import Study
 
 MIXED: dict[str, Any] = {
@@ -99,19 +96,3 @@ def test_the_settings_of_the_parts_are_in_the_spec() -> None:
     assert spec["parts"]["c4"] == {"share": 0.25, **config()["texts"]["c4"], "field": "text"}
     assert text({"texts.c4.licence": "free", "texts.mixed.licence": "free"}) == spec
     assert text({"texts.c4.sha256": "1" * 64}) != spec
-
-
-def test_a_mixture_is_as_long_as_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    study = Study.check(changed(MIXED), "config.yaml")
-
-    def fetch(text: str, characters: int) -> None:
-        settings = study.text_settings(text)
-        write_facts(Paths.text(text), characters=characters, settings=settings)
-
-    fetch("c4", 100)
-    assert characters_of(study, "mixed") is None
-    fetch("unused", 50)
-    assert characters_of(study, "mixed") == 150
-    fetch("mixed", 149)
-    assert characters_of(study, "mixed") == 149

@@ -1,6 +1,6 @@
 """What is known of a study's models and texts before a run: shapes from a model's own config.json
 or the header of its GGUF file, if it is on disk, and otherwise from `architecture` in the study;
-and how long texts are, for `windows: null`, and to see that a sample is not longer than its text.
+and how long the evaluation text is, for `windows: null`.
 """
 
 import json
@@ -136,15 +136,10 @@ def text_windows(study: Study, model: str) -> TextWindows:
 
 
 def characters_of(study: Study, text: str) -> int | None:
-    """Return how many characters a text has; None if it, or a part of it, is not fetched."""
-    if folder := study.fetched("texts", text):
-        characters = facts_at(folder).get("characters")
-        if isinstance(characters, int):
-            return characters
-    if not isinstance(entry := study.text(text), sources.Mixture):
-        return None
-    parts = [characters_of(study, part) for part in entry.parts]
-    return None if None in parts else sum(filter(None, parts))
+    """Return how many characters a text has; None if it is not fetched."""
+    folder = study.fetched("texts", text)
+    characters = facts_at(folder).get("characters") if folder else None
+    return characters if isinstance(characters, int) else None
 
 
 def bytes_of(text: object) -> int | None:
