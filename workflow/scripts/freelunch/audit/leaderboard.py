@@ -187,11 +187,8 @@ def _recovered(cells: Sequence[Cell], records: Kept) -> str:
     sample = Sample(list(compared), [losses], neighbours=neighbours)
     found = estimate([recovered_by(one.adaptation)], [sample])
     share = f"{100 * found.value:.0f} %"
-    return (
-        share
-        if np.isnan(found.low)
-        else f"{share} ({100 * found.low:.0f} to {100 * found.high:.0f})"
-    )
+    interval = f" ({100 * found.low:.0f} to {100 * found.high:.0f})"
+    return share if np.isnan(found.low) else share + interval
 
 
 if __name__ == "__main__":

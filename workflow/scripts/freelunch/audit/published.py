@@ -275,8 +275,9 @@ def _why_not_run(
     published: Published, cells: list[Cell], evidence: Evidence, meaning: Study
 ) -> str | None:
     """Return why no cell can be compared with a number; None if the given cells can."""
-    if unnamed := _unnamed(published, meaning):
-        return unnamed
+    for registry, name in _names(published).items():
+        if name not in getattr(meaning.config, registry):
+            return f"{meaning.source} has no {name} among its {registry}"
     if not cells:
         return "there is no such cell"
     study = evidence.study
@@ -304,14 +305,6 @@ def _names(published: Published) -> dict[str, str]:
     if published.adaptation != NONE:
         names["adaptations"] = published.adaptation
     return names
-
-
-def _unnamed(published: Published, meaning: Study) -> str | None:
-    """Return which name of a row has no meaning; None if all have one."""
-    for registry, name in _names(published).items():
-        if name not in getattr(meaning.config, registry):
-            return f"{meaning.source} has no {name} among its {registry}"
-    return None
 
 
 def _unlike_windows(published: Published, study: Study, meaning: Study) -> str | None:

@@ -18,18 +18,8 @@ from freelunch.core.artifact import Artifact
 from freelunch.core.artifact_writer import ArtifactWriter
 from freelunch.core.errors import UserError, first_line, mend
 from freelunch.core.files import scratch_folder
+from freelunch.model import checkpoint
 from freelunch.model.blocks import block_linears, has_bias
-from freelunch.model.checkpoint import (
-    CONFIG,
-    INDEX,
-    KIND,
-    OUTER,
-    StreamedModel,
-    block_shard,
-    finish_checkpoint,
-    link_shard,
-    write_shard,
-)
 from freelunch.model.mask_store import pack, unpack
 from freelunch.model.tensor_file import TensorFile
 from freelunch.pruning.structured import Layout
@@ -69,7 +59,7 @@ def export(source: Path, target: Path, form: str) -> Artifact:
 
 
 def _pack(source: Path, folder: Path) -> None:
-    whole = Artifact(source, KIND)
+    whole = Artifact(source, checkpoint.KIND)
     writer = ArtifactWriter(folder, PACKED, whole.digest)
     shards = [name for name in whole.files if name.endswith(".safetensors")]
     for shard in shards:
@@ -90,7 +80,7 @@ def _pack(source: Path, folder: Path) -> None:
 
 def _unpack(source: Path, folder: Path) -> None:
     packed = Artifact(source, PACKED)
-    writer = ArtifactWriter(folder, KIND, packed.digest)
+    writer = ArtifactWriter(folder, checkpoint.KIND, packed.digest)
     shards = [name for name in packed.files if name.startswith(_PREFIX)]
     for shard in shards:
         tensors = _read(packed.path(shard))
@@ -98,18 +88,18 @@ def _unpack(source: Path, folder: Path) -> None:
             keep, values = tensors.pop(name + _BITS), tensors.pop(name + _VALUES)
             tensors[name] = values.new_zeros(shape)
             tensors[name][unpack(keep, torch.Size(shape))] = values
-        write_shard(writer, shard.removeprefix(_PREFIX), tensors)
+        checkpoint.write_shard(writer, shard.removeprefix(_PREFIX), tensors)
     _link_others(writer, packed)
-    finish_checkpoint(
+    checkpoint.finish_checkpoint(
         writer, [shard.removeprefix(_PREFIX) for shard in shards], **packed.facts["checkpoint"]
     )
 
 
 def _cut(source: Path, folder: Path) -> None:
-    model = StreamedModel(source)
+    model = checkpoint.StreamedModel(source)
     layout = Layout.of(model.config, "head")
-    writer = ArtifactWriter(folder, KIND, model.artifact.digest)
-    link_shard(writer, OUTER, model.artifact)
+    writer = ArtifactWriter(folder, checkpoint.KIND, model.artifact.digest)
+    checkpoint.link_shard(writer, checkpoint.OUTER, model.artifact)
     kept = set()
     for index, block in model.load_blocks(range(model.num_blocks)):
         heads, channels = layout.kept_units(block)
@@ -126,7 +116,7 @@ def _cut(source: Path, folder: Path) -> None:
         state = {
             model.sharding.name(index, key): value for key, value in block.state_dict().items()
         }
-        write_shard(writer, block_shard(index), state)
+        checkpoint.write_shard(writer, checkpoint.block_shard(index), state)
     words = ["{} heads, {} for a key head, {} channels".format(*each) for each in sorted(kept)]
     whole = (layout.heads, layout.heads // layout.groups, channels.numel())
     if len(kept) != 1 or kept == {whole} or 0 in next(iter(kept)):
@@ -139,7 +129,7 @@ def _cut(source: Path, folder: Path) -> None:
             todo="prune heads and channels with a pattern sNN and scope: block, or pack instead",
         )
     ((heads_kept, of_key, width),) = kept
-    config = json.loads(model.artifact.path(CONFIG).read_text())
+    config = json.loads(model.artifact.path(checkpoint.CONFIG).read_text())
     sizes = {
         "num_attention_heads": heads_kept,
         "num_key_value_heads": heads_kept // of_key,
@@ -149,18 +139,18 @@ def _cut(source: Path, folder: Path) -> None:
     for name, size in sizes.items():
         others = OTHER_NAMES.get(name, ())
         config[next((other for other in others if other in config), name)] = size
-    writer.add_text(CONFIG, json.dumps(config, indent=2) + "\n")
+    writer.add_text(checkpoint.CONFIG, json.dumps(config, indent=2) + "\n")
     _link_others(writer, model.artifact)
-    finish_checkpoint(writer, model.sharding.shards, cut=model.artifact.digest)
+    checkpoint.finish_checkpoint(writer, model.sharding.shards, cut=model.artifact.digest)
     _compare(model, folder)
 
 
-def _compare(whole: StreamedModel, folder: Path) -> None:
+def _compare(whole: checkpoint.StreamedModel, folder: Path) -> None:
     """Refuse a cut checkpoint that transformers does not load, or that computes something else."""
     drawn = torch.Generator().manual_seed(0)
     ids = torch.randint(whole.config.vocab_size, (1, _COMPARED), generator=drawn)
     try:
-        found = _logits(StreamedModel(folder), ids)
+        found = _logits(checkpoint.StreamedModel(folder), ids)
     # The shapes that transformers expects are others.
     except (RuntimeError, UserError) as error:
         raise UserError(
@@ -181,7 +171,7 @@ def _compare(whole: StreamedModel, folder: Path) -> None:
         )
 
 
-def _logits(model: StreamedModel, ids: Tensor) -> Tensor:
+def _logits(model: checkpoint.StreamedModel, ids: Tensor) -> Tensor:
     hidden, calls = model.embed(ids)
     for index, block in model.load_blocks(range(model.num_blocks)):
         hidden = calls[index](block, hidden)
@@ -198,7 +188,7 @@ def _link_others(writer: ArtifactWriter, source: Artifact) -> None:
     model's card, which has its licence.
     """
     for name in source.files:
-        if not name.endswith(".safetensors") and name != INDEX and name not in writer:
+        if not name.endswith(".safetensors") and name != checkpoint.INDEX and name not in writer:
             writer.link(name, source, name)
     card = source.folder / MODEL_CARD
     if MODEL_CARD not in source.files and card.is_file():

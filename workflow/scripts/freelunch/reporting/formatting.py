@@ -39,13 +39,6 @@ def shown_percent(row: Row, key: str) -> str:
     return percent(row[key], row[f"{key}_standard_error"])
 
 
-def adaptation_name(row: Row, *metrics: str) -> str:
-    """Return the adaptation of a row, marked if it was chosen on the evaluation text, or if numbers
-    of the row in these metrics are no finding.
-    """
-    return marked(row["adaptation"], row.get("selected_on"), row_marks(row, *metrics))
-
-
 def row_marks(row: Mapping[str, Any], *metrics: str) -> list[str]:
     """Return the marks of what is doubted of a row in some metrics, or in all."""
     about = [doubt for doubt in row.get("doubts", ()) if doubt.is_about({}, *metrics)]

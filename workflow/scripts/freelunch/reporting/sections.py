@@ -9,11 +9,12 @@ from freelunch.reporting.cells import MINUS_CONTROL
 from freelunch.reporting.formatting import (
     NOTHING,
     Section,
-    adaptation_name,
     in_code,
+    marked,
     parts_text,
     range_text,
     rounded,
+    row_marks,
     shown,
     shown_percent,
     significant,
@@ -104,7 +105,8 @@ def _names(row: Row, *metrics: str) -> dict[str, str]:
     if row["criterion"] == DENSE:
         adapted = row["adaptation"]
         row = {**row, "pattern": NOTHING, "adaptation": NOTHING if adapted == NONE else adapted}
-    return {key: row[key] for key in CELL} | {"adaptation": adaptation_name(row, *metrics)}
+    name = marked(row["adaptation"], row.get("selected_on"), row_marks(row, *metrics))
+    return {key: row[key] for key in CELL} | {"adaptation": name}
 
 
 def _costs(mean: Row) -> Iterator[str]:
