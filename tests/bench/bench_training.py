@@ -16,6 +16,7 @@ from freelunch.adaptation.job import AdaptationJob
 from freelunch.adaptation.reconstruction.windows_in_turn import reconstruct_windows
 from freelunch.adaptation.retraining.training_run import TrainingRun
 from freelunch.core.artifact import Artifact
+from freelunch.core.devices import BFLOAT16, fast_precision
 from freelunch.costs.retraining_costs import PlannedRetraining
 from freelunch.costs.shapes import Shapes
 from freelunch.costs.window_costs import reconstruction_work
@@ -36,9 +37,11 @@ WINDOWS: dict[str, Entry] = {
     "matrix": {"window": "matrix"},
     "attention_mlp": {"window": "attention_mlp"},
     "2 blocks": {"window": 2},
-    "block, bfloat16": {"window": 1, "precision": "bfloat16"},
     "matrix, exact": {"method": "least_squares"},
 }
+# Other processors would take minutes for it.
+if fast_precision(on_device=False) == BFLOAT16:
+    WINDOWS["block, bfloat16"] = {"window": 1, "precision": BFLOAT16}
 METHODS: dict[str, Entry] = {
     "full": {"method": "full"},
     "masklora": {"method": "masklora"},

@@ -42,9 +42,8 @@ rule evaluate_cell:
         if_run(scheduled_cell)
     conda:
         "../../envs/freelunch.yaml"
-    # The dense model is evaluated before anything else, so it has the machine to itself. The other
-    # evaluations run side by side, which is faster than one after the other with more threads.
-    threads: lambda wildcards: 2 if cell_of(wildcards).is_dense else 1
+    # Evaluations run side by side, which is faster than one after the other with more threads.
+    threads: 1
     resources:
         # Forcing this rule repeats all its measurements. As a resource, this reruns nothing by itself.
         **asks_with_device(

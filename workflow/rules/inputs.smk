@@ -20,7 +20,7 @@ FIRST = [[*{Cell.dense(cell.model) for cell in cells}, *cells] for cells in STUD
 
 def comes_first(wildcards):
     """Return the priority of a job: what an earlier finding needs runs before what a later one needs,
-    that before the rest, and the dense model's evaluation, which takes two cores, before all.
+    that before the rest, and the dense pass, which takes two cores, before all.
     """
     named = {name: value for name, value in wildcards.items() if name != "scatteritem"}
     if "adaptation" in named:
@@ -28,7 +28,7 @@ def comes_first(wildcards):
     for earlier, cells in enumerate(FIRST):
         for cell in cells:
             if all(str(getattr(cell, name)) == named[name] for name in named):
-                return len(FIRST) - earlier + (cell.is_dense and "pruning" in named)
+                return len(FIRST) - earlier + ("pruning" not in named)
     return 0
 
 
