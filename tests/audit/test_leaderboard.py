@@ -37,7 +37,7 @@ def join(docs: Path, name: str, **changes: object) -> Path:
     digests = record["provenance"]["digests"]
     for key, value in changes.items():
         (digests if key in digests else record["metrics"]["perplexity"])[key] = value
-    del record["metrics"]["tasks"], record["spec"]["evaluation"]["tasks"], record["sha256"]
+    del record["sha256"]
     path = docs / TABLES.parent / ELSEWHERE / name
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, sealed(record))

@@ -306,7 +306,7 @@ def test_what_the_numbers_are_is_said_once():
 
 def test_what_is_no_finding_is_marked_where_it_is_shown(audited):
     page, evidence = pages_of(audited)
-    assert "<p>No finding: accuracy at chance. smollm2-135m/wanda-u50/none" in page
+    assert "<p>No finding: accuracy at chance. smollm2-135m/sparsegpt-u50/none" in page
     for name in ("cells", "tasks"):
         shown = evidence.partition(f'id="{name}-table"')[2].partition("</table>")[0]
         assert shown.count("no finding: accuracy at chance") == 2

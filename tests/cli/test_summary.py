@@ -189,10 +189,10 @@ def of_kept(file: str, name: str, *doubts: Doubt) -> list[str]:
 
 
 def test_the_best_is_marked_where_it_is_no_finding() -> None:
-    full = "smollm2-135m/wanda-u50/full/seed0"
-    lines = of_kept("config.yaml", "laptop", Doubt(full, BELOW, PERPLEXITY, "Seen.", "Do this."))
-    assert any(f"44.8 (no finding: {BELOW}) (full)" in line for line in lines)
-    assert f"No finding: {BELOW}. {full}: Seen.. Do this." in lines
+    best = "smollm2-135m/wanda-u50/masklora/seed0"
+    lines = of_kept("config.yaml", "laptop", Doubt(best, BELOW, PERPLEXITY, "Seen.", "Do this."))
+    assert any(f"44.8 (no finding: {BELOW}) (masklora)" in line for line in lines)
+    assert f"No finding: {BELOW}. {best}: Seen.. Do this." in lines
 
 
 def test_the_best_of_each_kind_is_named_with_its_number() -> None:
@@ -208,7 +208,7 @@ def test_the_best_of_each_kind_is_named_with_its_number() -> None:
         "27.0",
         "55.6",
         "47.6 (recon_5)",
-        "44.8 (full)",
+        "44.8 (masklora)",
     ]
     told = "The paper's claims here: reproduced: C1, C2b; reproduced in part: C2; not testable "
     told += "here: C4"
