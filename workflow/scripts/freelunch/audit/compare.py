@@ -44,7 +44,7 @@ def records_of_run(name: str) -> dict[Cell, Record]:
     if path.is_file():
         study = Study.load(path)
         check_owner(study)
-        path, todo = study.paths.records, f"run it: {study.run_command}"
+        path, todo = study.paths.records, f"run it: {study.command()}"
     elif (path / "records").is_dir():
         path = path / "records"
     records: dict[Cell, Record] = {}

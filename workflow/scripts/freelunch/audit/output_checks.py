@@ -80,7 +80,7 @@ def check_finished(study: Study) -> None:
         raise UserError(
             "this study has no audit yet, because it has not run to its end",
             where=study.source,
-            todo=f"run it: {study.run_command}; or see the results of its finished cells: "
+            todo=f"run it: {study.command()}; or see the results of its finished cells: "
             f"{study.command('interim')}",
         )
     check_unedited(study)
@@ -111,5 +111,5 @@ def check_unedited(study: Study) -> None:
         where=root / output_files.CONFIG,
         found=found,
         expected=f"{expected}, as in {study.source}",
-        todo=f"run it, which computes only what depends on the edit: {study.run_command}",
+        todo=f"run it, which computes only what depends on the edit: {study.command()}",
     )

@@ -68,7 +68,7 @@ def _check_ran(study: Study) -> None:
         raise UserError(
             "this study has no results, because it has not run or they were removed",
             where=study.paths.root,
-            todo=f"run it: {study.run_command}",
+            todo=f"run it: {study.command()}",
         )
 
 

@@ -80,11 +80,8 @@ def jobs_of(study: Study) -> list[PlannedJob]:
             jobs.append(PlannedJob.of(steps.CAPTURE_DENSE, cell))
         if cell.is_pruned:
             jobs.append(PlannedJob.of(steps.PRUNE_MODEL, cell))
-        candidates, settings = study.candidates(cell), study.adaptation(cell.adaptation)
-        if settings is not None:
-            jobs += [PlannedJob(steps.FIND_RATE, cell)] if finds_rate(settings) else []
-            jobs += [PlannedJob(settings.rule, each) for each in candidates or [cell]]
-        jobs += map(evaluation, [*candidates, cell])
+        for each in (*study.candidates(cell), cell):
+            jobs += adapting_jobs(study, each)
     return list(dict.fromkeys(jobs))
 
 

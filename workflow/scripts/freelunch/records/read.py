@@ -64,7 +64,7 @@ def load_records(study: Study, folder: Path | None = None) -> dict[Cell, Record]
     for cell in study.cells:
         path = (folder or study.paths.records) / cell.record_name
         if not path.is_file():
-            todo = f"run the study (`{study.run_command}`)"
+            todo = f"run the study (`{study.command()}`)"
             raise UserError("a record is missing", where=path, todo=todo)
         records[cell] = record_of(cell, path)
         check_spec(records[cell]["spec"], study.spec(cell), cell, path)
@@ -111,7 +111,7 @@ def load_finished(study: Study, folder: Path | None = None) -> SoFar:
             found=f"{len(found)} records of the study as it is, and {len(outdated)} made with "
             "other settings",
             expected="those of a pruned model and of its dense model",
-            todo=f"run the study (`{study.run_command}`), or wait if it is running",
+            todo=f"run the study (`{study.command()}`), or wait if it is running",
         )
     return SoFar(replace(study, finished=frozenset(records)), records, waiting, outdated)
 
@@ -146,7 +146,7 @@ def _record_so_far(study: Study, cell: Cell, path: Path) -> Record | None:
         # A running study removes a record before it makes it again.
         if not path.is_file():
             return None
-        todo = f"remove it, and run the study, which makes it again: {study.run_command}"
+        todo = f"remove it, and run the study, which makes it again: {study.command()}"
         raise UserError(error.problem, where=path, found=error.found, todo=todo) from error
 
 

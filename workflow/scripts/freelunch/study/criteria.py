@@ -31,9 +31,11 @@ class CriterionSettings(Settings):
 
     Attributes:
         structured: Whether it prunes whole units: heads and channels.
+        has_hessians: Whether Gram matrices of the inputs are its Hessians.
     """
 
     structured: ClassVar[bool] = False
+    has_hessians: ClassVar[bool] = False
 
     score: str = Field(description=_SCORE)
     statistics: Statistics = "dense"
@@ -44,7 +46,7 @@ class CriterionSettings(Settings):
     @property
     def needs_gram(self) -> bool:
         """Whether Gram matrices of the inputs are needed."""
-        return False
+        return self.has_hessians
 
     @property
     def changes_parameters(self) -> bool:
@@ -78,8 +80,8 @@ class OfWeights(CriterionSettings):
 
     @property
     def needs_gram(self) -> bool:
-        """Whether Gram matrices are needed: swaps are chosen by them."""
-        return self.swaps > 0
+        """Whether Gram matrices are needed: swaps are chosen by them, too."""
+        return self.has_hessians or self.swaps > 0
 
 
 class OfUnits(CriterionSettings):
@@ -130,6 +132,8 @@ class Ria(OfWeights):
 class SparseGPT(OfWeights):
     """Optimal brain surgeon with weight update, arXiv 2301.00774."""
 
+    has_hessians: ClassVar[bool] = True
+
     score: Literal["sparsegpt"] = Field(description=_SCORE)
     damping: float = Field(default=0.01, gt=0, le=1)
     """Share of the Hessian's mean diagonal that is added to its diagonal. If the Hessian cannot be
@@ -137,11 +141,6 @@ class SparseGPT(OfWeights):
     column_block: int = Field(default=128, ge=1)
     """Columns in a block, within which scores are compared, across the matrix or in each row. A
     multiple of M for an NofM pattern."""
-
-    @property
-    def needs_gram(self) -> bool:
-        """Whether Gram matrices are needed: they are its Hessians."""
-        return True
 
     @property
     def changes_parameters(self) -> bool:
@@ -152,16 +151,13 @@ class SparseGPT(OfWeights):
 class Alps(OfWeights):
     """Mask and weights by the alternating direction method of multipliers, arXiv 2406.07831."""
 
+    has_hessians: ClassVar[bool] = True
+
     score: Literal["alps"] = Field(description=_SCORE)
     damping: float = Field(default=0.01, gt=0, le=1)
     """Share of the Hessian's mean diagonal that is added to its diagonal."""
     updates_weights: bool = True
     """Whether the weights that stay take the values that it finds, or keep their dense ones."""
-
-    @property
-    def needs_gram(self) -> bool:
-        """Whether Gram matrices are needed: they are its Hessians."""
-        return True
 
     @property
     def changes_parameters(self) -> bool:

@@ -7,7 +7,6 @@ documentation (`study.schema`) are generated from these fields.
 
 import ast
 import json
-import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -39,7 +38,7 @@ Entry = Mapping[str, Any]
 NAME_LENGTH = 50
 # Whatever is larger counts nothing that exists, and would overflow floating-point numbers.
 _LARGEST = 10**15
-_COMMIT = "[0-9a-f]{40}"
+COMMIT = "[0-9a-f]{40}"
 # The meaning of each regular expression of a setting, in words.
 PATTERNS: dict[str, str] = {}
 
@@ -152,11 +151,6 @@ def _inside(member: str) -> str:
     return member
 
 
-def is_commit(revision: str) -> bool:
-    """Return whether a revision is a full commit, which never moves, and no branch or tag."""
-    return re.fullmatch(_COMMIT, revision) is not None
-
-
 Absent = Annotated[T | None, BeforeValidator(_not_null)]
 Name = Annotated[
     str, _like(NAME, "lower-case letters and digits, with single . _ or - between", NAME_LENGTH)
@@ -186,7 +180,7 @@ Tags = Annotated[
 ]
 Member = Annotated[str, StringConstraints(max_length=500), AfterValidator(_inside)]
 Sha256 = Annotated[str, _like("[0-9a-f]{64}", "64 hexadecimal digits")]
-Commit = Annotated[str, _like(_COMMIT, "a full commit, 40 hexadecimal digits")]
+Commit = Annotated[str, _like(COMMIT, "a full commit, 40 hexadecimal digits")]
 Revision = Annotated[
     str,
     _like("[A-Za-z0-9_](?:[A-Za-z0-9._/-]*[A-Za-z0-9_])?", "a branch, a tag or a full commit", 200),

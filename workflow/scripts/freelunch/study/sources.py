@@ -1,6 +1,7 @@
 """Settings of models, texts and tasks: where they come from, and how they are stored."""
 
 import math
+import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
@@ -8,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from freelunch.study.model_limits import LARGEST
 from freelunch.study.settings import (
+    COMMIT,
     Absent,
     Entry,
     Member,
@@ -21,7 +23,6 @@ from freelunch.study.settings import (
     Tags,
     Version,
     absent,
-    is_commit,
     read_entry,
 )
 
@@ -120,7 +121,7 @@ class Hub(Source):
     @property
     def is_commit(self) -> bool:
         """Whether the revision is a commit, which never moves, and no branch or tag."""
-        return is_commit(self.revision)
+        return re.fullmatch(COMMIT, self.revision) is not None
 
 
 class HubFile(Hub):

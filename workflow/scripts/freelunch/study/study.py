@@ -96,13 +96,10 @@ class Study:
         """The part that is run as `make` takes it, after a space; empty for the whole study."""
         return part_words(self.block.part)
 
-    @property
-    def run_command(self) -> str:
-        """The command that runs the study, or the part of it that is run."""
-        return self.command("study")
-
-    def command(self, target: str) -> str:
-        """Return the command that makes a target of the study, or of the part of it that is run."""
+    def command(self, target: str = "study") -> str:
+        """Return the command that makes a target of the study, or of the part of it that is run; by
+        default, the one that runs it.
+        """
         return f"make {target} STUDY={shlex.quote(self.source)}{self.part_words}"
 
     # --- The `study` block, and what it names
