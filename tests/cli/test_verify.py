@@ -32,7 +32,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.setattr(
         module,
         "finished_records",
-        lambda study, folder: ({c: {} for c in study.cells if study.paths.record(c).is_file()}, {}),
+        lambda study: ({c: {} for c in study.cells if study.paths.record(c).is_file()}, {}),
     )
     return found
 

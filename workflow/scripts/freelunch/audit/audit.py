@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from freelunch.analysis.doubts import Doubt, told
+from freelunch.analysis.doubts import Doubt
 from freelunch.analysis.pairing import Records
 from freelunch.audit.answers import PrunedModelAnswer, answer_text, gather_answers
 from freelunch.audit.claim_verdicts import ClaimVerdict, PartVerdict, audit_claims
@@ -59,11 +59,6 @@ class Audit:
     def as_json(self) -> dict[str, Any]:
         """Return the content of `audit.json`."""
         return json_of(self)
-
-    @property
-    def told_doubts(self) -> list[str]:
-        """Return what makes numbers of the study no finding, a paragraph for each kind."""
-        return [*told(self.doubts)]
 
     @property
     def findings(self) -> str:

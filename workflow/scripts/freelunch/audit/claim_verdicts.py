@@ -146,9 +146,9 @@ def _claim(claim: Claim, evidence: Evidence, paper: Regime | None) -> ClaimVerdi
 
     def verdict(keep: Callable[[Cell], bool]) -> str:
         """Return the verdict on some of the cells."""
-        if all(map(keep, cells)):
-            return verdicts.of_claim([(part.verdict, part.role) for part in parts])
-        some = [_part(question, evidence.only(keep), paper) for question in claim.parts]
+        some = parts
+        if not all(map(keep, cells)):
+            some = [_part(question, evidence.only(keep), paper) for question in claim.parts]
         return verdicts.of_claim([(part.verdict, part.role) for part in some])
 
     def on_model(model: str) -> str:
@@ -221,20 +221,14 @@ def _check_criteria(question: Question, known: Collection[str]) -> None:
 
 def question_facts(question: Question) -> dict[str, Any]:
     """Return what a part asks, in the words of the audit: the attributes of `QuestionFacts`."""
-    measure = MEASURES[question.measure]
-    facts = QuestionFacts(
-        says=question.says,
-        role=question.role,
-        measure=question.measure,
-        measures=measure.description,
-        quantity=measure.quantity,
-        settings=question.settings,
-        metric=question.metric,
-        threshold=question.threshold.text(question.written),
-        set=question.set,
-        why_this_threshold=question.why,
-    )
-    return vars(facts)
+    measure, its_own = MEASURES[question.measure], ("says", "role", "measure", "settings", "metric")
+    return {
+        **{name: getattr(question, name) for name in (*its_own, "set")},
+        "measures": measure.description,
+        "quantity": measure.quantity,
+        "threshold": question.threshold.text(question.written),
+        "why_this_threshold": question.why,
+    }
 
 
 def _scope(evidence: Evidence, findings: Sequence[Finding], paper: Regime | None) -> str | None:

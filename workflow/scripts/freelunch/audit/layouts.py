@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
 
+from freelunch.analysis.doubts import told
 from freelunch.audit.claims import REPORT
 from freelunch.audit.provenance import Provenance
 from freelunch.audit.scope import measured_text
@@ -41,6 +42,7 @@ def layout(name: str, **filters: Any) -> Template:
         "measured": measured_text,
         "pruning": lambda model: formatting.pruning_label(vars(model)),
         "quoted": shlex.quote,
+        "told": lambda doubts: [*told(doubts)],
         "zeros": _zeros_text,
         **filters,
     }

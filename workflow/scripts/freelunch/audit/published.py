@@ -26,7 +26,7 @@ from freelunch.reporting.formatting import parts_text
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.patterns import Pattern
 from freelunch.study.registry import REPOSITORY
-from freelunch.study.sources import AnyText, HubFile, Mixture, Wheel, WheelFiles
+from freelunch.study.sources import AnyText, Mixture
 from freelunch.study.steps import EVALUATE_CELL, JOINED
 from freelunch.study.study import Study
 
@@ -328,15 +328,6 @@ def _unlike_windows(published: Published, study: Study, meaning: Study) -> str |
 
 
 def _text_identity(text: AnyText) -> str:
-    """Return where a text comes from, by its entry in the config, which tells it from others."""
-    match text:
-        case WheelFiles():
-            return f"{text.package}: {text.members}"
-        case Mixture():
-            return f"mixture of {parts_text(text.parts)}"
-        case Wheel():
-            return f"{text.package}: {text.member}"
-        case HubFile():
-            return f"{text.repository}: {text.member}"
-        case _:
-            return text.place
+    if isinstance(text, Mixture):
+        return f"mixture of {parts_text(text.parts)}"
+    return text.place

@@ -27,15 +27,15 @@ from freelunch.study.study import Study
 _README = REPOSITORY / "workflow" / "data" / "artifact.md"
 
 
-def write_archive(study: Study, repository: Path = REPOSITORY) -> Path:
+def write_archive(study: Study) -> Path:
     """Write the archive of a study into the folder of its results, and return its path.
 
     UserError: the study is not whole, or its file or something in the repository is not committed.
     """
     check_finished(study)
     check_intact(study, anew=True)
-    file = _committed(study, repository)
-    members = [*_code(repository), *_results(study, repository, file)]
+    file = _committed(study)
+    members = [*_code(), *_results(study, file)]
     sums = "".join(
         f"{hashlib.sha256(content).hexdigest()}  {member.name}\n"
         for member, content in members
@@ -58,33 +58,33 @@ def write_archive(study: Study, repository: Path = REPOSITORY) -> Path:
     return path
 
 
-def _committed(study: Study, repository: Path) -> str:
+def _committed(study: Study) -> str:
     """Return the name of the study's file in the repository, all of which has to be committed."""
-    file, root = Path(study.source).resolve(), repository.resolve()
-    changes = _git(repository, "status", "--porcelain", "--untracked-files=all").decode()
+    file = Path(study.source).resolve()
+    changes = _git("status", "--porcelain", "--untracked-files=all").decode()
     uncommitted = [line[3:] for line in changes.splitlines()]
-    uncommitted += [] if file.is_relative_to(root) else [str(file)]
+    uncommitted += [] if file.is_relative_to(REPOSITORY) else [str(file)]
     if uncommitted:
         raise UserError(
             "an archive has the code of a commit, and these files are in none as they are",
-            where=repository,
+            where=REPOSITORY,
             found=", ".join(first_of(uncommitted)),
             todo="commit them, or remove what does not belong to the study; then run the same "
             "command again",
         )
-    return file.relative_to(root).as_posix()
+    return file.relative_to(REPOSITORY).as_posix()
 
 
-def _code(repository: Path) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+def _code() -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Yield the members of the commit, in git's order, which is fixed."""
-    with tarfile.open(fileobj=io.BytesIO(_git(repository, "archive", "HEAD"))) as code:
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", "HEAD"))) as code:
         for member in code:
             content = code.extractfile(member)
             member.name, member.pax_headers = f"code/{member.name}", {}
             yield member, content.read() if content and member.isfile() else b""
 
 
-def _results(study: Study, repository: Path, file: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+def _results(study: Study, file: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Yield what the study found, and how others check it."""
     for name in sorted({*own_files(study), *audit_outputs(study), AUDIT_SUMS}):
         # A cell has answers only if it was asked tasks.
@@ -100,22 +100,22 @@ def _results(study: Study, repository: Path, file: str) -> Iterator[tuple[tarfil
         cells=len(records),
         time=duration(sum(cost.wall_s for cost in costs)),
         memory=amount(max(cost.peak_bytes for cost in costs)),
-        commit=_git(repository, "rev-parse", "HEAD").decode().strip(),
+        commit=_git("rev-parse", "HEAD").decode().strip(),
         computed=computed_text(gather_provenance(study, records)),
     )
     yield tarfile.TarInfo("README.md"), text.encode()
 
 
-def _git(repository: Path, *arguments: str) -> bytes:
+def _git(*arguments: str) -> bytes:
     """Return what git prints; UserError if the code is not in a repository."""
-    command = ["git", "-C", str(repository), *arguments]
+    command = ["git", "-C", str(REPOSITORY), *arguments]
     try:
         return subprocess.run(command, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", b"").decode(errors="replace").strip() or str(error)
         raise UserError(
             "git cannot tell the commit",
-            where=repository,
+            where=REPOSITORY,
             found=said,
             todo="run this in a clone of the repository, with git installed",
         ) from error

@@ -121,9 +121,7 @@ def tidy(study: Study) -> str:
     if it has no record, or one of other settings, or if a candidate was made or measured after the
     record. UserError if a record is damaged.
     """
-    records = study.paths.records
-    cells = finished_records(study, records)[0] if records.is_dir() else {}
-    settled = [cell for cell in cells if _is_settled(study, cell)]
+    settled = [cell for cell in finished_records(study)[0] if _is_settled(study, cell)]
     removed = set()
     for candidate in (each for cell in settled for each in study.candidates(cell)):
         for folder in (study.paths.windows(candidate, ""), study.paths.checkpoint(candidate)):

@@ -152,7 +152,6 @@ def _passing_cost(
     *,
     models: int = 1,
     read: int = 0,
-    written: int = 0,
 ) -> Cost:
     """Return the cost of passing tokens through so many models, which write hidden states after
     each block, and read them before the next one.
@@ -162,7 +161,7 @@ def _passing_cost(
         work,
         memory,
         read_bytes=read + (shapes.blocks + 1) * hidden,
-        written_bytes=written + (shapes.blocks + 1) * hidden,
+        written_bytes=(shapes.blocks + 1) * hidden,
         scratch_bytes=hidden,
     )
 

@@ -153,12 +153,8 @@ class PlannedRetraining:
 
     def work(self) -> Work:
         """Return the operations, including those of the losses before and after it."""
-        shapes, settings, block, trained = (
-            self.shapes,
-            self.settings,
-            self.block,
-            self.block.trained,
-        )
+        shapes, settings, block = self.shapes, self.settings, self.block
+        trained = block.trained
         samples, tokens, epochs = self.samples, self.samples * self.length, self.settings.passes
         attention = (4 if self.recomputes else 3) * epochs * samples + 2 * self.checked
         blocks, head = 2 * tokens * shapes.block_weights * shapes.blocks, shapes.head_flops(tokens)

@@ -96,18 +96,17 @@ class SoFar:
     outdated: dict[Cell, Difference]
 
 
-def load_finished(study: Study, folder: Path | None = None) -> SoFar:
+def load_finished(study: Study) -> SoFar:
     """Return what has finished of a study or a part of it, which may be running. UserError: a
     record is damaged, or there is no pruned cell to compare with its dense model.
     """
-    folder = folder or study.paths.records
-    found, outdated = finished_records(study, folder)
+    found, outdated = finished_records(study)
     records = {cell: record for cell, record in found.items() if Cell.dense(cell.model) in found}
     waiting = [cell for cell in found if cell not in records]
     if all(cell.is_dense for cell in records):
         raise UserError(
             "nothing can be compared yet",
-            where=folder,
+            where=study.paths.records,
             found=f"{len(found)} records of the study as it is, and {len(outdated)} made with "
             "other settings",
             expected="those of a pruned model and of its dense model",
@@ -116,15 +115,13 @@ def load_finished(study: Study, folder: Path | None = None) -> SoFar:
     return SoFar(replace(study, finished=frozenset(records)), records, waiting, outdated)
 
 
-def finished_records(
-    study: Study, folder: Path
-) -> tuple[dict[Cell, Record], dict[Cell, Difference]]:
+def finished_records(study: Study) -> tuple[dict[Cell, Record], dict[Cell, Difference]]:
     """Return the records that there are of a study, which may be running: those that were made with
     the current settings, and `outdated`, as `SoFar` has it. UserError if one is damaged.
     """
     found, outdated = {}, {}
     for cell in study.cells:
-        record = _record_so_far(study, cell, folder / cell.record_name)
+        record = _record_so_far(study, cell, study.paths.record(cell))
         if record is None:
             continue
         if unlike := next(differences(record["spec"], study.spec(cell)), None):

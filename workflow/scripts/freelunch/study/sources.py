@@ -67,8 +67,9 @@ class Source(Settings):
 
     @property
     def place(self) -> str:
-        """Where the source is, for the audit, which has words of its own for wheels and the hub."""
-        return str(getattr(self, "path", ""))
+        """Where the source is, which tells it from others."""
+        keys = ("package", "repository", "path", "member", "members")
+        return ": ".join(str(getattr(self, key)) for key in keys if hasattr(self, key))
 
     def fetched(self) -> dict[str, Any]:
         """Return, as JSON, the settings whose edit fetches again."""

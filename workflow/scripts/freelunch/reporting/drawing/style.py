@@ -255,14 +255,12 @@ def apart(places: Sequence[float], step: float) -> list[float]:
     return [float(place) + below for place, below in zip(moved, steps, strict=True)]
 
 
-def legend_below(
-    figure: "Figure", handles: "Sequence[Line2D]", *notes: str, columns: int = 2
-) -> None:
+def legend_below(figure: "Figure", handles: "Sequence[Line2D]", *notes: str) -> None:
     """Put a legend below all panels, with notes above its entries."""
     legend = figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=min(columns, len(handles)) or 1,
+        ncols=min(2, len(handles)) or 1,
         title="\n".join(notes),
         title_fontsize=SMALL,
     )
