@@ -36,16 +36,12 @@ def shapes_of(study: Study, model: str) -> Shapes | None:
         check_shapes(config, path)
         with suppress(ValueError, KeyError, TypeError, AttributeError):
             return Shapes.of(config, dtype)
-    architecture = study.model(model).architecture
-    return None if architecture is None else Shapes.of(architecture.as_json(), dtype)
+    return None
 
 
 def config_of(study: Study, model: str) -> Mapping[str, Any]:
     """Return what is known of a model's config; empty if nothing is."""
-    for _, config in _configs(study, model):
-        return config
-    architecture = study.model(model).architecture
-    return {} if architecture is None else architecture.as_json()
+    return next((config for _, config in _configs(study, model)), {})
 
 
 def is_gguf(study: Study, model: str) -> bool:
@@ -82,9 +78,9 @@ def dtype_of(study: Study, model: str) -> str:
     return "bfloat16"
 
 
-def _configs(study: Study, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _configs(study: Study, model: str) -> Iterator[tuple[object, dict[str, Any]]]:
     """Yield what each config.json that is JSON says, in the model's own folder and in the fetched
-    model's, and what the header of a GGUF file says, with the file.
+    model's, what the header of a GGUF file says, and what the study says, with the place of each.
     """
     entry, folders = study.model(model), [study.fetched("models", model)]
     gguf = _gguf_file(study, model)
@@ -100,6 +96,8 @@ def _configs(study: Study, model: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         # A file that is damaged is refused when it is looked at.
         with suppress(OSError, ValueError, KeyError, TypeError):
             yield gguf, read_header(gguf).config
+    if entry.architecture is not None:
+        yield f"models.{model}.architecture", entry.architecture.as_json()
 
 
 # --- Texts
