@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from freelunch.audit.evidence import HELD_OUT_PERPLEXITY, PERPLEXITY, Evidence
+from freelunch.analysis.doubts import HELD_OUT_PERPLEXITY, PERPLEXITY
+from freelunch.audit.evidence import Evidence
 from freelunch.audit.scope import load_regimes, scope_of, worth_text
 from freelunch.study.cell import DENSE, NONE, Cell
 from freelunch.study.config import Part

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from freelunch.analysis.doubts import Doubt, unsettled_by
+from freelunch.analysis.doubts import PERPLEXITY, Doubt, unsettled_by
 from freelunch.analysis.intervals import Means, Numbers, estimate
 from freelunch.analysis.pairing import ENOUGH_SEEDS, Records
-from freelunch.audit.evidence import PERPLEXITY, Evidence
+from freelunch.audit.evidence import Evidence
 from freelunch.audit.layouts import layout
 from freelunch.audit.measures.measure import BySeed, shared_sample, shared_seeds
 from freelunch.audit.measures.recovery import recovered_by
@@ -181,6 +181,15 @@ def _first(study: Study, names: Iterable[str]) -> str:
     return min(names, key=order.index, default="")
 
 
+def rivals_of(study: Study, model: PrunedModelAnswer) -> list[AdaptationAnswer]:
+    """Return the adaptations of the other kind than the first, that saw as many tokens, in the
+    order of the config: the best of them might be the best by chance.
+    """
+    order = list(study.config.adaptations)
+    rivals = [each for each in model.adaptations if each.beside_first]
+    return sorted(rivals, key=lambda each: order.index(each.adaptation))
+
+
 def _recovered(evidence: Evidence, by_name: BySeed, name: str) -> Number | None:
     sample = shared_sample(evidence, by_name, [NONE, name])
     return Number.of(estimate([recovered_by(name)], [sample]), "share") if sample else None
@@ -212,19 +221,14 @@ def _lowered(evidence: Evidence, by_name: BySeed, one: str, other: str) -> Lower
 def answer_text(study: Study, answers: Sequence[PrunedModelAnswer]) -> str:
     """Return in a sentence what was found for the pruned model that ranks first.
 
-    The sentence is about the reference (or the first adaptation), and the first adaptations of the
-    other kind that saw as many tokens. Their order is that of the config: the best of them might be
-    the best by chance.
+    The sentence is about the reference (or the first adaptation), and its first rivals.
     """
     if not answers:
         return "This study measures dense models only."
     model = min(answers, key=lambda each: each.rank)
     by_name = {each.adaptation: each for each in model.adaptations}
     first = by_name.get(_first(study, by_name))
-    order = list(study.config.adaptations)
-    rivals = [each for each in model.adaptations if each.beside_first]
-    rivals.sort(key=lambda each: order.index(each.adaptation))
-    labels = adaptation_labels(study.as_json()["adaptations"])
+    rivals, labels = rivals_of(study, model), adaptation_labels(study.as_json()["adaptations"])
     text = layout("answer.md").render(model=model, first=first, rivals=rivals, labels=labels)
     text = f"{' '.join(text.split())}."
     flawed = [doubt for each in (first, *rivals[:2]) if each for doubt in each.doubts]

@@ -10,9 +10,7 @@ import numpy as np
 
 from freelunch.analysis import pairing
 from freelunch.analysis.budget_effect import BudgetComparison, budget_comparisons
-from freelunch.analysis.doubts import ACCURACY as ACCURACY
-from freelunch.analysis.doubts import HELD_OUT_PERPLEXITY as HELD_OUT_PERPLEXITY
-from freelunch.analysis.doubts import PERPLEXITY as PERPLEXITY
+from freelunch.analysis.doubts import ACCURACY, HELD_OUT_PERPLEXITY, PERPLEXITY
 from freelunch.analysis.intervals import Sample
 from freelunch.records.read import load_answers
 from freelunch.records.record import adaptation_facts

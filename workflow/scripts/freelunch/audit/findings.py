@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from freelunch.audit.answers import AdaptationAnswer, PrunedModelAnswer
+from freelunch.analysis.doubts import PERPLEXITY
+from freelunch.audit.answers import AdaptationAnswer, PrunedModelAnswer, rivals_of
 from freelunch.audit.claim_verdicts import ClaimVerdict, Finding, PartVerdict
-from freelunch.audit.evidence import PERPLEXITY
 from freelunch.audit.verdicts import ADDS, BESIDE, FAILS, HOLDS, IN_PART, Number, kind
 from freelunch.reporting.drawing.adaptation_looks import marks
 from freelunch.reporting.formatting import short_tokens
@@ -80,10 +80,7 @@ class _Found:
 
     @cached_property
     def rivals(self) -> list[AdaptationAnswer]:
-        """The retrainings that saw as many tokens as the reference, in the order of the config."""
-        order = list(self.study.config.adaptations)
-        rivals = [each for each in self.model.adaptations if each.beside_first]
-        return sorted(rivals, key=lambda each: order.index(each.adaptation))
+        return rivals_of(self.study, self.model)
 
     def label(self, each: AdaptationAnswer) -> str:
         """Return a retraining in words, without its amount of text."""

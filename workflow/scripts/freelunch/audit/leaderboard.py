@@ -63,10 +63,8 @@ def _read(folder: Path) -> Kept:
     kept = {cell: record_of(cell, path) for path, cell in cells.items()}
     for path, cell in cells.items():
         measured = kept[cell]["metrics"]["perplexity"]
-        found, expected = (
-            pairing.number(measured["perplexity"]),
-            pairing.exp(fmean(pairing.unit_losses(measured))),
-        )
+        found = pairing.number(measured["perplexity"])
+        expected = pairing.exp(fmean(pairing.unit_losses(measured)))
         if not math.isclose(found, expected, rel_tol=1e-6):
             raise UserError(
                 "this record's perplexity is not that of the losses of its windows",

@@ -14,11 +14,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Self
 
+from freelunch.analysis.doubts import ACCURACY, PERPLEXITY
 from freelunch.analysis.intervals import Estimate, estimate
 from freelunch.analysis.pairing import by_adaptation, pruned_models
 from freelunch.audit.claim_verdicts import QuestionFacts, question_facts, reason_text
 from freelunch.audit.claims import Claim, Question
-from freelunch.audit.evidence import ACCURACY, PERPLEXITY, Evidence, Losses
+from freelunch.audit.evidence import Evidence, Losses
 from freelunch.audit.measures import MEASURES
 from freelunch.audit.measures.measure import Absent, Measurement
 from freelunch.audit.published import MLP_ONLY, SUSPECT, Published

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from freelunch.analysis.doubts import PERPLEXITY
 from freelunch.analysis.intervals import (
     SIGNED_DIFFERENCES,
     Combination,
@@ -14,7 +15,7 @@ from freelunch.analysis.intervals import (
     Numbers,
     size_difference,
 )
-from freelunch.audit.evidence import PERPLEXITY, Evidence
+from freelunch.audit.evidence import Evidence
 from freelunch.audit.measures.measure import (
     Absent,
     Asked,

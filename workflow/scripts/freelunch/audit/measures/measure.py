@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from freelunch.analysis.doubts import ACCURACY, PERPLEXITY
 from freelunch.analysis.intervals import Numbers, Pick, Sample, Statistic
-from freelunch.audit.evidence import ACCURACY, METRICS, PERPLEXITY, Evidence
+from freelunch.audit.evidence import METRICS, Evidence
 from freelunch.audit.verdicts import UNBOUNDED, UNDEFINED
 from freelunch.reporting.formatting import NOT_FINITE
 from freelunch.study.cell import DENSE, NONE, Cell
