@@ -11,7 +11,7 @@ from freelunch.audit.answers import PrunedModelAnswer, answer_text, gather_answe
 from freelunch.audit.claim_verdicts import ClaimVerdict, PartVerdict, audit_claims
 from freelunch.audit.claims import load_claims
 from freelunch.audit.evidence import Evidence
-from freelunch.audit.findings import Result, findings_of
+from freelunch.audit.findings import FEW, FEW_NOTE, Result, findings_of
 from freelunch.audit.layouts import layout
 from freelunch.audit.provenance import (
     Provenance,
@@ -61,12 +61,18 @@ class Audit:
         return json_of(self)
 
     @property
+    def few(self) -> str:
+        """Return what the mark of numbers from few seeds means; empty if none has it."""
+        return FEW_NOTE if FEW in f"{self.results}{self.table}" else ""
+
+    @property
     def findings(self) -> str:
         """Return what was found of the paper's results, and what the study lacks, as Markdown."""
         lines = [f"- **{each.head}** {each.text}" for each in self.results if each.text]
         rows = [f"| {' | '.join(line)} |" for line in self.table]
         lines += ["", rows[0], f"|---|{'---:|' * (len(self.table[0]) - 1)}"] if rows else []
         lines += rows[1:]
+        lines += ["", self.few] if self.few else []
         lacking = [f"{each.head.lower()} ({each.lacks})" for each in self.results if each.lacks]
         lines += ["", f"Not said, for lack of cells: {'; '.join(lacking)}."] if lacking else []
         return "\n".join(lines)

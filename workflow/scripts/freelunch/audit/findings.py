@@ -19,8 +19,13 @@ from freelunch.study.study import Study
 # What windows are compared with.
 _BLOCK, _MATRICES = " vs. one block", "single matrices"
 _LEADS = ("Retraining's lead may be learning the text.", "Retraining leads beyond the text.")
+# Other retrainings, by whether they are distilled.
+_BESIDE = ("retraining all weights", "distilled retraining")
 # How many retrainings a sentence names.
 _MOST = 2
+# Behind a number that could change with the seed; the note says it once, below.
+FEW = "†"
+FEW_NOTE = f"{FEW} Fewer than three seeds."
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class _Found:
         if memory and reference.peak_bytes:
             text += (
                 f" With {_short(reference)}, it takes {reference.peak_bytes / 1e9:.2f} GB of "
-                f"memory, and retraining {_and(memory)}."
+                f"memory; retraining takes {_and(memory)}."
             )
         return Result(heads.get(str(verb), "Reconstruction changes little."), text)
 
@@ -124,12 +129,6 @@ class _Found:
         if number is None:
             return Result("The tokens that it saves", lacks=self._lacks("C1b"))
         heads = {HOLDS: "A tenth of the tokens suffices.", FAILS: "No tenfold saving."}
-        others = [
-            f"{'Distilled from the dense model' if part.settings['distilled'] else 'All weights'}: "
-            f"{str(each.text).partition(' (')[0]}{_few(each.seeds)}."
-            for part, each in ratios
-            if part.role == BESIDE and each.about == number.about
-        ]
         text = (
             f"To match reconstruction on {_short(self.reference)} tokens, the best parameter-"
             f"efficient retraining needs {_times(number, ' as many')}"
@@ -140,7 +139,12 @@ class _Found:
                 text += f"; for reconstruction on sequential inputs, {_times(deciding[name])}"
             elif name == self.budgets(number.about)[-1].adaptation != number.about:
                 text += f"; on {_short(self.by_name[name])}, {_times(deciding[name])}"
-        text = " ".join([f"{text}.", *others])
+        others = [
+            f"{_BESIDE[part.settings['distilled']]} needs {_level(each)}"
+            for part, each in ratios
+            if part.role == BESIDE and each.about == number.about
+        ]
+        text += f". {_and(others).capitalize()}." if others else "."
         return Result(heads.get(kind(number.verdict), "A tenfold saving remains open."), text)
 
     def learnt_text(self) -> Result:
@@ -160,9 +164,10 @@ class _Found:
         above = [f"{left:.3f}" for _, _, left in beside]
         return Result(
             _LEADS[ahead] if leads else "Retraining has no lead.",
-            f"On {_short(self.reference)} tokens, the same retraining takes the dense model from "
-            f"{dense.text} to {_and(levels)}. Pruned models stay {_and(above)} nats above these; "
-            f"reconstruction, taught by the dense model alone, stays {own:.3f} above that one.",
+            f"On {_short(self.reference)} tokens, the same retraining takes the dense model itself "
+            f"from {dense.text} to {_and(levels)}. Retrained pruned models stay {_and(above)} nats "
+            "above these. Reconstruction, which learns from the dense model alone, stays "
+            f"{own:.3f} nats above the original one.",
         )
 
     def windows(self) -> Result:
@@ -181,12 +186,14 @@ class _Found:
             IN_PART: f"{_and(alike or ['some']).capitalize()} nearly match one block.",
             FAILS: "Window size matters.",
         }
-        texts = [f"{name} {_percent(each)}" for name, each in lost.items()]
-        *_, one = lost.values()
+        (first, one), *others = sorted(lost.items(), key=lambda item: float(item[1].value or 0))
+        texts = [
+            f"{first} lose {_percent(one, one.seeds)}",
+            *(f"{name} {_percent(each, each.seeds)}" for name, each in others),
+        ]
         return Result(
             heads.get(self._verdict("C2"), "Whether window size matters is open."),
-            f"On {_short(self._adapted(one))} tokens, other windows lose these shares of one "
-            f"block's improvement: {', '.join(texts)}{_few(one.seeds)}.",
+            f"Of one block's improvement on {_short(self._adapted(one))} tokens, {_and(texts)}.",
         )
 
     def criteria(self) -> Result:
@@ -197,10 +204,10 @@ class _Found:
         shares = _by_tokens([(each, self._adapted(each), each.seeds) for _, each in left])
         one, _, others = left[0][1].about.partition(" vs. ")
         heads = {HOLDS: "The criterion hardly matters.", FAILS: f"{one} pruning stays behind."}
-        behind = [str(each.text).partition(" (")[0] for _, each in self._numbers("criteria_behind")]
+        behind = [_level(each) for _, each in self._numbers("criteria_behind")]
         return Result(
             heads.get(self._verdict("C3c"), "Whether the criterion matters is open."),
-            f"Of {one} pruning's distance to {others.replace('/', ', ')}, reconstruction leaves "
+            f"Of {one.lower()} pruning's gap to {_and(others.split('/'))}, reconstruction leaves "
             f"{shares}{f', or {behind[-1]}' if behind else ''}.",
         )
 
@@ -258,14 +265,14 @@ class _Found:
         return [*reasons, parts[0].reason][0]
 
 
-def _percent(share: Number) -> str:
-    return f"{100 * float(share.value or 0):.0f} %"
+def _percent(share: Number, seeds: int | None) -> str:
+    return f"{100 * float(share.value or 0):.0f} %{_few(seeds)}"
 
 
 def _by_tokens(shares: Sequence[tuple[Number, AdaptationAnswer, int | None]]) -> str:
     """Return the first and the last of shares, each with its tokens and seeds."""
     texts = [
-        f"{_percent(share)} with {_short(each)}{'' if place else ' tokens'}{_few(seeds)}"
+        f"{_percent(share, seeds)} with {_short(each)}{'' if place else ' tokens'}"
         for place, (share, each, seeds) in enumerate((*shares[:1], *shares[1:][-1:]))
     ]
     return _and(texts)
@@ -277,14 +284,17 @@ def _short(each: AdaptationAnswer) -> str:
 
 def _times(ratio: Finding, of: str = "") -> str:
     """Return a ratio, of what, and its interval."""
-    value, _, interval = str(ratio.text).partition(" (")
-    few = _few(ratio.seeds).strip(" ()")
-    about = "; ".join(filter(None, [interval.replace(" times)", "").rstrip(")"), few]))
-    return f"{value}{of} ({about})"
+    interval = str(ratio.text).partition(" (")[2].replace(" times)", "").rstrip(")")
+    return f"{_level(ratio, of)} ({interval})"
+
+
+def _level(number: Finding, unit: str = "") -> str:
+    """Return a number without its interval, and a mark if it has few seeds."""
+    return f"{str(number.text).partition(' (')[0]}{unit}{_few(number.seeds)}"
 
 
 def _few(seeds: int | None) -> str:
-    return {1: " (one seed)", 2: " (two seeds)"}.get(seeds or 0, "")
+    return FEW if seeds in (1, 2) else ""
 
 
 def _and(words: Sequence[str]) -> str:
