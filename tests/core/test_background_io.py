@@ -41,7 +41,7 @@ def test_items_come_in_order_the_next_is_read_meanwhile_and_no_other() -> None:
         until(lambda item=item: len(read) == min(item + 2, 4))
         time.sleep(0.01)
         assert read == list(range(min(item + 2, 4)))
-    assert threads() == []
+    until(lambda: threads() == [])
 
 
 def test_two_results_are_in_memory_at_a_time() -> None:
@@ -65,7 +65,7 @@ def test_an_error_of_a_read_comes_in_its_items_place() -> None:
     assert [next(reading), next(reading)] == [(1, 1.0), (2, 0.5)]
     with pytest.raises(ZeroDivisionError):
         next(reading)
-    assert threads() == []
+    until(lambda: threads() == [])
 
 
 @pytest.mark.parametrize("stop", [Interrupt, KeyboardInterrupt])
@@ -77,6 +77,20 @@ def test_an_early_end_leaves_no_thread(stop: type[BaseException]) -> None:
 
     with pytest.raises(stop):
         work()
+    until(lambda: threads() == [])
+
+
+def test_an_abandoned_iteration_waits_for_no_thread() -> None:
+    """The garbage collector may end it anywhere, such as in a thread that starts."""
+    goes_on = threading.Event()
+    items = read_ahead(range(3), lambda number: number == 0 or goes_on.wait())
+    assert next(items) == (0, True)
+    closer = threading.Thread(target=items.close)
+    closer.start()
+    closer.join(WAIT_S)
+    waited = closer.is_alive()
+    goes_on.set()
+    assert not waited
     until(lambda: threads() == [])
 
 

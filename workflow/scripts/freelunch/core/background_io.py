@@ -16,7 +16,8 @@ def read_ahead(items: Iterable[Item], read: Callable[[Item], Read]) -> Iterator[
     The thread begins with an item when the caller has finished the item before the last. An error
     of `read` is raised where its item would be yielded.
     """
-    with ThreadPoolExecutor(1, "read-ahead") as thread:
+    thread = ThreadPoolExecutor(1, "read-ahead")
+    try:
         begun = (thread.submit(lambda each: (each, read(each)), item) for item in items)
         coming = next(begun, None)
         while coming is not None:
@@ -25,6 +26,10 @@ def read_ahead(items: Iterable[Item], read: Callable[[Item], Read]) -> Iterator[
             yield result
             # The caller asks for the next item: this one must not stay in memory while it waits.
             del result
+    finally:
+        # A caller that stopped early may leave this to the garbage collector, which runs anywhere,
+        # such as in a thread that starts, under a lock that joining this thread would wait for.
+        thread.shutdown(wait=False)
 
 
 @contextmanager
