@@ -31,8 +31,10 @@ from refusals import refused
 from tiny_models import BLOCKS, CROSSED, OTHERS, SEQUENCES, Prepared
 
 
-@pytest.mark.parametrize("method", ["full", "masklora", "lora"])
-@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    ("method", "optimiser"),
+    [("full", "adamw"), ("full", "sgd"), ("masklora", "adamw"), ("lora", "adamw")],
+)
 @pytest.mark.parametrize("streamed", [False, True])
 def test_resumed_equals_uninterrupted_bit_for_bit(
     llama: Prepared, method: str, optimiser: str, streamed: bool, tmp_path: Path
@@ -213,11 +215,9 @@ STREAMED: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         ("opt", "float32", {}, tiny.retraining_entry(method, **changes))
         for method in METHODS
         for changes in (
-            {"epochs": 2, "clip": 0.1},
-            {"batch": 4, "micro_batch": 3, "clip": None},
+            {"epochs": 2, "clip": 0.1, "gradient_checkpointing": True},
+            {"batch": 4, "micro_batch": 3, "clip": None, "loss": "distillation"},
             {"batch": 4, "micro_batch": 1, "optimiser": "sgd", "learning_rate": 0.1},
-            {"loss": "distillation", "batch": 3},
-            {"gradient_checkpointing": True},
         )
     ),
     *(
@@ -320,8 +320,7 @@ def test_what_no_state_needs_may_be_gone(llama: Prepared, tmp_path: Path) -> Non
     [
         *(
             ({"method": method, "optimiser": optimiser}, False)
-            for method in ("full", "norms")
-            for optimiser in ("adamw", "sgd")
+            for method, optimiser in (("full", "adamw"), ("full", "sgd"), ("norms", "adamw"))
         ),
         # A head that is the embedding stays so: both are trained, and one of them is stored.
         *(({"method": "full", "train_head": True}, tied) for tied in (True, False)),
