@@ -170,6 +170,8 @@ class Inline:
 
     def __exit__(self, *error: object) -> None: ...
 
+    def shutdown(self, wait: bool = True) -> None: ...
+
     def submit(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
         done: Future[Any] = Future()
         try:
