@@ -221,14 +221,20 @@ def _check_criteria(question: Question, known: Collection[str]) -> None:
 
 def question_facts(question: Question) -> dict[str, Any]:
     """Return what a part asks, in the words of the audit: the attributes of `QuestionFacts`."""
-    measure, its_own = MEASURES[question.measure], ("says", "role", "measure", "settings", "metric")
-    return {
-        **{name: getattr(question, name) for name in (*its_own, "set")},
-        "measures": measure.description,
-        "quantity": measure.quantity,
-        "threshold": question.threshold.text(question.written),
-        "why_this_threshold": question.why,
-    }
+    measure = MEASURES[question.measure]
+    facts = QuestionFacts(
+        says=question.says,
+        role=question.role,
+        measure=question.measure,
+        measures=measure.description,
+        quantity=measure.quantity,
+        settings=question.settings,
+        metric=question.metric,
+        threshold=question.threshold.text(question.written),
+        set=question.set,
+        why_this_threshold=question.why,
+    )
+    return vars(facts)
 
 
 def _scope(evidence: Evidence, findings: Sequence[Finding], paper: Regime | None) -> str | None:
